@@ -1,0 +1,161 @@
+"""What a user subclasses when a named component is not enough.
+
+Nothing here imports TensorFlow: modules with components import it themselves, and are imported
+only where TensorFlow is. Register a subclass with `@tapeworks.component(name)`.
+
+Interface: `TrainingStep` (how a batch trains the models), `Source` (where elements come from),
+`GradientTransform` (what is done to gradients), `Evaluator` and `Callback` (whole-set measures and
+actions at epoch ends). `Run` is what the engine hands to them: the only door from a component to
+the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Protocol
+
+Tensor = Any
+"""A tf.Tensor (RaggedTensor, SparseTensor)."""
+Spec = Any
+"""A nest of tf.TensorSpec (RaggedTensorSpec, SparseTensorSpec)."""
+
+
+class _FilesMark:
+    """Marks an argument whose value is a glob below a data root, or a dataset's id."""
+
+
+Files = Annotated[str | list[str], _FilesMark()]
+"""Annotation of a source's argument: the engine replaces the glob with the list of local paths, sorted."""
+
+
+class Run(Protocol):
+    """The engine, as a component sees it. Inside `train_step` everything here may be called under tracing."""
+
+    models: Mapping[str, Any]
+    """Role → keras.Model."""
+    losses: Mapping[str, Any]
+    """Name → loss: `loss(y_true, y_pred, sample_weight=None)` gives a scalar."""
+    datasets: Mapping[str, Any]
+    """`training`, `validation`: batched tf.data.Datasets; outside the trace only."""
+    step: Tensor
+    """int64 scalar: steps done so far."""
+
+    def gradients(self, optimizer: str, loss: Tensor, tape: Any) -> list[Tensor]:
+        """Unscaled gradients of `loss` with respect to the variables that `optimizer` owns, in their order.
+
+        Raises JobFailure `no_gradient` naming the variables, where none of them gets one.
+        """
+
+    def apply(self, optimizer: str, gradients: Sequence[Tensor], when: Tensor | None = None) -> Tensor:
+        """Accumulate, transform and apply. `when` (bool scalar) False: nothing happens, nothing is counted.
+
+        Returns a bool scalar: whether variables changed.
+        """
+
+    def minimize(self, optimizer: str, loss: Tensor, tape: Any, when: Tensor | None = None) -> Tensor:
+        """`apply(optimizer, gradients(optimizer, loss, tape), when)`."""
+
+    def regularization(self, role: str) -> Tensor:
+        """Sum of `model.losses` of the role's last outermost call; a float scalar, 0 where there are none."""
+
+    def update_metrics(self, role: str, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Feed the role's metrics of the spec."""
+
+    def random_normal(self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None) -> Tensor:
+        """tf.random's arguments; seeded and checkpointed. Validation draws from a stream of its own."""
+
+    def random_uniform(self, shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = None) -> Tensor:
+        """tf.random's arguments; seeded and checkpointed."""
+
+    def artifact(self, path: str) -> Path:
+        """A local path to write a file to; it is uploaded with the job. Evaluators and callbacks only."""
+
+    def stop(self, reason: str) -> None:
+        """End training well after this epoch. Callbacks only."""
+
+    def learning_rate(self, optimizer: str, value: float | None = None) -> float:
+        """The current learning rate; sets it where a value is given. Callbacks only."""
+
+
+class TrainingStep:
+    """How one batch trains the models.
+
+    Declarations may be class attributes or be set in `__init__`:
+    `models` are built in this order; `optimizers` maps a name to the roles whose variables it owns;
+    `losses` are the names the spec must fill (`run.losses`); `frozen` are roles nobody trains.
+    """
+
+    models: Sequence[str] = ("model",)
+    optimizers: Mapping[str, Sequence[str]] = {"model": ("model",)}
+    losses: Sequence[str] = ()
+    frozen: Sequence[str] = ()
+
+    def build(self, run: Run) -> None:
+        """Create variables and statistics; called once, outside any trace, after the models are built."""
+
+    def input_spec(self, role: str, element: Spec, models: Mapping[str, Any]) -> Spec:
+        """The nest of specs that `role` is called with. `element` is a batch with its batch dimension relaxed;
+        `models` are those built before. Default: the element's `x`."""
+        return element[0] if isinstance(element, tuple) else element
+
+    def train_step(self, batch: Any, run: Run) -> dict[str, Tensor]:
+        """Train on one batch; traced once. Returns named scalars: averaged over the epoch, weighted by batch size."""
+        raise NotImplementedError(f"{type(self).__name__} must define train_step(batch, run)")
+
+    def validation_step(self, batch: Any, run: Run) -> dict[str, Tensor]:
+        """Like train_step without training; names get `val_`. Optional: without it `data.validation` is refused."""
+        raise NotImplementedError(f"{type(self).__name__} has no validation_step")
+
+    def signatures(self, models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Role → name → tf.function with an input_signature, exported beside `serving_default`."""
+        return {}
+
+    @classmethod
+    def can_validate(cls) -> bool:
+        """Whether the class defines validation_step."""
+        return cls.validation_step is not TrainingStep.validation_step
+
+
+class Source:
+    """Where elements come from: `x`, `(x, y)` or `(x, y, sample_weight)`; x and y may be dicts."""
+
+    batched: ClassVar[bool] = False
+    """True where the elements are batches already."""
+
+    def dataset(self) -> Any:
+        """A tf.data.Dataset; finite unless the job says steps_per_epoch."""
+        raise NotImplementedError(f"{type(self).__name__} must define dataset()")
+
+    def files(self) -> list[Path]:
+        """The files that were read: their digests go into the job's lineage."""
+        return []
+
+
+class GradientTransform:
+    """What is done to the gradients of one optimizer before they are applied, in the spec's order."""
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Create state for these variables, outside any trace."""
+
+    def __call__(self, gradients: Sequence[Tensor], variables: Sequence[Any], run: Run) -> Sequence[Tensor]:
+        """New gradients, in the same order; must handle tf.IndexedSlices."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(gradients, variables, run)")
+
+
+class Evaluator:
+    """A measure over the whole validation or test split."""
+
+    def evaluate(self, dataset: Any, run: Run) -> dict[str, float]:
+        """Named values; reported as `val_…` or `test_…`, may be monitored."""
+        raise NotImplementedError(f"{type(self).__name__} must define evaluate(dataset, run)")
+
+
+class Callback:
+    """Actions between epochs and reports; never within the compiled loop."""
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float], run: Run) -> None:
+        """After validation of an epoch; epochs count from 1."""
+
+    def on_report(self, step: int, logs: Mapping[str, float], run: Run) -> None:
+        """After metrics were read at a step."""

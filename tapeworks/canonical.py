@@ -1,0 +1,169 @@
+"""From the JSON that a user wrote to a canonical `JobSpec`, or to findings that point into that JSON.
+
+The singular forms are one thing with the plural ones: `fold` moves `model` to `models.model` and
+remembers it, so that a finding about `/models/model/config` is told as `/model/config`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pydantic import BaseModel, ValidationError
+
+from tapeworks.errors import Finding, ProblemCode, SpecInvalid
+from tapeworks.references import escape
+
+if TYPE_CHECKING:
+    from tapeworks.spec import JobSpec
+
+_SINGULAR = {"model": "models", "optimizer": "optimizers", "loss": "losses"}
+_ROLE = "model"
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A spec document in plural form, and where its parts stood in the original."""
+
+    document: dict[str, Any]
+    moved: dict[str, str] = field(default_factory=dict)
+    """Plural pointer → pointer in the user's document: `/models/model` → `/model`."""
+
+    def original(self, pointer: str) -> str:
+        """The user's own pointer for a place of the canonical document."""
+        for plural, singular in self.moved.items():
+            if pointer == plural or pointer.startswith(plural + "/"):
+                return singular + pointer[len(plural) :]
+        return pointer
+
+
+def fold(document: dict[str, Any]) -> Folded:
+    """Rewrite the singular forms as plural ones. Both at once raises `SpecInvalid`."""
+    folded = dict(document)
+    moved: dict[str, str] = {}
+    for singular, plural in _SINGULAR.items():
+        if singular not in folded:
+            continue
+        if plural in folded and folded[singular] is not None:
+            raise SpecInvalid(
+                [
+                    Finding(
+                        f"/{singular}",
+                        ProblemCode.INVALID_VALUE,
+                        f"{singular!r} and {plural!r} are one thing: both are given",
+                        f"Keep {plural!r} and put the other under a role of it.",
+                    )
+                ]
+            )
+        value = folded.pop(singular)
+        if value is not None:
+            folded[plural] = {_ROLE: value}
+            moved[f"/{plural}/{_ROLE}"] = f"/{singular}"
+    metrics = folded.get("metrics")
+    if isinstance(metrics, list) or (isinstance(metrics, dict) and set(metrics) == {"outputs"}):
+        folded["metrics"] = {_ROLE: metrics}
+        moved[f"/metrics/{_ROLE}"] = "/metrics"
+    return Folded(folded, moved)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON: write null, or leave the field out")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [key for key, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"the key {twice[0]!r} stands twice in one object")
+    return result
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON without NaN, Infinity, duplicate keys, lone surrogates or U+0000.
+
+    Raises `SpecInvalid` with the code `invalid_json`.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        rendered = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        rendered.encode("utf-8")
+    except RecursionError:
+        raise SpecInvalid([Finding("", ProblemCode.INVALID_JSON, "the document is nested too deeply")]) from None
+    except ValueError as error:
+        raise SpecInvalid([Finding("", ProblemCode.INVALID_JSON, f"not valid JSON: {error}")]) from error
+    if "\\u0000" in rendered:
+        raise SpecInvalid([Finding("", ProblemCode.INVALID_JSON, "the document holds the character U+0000")])
+    return value
+
+
+def parse_spec(document: Any) -> JobSpec:
+    """Validate a decoded JSON document. Raises `SpecInvalid` with a finding for every wrong place."""
+    from tapeworks.spec import JobSpec
+
+    if not isinstance(document, dict):
+        kind = type(document).__name__
+        raise SpecInvalid([Finding("", ProblemCode.INVALID_SPEC, f"a job spec is a JSON object, not {kind}")])
+    folded = fold(document)
+    try:
+        return JobSpec.model_validate(folded.document)
+    except ValidationError as error:
+        raise SpecInvalid(findings(error, folded, JobSpec)) from error
+
+
+def findings(error: ValidationError, folded: Folded, model: type[BaseModel]) -> list[Finding]:
+    """Pydantic's errors as findings at JSON pointers of the user's document."""
+    found: dict[tuple[str, str], Finding] = {}
+    for item in error.errors(include_url=False):
+        pointer = folded.original(_pointer(item["loc"], folded.document, item["type"]))
+        code, hint = _code_and_hint(item, folded.document, model)
+        message = str(item["msg"]).removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown field {item['loc'][-1]!r}"
+        elif item["type"] == "model_type":
+            message = "this is an object here (or a component's name as a string)"
+        elif item["type"] == "missing":
+            message = f"the field {item['loc'][-1]!r} is missing"
+        found.setdefault((pointer, message), Finding(pointer, code, message, hint))
+    return list(found.values())
+
+
+def _pointer(location: Sequence[int | str], document: Any, kind: str) -> str:
+    """Pydantic's `loc` names union members too: keep the steps that exist in the document."""
+    pointer, value = "", document
+    for position, step in enumerate(location):
+        last = position == len(location) - 1
+        if isinstance(value, dict) and isinstance(step, str) and (step in value or (last and kind == "missing")):
+            pointer, value = f"{pointer}/{escape(step)}", value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            pointer, value = f"{pointer}/{step}", value[step]
+    return pointer
+
+
+def _code_and_hint(item: Any, document: Any, model: type[BaseModel]) -> tuple[ProblemCode, str]:
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        known = _field_names(item["loc"], model)
+        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        return ProblemCode.UNKNOWN_FIELD, f"Did you mean {close[0]!r}?" if close else ""
+    if kind == "missing":
+        return ProblemCode.MISSING_FIELD, ""
+    if kind == "union_tag_invalid" and "tag" in item.get("ctx", {}):
+        from tapeworks.operations import PLANNED_OPERATIONS
+
+        if item["ctx"]["tag"] in PLANNED_OPERATIONS:
+            return ProblemCode.NOT_SUPPORTED, "This version does not have that operation yet."
+    return ProblemCode.INVALID_VALUE, ""
+
+
+def _field_names(location: Sequence[int | str], model: type[BaseModel]) -> list[str]:
+    """Names that may stand beside an unknown field, for a spelling hint; all of the schema's where unsure."""
+    if len(location) == 1:
+        return [*model.model_fields, *_SINGULAR]
+    schema = model.model_json_schema()
+    return sorted({name for part in schema.get("$defs", {}).values() for name in part.get("properties", {})})
