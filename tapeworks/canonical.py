@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _SINGULAR = {"model": "models", "optimizer": "optimizers", "loss": "losses"}
 _ROLE = "model"
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""U+0000 as json.dumps writes it, told apart from an escaped backslash before `u0000`."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def parse_json(text: str | bytes) -> Any:
         raise SpecInvalid([Finding("", ProblemCode.INVALID_JSON, "the document is nested too deeply")]) from None
     except ValueError as error:
         raise SpecInvalid([Finding("", ProblemCode.INVALID_JSON, f"not valid JSON: {error}")]) from error
-    if "\\u0000" in rendered:
+    if _NUL.search(rendered):
         raise SpecInvalid([Finding("", ProblemCode.INVALID_JSON, "the document holds the character U+0000")])
     return value
 

@@ -245,9 +245,7 @@ class TrainingSpec(SpecModel):
 class ExportSpec(SpecModel):
     """What the bundle holds."""
 
-    formats: list[Literal["keras", "saved_model"]] = Field(
-        default_factory=lambda: ["keras", "saved_model"], min_length=1
-    )
+    formats: list[Literal["keras", "saved_model"]] = Field(default=["keras", "saved_model"], min_length=1)
     models: list[Role] | None = None
     """Roles to export; default: every model that the step trains."""
     signatures: dict[str, JsonValue] | None = None
