@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tapeworks.canonical import fold, parse_json, parse_spec
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.spec import JobSpec, editor_schema

@@ -1,0 +1,10 @@
+"""What every test needs: a quiet TensorFlow on the CPU, and Keras on the TensorFlow backend."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+for variable in [name for name in os.environ if name.startswith("TAPEWORKS_")]:
+    # A developer's own settings must not reach the servers and workers that tests start.
+    del os.environ[variable]
