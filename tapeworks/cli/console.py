@@ -1,0 +1,161 @@
+"""What every command shares: where the service is, how results and errors are shown, exit codes.
+
+Results go to standard output (only JSON with `--json`), everything else to standard error. A command
+lets a `TapeworksError` pass: `Commands.invoke` shows it and chooses the exit code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from tapeworks.client import Client
+from tapeworks.errors import ApiError, Conflict, NotFound, Rejected, SpecInvalid, TapeworksError, Unauthorized
+from tapeworks.errors import Unavailable as UnavailableError
+
+
+class ExitCode(IntEnum):
+    """What a script can rely on; docs/cli.md explains each."""
+
+    OK = 0
+    JOB_ENDED_BADLY = 1
+    USAGE = 2
+    UNAVAILABLE = 3
+    REFUSED = 4
+    NOT_FOUND = 5
+    CONFLICT = 6
+    UNAUTHORIZED = 7
+    ERROR = 8
+    DETACHED = 130
+
+
+@dataclass
+class Session:
+    """The options before the command, and whether it shows JSON."""
+
+    url: str | None = None
+    key: str | None = None
+    json: bool = False
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """A client for the service that the options or the environment name."""
+        with Client(self.url, self.key) as client:
+            yield client
+
+
+def _remember_json(context: typer.Context, value: bool) -> bool:
+    session_of(context).json = value
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.", callback=_remember_json)]
+JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
+
+
+def session_of(context: typer.Context) -> Session:
+    """The session that the options before the command made."""
+    root = context.find_root()
+    if not isinstance(root.obj, Session):
+        root.obj = Session()
+    return root.obj
+
+
+def out() -> Console:
+    """Standard output; made anew so that a test's or a pipe's redirection counts."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def err() -> Console:
+    """Standard error."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def show_json(value: Any) -> None:
+    """A model, or a list of them, as JSON on standard output."""
+    typer.echo(json.dumps(_plain(value), ensure_ascii=False, indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", by_alias=True)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def table(*columns: str) -> Table:
+    """A table without frames: easy to read and to cut."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+class Commands(TyperGroup):
+    """The command group that turns errors into words and exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an error of ours ends it with its own exit code."""
+        try:
+            return super().invoke(ctx)
+        except TapeworksError as error:
+            show_error(error, as_json=session_of(ctx).json)
+            raise typer.Exit(exit_code(error)) from None
+        except FileNotFoundError as error:
+            err().print(Text(f"error: no file {error.filename}", style="red"))
+            raise typer.Exit(ExitCode.USAGE) from None
+
+
+def exit_code(error: TapeworksError) -> ExitCode:
+    """The exit code that an error ends the program with."""
+    kinds = {
+        SpecInvalid: ExitCode.REFUSED,
+        Rejected: ExitCode.REFUSED,
+        UnavailableError: ExitCode.UNAVAILABLE,
+        NotFound: ExitCode.NOT_FOUND,
+        Conflict: ExitCode.CONFLICT,
+        Unauthorized: ExitCode.UNAUTHORIZED,
+    }
+    return next((code for kind, code in kinds.items() if isinstance(error, kind)), ExitCode.ERROR)
+
+
+def show_error(error: TapeworksError, *, as_json: bool) -> None:
+    """The error and every finding in it: for people on standard error, as JSON on standard output."""
+    findings = _findings(error)
+    if as_json:
+        code = error.code if isinstance(error, ApiError) else "invalid_spec" if findings else "error"
+        detail = error.detail if isinstance(error, ApiError) else str(error)
+        known = error.problem if isinstance(error, ApiError) else {}
+        show_json({**known, "code": code, "detail": detail, "errors": findings})
+        return
+    console = err()
+    if isinstance(error, SpecInvalid):
+        console.print(Text("error: the spec is not valid", style="red"))
+    else:
+        console.print(Text(f"error: {error}", style="red"))
+    for finding in findings:
+        console.print(Text.assemble("  ", (str(finding.get("pointer") or "/"), "bold"), f": {finding.get('message')}"))
+        if finding.get("hint"):
+            console.print(Text(f"      {finding['hint']}", style="dim"))
+    if isinstance(error, UnavailableError) and error.status == 0:
+        console.print("Is the service running (`tapeworks serve`)? Say where with --url or TAPEWORKS_URL.")
+
+
+def _findings(error: TapeworksError) -> list[dict[str, Any]]:
+    if isinstance(error, SpecInvalid):
+        return [dict(finding.document()) for finding in error.findings]
+    if isinstance(error, ApiError):
+        return [finding for finding in error.errors if isinstance(finding, dict)]
+    return []

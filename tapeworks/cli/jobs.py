@@ -1,0 +1,157 @@
+"""Commands about jobs: submit, jobs, watch, cancel, logs, download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.text import Text
+
+from tapeworks.cli import progress
+from tapeworks.cli.console import ExitCode, JobId, Json, Session, err, out, session_of, show_json, table
+from tapeworks.client import Client
+from tapeworks.errors import TapeworksError
+from tapeworks.jobs import Job, State
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (submit, jobs, watch, cancel, logs, download):
+        app.command()(command)
+
+
+def submit(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A job spec, JSON.", exists=True, dir_okay=False, show_default=False)],
+    watch: Annotated[bool, typer.Option("--watch", help="Stay and show the job until it has finished.")] = False,
+    json: Json = False,
+) -> None:
+    """Queue a job and print its id."""
+    session = session_of(context)
+    with session.client() as client:
+        job = client.submit(file)
+        if watch:
+            if not json:
+                err().print(Text(job.id))
+            _watch(client, job, session)
+        elif json:
+            show_json(job)
+        else:
+            typer.echo(job.id)
+
+
+def jobs(
+    context: typer.Context,
+    state: Annotated[list[State] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Only jobs with this label, KEY=VALUE.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="No more than so many.")] = 20,
+    json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    with session_of(context).client() as client:
+        found = client.list(state=state or None, label=_labels(label or []), name=name)
+        shown = [job for job, _ in zip(found, range(limit), strict=False)]
+    if json:
+        show_json(shown)
+        return
+    rows = table("ID", "NAME", "STATE", "STEP", "LOSS", "CREATED")
+    for job in shown:
+        done = job.progress
+        step = f"{done.step}/{done.total_steps}" if done.total_steps else str(done.step or "")
+        loss = progress.number(job.metrics["loss"]) if "loss" in job.metrics else ""
+        rows.add_row(job.id, job.name or "", job.state.value, step, loss, f"{progress.age(job.created_at)} ago")
+    out().print(rows)
+
+
+def watch(context: typer.Context, job_id: JobId, json: Json = False) -> None:
+    """Show a job until it has finished. Ctrl-C leaves it running."""
+    session = session_of(context)
+    with session.client() as client:
+        _watch(client, client.get(job_id), session)
+
+
+def cancel(context: typer.Context, job_id: JobId, json: Json = False) -> None:
+    """Ask a job to stop at its next call boundary."""
+    with session_of(context).client() as client:
+        job = client.cancel(job_id)
+    if json:
+        show_json(job)
+    elif job.finished:
+        typer.echo(f"{job.id} is {job.state.value}")
+    else:
+        typer.echo(f"{job.id} is asked to stop; it is {job.state.value}")
+
+
+def logs(
+    context: typer.Context,
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has finished.")] = False,
+    json: Json = False,
+) -> None:
+    """Print what the job's runner printed. With --json: one object for each line."""
+    with session_of(context).client() as client, _detaching(job_id, f"tapeworks logs --follow {job_id}"):
+        for line in client.logs(job_id, follow=follow):
+            typer.echo(line.model_dump_json() if json else line.text)
+
+
+def download(
+    context: typer.Context,
+    job_id: Annotated[str | None, typer.Argument(help="The job's id; default: the last that succeeded.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file, or a folder to put it in.")] = Path("."),
+    format: Annotated[Literal["keras", "saved_model"] | None, typer.Option(help="That part alone.")] = None,
+    json: Json = False,
+) -> None:
+    """Fetch a job's model bundle, checked against its digest."""
+    with session_of(context).client() as client:
+        if job_id is None:
+            last = next(client.list(state=State.SUCCEEDED), None)
+            if last is None:
+                raise TapeworksError("no job has succeeded yet")
+            job_id = last.id
+        file = client.download(job_id, output, format)
+    if json:
+        show_json({"job_id": job_id, "path": str(file), "bytes": file.stat().st_size})
+    else:
+        typer.echo(str(file))
+
+
+def _watch(client: Client, job: Job, session: Session) -> None:
+    """Show the job to its end, and end with what became of it."""
+    with _detaching(job.id, f"tapeworks watch {job.id}"):
+        if session.json:
+            job = client.wait(job.id)
+        else:
+            earlier = client.metrics(job.id, points=200).get("loss")
+            with progress.display(out(), [value for _, value, _ in earlier.points] if earlier else []) as show:
+                job = client.wait(job.id, on_change=show)
+    if session.json:
+        show_json(job)
+    elif job.state is State.SUCCEEDED and job.model is not None:
+        out().print(Text(f"model: tapeworks download {job.id}"))
+    elif job.failure is not None:
+        out().print(Text(f"hint: {job.failure.hint}"))
+    if job.state is not State.SUCCEEDED:
+        raise typer.Exit(ExitCode.JOB_ENDED_BADLY)
+
+
+class _detaching:
+    """Ctrl-C ends the command, not the job, and says how to come back."""
+
+    def __init__(self, job_id: str, command: str) -> None:
+        self.job_id, self.command = job_id, command
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            err().print(Text(f"\n{self.job_id} goes on. Come back with: {self.command}"))
+            raise typer.Exit(ExitCode.DETACHED) from None
+
+
+def _labels(given: list[str]) -> dict[str, str] | None:
+    for text in given:
+        if "=" not in text:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--label")
+    return dict(text.split("=", 1) for text in given) or None

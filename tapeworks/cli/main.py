@@ -1,0 +1,46 @@
+"""The `tapeworks` command, assembled: a file for each noun, and what other packages add.
+
+A package adds commands through the entry point group `tapeworks.commands`: each entry is a function
+`register(app: typer.Typer) -> None`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from tapeworks.cli import components, jobs, specs, workers
+from tapeworks.cli.console import Commands, Session, err
+
+GROUP = "tapeworks.commands"
+
+
+def options(
+    context: typer.Context,
+    url: Annotated[
+        str | None, typer.Option(envvar="TAPEWORKS_URL", help="The service; default http://127.0.0.1:8000.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(envvar="TAPEWORKS_KEY", help="A key of the service, tw_….")] = None,
+) -> None:
+    """Training as a service for TensorFlow and Keras 3."""
+    context.obj = Session(url=url, key=key)
+
+
+def assemble() -> typer.Typer:
+    """The application with every command that is installed."""
+    app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
+    app.callback()(options)
+    for noun in (jobs, specs, components, workers):
+        noun.register(app)
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            entry.load()(app)
+        except Exception as error:  # a broken plug-in must not take the other commands with it
+            err().print(Text(f"warning: the commands of {entry.value} cannot be loaded: {error!r}", style="yellow"))
+    return app
+
+
+app = assemble()
