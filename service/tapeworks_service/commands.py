@@ -1,0 +1,126 @@
+"""The command that the service adds: `tapeworks serve`, the service with a worker beside it.
+
+Imports of the service's own dependencies stand inside: the command line must work, and say what is
+missing, where only the client is installed.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tapeworks.errors import TapeworksError
+
+if TYPE_CHECKING:
+    from tapeworks_service.embedded import WorkerOptions
+    from tapeworks_service.settings import ServiceSettings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(serve)
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Default: TAPEWORKS_HOST, or 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="0: a free one. Default: TAPEWORKS_PORT, or 8000.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Everything is written here. Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data.")
+    ] = None,
+    components: Annotated[
+        list[Path] | None, typer.Option(help="A file or folder of your own components; may be repeated.", exists=True)
+    ] = None,
+    data_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Sources may read below here; may be repeated.", exists=True, file_okay=False),
+    ] = None,
+    cpu_slots: Annotated[int | None, typer.Option(min=1, help="Jobs at once where there is no GPU.")] = None,
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="Only the service.")] = False,
+) -> None:
+    """Run the service and one worker on this machine, until SIGTERM or Ctrl-C."""
+    _require("fastapi", "service", "tapeworks serve")
+    if not no_worker:
+        _require("tensorflow", "worker", "the worker beside it (--no-worker: only the service)")
+    from tapeworks_service.embedded import WorkerOptions, claimed
+
+    settings = _settings(host, port, data_dir)
+    folder = settings.data_dir.absolute()
+    with claimed(folder):
+        options = WorkerOptions(
+            components=[path.absolute() for path in components or ()],
+            data_roots=[path.absolute() for path in data_root or ()],
+            cpu_slots=cpu_slots,
+            key_file=_key_file(settings, folder),
+        )
+        _run(settings, folder, None if no_worker else options)
+
+
+def _require(module: str, extra: str, what: str) -> None:
+    if find_spec(module) is None:
+        raise TapeworksError(f"{what} needs the extra {extra!r}: python -m pip install 'tapeworks[{extra}]'")
+
+
+def _settings(host: str | None, port: int | None, data_dir: Path | None) -> ServiceSettings:
+    """Options over the environment. Raises `StartRefused` for an open address without a key."""
+    from tapeworks_service.settings import ServiceSettings, StartRefused
+
+    given = {"host": host, "port": port, "data_dir": data_dir}
+    settings = ServiceSettings.model_validate({key: value for key, value in given.items() if value is not None})
+    if settings.first_key() is None and not settings.loopback:
+        raise StartRefused(
+            f"without a key the service listens on a loopback address only, not on {settings.host}: "
+            "set TAPEWORKS_API_KEY_FILE, or use --host 127.0.0.1"
+        )
+    return settings
+
+
+def _key_file(settings: ServiceSettings, folder: Path) -> Path | None:
+    """A file with the key for the worker, readable by this user alone."""
+    key = settings.first_key()
+    if key is None or settings.api_key_file is not None:
+        return settings.api_key_file
+    file = folder / "worker.key"
+    file.touch(mode=0o600)
+    file.write_text(key)
+    return file
+
+
+def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None) -> None:
+    import uvicorn
+
+    from tapeworks_service.app import create_app
+    from tapeworks_service.embedded import (
+        DRAIN_SECONDS,
+        EmbeddedServer,
+        EmbeddedWorker,
+        announced,
+        bound,
+    )
+
+    logs = folder / "logs"
+    logs.mkdir(exist_ok=True)
+    with bound(settings.host, settings.port) as listening, announced(folder) as announce:
+        port = listening.getsockname()[1]
+        url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
+        settings = settings.model_copy(update={"port": port})
+        worker = None
+        if options is not None:
+            command = options.command(_reachable(url, settings.host), folder / "worker")
+            worker = EmbeddedWorker(command, logs / "worker.log", lambda text: typer.echo(text, err=True))
+
+        def started() -> None:
+            announce(url)
+            typer.echo(f"Tapeworks listens on {url} and keeps everything in {folder}")
+
+        config = uvicorn.Config(
+            create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
+        )
+        EmbeddedServer(config, worker, started).run(sockets=[listening])
+
+
+def _reachable(url: str, host: str) -> str:
+    """Where a process of this machine reaches the service."""
+    return url.replace(host, "127.0.0.1") if host == "0.0.0.0" else url.replace("[::]", "[::1]")  # noqa: S104

@@ -1,0 +1,205 @@
+"""The service and one worker on one machine: uvicorn here, the worker's agent as a child process.
+
+Everything is written below one folder: the database and artifacts of the service, `worker/` of the
+worker, `logs/`, and `server.json` with the address while the server runs. One server per folder.
+
+The agent is started when the service listens, again when it dies, and is stopped before the service
+is, so that it can still hand its jobs back. It holds the read end of a pipe: when this process ends,
+however it ends, the pipe closes and the agent ends itself. (PR_SET_PDEATHSIG would fire when the
+*thread* that started the agent ends.)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from tapeworks_service.settings import StartRefused
+
+STOP_SECONDS = 30.0
+"""How long the agent may take to end its runners; then it is killed, and they with it."""
+DRAIN_SECONDS = 3
+"""How long open answers (streams, long polls) are waited for."""
+STEADY_SECONDS = 60.0
+"""An agent that lived so long is started again at once."""
+LONGEST_PAUSE = 30.0
+LIFELINE = "TAPEWORKS_WORKER_LIFELINE"
+"""The environment variable with the agent's end of the pipe."""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What the embedded worker is told."""
+
+    components: Sequence[Path] = ()
+    data_roots: Sequence[Path] = ()
+    cpu_slots: int | None = None
+    key_file: Path | None = None
+
+    def command(self, server: str, work_dir: Path) -> list[str]:
+        """The agent's command line."""
+        line = [sys.executable, "-m", "tapeworks_workers", "--server", server, "--work-dir", str(work_dir)]
+        for path in self.components:
+            line += ["--components", str(path)]
+        for root in self.data_roots:
+            line += ["--data-root", str(root)]
+        if self.cpu_slots is not None:
+            line += ["--cpu-slots", str(self.cpu_slots)]
+        if self.key_file is not None:
+            line += ["--key-file", str(self.key_file)]
+        return line
+
+
+class EmbeddedWorker:
+    """The agent's process, kept alive by a thread until `stop`."""
+
+    def __init__(self, command: list[str], log: Path, tell: Callable[[str], object]) -> None:
+        self._command, self._log, self._tell = command, log, tell
+        self._stopping = threading.Event()
+        self._guard = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep, name="embedded-worker", daemon=True)
+
+    def start(self) -> None:
+        """Start the agent, and a thread that starts it again."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the agent: politely, then by force. Returns when it is gone."""
+        with self._guard:
+            self._stopping.set()
+            process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def kill(self) -> None:
+        """End the agent by force."""
+        self._stopping.set()
+        if self._process is not None:
+            self._process.kill()
+
+    def _keep(self) -> None:
+        pause = 1.0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            code = self._run()
+            if self._stopping.is_set():
+                return
+            pause = 1.0 if time.monotonic() - began > STEADY_SECONDS else pause
+            self._tell(f"the worker ended with code {code}, see {self._log}; it is started again in {pause:g} s")
+            self._stopping.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _run(self) -> int:
+        """One life of the agent; its exit code."""
+        reading, writing = os.pipe()
+        try:
+            with self._log.open("ab") as log, self._guard:
+                if self._stopping.is_set():
+                    return 0
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(reading,),
+                    env={**os.environ, LIFELINE: str(reading)},
+                    start_new_session=True,  # a Ctrl-C reaches this process alone, which stops the agent in order
+                )
+            return self._process.wait()
+        finally:
+            os.close(reading)
+            os.close(writing)
+
+
+class EmbeddedServer(uvicorn.Server):
+    """A uvicorn server with a worker beside it."""
+
+    def __init__(self, config: uvicorn.Config, worker: EmbeddedWorker | None, listening: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._worker, self._listening = worker, listening
+        self._told_to_stop = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, say so, start the worker."""
+        await super().startup(sockets)
+        if self.started:
+            self._listening()
+            if self._worker is not None:
+                self._worker.start()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal stops the worker, then the service; a second one does it by force."""
+        if self._told_to_stop:
+            if self._worker is not None:
+                self._worker.kill()
+            self.should_exit = self.force_exit = True
+            return
+        self._told_to_stop = True
+        threading.Thread(target=self._stop, name="stop").start()
+
+    def _stop(self) -> None:
+        if self._worker is not None and self.started:
+            self._worker.stop()
+        self.should_exit = True
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """The folder for this process alone. Raises `StartRefused` where another server has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "serve.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartRefused(f"another server runs in {folder}: choose another --data-dir, or stop it") from None
+        yield
+
+
+@contextmanager
+def announced(folder: Path) -> Iterator[Callable[[str], None]]:
+    """Writes `server.json`; it is gone when the server is."""
+    file = folder / "server.json"
+
+    def announce(url: str) -> None:
+        beside = folder / ".server.json"
+        beside.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+        beside.replace(file)
+
+    try:
+        yield announce
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `StartRefused` where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise StartRefused(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listening.listen(1024)
+    return listening
