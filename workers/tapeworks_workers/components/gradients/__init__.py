@@ -1,0 +1,1 @@
+"""What is done to gradients before they are applied."""

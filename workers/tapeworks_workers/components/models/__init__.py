@@ -1,0 +1,1 @@
+"""Models without code: `sequential`, `functional`, `mlp`, `convnet`."""

@@ -1,0 +1,53 @@
+"""`supervised`: one model, one loss, one optimizer; what `keras.Model.fit` does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tapeworks import Run, TrainingStep, component
+
+
+@component("supervised")
+class Supervised(TrainingStep):
+    """Forward, loss plus regularization, gradients, update: the step of a plain job.
+
+    The element is `x`, `(x, y)` or `(x, y, sample_weight)`. Without a loss in the spec the model's own losses
+    (`add_loss`) are all there is. Reports `loss`, regularization included, as Keras does.
+    """
+
+    models = ("model",)
+    optimizers = {"model": ("model",)}  # noqa: RUF012  # a declaration, read as it stands
+    losses = ("model",)
+
+    def train_step(self, batch: Any, run: Run) -> dict[str, Any]:
+        x, y, sample_weight = _unpacked(batch)
+        with tf.GradientTape() as tape:
+            y_pred = run.models["model"](x, training=True)
+            loss = _loss(y, y_pred, sample_weight, run)
+        run.minimize("model", loss, tape)
+        run.update_metrics("model", y, y_pred, sample_weight)
+        return {"loss": loss}
+
+    def validation_step(self, batch: Any, run: Run) -> dict[str, Any]:
+        x, y, sample_weight = _unpacked(batch)
+        y_pred = run.models["model"](x, training=False)
+        loss = _loss(y, y_pred, sample_weight, run)
+        run.update_metrics("model", y, y_pred, sample_weight)
+        return {"loss": loss}
+
+
+def _unpacked(batch: Any) -> tuple[Any, Any, Any]:
+    """`(x, y, sample_weight)`, None for what the element lacks."""
+    parts = batch if isinstance(batch, tuple) else (batch,)
+    x, y, sample_weight = (*parts, None, None)[:3]
+    return x, y, sample_weight
+
+
+def _loss(y: Any, y_pred: Any, sample_weight: Any, run: Run) -> Any:
+    regularization = run.regularization("model")
+    if "model" not in run.losses:
+        return regularization
+    loss = run.losses["model"](y, y_pred, sample_weight)
+    return loss + tf.cast(regularization, loss.dtype)

@@ -1,0 +1,59 @@
+"""Which files a job may read: those below the data roots that the worker's operator named.
+
+Interface: `set_data_roots(roots)` once at the start of a process; `resolve_files(value, …)` turns a glob, or several,
+into sorted local paths.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from tapeworks.errors import FailureCode, JobFailure, Location
+
+_roots: list[Path] = []
+
+
+def set_data_roots(roots: Sequence[Path]) -> None:
+    """Name the folders below which `tapeworks.Files` arguments may reach."""
+    _roots[:] = [Path(root).resolve() for root in roots]
+
+
+def resolve_files(value: str | list[str], *, component: str, pointer: str = "") -> list[str]:
+    """The files that a glob (relative to a data root, or absolute below one) names, sorted, each once.
+
+    A pattern is looked for in each root in turn; the first that has it wins. Raises JobFailure `invalid_data`:
+    nothing matches, or what matches lies outside the roots (`..` and links followed).
+    """
+    patterns = [value] if isinstance(value, str) else value
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        found.update(dict.fromkeys(_matches(pattern, component, pointer)))
+    if not found:
+        raise _refused(pointer, component, "no files are named")
+    return sorted(found)
+
+
+def _matches(pattern: str, component: str, pointer: str) -> list[str]:
+    if not _roots:
+        raise _refused(pointer, component, f"{pattern!r} cannot be read: this worker has no data root")
+    for root in _roots:
+        matched = [Path(match).resolve() for match in glob.glob(str(root / pattern), recursive=True)]
+        files = [match for match in matched if match.is_file()]
+        inside = [match for match in files if any(match.is_relative_to(one) for one in _roots)]
+        if inside and len(inside) == len(files):
+            return [str(match) for match in inside]
+        if len(inside) < len(files):
+            # The same words as for a file that is not there: a job learns nothing of what lies elsewhere.
+            break
+    raise _refused(pointer, component, f"no file below a data root matches {pattern!r}")
+
+
+def _refused(pointer: str, component: str, message: str) -> JobFailure:
+    return JobFailure(
+        FailureCode.INVALID_DATA,
+        f"{pointer}: {message}" if pointer else message,
+        hint="Files are named by globs below a folder that the worker's operator gave as --data-root.",
+        location=Location(component=component),
+    )
