@@ -1,5 +1,58 @@
+# make demo: one job from POST to a model that loads again, on this machine
+# make test: the tests; make check: the rules too
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
 UV := uv
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHON
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check rules docs lock clean
+
+help:
+	@sed -n '1,2s/^# //p' Makefile
+
+demo: $(STAMP)
+	@$(BIN)/python examples/demo.py
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -q
+
+check: rules
+	@$(BIN)/python -m pytest -q
+
+rules: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	$(BIN)/python docs/make_errors.py
+
+# The environment: exactly what the lock says. It is made once and again when the lock changes.
+$(STAMP): requirements.lock pyproject.toml
+	@python=$$(sh scripts/find-python.sh) || exit 1; \
+	if ! $(BIN)/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+		echo "creating $(VENV) with $$python"; rm -rf $(VENV); "$$python" -m venv $(VENV) || exit 1; fi
+	@echo "installing what requirements.lock pins (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@# TensorFlow starts in 3 s from bytecode and in 20 s without. A file that is no Python of this version is left.
+	@$(BIN)/python -m compileall -q -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') >/dev/null 2>&1 || :
+	@touch $(STAMP)
+
 lock:
 	$(UV) pip compile pyproject.toml --extra service --extra worker --extra dev --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -o requirements.lock
 	$(UV) pip compile pyproject.toml --extra service --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements.lock -o requirements-service.lock
+	$(UV) pip compile pyproject.toml --extra worker --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements.lock -o requirements-worker.lock
 	$(UV) pip compile pyproject.toml --extra worker --extra gpu --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements.lock -o requirements-gpu.lock
+	echo hatchling | $(UV) pip compile - --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements.lock -o requirements-build.lock
+
+clean:
+	rm -rf $(VENV) build
