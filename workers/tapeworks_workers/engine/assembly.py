@@ -1,0 +1,211 @@
+"""Everything that is trained, put together in jobspec.md's order, and every value that a checkpoint must hold.
+
+`assemble` clears Keras' global state, sets the seeds and builds: the step, the models in the order
+the step declares, optimizers with all they own, losses, metrics, gradient transforms, the run; then
+the step's own `build`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.random.seed_generator import global_seed_generator
+
+from tapeworks.authoring import GradientTransform, TrainingStep
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.references import Kind
+from tapeworks.spec import JobSpec, OutputLosses
+from tapeworks_workers.engine import losses as spec_losses
+from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.gradients import build_transforms, owned_variables
+from tapeworks_workers.engine.metrics import RoleMetric, build_metrics
+from tapeworks_workers.engine.models import build_models
+from tapeworks_workers.engine.randomness import derive_seed, philox
+from tapeworks_workers.engine.run import Run
+
+PRECISIONS = {
+    "float32": ("float32", "float32"),
+    "float64": ("float64", "float64"),
+    "mixed_bfloat16": ("float32", "mixed_bfloat16"),
+}
+"""`training.precision` → (floatx, dtype policy) of those that this version trains in."""
+
+
+@dataclass
+class Assembly:
+    """The parts of one job, built. Roles and names are the step's."""
+
+    spec: JobSpec
+    element_spec: Any
+    """Nest of specs of one training batch; batch, ragged and sequence dimensions are None."""
+    step: TrainingStep
+    models: dict[str, keras.Model]
+    input_specs: dict[str, Any]
+    """Role → nest of specs that the model is called with."""
+    optimizers: dict[str, keras.optimizers.Optimizer]
+    owned: dict[str, list[Any]]
+    losses: dict[str, Any]
+    metrics: dict[str, list[RoleMetric]]
+    transforms: dict[str, list[GradientTransform]]
+    run: Run
+    inputs: frozenset[str] | None = None
+    """The keys of the element's x that the models take, where they take x whole and by name."""
+    means: dict[str, tf.Variable] = field(default_factory=dict)
+    """Running sums of a step's scalars, by split; made when the step is traced."""
+    pending: dict[str, Any] = field(default_factory=dict)
+    """Restored values of variables that tracing will make."""
+
+    def variables(self) -> dict[str, tf.Variable]:
+        """Every value a checkpoint must hold, under a stable name, in a stable order."""
+        named: dict[str, tf.Variable] = {}
+        for role, model in self.models.items():
+            inner = [v for v in model.metrics_variables if not any(v is known for known in model.variables)]
+            for index, variable in enumerate([*model.variables, *inner]):
+                named[f"models/{role}/{index}/{variable.path}"] = variable.value
+        for name, optimizer in self.optimizers.items():
+            for index, variable in enumerate(optimizer.variables):
+                named[f"optimizers/{name}/{index}/{variable.path}"] = variable.value
+        for metric in self.all_metrics():
+            for index, variable in enumerate(metric.metric.variables):
+                named[f"metrics/{metric.name}/{index}"] = variable.value
+        for name, variable in self.run.variables().items():
+            named[f"run/{name}"] = variable
+        named["run/keras_seed"] = global_seed_generator().state.value
+        if "training" in self.means:
+            named["run/means"] = self.means["training"]
+        known = {id(variable) for variable in named.values()}
+        for name, transforms in self.transforms.items():
+            for index, transform in enumerate(transforms):
+                named.update(_found(transform, f"transforms/{name}/{index}", known))
+        named.update(_found(self.step, "step", known))
+        return named
+
+    def all_metrics(self) -> Iterator[RoleMetric]:
+        """The metrics of every role."""
+        for metrics in self.metrics.values():
+            yield from metrics
+
+    def select(self, batch: Any) -> Any:
+        """The batch with exactly the named inputs that the models take of the element's x."""
+        x = batch[0] if isinstance(batch, tuple) else batch
+        if self.inputs is None or not isinstance(x, Mapping) or set(x) == self.inputs:
+            return batch
+        chosen = {name: value for name, value in x.items() if name in self.inputs}
+        return (chosen, *batch[1:]) if isinstance(batch, tuple) else chosen
+
+
+def assemble(spec: JobSpec, element_spec: Any) -> Assembly:
+    """Build all parts of a job for batches of `element_spec`. Raises JobFailure."""
+    reset(spec)
+    with philox():
+        step = build(spec.step, Kind.STEP, pointer="/step")
+        models, input_specs = build_models(spec, step, element_spec)
+        owned = owned_variables(step, models)
+        optimizers = {name: _optimizer(spec, name, variables) for name, variables in owned.items()}
+        losses = spec_losses.Losses({name: _loss(spec.losses[name], name) for name in spec.losses})
+        metrics = build_metrics(spec, models)
+        transforms = build_transforms(spec, owned)
+        run = Run(
+            models=models, losses=losses, optimizers=optimizers, owned=owned, transforms=transforms, metrics=metrics,
+            seed=spec.training.seed,
+        )  # fmt: skip
+        assembly = Assembly(
+            spec=spec, element_spec=element_spec, step=step, models=models, input_specs=input_specs,
+            optimizers=optimizers, owned=owned, losses=losses, metrics=metrics, transforms=transforms, run=run,
+            inputs=_selection(step, models, input_specs, element_spec),
+        )  # fmt: skip
+        step.build(run)
+    return assembly
+
+
+def reset(spec: JobSpec) -> None:
+    """Keras' global state as a new process has it, the job's precision, and every seed."""
+    training = spec.training
+    if training.precision not in PRECISIONS:
+        raise JobFailure(FailureCode.NOT_SUPPORTED, f"training.precision {training.precision!r} is not supported yet")
+    if training.gradient_accumulation != 1:
+        raise JobFailure(FailureCode.NOT_SUPPORTED, "training.gradient_accumulation is not supported yet")
+    floatx, policy = PRECISIONS[training.precision]
+    keras.utils.clear_session()
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+    keras.utils.set_random_seed(derive_seed(training.seed, "keras"))
+    global_seed_generator()  # made now: a layer that asks for it first inside the trace would create a variable there
+
+
+def _optimizer(spec: JobSpec, name: str, variables: list[Any]) -> keras.optimizers.Optimizer:
+    reference = spec.optimizers[name]
+    if reference.variables is not None:
+        raise JobFailure(FailureCode.NOT_SUPPORTED, f"optimizers/{name}/variables is not supported yet")
+    optimizer = build(reference, Kind.OPTIMIZER, pointer=f"/optimizers/{name}")
+    # A Keras optimizer refuses variables that it was not built with.
+    optimizer.build(variables)
+    return optimizer
+
+
+def _loss(reference: Any, name: str) -> Any:
+    if not isinstance(reference, OutputLosses):
+        loss = build(reference, Kind.LOSS, pointer=f"/losses/{name}")
+        return spec_losses.SpecLoss(loss, name=name, component=reference.component)
+    parts = {}
+    for output, part in reference.outputs.items():
+        loss = build(part, Kind.LOSS, pointer=f"/losses/{name}/outputs/{output}")
+        parts[output] = (spec_losses.SpecLoss(loss, name=f"{name}_{output}", component=part.component), part.weight)
+    return spec_losses.OutputLosses(parts)
+
+
+def _selection(
+    step: TrainingStep, models: Mapping[str, keras.Model], input_specs: Mapping[str, Any], element_spec: Any
+) -> frozenset[str] | None:
+    """A functional model given a dict with keys beside its own silently reads the wrong ones: never let it happen."""
+    whole = element_spec[0] if isinstance(element_spec, tuple) else element_spec
+    taken = {
+        role: frozenset(spec)
+        for role, spec in input_specs.items()
+        if isinstance(spec, Mapping) and step.input_spec(role, element_spec, models) == whole
+    }
+    if len(set(taken.values())) > 1:
+        raise JobFailure(
+            FailureCode.INVALID_SPEC,
+            "models take different inputs of one x: " + ", ".join(f"{r} {sorted(k)}" for r, k in taken.items()),
+            hint="Give the step an input_spec(role, element, models) that names each role's part, and pass that part.",
+        )
+    return next(iter(taken.values()), None)
+
+
+def _found(root: Any, prefix: str, known: set[int]) -> dict[str, tf.Variable]:
+    """The variables that a component keeps in its attributes, through containers, tf.Modules and Keras objects."""
+    found: dict[str, tf.Variable] = {}
+    visited: set[int] = set()
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, str | bytes | int | float | bool | type(None)) or id(value) in visited:
+            return
+        visited.add(id(value))
+        if isinstance(value, keras.Variable):
+            value = value.value
+        if isinstance(value, tf.Variable):
+            if id(value) not in known:
+                known.add(id(value))
+                found[path] = value
+        elif isinstance(value, tf.random.Generator):
+            walk(value.state, path)
+        elif isinstance(value, keras.Layer | keras.optimizers.Optimizer | keras.metrics.Metric):
+            for index, variable in enumerate(value.variables):
+                walk(variable, f"{path}/{index}")
+        elif isinstance(value, Mapping):
+            for key in value:
+                walk(value[key], f"{path}/{key}")
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                walk(item, f"{path}/{index}")
+        elif not isinstance(value, Run | type) and hasattr(value, "__dict__"):
+            for key in sorted(vars(value)):
+                walk(vars(value)[key], f"{path}/{key}")
+
+    walk(root, prefix)
+    return found

@@ -1,0 +1,120 @@
+"""Checkpoints: the explicit values of a job, as files that another process restores.
+
+`tf.train.Checkpoint(model=…)` leaves out Keras' seed generators, so a job's state is the named list
+of `Assembly.variables()` and a JSON document of counters. On disk a snapshot is `values.npz` and
+`state.json`; the bundle's `training_state/` has the same form.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine.assembly import Assembly
+
+VALUES, STATE = "values.npz", "state.json"
+EXTRA = "best/"
+"""Values under this prefix belong to the loop (the best weights so far), not to variables."""
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of training: arrays by the names of `Assembly.variables()`, and JSON counters."""
+
+    values: dict[str, np.ndarray]
+    counters: dict[str, Any]
+
+
+def snapshot(assembly: Assembly, counters: dict[str, Any]) -> Snapshot:
+    """Copy every value to the host."""
+    return Snapshot({name: variable.numpy() for name, variable in assembly.variables().items()}, dict(counters))
+
+
+def restore(assembly: Assembly, state: Snapshot) -> None:
+    """Put a snapshot back. Raises JobFailure `checkpoint_corrupt` naming what does not fit; nothing is changed then."""
+    variables = assembly.variables()
+    values = {name: value for name, value in state.values.items() if not name.startswith(EXTRA)}
+    later = {name for name in values if name not in variables and _made_by_tracing(assembly, name)}
+    missing = sorted(set(variables) - set(values))
+    unknown = sorted(set(values) - set(variables) - later)
+    if missing or unknown:
+        what = f"lacks {missing[0]!r}" if missing else f"holds {unknown[0]!r}, which the job does not have"
+        raise _corrupt(f"{what} ({len(missing)} missing, {len(unknown)} unknown)")
+    for name, variable in variables.items():
+        value = values[name]
+        if tuple(variable.shape) != value.shape or variable.dtype.as_numpy_dtype != value.dtype:
+            found = f"{value.dtype} {list(value.shape)}"
+            raise _corrupt(f"{name!r} is {found}, the job's is {variable.dtype.name} {variable.shape.as_list()}")
+    for name, variable in variables.items():
+        variable.assign(values[name])
+    assembly.pending.update({name: values[name] for name in later})
+    for model in assembly.models.values():
+        for layer in model._flatten_layers():
+            if hasattr(layer, "finalize_state"):
+                layer.finalize_state()  # Normalization computes with constants made from its variables
+
+
+def _made_by_tracing(assembly: Assembly, name: str) -> bool:
+    """Whether tracing makes the variable: the means, and those of metrics built at their first update."""
+    unbuilt = [f"metrics/{item.name}/" for item in assembly.all_metrics() if not item.metric.variables]
+    return name == "run/means" or name.startswith(tuple(unbuilt))
+
+
+def write_values(state: Snapshot, folder: Path) -> None:
+    """Write `values.npz` and `state.json`: the same snapshot gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dtypes = {name: value.dtype.name for name, value in state.values.items()}
+    with zipfile.ZipFile(folder / VALUES, "w", zipfile.ZIP_STORED) as archive:
+        for name, value in state.values.items():
+            buffer = io.BytesIO()
+            # npz has no bfloat16 and the like: their bits are stored, the dtype is in state.json.
+            plain = value if value.dtype.kind in "biufSU" and value.dtype.isbuiltin == 1 else _bits(value)
+            np.lib.format.write_array(buffer, np.ascontiguousarray(plain).reshape(value.shape), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), buffer.getvalue())
+    document = {"counters": state.counters, "dtypes": dtypes}
+    (folder / STATE).write_text(json.dumps(document, sort_keys=True, indent=1))
+
+
+def read_values(folder: Path) -> Snapshot:
+    """Read what `write_values` wrote. Raises JobFailure `checkpoint_corrupt`."""
+    try:
+        document = json.loads((folder / STATE).read_text())
+        with np.load(folder / VALUES, allow_pickle=False) as archive:
+            values = {
+                name: _typed(archive[name], tf.as_dtype(dtype).as_numpy_dtype)
+                for name, dtype in document["dtypes"].items()
+            }
+        return Snapshot(values, document["counters"])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise _corrupt(f"cannot be read: {error}") from error
+
+
+def _bits(value: np.ndarray) -> np.ndarray:
+    return value.view(np.dtype(f"u{value.dtype.itemsize}"))
+
+
+def _typed(value: np.ndarray, dtype: Any) -> np.ndarray:
+    return value if value.dtype == np.dtype(dtype) else value.view(dtype)
+
+
+def _corrupt(what: str) -> JobFailure:
+    return JobFailure(FailureCode.CHECKPOINT_CORRUPT, f"the checkpoint {what}")
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

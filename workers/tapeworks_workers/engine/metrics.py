@@ -1,0 +1,108 @@
+"""The metrics of a spec: named as Keras names them, fed by `run.update_metrics`, read once a report.
+
+A name is `config.name` or the class in snake case; `ROLE_` and `OUTPUT_` go before it where there
+is more than one. Only metrics marked `weighted` see sample weights, as in Keras.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.references import Kind
+from tapeworks.spec import JobSpec, MetricSpec, OutputMetrics
+from tapeworks_workers.engine.building import build
+
+
+@dataclass(frozen=True)
+class RoleMetric:
+    """One metric of a role, and what it looks at."""
+
+    name: str
+    metric: keras.metrics.Metric
+    output: str | None
+    weighted: bool
+
+
+def build_metrics(spec: JobSpec, models: Mapping[str, keras.Model]) -> dict[str, list[RoleMetric]]:
+    """The metrics of every role, in the spec's order. Raises JobFailure `invalid_spec` where two have one name."""
+    built: dict[str, list[RoleMetric]] = {}
+    taken: dict[str, str] = {}
+    for role, of_role in spec.metrics.items():
+        by_output = of_role.outputs if isinstance(of_role, OutputMetrics) else {None: of_role}
+        base = f"/metrics/{role}" + ("/outputs" if isinstance(of_role, OutputMetrics) else "")
+        several = isinstance(of_role, OutputMetrics) and len(getattr(models[role], "outputs", None) or by_output) > 1
+        for output, metrics in by_output.items():
+            for index, reference in enumerate(metrics):
+                pointer = f"{base}/{output}/{index}" if output is not None else f"{base}/{index}"
+                metric = build(reference, Kind.METRIC, pointer=pointer)
+                parts = [role] * (len(models) > 1) + [output or ""] * several + [own_name(metric, reference)]
+                name = "_".join(parts)
+                if name in taken:
+                    raise JobFailure(
+                        FailureCode.INVALID_SPEC,
+                        f"the metrics at {taken[name]} and {pointer} are both called {name!r}",
+                        hint='Give one of them a name: {"config": {"name": "…"}}.',
+                    )
+                taken[name] = pointer
+                built.setdefault(role, []).append(RoleMetric(name, metric, output, reference.weighted))
+    return built
+
+
+def own_name(metric: keras.metrics.Metric, reference: MetricSpec) -> str:
+    """`config.name`, or Keras' own name for the metric less the number that tells two instances apart."""
+    if isinstance(given := reference.config.get("name"), str):
+        return given
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(metric).__name__).lower()
+    name = str(metric.name)
+    stem, _, number = name.rpartition("_")
+    return stem if number.isdigit() and stem and stem.replace("_", "") == snake.replace("_", "") else name
+
+
+def update(metrics: Iterable[RoleMetric], y: Any, y_pred: Any, sample_weight: Any) -> None:
+    """Feed each metric what it looks at; under tracing this adds to the step's graph."""
+    for item in metrics:
+        true, predicted, weight = y, y_pred, sample_weight if item.weighted else None
+        if item.output is not None:
+            true, predicted = _part(y, item, "y"), _part(y_pred, item, "the model's outputs")
+            weight = weight.get(item.output) if isinstance(weight, Mapping) else weight
+        ensure_built(item.metric, true, predicted)
+        item.metric.update_state(true, predicted, sample_weight=weight)
+
+
+def _part(nest: Any, item: RoleMetric, what: str) -> Any:
+    if isinstance(nest, Mapping) and item.output in nest:
+        return nest[item.output]
+    have = sorted(nest) if isinstance(nest, Mapping) else type(nest).__name__
+    raise JobFailure(FailureCode.INVALID_SPEC, f"metric {item.name!r} looks at {item.output!r}, but {what} has {have}")
+
+
+def ensure_built(metric: keras.metrics.Metric, y: Any, y_pred: Any) -> None:
+    """Some metrics make their variables at the first update (F1Score): do that outside the trace, on zeros."""
+    if metric.variables or not (tf.is_tensor(y) and tf.is_tensor(y_pred)) or tf.executing_eagerly():
+        return
+    with tf.init_scope():
+        metric.update_state(*(tf.zeros([size or 1 for size in t.shape], t.dtype) for t in (y, y_pred)))
+        metric.reset_state()
+
+
+def scalars(name: str, value: Any) -> dict[str, Any]:
+    """A metric's result as named scalars: a vector becomes `name_0`, `name_1`, …; a dict `name_key`."""
+    if isinstance(value, Mapping):
+        return {key: item for part, inner in value.items() for key, item in scalars(f"{name}_{part}", inner).items()}
+    value = tf.convert_to_tensor(value)
+    if value.shape.num_elements() == 1 or value.shape.rank == 0:
+        return {name: tf.reshape(value, [])}
+    return {f"{name}_{index}": item for index, item in enumerate(tf.unstack(tf.reshape(value, [-1])))}
+
+
+def as_floats(values: Mapping[str, Any]) -> dict[str, float]:
+    """Scalars as Python floats."""
+    return {name: float(np.asarray(value)) for name, value in values.items()}

@@ -1,0 +1,185 @@
+"""`run`: the only door from a step to the engine. Its interface is `tapeworks.authoring.Run`.
+
+Everything here may be called while the step is traced. State lives in tf.Variables that
+`variables()` names for checkpoints: the step counter, the random streams, the running means, and
+`health`, which turns NaN with the first gradient that is not finite and stays so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import keras
+import tensorflow as tf
+
+from tapeworks.authoring import GradientTransform
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine import metrics as metric_updates
+from tapeworks_workers.engine.autograph import call_user_code, engine_code
+from tapeworks_workers.engine.metrics import RoleMetric
+from tapeworks_workers.engine.randomness import Streams
+
+
+class Run:
+    """One attempt's engine, as its components see it."""
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, keras.Model],
+        losses: Mapping[str, Any],
+        optimizers: Mapping[str, keras.optimizers.Optimizer],
+        owned: Mapping[str, Sequence[Any]],
+        transforms: Mapping[str, Sequence[GradientTransform]],
+        metrics: Mapping[str, Sequence[RoleMetric]],
+        seed: int,
+    ) -> None:
+        self.models = models
+        self.losses = losses
+        self.datasets: dict[str, Any] = {}
+        self.streams = Streams(seed)
+        self.notes: list[tuple[str, str]] = []
+        """(failure code, message) of what was found while tracing and is no failure."""
+        self._optimizers = optimizers
+        self._owned = owned
+        self._transforms = transforms
+        self._metrics = metrics
+        self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self._health = tf.Variable(0.0, dtype=tf.float32, trainable=False, name="health")
+
+    @property
+    def step(self) -> tf.Tensor:
+        """Steps done so far: an int64 scalar."""
+        return self._counter.read_value()
+
+    @property
+    def counter(self) -> tf.Variable:
+        """The variable behind `step`; only the engine moves it."""
+        return self._counter
+
+    @property
+    def health(self) -> tf.Variable:
+        """0 as long as every gradient was finite, NaN from then on."""
+        return self._health
+
+    def variables(self) -> dict[str, tf.Variable]:
+        """What a checkpoint must hold of the run itself."""
+        streams = {f"streams/{name}": state for name, state in self.streams.variables().items()}
+        return {"step": self._counter, "health": self._health, **streams}
+
+    # ── training ─────────────────────────────────────────────────────────────────────────────────
+
+    @engine_code
+    def gradients(self, optimizer: str, loss: Any, tape: tf.GradientTape) -> list[Any]:
+        """Gradients of the variables that `optimizer` owns, in their order; None for one that the loss misses."""
+        variables = self._of(optimizer)
+        gradients = tape.gradient(loss, variables)
+        missing = [v.path for v, g in zip(variables, gradients, strict=True) if g is None]
+        if variables and len(missing) == len(variables):
+            raise JobFailure(
+                FailureCode.NO_GRADIENT,
+                f"the loss given to optimizer {optimizer!r} reaches none of its variables: {_names(missing)}",
+                hint="Compute the loss inside the tape from the models' outputs, with differentiable operations only.",
+            )
+        if missing:
+            self.notes.append((FailureCode.NO_GRADIENT, f"optimizer {optimizer!r}: no gradient for {_names(missing)}"))
+        return list(gradients)
+
+    @engine_code
+    def apply(self, optimizer: str, gradients: Sequence[Any], when: Any = None) -> tf.Tensor:
+        """Transform and apply. `when` (bool scalar) False: nothing happens. Returns whether variables changed."""
+        variables = self._of(optimizer)
+        if len(gradients) != len(variables):
+            raise JobFailure(
+                FailureCode.COMPONENT_ERROR,
+                f"optimizer {optimizer!r} owns {len(variables)} variables, the step gives {len(gradients)} gradients",
+                hint="Give the list that run.gradients(optimizer, loss, tape) returned, one for each variable.",
+            )
+        pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+        if when is None:
+            self._apply(optimizer, pairs)
+            return tf.constant(True)
+
+        def changed() -> tf.Tensor:
+            self._apply(optimizer, pairs)
+            return tf.constant(True)
+
+        return tf.cond(tf.cast(when, tf.bool), changed, lambda: tf.constant(False))
+
+    @engine_code
+    def minimize(self, optimizer: str, loss: Any, tape: tf.GradientTape, when: Any = None) -> tf.Tensor:
+        """`apply(optimizer, gradients(optimizer, loss, tape), when)`."""
+        return self.apply(optimizer, self.gradients(optimizer, loss, tape), when)
+
+    def _apply(self, optimizer: str, pairs: list[tuple[Any, Any]]) -> None:
+        gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
+        sums = [tf.reduce_sum(g.values if isinstance(g, tf.IndexedSlices) else g) for g in gradients]
+        if sums:
+            # 0·NaN and 0·Inf are NaN, and NaN + anything stays NaN: one addition remembers it without a read.
+            self._health.assign_add(0.0 * tf.add_n([tf.cast(s, tf.float32) for s in sums]))
+        for transform in self._transforms[optimizer]:
+            gradients = list(call_user_code(transform, gradients, variables, self))
+            if len(gradients) != len(variables):
+                name = type(transform).__name__
+                raise JobFailure(
+                    FailureCode.COMPONENT_ERROR,
+                    f"gradient transform {name} returned {len(gradients)} gradients for {len(variables)} variables",
+                )
+        self._optimizers[optimizer].apply(gradients, variables)
+
+    def _of(self, optimizer: str) -> list[Any]:
+        if optimizer not in self._owned:
+            raise JobFailure(
+                FailureCode.COMPONENT_ERROR,
+                f"the step has no optimizer {optimizer!r}; it declares {sorted(self._owned)}",
+            )
+        return list(self._owned[optimizer])
+
+    @engine_code
+    def regularization(self, role: str) -> tf.Tensor:
+        """Sum of `model.losses` of the role's last call; a float scalar, 0 where there are none."""
+        losses = self.models[role].losses
+        if not losses:
+            return tf.zeros([], keras.config.floatx())
+        return tf.add_n([tf.cast(tf.reduce_sum(loss), keras.config.floatx()) for loss in losses])
+
+    @engine_code
+    def update_metrics(self, role: str, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Feed the role's metrics of the spec."""
+        metric_updates.update(self._metrics.get(role, ()), y, y_pred, sample_weight)
+
+    # ── randomness ───────────────────────────────────────────────────────────────────────────────
+
+    @engine_code
+    def random_normal(self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None) -> tf.Tensor:
+        """`tf.random.normal` from the job's own checkpointed stream."""
+        return self.streams.current.normal(shape, mean, stddev, dtype or keras.config.floatx())
+
+    @engine_code
+    def random_uniform(self, shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = None) -> tf.Tensor:
+        """`tf.random.uniform` from the job's own checkpointed stream."""
+        return self.streams.current.uniform(shape, minval, maxval, dtype or keras.config.floatx())
+
+    # ── evaluators and callbacks ─────────────────────────────────────────────────────────────────
+
+    def artifact(self, path: str) -> Path:
+        """Not supported by this version."""
+        _not_yet("run.artifact")
+
+    def stop(self, reason: str) -> None:
+        """Not supported by this version."""
+        _not_yet("run.stop")
+
+    def learning_rate(self, optimizer: str, value: float | None = None) -> float:
+        """Not supported by this version."""
+        _not_yet("run.learning_rate")
+
+
+def _not_yet(what: str) -> NoReturn:
+    raise JobFailure(FailureCode.NOT_SUPPORTED, f"{what} is for evaluators and callbacks, which come later")
+
+
+def _names(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")

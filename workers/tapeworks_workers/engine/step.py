@@ -1,0 +1,198 @@
+"""The functions that are traced: one training step, one validation step, each with a relaxed signature.
+
+A training step selects the model's inputs, calls the component's `train_step`, adds its scalars to
+the running means and counts itself. Nothing is read on the host: `Means` is read once a report. Its
+vector holds the sums (weighted by batch size), the weight, and the number of steps before the first
+value that was not finite, which names the step of a `non_finite` failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks_workers.engine import metrics as metric_results
+from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.autograph import call_user_code
+from tapeworks_workers.engine.randomness import philox
+
+TRAINING, VALIDATION = "training", "validation"
+OnTrace = Callable[[str, int, str], None]
+"""Called while tracing: (which function, how often it was traced by now, why)."""
+
+
+@dataclass
+class CompiledStep:
+    """A traced step: call it with a batch (tensors or host arrays) of the assembly's element spec."""
+
+    assembly: Assembly
+    split: str
+    body: Callable[[Any], dict[str, tf.Tensor]]
+    names: tuple[str, ...] = ()
+    """The scalars it returns, sorted."""
+    traces: int = 0
+    concrete: Any = None
+    """The ConcreteFunction; None where the plan is eager."""
+    on_trace: OnTrace | None = field(default=None, repr=False)
+
+    def __call__(self, batch: Any) -> dict[str, tf.Tensor]:
+        return self.on_device(as_tensors(batch, self.assembly.element_spec))
+
+    @property
+    def on_device(self) -> Callable[[Any], dict[str, tf.Tensor]]:
+        """The same for a batch of tensors; may be called inside another traced function."""
+        return self.body if self.concrete is None else self.concrete
+
+
+def compile_train_step(assembly: Assembly, *, on_trace: OnTrace | None = None, eager: bool = False) -> CompiledStep:
+    """Trace the training step once; calling the result trains one step. Raises JobFailure and what a component raises.
+
+    `eager` runs it without a graph, to debug.
+    """
+    return _compile(assembly, TRAINING, assembly.step.train_step, on_trace=on_trace, eager=eager)
+
+
+def compile_validation_step(
+    assembly: Assembly, *, on_trace: OnTrace | None = None, eager: bool = False
+) -> CompiledStep:
+    """The same for `validation_step`, which draws from the validation stream and counts no step."""
+    return _compile(assembly, VALIDATION, assembly.step.validation_step, on_trace=on_trace, eager=eager)
+
+
+def _compile(
+    assembly: Assembly, split: str, function: Callable[..., Any], *, on_trace: OnTrace | None, eager: bool
+) -> CompiledStep:
+    run = assembly.run
+    training = split == TRAINING
+
+    def body(batch: Any) -> dict[str, tf.Tensor]:
+        if not tf.executing_eagerly():
+            _count_trace(compiled)
+        with philox(), run.streams.using(split):
+            batch = assembly.select(batch)
+            scalars = _scalars(call_user_code(function, batch, run), assembly, split)
+            compiled.names = tuple(scalars)
+            _accumulate(assembly, split, scalars, batch)
+            if training:
+                run.counter.assign_add(1)
+        return scalars
+
+    compiled = CompiledStep(assembly, split, body, on_trace=on_trace)
+    if not eager:
+        traced = tf.function(body, input_signature=[assembly.element_spec], autograph=False)
+        compiled.concrete = traced.get_concrete_function()
+    return compiled
+
+
+def _count_trace(compiled: CompiledStep) -> None:
+    compiled.traces += 1
+    limit = compiled.assembly.spec.training.max_traces
+    reason = "first trace" if compiled.traces == 1 else "traced again for the same signature"
+    if compiled.on_trace is not None:
+        compiled.on_trace(compiled.split, compiled.traces, reason)
+    if compiled.traces > limit:
+        raise JobFailure(
+            FailureCode.RETRACING,
+            f"the {compiled.split} step was traced {compiled.traces} times, max_traces is {limit}",
+        )
+
+
+def _scalars(returned: Any, assembly: Assembly, split: str) -> dict[str, tf.Tensor]:
+    """What a step returned, as scalars sorted by name. Raises JobFailure where it is no dict of scalars."""
+    where = Location(component=assembly.spec.step.component)
+    method = "train_step" if split == TRAINING else "validation_step"
+    if not isinstance(returned, Mapping) or not all(isinstance(name, str) for name in returned):
+        message = f"{method} must return a dict of named scalars, not {type(returned).__name__}"
+        raise JobFailure(FailureCode.COMPONENT_ERROR, message, location=where)
+    taken = {metric.name for metric in assembly.all_metrics()}
+    scalars = {}
+    for name in sorted(returned):
+        value = tf.convert_to_tensor(returned[name])
+        if value.shape.rank not in (0, None):
+            message = f"{method} returned {name!r} of shape {value.shape}: scalars only (tf.reduce_mean?)"
+            raise JobFailure(FailureCode.COMPONENT_ERROR, message, location=where)
+        if name in taken:
+            message = f"{method} returns {name!r}, and a metric of the spec has that name too"
+            raise JobFailure(FailureCode.INVALID_SPEC, message, location=where)
+        scalars[name] = value
+    return scalars
+
+
+def _accumulate(assembly: Assembly, split: str, scalars: Mapping[str, tf.Tensor], batch: Any) -> None:
+    if split not in assembly.means:
+        with tf.init_scope():
+            initial = assembly.pending.pop("run/means", None) if split == TRAINING else None
+            initial = np.zeros(len(scalars) + 2) if initial is None else initial
+            assembly.means[split] = tf.Variable(initial, dtype=tf.float64, trainable=False, name=f"{split}_means")
+    means = assembly.means[split]
+    weight = tf.cast(batch_size(batch), tf.float64)
+    values = [tf.cast(value, tf.float64) * weight for value in scalars.values()]
+    total = means + tf.stack([*values, weight, tf.zeros([], tf.float64)])
+    # A sum that is not finite stays so: this counts the steps before the first one.
+    finite = tf.math.is_finite(tf.reduce_sum(total) + tf.cast(assembly.run.health.read_value(), tf.float64))
+    unit = np.zeros(len(scalars) + 2)
+    unit[-1] = 1.0
+    means.assign(total + unit * tf.cast(finite, tf.float64))
+
+
+def batch_size(batch: Any) -> tf.Tensor:
+    """How many examples a batch holds, from the first tensor of its x."""
+    leaf = tf.nest.flatten(batch[0] if isinstance(batch, tuple) else batch)[0]
+    if isinstance(leaf, tf.RaggedTensor):
+        return leaf.nrows()
+    return leaf.dense_shape[0] if isinstance(leaf, tf.SparseTensor) else tf.shape(leaf)[0]
+
+
+def as_tensors(batch: Any, element_spec: Any) -> Any:
+    """Host arrays as tensors of the spec's dtypes."""
+
+    def one(spec: Any, value: Any) -> Any:
+        return value if tf.is_tensor(value) else tf.convert_to_tensor(value, spec.dtype)
+
+    return tf.nest.map_structure(one, element_spec, batch)
+
+
+class Means:
+    """Reads on the host what a step accumulated: its scalars' means and the metrics' results."""
+
+    def __init__(self, compiled: CompiledStep) -> None:
+        self._compiled = compiled
+        self._results: Any = tf.function(self._compute, autograph=False)
+
+    @property
+    def _vector(self) -> tf.Variable:
+        return self._compiled.assembly.means[self._compiled.split]
+
+    def reset(self) -> None:
+        """Begin an epoch: means, metrics, and the metrics that layers hold."""
+        assembly = self._compiled.assembly
+        if self._compiled.split in assembly.means:
+            self._vector.assign(tf.zeros_like(self._vector))
+        for metric in assembly.all_metrics():
+            metric.metric.reset_state()
+        for model in assembly.models.values():
+            model.reset_metrics()
+
+    def read(self) -> dict[str, float]:
+        """Name → value; {} before the first batch."""
+        assembly = self._compiled.assembly
+        values = self._vector.numpy() if self._compiled.split in assembly.means else np.zeros(2)
+        if values[-2] == 0:
+            return {}
+        means = dict(zip(self._compiled.names, (values[:-2] / values[-2]).tolist(), strict=True))
+        return means | metric_results.as_floats(self._results())
+
+    def finite_steps(self) -> int:
+        """Steps since the reset before the first value that was not finite."""
+        return int(self._vector.numpy()[-1])
+
+    def _compute(self) -> dict[str, tf.Tensor]:
+        results: dict[str, tf.Tensor] = {}
+        for metric in self._compiled.assembly.all_metrics():
+            results |= metric_results.scalars(metric.name, metric.metric.result())
+        return results
