@@ -1,0 +1,475 @@
+"""Starting runners, verifiers and admission: one seam, two ways.
+
+`ForkLauncher` keeps two zygotes that have TensorFlow loaded and asks them to fork; a zygote that
+dies is replaced, and ends nothing that it forked. `SpawnLauncher` (TAPEWORKS_RUNNER=spawn) starts a
+plain process for each. Both give a `Child`: its pid, its frame socket, its output, its exit.
+
+A launcher is started from the main thread of the agent: PR_SET_PDEATHSIG follows the thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from tapeworks_workers import frames
+from tapeworks_workers.lifelines import Handle
+
+BASE = Path(__file__).with_name("base.py")
+RELOAD = Path(__file__).with_name("reload.py")
+RUNNER = "tapeworks_workers.runner:main"
+ADMISSION = "tapeworks_workers.engine.admission:admit_all"
+CERTIFY = "tapeworks_workers.engine.certify:main"
+VERIFIERS = {"reload": f"{RELOAD}:main", "certify": CERTIFY}
+
+log = structlog.get_logger(__name__)
+
+
+class LaunchFailed(Exception):
+    """No process could be started; the message says why."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a child does: see `base.py` for the fields of its request."""
+
+    target: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    frame: bool = False
+    bar: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def request(self) -> dict[str, Any]:
+        """The request that a zygote takes."""
+        return {
+            "target": self.target,
+            "arguments": self.arguments,
+            "frame": self.frame,
+            "bar": self.bar,
+            "path": [] if self.bar else [entry for entry in sys.path if entry],
+            "environment": dict(self.environment),
+            "folder": str(self.folder) if self.folder else None,
+        }
+
+
+@dataclass
+class Child:
+    """A process of ours, its frame socket, and the reading ends of its output."""
+
+    handle: Handle
+    sock: socket.socket
+    stdout: int
+    stderr: int
+
+    def close(self) -> None:
+        """Close our ends of its channels."""
+        self.sock.close()
+        os.close(self.stdout)
+        os.close(self.stderr)
+
+    async def result(self) -> dict[str, Any] | None:
+        """The one frame that a process with `frame` sends; None where it ended without one."""
+        reader, writer = await asyncio.open_unix_connection(sock=self.sock)
+        try:
+            return await read_frame(reader)
+        finally:
+            writer.close()
+
+
+async def read_frame(reader: asyncio.StreamReader) -> frames.Message | None:
+    """The next message, or None at the end of the stream, in the middle of a frame too."""
+    try:
+        length = frames.body_length(await reader.readexactly(frames.HEADER.size))
+        return frames.decode(await reader.readexactly(length))
+    except (asyncio.IncompleteReadError, ConnectionResetError):
+        return None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a catalogue is made of: versions of the worker's parts, and the digest of its components' sources."""
+
+    versions: dict[str, str]
+    digest: str | None
+    """None where nothing is kept loaded."""
+
+
+class Launcher(Protocol):
+    """How an agent starts what has TensorFlow in it."""
+
+    async def start(self) -> None:
+        """Begin to load TensorFlow, so that the first job need not wait for it."""
+
+    async def load(self, components: Sequence[Path]) -> Loaded:
+        """Make the components in these paths those of the runners from now on. Raises LaunchFailed."""
+
+    async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
+        """Start a runner. Raises LaunchFailed."""
+
+    async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
+        """Start verifier `reload` or `certify`; `result()` is its report. Raises LaunchFailed."""
+
+    async def admission(self, *, environment: Mapping[str, str]) -> Child:
+        """Start the admission of all components; `result()` has the catalogue. Raises LaunchFailed."""
+
+    async def close(self) -> None:
+        """End the zygotes. What they forked goes on."""
+
+
+def verification(which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Work:
+    """The work of a verifier; `reload` runs where Tapeworks cannot be imported."""
+    return Work(
+        target=VERIFIERS[which],
+        arguments={"bundle": str(bundle)},
+        frame=True,
+        bar=which == "reload",
+        environment=environment,
+        folder=folder,
+    )
+
+
+def admitting(arguments: dict[str, Any], environment: Mapping[str, str]) -> Work:
+    """The work of an admission child."""
+    return Work("tapeworks_workers.zygote:catalogue", arguments, frame=True, environment=environment)
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment of every process with TensorFlow in it: ours without Tapeworks' settings, keys among them."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TAPEWORKS_")}
+    kept.pop("TF_USE_LEGACY_KERAS", None)
+    return {"TF_CPP_MIN_LOG_LEVEL": "2", **kept, "KERAS_BACKEND": "tensorflow", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+
+
+class Lifeline:
+    """The pipe whose end tells every descendant that the agent is gone."""
+
+    def __init__(self) -> None:
+        self.reading, self._writing = os.pipe()
+
+    def close(self) -> None:
+        """End what still holds on to it."""
+        os.close(self.reading)
+        os.close(self._writing)
+
+
+def start_base(lifeline: Lifeline, arguments: Sequence[str], inherited: Sequence[int]) -> Handle:
+    """Start `base.py` as a plain child that inherits these descriptors, under their numbers, and nothing else."""
+    descriptors = [lifeline.reading, *inherited]
+    command = [sys.executable, "-I", str(BASE), "--agent", str(os.getpid()), "--lifeline", str(lifeline.reading)]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            [*command, *arguments],
+            clean_environment(),
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+            setsid=True,
+        )
+    finally:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+    return Handle(pid)
+
+
+@dataclass
+class _Ends:
+    """The three channels of a child to be: our ends, and the ones it is given."""
+
+    ours: socket.socket
+    theirs: socket.socket
+    stdout: tuple[int, int]
+    stderr: tuple[int, int]
+
+    @classmethod
+    def open(cls) -> _Ends:
+        ours, theirs = socket.socketpair()
+        return cls(ours, theirs, os.pipe(), os.pipe())
+
+    def given(self) -> list[int]:
+        return [self.theirs.fileno(), self.stdout[1], self.stderr[1]]
+
+    def child(self, handle: Handle) -> Child:
+        return Child(handle, self.ours, self.stdout[0], self.stderr[0])
+
+    def close_given(self) -> None:
+        self.theirs.close()
+        os.close(self.stdout[1])
+        os.close(self.stderr[1])
+
+    def close_ours(self) -> None:
+        self.ours.close()
+        os.close(self.stdout[0])
+        os.close(self.stderr[0])
+
+
+# ── plain processes ──────────────────────────────────────────────────────────────────────────────
+
+
+class SpawnLauncher:
+    """A plain process for each runner, verifier and admission; it imports TensorFlow itself."""
+
+    def __init__(self, *, runner: str = RUNNER, admission: str = ADMISSION) -> None:
+        self._runner = runner
+        self._admission = admission
+        self._components: list[str] = []
+        self._lifeline = Lifeline()
+
+    async def start(self) -> None:
+        """Nothing is kept loaded."""
+
+    async def load(self, components: Sequence[Path]) -> Loaded:
+        self._components = [str(path) for path in components]
+        return Loaded(versions={}, digest=None)
+
+    async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
+        arguments = {"components": self._components, "target": self._runner}
+        return self._spawn(
+            Work("tapeworks_workers.zygote:run_once", arguments, environment=environment, folder=folder)
+        )
+
+    async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
+        return self._spawn(verification(which, bundle, environment=environment, folder=folder))
+
+    async def admission(self, *, environment: Mapping[str, str]) -> Child:
+        arguments = {"admission": self._admission, "components": self._components}
+        return self._spawn(admitting(arguments, environment))
+
+    async def close(self) -> None:
+        self._lifeline.close()
+
+    def _spawn(self, work: Work) -> Child:
+        ends = _Ends.open()
+        try:
+            descriptors = [str(descriptor) for descriptor in ends.given()]
+            handle = start_base(
+                self._lifeline, ["once", json.dumps(work.request()), *descriptors], ends.given()
+            )
+        except OSError as error:
+            ends.close_ours()
+            raise LaunchFailed(f"no process could be started: {error}") from error
+        finally:
+            ends.close_given()
+        return ends.child(handle)
+
+
+# ── forks of the zygotes ─────────────────────────────────────────────────────────────────────────
+
+
+class Zygote:
+    """A process that forks for us. Its first datagram says that it is ready."""
+
+    def __init__(self, handle: Handle, control: socket.socket) -> None:
+        self.handle = handle
+        self._control = control
+        self._control.setblocking(False)
+        self._one_at_a_time = asyncio.Lock()
+
+    async def answer(self) -> dict[str, Any]:
+        """Its next datagram. Raises LaunchFailed where it is gone."""
+        try:
+            data = await asyncio.get_running_loop().sock_recv(self._control, 1 << 17)
+        except OSError as error:
+            raise LaunchFailed(f"the zygote is gone: {error}") from error
+        if not data:
+            raise LaunchFailed("the zygote is gone")
+        answer: dict[str, Any] = json.loads(data)
+        return answer
+
+    async def fork(self, request: dict[str, Any], descriptors: Sequence[int]) -> Handle:
+        """Fork a child that is given these descriptors. Raises LaunchFailed."""
+        async with self._one_at_a_time:
+            try:
+                socket.send_fds(self._control, [json.dumps(request).encode()], list(descriptors))
+            except OSError as error:
+                raise LaunchFailed(f"the zygote is gone: {error}") from error
+            answer = await self.answer()
+        if "error" in answer:
+            raise LaunchFailed(f"the zygote could not fork: {answer['error']}")
+        return Handle(int(answer["pid"]))
+
+    async def launch(self, work: Work) -> Child:
+        """Fork a child with channels of its own. Raises LaunchFailed. Cancelled, the child is killed once it is known:
+        question and answer must stay in step."""
+        launching = asyncio.create_task(self._launch(work))
+        try:
+            return await asyncio.shield(launching)
+        except asyncio.CancelledError:
+            launching.add_done_callback(_discard)
+            raise
+
+    async def _launch(self, work: Work) -> Child:
+        ends = _Ends.open()
+        try:
+            return ends.child(await self.fork(work.request(), ends.given()))
+        except BaseException:
+            ends.close_ours()
+            raise
+        finally:
+            ends.close_given()
+
+    async def close(self) -> None:
+        """Let it end: its control socket closes. What it forked goes on."""
+        self._control.close()
+        try:
+            async with asyncio.timeout(2):
+                await self.handle.wait()
+        except TimeoutError:
+            self.handle.kill_group()
+            await self.handle.wait()
+
+
+class ForkLauncher:
+    """Keeps a base zygote and a component zygote, and replaces either when it dies."""
+
+    def __init__(self, *, runner: str = RUNNER, admission: str = ADMISSION) -> None:
+        self._runner = runner
+        self._admission = admission
+        self._components: list[Path] = []
+        self._lifeline = Lifeline()
+        self._bases: asyncio.Lock = asyncio.Lock()
+        self._loads: asyncio.Lock = asyncio.Lock()
+        self._base: Zygote | None = None
+        self._versions: dict[str, str] = {}
+        self._zygote: Zygote | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._living_base()
+
+    async def load(self, components: Sequence[Path]) -> Loaded:
+        async with self._loads:
+            zygote, digest = await self._load(list(components))
+            self._components = list(components)
+            await self._adopt(zygote)
+            return Loaded(versions=self._versions, digest=digest)
+
+    async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
+        work = Work(self._runner, environment=environment, folder=folder)
+        return await self._from_components(work)
+
+    async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
+        work = verification(which, bundle, environment=environment, folder=folder)
+        try:
+            return await (await self._living_base()).launch(work)
+        except LaunchFailed:  # it died since: the next one is new
+            return await (await self._living_base()).launch(work)
+
+    async def admission(self, *, environment: Mapping[str, str]) -> Child:
+        return await self._from_components(admitting({"admission": self._admission}, environment))
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+        for zygote in (self._zygote, self._base):
+            if zygote is not None:
+                await zygote.close()
+        self._lifeline.close()
+
+    async def _from_components(self, work: Work) -> Child:
+        try:
+            return await (await self._living_zygote()).launch(work)
+        except LaunchFailed:
+            return await (await self._living_zygote()).launch(work)
+
+    async def _living_base(self) -> Zygote:
+        async with self._bases:
+            if self._base is None or _gone(self._base):
+                if self._base is not None:
+                    log.warning("the base zygote died and is replaced", pid=self._base.handle.pid)
+                    await self._base.close()
+                    self._base = None
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with theirs:
+                    handle = start_base(self._lifeline, ["serve", str(theirs.fileno())], [theirs.fileno()])
+                base = Zygote(handle, ours)
+                self._base = base  # closed with the launcher even where the start is cut off
+                self._versions = (await base.answer())["versions"]
+            return self._base
+
+    async def _living_zygote(self) -> Zygote:
+        async with self._loads:
+            if self._zygote is None or _gone(self._zygote):
+                if self._zygote is not None:
+                    log.warning("the component zygote died and is replaced", pid=self._zygote.handle.pid)
+                zygote, _ = await self._load(self._components)
+                await self._adopt(zygote)
+            assert self._zygote is not None  # noqa: S101 — adopted just now
+            return self._zygote
+
+    async def _adopt(self, zygote: Zygote) -> None:
+        former, self._zygote = self._zygote, zygote
+        if former is not None:
+            await former.close()
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = asyncio.create_task(self._replace_when_gone(zygote))
+
+    async def _replace_when_gone(self, zygote: Zygote) -> None:
+        """A successor is warm before the next job asks for it."""
+        await zygote.handle.wait()
+        self._watch = None  # adopting the successor must not cancel this task
+        try:
+            await self._living_zygote()
+        except LaunchFailed as error:
+            log.error("no zygote could be started; the next job tries again", error=str(error))
+
+    async def _load(self, components: list[Path]) -> tuple[Zygote, str]:
+        """A new component zygote. A path that cannot stay in a process that forks is refused in the next try."""
+        refused: dict[str, str] = {}
+        while True:
+            zygote = await self._fork_zygote(components, refused)
+            try:
+                loaded = await zygote.answer()
+            except BaseException:
+                zygote.handle.kill_group()
+                await zygote.close()
+                raise
+            if loaded["ready"]:
+                return zygote, str(loaded["digest"])
+            await zygote.close()
+            if "spoiled_by" not in loaded:
+                raise LaunchFailed(f"the component zygote could not load: {loaded['error']}")
+            refused[loaded["spoiled_by"]] = (
+                "a TensorFlow operation runs while the module is imported: move it into a function, __init__ or build()"
+            )
+
+    async def _fork_zygote(self, components: list[Path], refused: dict[str, str]) -> Zygote:
+        arguments = {
+            "components": [str(path) for path in components],
+            "refused": refused,
+            "targets": [self._runner, self._admission],
+        }
+        request = Work("tapeworks_workers.zygote:serve", arguments).request() | {"serves": True}
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            base = await self._living_base()
+            handle = await base.fork(request, [theirs.fileno(), 2, 2])
+        return Zygote(handle, ours)
+
+
+def _discard(launching: asyncio.Task[Child]) -> None:
+    """End a child that nobody waits for any more."""
+    if launching.cancelled() or launching.exception() is not None:
+        return
+    child = launching.result()
+    child.handle.kill_group()
+    child.close()
+
+
+def _gone(zygote: Zygote) -> bool:
+    """Whether the process has ended, waited for or not."""
+    return zygote.handle.ended or not zygote.handle.alive()

@@ -1,0 +1,117 @@
+"""The agent's side of the lifelines: it adopts what its zygotes fork, and takes everything with it when it ends.
+
+An agent is a child subreaper: a process that was forked twice becomes its child, which it can wait
+for and signal through a pidfd, never by a number that may be another's by then. Its zygotes and
+runners die with it by PR_SET_PDEATHSIG (see `base.hold`) and by the end of a pipe whose writing
+end only the agent holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import select
+import signal
+from dataclasses import dataclass, field
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+def become_subreaper() -> None:
+    """From now on the orphans among this process's descendants become its children."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process when `parent` dies. Ends it at once where `parent` is gone already."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+@dataclass
+class Handle:
+    """A child process: its pid cannot be reused before `wait` has returned."""
+
+    pid: int
+    _descriptor: int = field(init=False)
+    _status: asyncio.Future[int] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._descriptor = os.pidfd_open(self.pid)
+
+    async def wait(self) -> int:
+        """The exit status once the process has ended, negative for a signal. May be awaited by many."""
+        if self._status is None:
+            self._status = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().add_reader(self._descriptor, self._reap)
+        return await asyncio.shield(self._status)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended and was waited for."""
+        return self._status is not None and self._status.done()
+
+    def alive(self) -> bool:
+        """Whether the process runs: one that has ended and was not waited for yet does not."""
+        return not self.ended and not select.select([self._descriptor], [], [], 0)[0]
+
+    def _reap(self) -> None:
+        status = self._status
+        assert status is not None  # noqa: S101 — set before the reader was added
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        _, raw = os.waitpid(self.pid, 0)
+        status.set_result(os.waitstatus_to_exitcode(raw))
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, where it has not ended."""
+        if not self.ended:
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    def kill_group(self) -> None:
+        """Kill the process and what it started: it leads a group of its own."""
+        if self.ended:
+            return
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            self.signal(signal.SIGKILL)  # it had no time yet to make its group
+
+
+class Strays:
+    """Children that nobody holds a handle of: what a killed runner had started and left behind."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def reap(self, held: set[int]) -> list[int]:
+        """Wait for ended strays and return their pids. One must be seen twice: a child that was forked just now
+        gets its handle with the zygote's answer."""
+        strays = _children() - held
+        reaped: list[int] = []
+        for pid in strays & self._seen:
+            try:
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    reaped.append(pid)
+            except ChildProcessError:
+                continue  # its own waiter was faster
+        self._seen = strays
+        return reaped
+
+
+def _children() -> set[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as listing:
+            return {int(pid) for pid in listing.read().split()}
+    except FileNotFoundError:
+        return set()  # a kernel without CONFIG_PROC_CHILDREN: strays stay zombies until the agent ends

@@ -1,0 +1,96 @@
+"""The component zygote: forked from the base, it imports Tapeworks and the components, and forks runners.
+
+`serve` is what the agent asks the base for. It answers with one datagram: under which digest its
+components stand; then it takes fork requests as the base does. `catalogue` and `run_once` are what
+its children are asked for, or plain processes where fork is not wanted.
+
+A component file that runs a TensorFlow operation while it is imported would initialise the runtime
+here, and no child could be forked any more: the answer then names it as `spoiled_by`, and the
+agent starts another zygote without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tapeworks
+import tapeworks_workers
+from tapeworks.jobs import RefusedComponent
+from tapeworks_workers import base
+
+
+def serve(
+    sock: socket.socket,
+    *,
+    lifeline: base.Lifeline,
+    components: Sequence[str],
+    refused: Mapping[str, str],
+    targets: Sequence[str],
+) -> None:
+    """Load, say what was loaded, and fork until the agent closes its end.
+
+    `components`: paths of users' own files and folders; `refused`: those that are not to be loaded, and why;
+    `targets`: functions that children will be asked for, imported now so that they need not.
+    """
+    try:
+        loaded = load(components, refused=refused, targets=targets)
+    except Exception as error:
+        sock.send(json.dumps({"ready": False, "error": f"{type(error).__name__}: {error}"}).encode())
+        raise
+    sock.send(json.dumps(loaded).encode())
+    if loaded["ready"]:
+        base.serve(sock, lifeline)
+
+
+def run_once(sock: socket.socket, *, components: Sequence[str], target: str) -> None:
+    """In a plain process: load, then do what a child of the zygote would."""
+    load(components, refused={}, targets=[target])
+    base.resolve(target)(sock)
+
+
+def catalogue(*, admission: str, components: Sequence[str] | None = None) -> dict[str, Any]:
+    """Admit every registered component, in this process. A plain process is given the paths to load first."""
+    if components is not None:
+        load(components, refused={}, targets=[])
+    admitted: dict[str, Any] = base.resolve(admission)().model_dump(mode="json")
+    return {"versions": base.import_tensorflow(), "catalogue": admitted}
+
+
+def load(components: Sequence[str], *, refused: Mapping[str, str], targets: Iterable[str]) -> dict[str, Any]:
+    """Import installed and given components. What cannot be imported stands in `registry.refused`."""
+    from tapeworks.components import load_components, load_installed, registry
+
+    for target in targets:
+        base.resolve(target)
+    load_installed(keep_going=True)
+    for path in components:
+        reason = refused.get(path)
+        try:
+            if reason is None:
+                load_components([Path(path)], keep_going=True)
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {error}"
+        if reason is not None:
+            registry.refused.append(RefusedComponent(name=Path(path).name, reason=reason))
+        if base.runtime_initialized():
+            return {"ready": False, "spoiled_by": path}
+    return {"ready": True, "digest": digest()}
+
+
+def digest() -> str:
+    """sha-256 over all that a catalogue depends on: components, Tapeworks' own sources, versions."""
+    from tapeworks.components import registry
+
+    parts = sorted(f"{c.kind}|{c.name}|{c.version}|{c.digest}" for c in registry)
+    parts += [f"refused {one.name}: {one.reason}" for one in registry.refused]
+    parts += [f"{name} {version}" for name, version in base.import_tensorflow().items()]
+    for package in (tapeworks, tapeworks_workers):
+        folder = Path(str(package.__file__)).parent
+        for file in sorted(folder.rglob("*.py")):
+            parts.append(f"{file.relative_to(folder)} {hashlib.sha256(file.read_bytes()).hexdigest()}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
