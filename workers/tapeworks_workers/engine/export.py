@@ -1,0 +1,157 @@
+"""Export: from an assembly in training memory to a bundle's folder, before it is verified.
+
+    load.py               short, needs no Tapeworks: loads the models, proves them
+    manifest.json         spec, versions, metrics, digests; per role the files, weights' digests and the probe
+    models/ROLE.keras     compiled with the job's optimizer, loss and metrics where `fit` can go on
+    saved_model/ROLE/1/   serving_default and the step's signatures
+    probes/ROLE.npz       real inputs and what the trained model gave for them
+    training_state/       every value of the job, one batch, and what one more step gives (next_step.py)
+    components/           the sources of the custom components (component_sources.py)
+
+`export_bundle` leaves the assembly's state as it was. `reload.py` and `certify.py` verify the folder, `bundle.seal`
+packs it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.bundle import FORMAT, bundle_files, file_entry, write_json
+from tapeworks_workers.engine.component_sources import copy_sources, used_components
+from tapeworks_workers.engine.nests import spec_document
+from tapeworks_workers.engine.next_step import FOLDER as TRAINING_STATE
+from tapeworks_workers.engine.next_step import write_next_step
+from tapeworks_workers.engine.probes import probe_inputs, write_probe
+from tapeworks_workers.engine.saving import compile_arguments, compiled, save_keras, save_saved_model
+from tapeworks_workers.reload import device, digest, versions
+
+MAX_PROBES = 2
+"""Batches that each model is probed with."""
+
+
+@dataclass(frozen=True)
+class BundleDraft:
+    """An exported bundle that nobody has verified yet."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    models: list[str]
+    formats: list[str]
+
+
+def export_bundle(
+    assembly: Assembly,
+    *,
+    counters: dict[str, Any],
+    batches: Sequence[Any],
+    folder: Path,
+    metrics: Mapping[str, float],
+    lineage: Mapping[str, Any],
+) -> BundleDraft:
+    """Write the bundle below `folder`, which must not exist.
+
+    `batches`: one or more real training batches, nests of host arrays as the step takes them; `counters`: what
+    checkpoints keep of the loop. Raises JobFailure `not_serializable`, `invalid_spec`.
+    """
+    export = assembly.spec.export
+    if export is None or not batches:
+        raise ValueError("there is nothing to export: the spec's export is null, or no batch was given")
+    folder.mkdir(parents=True)
+    roles = exported_roles(assembly)
+    signatures = assembly.step.signatures(assembly.models)
+    write_next_step(assembly, counters, batches[0], folder / TRAINING_STATE)
+    models = {
+        role: _export_model(assembly, role, batches, folder, export.formats, signatures.get(role, {})) for role in roles
+    }
+    used = used_components(assembly.spec.document(), _configs(assembly))
+    manifest = {
+        "format": FORMAT,
+        "spec": assembly.spec.document(),
+        "element_spec": spec_document(assembly.element_spec),
+        "models": models,
+        "tolerance": export.tolerance,
+        "metrics": {name: float(value) for name, value in metrics.items() if np.isfinite(value)},
+        "lineage": dict(lineage),
+        "counters": counters,
+        "versions": {**versions(), "tapeworks": metadata.version("tapeworks")},
+        "device": device(),
+        "components": copy_sources(used, folder / "components"),
+    }
+    shutil.copyfile(Path(__file__).parent / "bundled" / "load.py", folder / "load.py")
+    manifest["files"] = {name: file_entry(folder / name) for name in bundle_files(folder)}
+    write_json(folder / "manifest.json", manifest)
+    return BundleDraft(folder, manifest, roles, list(export.formats))
+
+
+def exported_roles(assembly: Assembly) -> list[str]:
+    """`export.models`, else every model that the step trains, in the step's order. Raises JobFailure `invalid_spec`."""
+    wanted = assembly.spec.export.models
+    if wanted is None:
+        trained = {role for roles in assembly.step.optimizers.values() for role in roles}
+        return [role for role in assembly.models if role in trained] or list(assembly.models)
+    unknown = [role for role in wanted if role not in assembly.models]
+    if unknown:
+        raise JobFailure(
+            FailureCode.INVALID_SPEC,
+            f"export.models names {', '.join(map(repr, unknown))}; the step has {', '.join(assembly.models)}",
+        )
+    return list(wanted)
+
+
+def _export_model(
+    assembly: Assembly,
+    role: str,
+    batches: Sequence[Any],
+    folder: Path,
+    formats: Sequence[str],
+    signatures: Mapping[str, Any],
+) -> dict[str, Any]:
+    model, spec = assembly.models[role], assembly.input_specs[role]
+    inputs = [probe_inputs(spec, batch) for batch in batches[:MAX_PROBES]]
+    probe_file = f"probes/{role}.npz"
+    entry: dict[str, Any] = {
+        "keras": None,
+        "saved_model": None,
+        "compiled": False,
+        "compute_dtype": model.compute_dtype,
+        "input_spec": spec_document(spec),
+        "weights": _digests(model.weights),
+        "optimizer_weights": [],
+        "probe": {"file": probe_file, **write_probe(model, inputs, folder / probe_file)},
+    }
+    if "keras" in formats:
+        arguments = compile_arguments(assembly, role)
+        entry["keras"] = f"models/{role}.keras"
+        entry["compiled"] = arguments is not None
+        entry["optimizer_weights"] = _digests(save_keras(model, folder / entry["keras"], arguments))
+    if "saved_model" in formats:
+        entry["saved_model"] = f"saved_model/{role}/1"
+        target = folder / entry["saved_model"]
+        entry["serving"] = save_saved_model(model, spec, signatures, target, others=assembly.models)
+    return entry
+
+
+def _digests(variables: Sequence[Any]) -> list[dict[str, Any]]:
+    return [
+        {"path": v.path, "shape": list(v.shape), "dtype": str(v.dtype), "sha256": digest(np.asarray(v))}
+        for v in variables
+    ]
+
+
+def _configs(assembly: Assembly) -> list[Any]:
+    """The serialised models with what they are compiled with: in them stands every custom class that a reload needs."""
+    configs = []
+    for role, model in assembly.models.items():
+        with compiled(model, compile_arguments(assembly, role)):
+            configs.append(keras.saving.serialize_keras_object(model))
+    return configs

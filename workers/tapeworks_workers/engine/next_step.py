@@ -1,0 +1,127 @@
+"""One more training step, as evidence: taken in training memory, and again by verifier B from the bundle alone.
+
+`training_state/` of a bundle holds every value of the job (checkpoint.py's format), one batch, and what the step on
+that batch gave: its logs, and each value's digest and elements. A large job's elements are sampled at even strides, the
+digests cover all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.bundle import write_json
+from tapeworks_workers.engine.bundled.load import nest
+from tapeworks_workers.engine.checkpoint import read_values, restore, snapshot, write_values
+from tapeworks_workers.engine.nests import Arrays
+from tapeworks_workers.engine.step import compile_train_step
+from tapeworks_workers.reload import digest
+
+FOLDER = "training_state"
+TOLERANCE = {"cpu": 1e-6, "gpu": 1e-3}
+"""Relative to each value's largest element. A CPU adds in another order when its threads are placed otherwise; a GPU's
+atomic additions and its choice of kernels differ from run to run."""
+_SAMPLED_BYTES = 32 << 20
+
+
+def write_next_step(assembly: Assembly, counters: dict[str, Any], batch: Any, folder: Path) -> None:
+    """Store the state, take one step on the batch, store what it gave, and put the state back."""
+    step = compile_train_step(assembly)  # first: tracing makes the last variables
+    before = snapshot(assembly, counters)
+    write_values(before, folder)
+    arrays = Arrays()
+    structure = arrays.add(batch)
+    arrays.write(folder / "batch.npz")
+    try:
+        logs = _logs(step(nest(structure, _read(folder / "batch.npz"))))
+        after = snapshot(assembly, counters)
+    finally:
+        restore(assembly, before)
+    total = sum(value.nbytes for value in after.values.values())
+    every = max(1, -(-total // _SAMPLED_BYTES))
+    samples, values = Arrays(), {}
+    for name, value in after.values.items():
+        values[name] = {
+            "digest": digest(value),
+            "shape": list(value.shape),
+            "elements": samples.add(value.ravel()[::every]),
+        }
+    samples.write(folder / "next_step.npz")
+    write_json(folder / "next_step.json", {"batch": structure, "logs": logs, "values": values, "every": every})
+
+
+def _logs(scalars: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(np.asarray(value)) for name, value in scalars.items()}
+
+
+def compare_next_step(assembly: Assembly, folder: Path, *, tolerance: float) -> tuple[dict[str, Any], str | None]:
+    """Restore the stored state and take the step again: how close it came, and the first value that is off."""
+    stored = json.loads((folder / "next_step.json").read_text(encoding="utf-8"))
+    step = compile_train_step(assembly)
+    restore(assembly, read_values(folder))
+    logs = _logs(step(nest(stored["batch"], _read(folder / "batch.npz"))))
+    after = snapshot(assembly, {})
+    samples = _read(folder / "next_step.npz")
+    off = _first_log_off(stored["logs"], logs, tolerance)
+    largest, equal, missing = 0.0, True, sorted(stored["values"].keys() ^ after.values.keys())
+    if missing:
+        off = off or f"{missing[0]} is held by one side only"
+    for name, entry in stored["values"].items():
+        if name not in after.values:
+            continue
+        value = after.values[name]
+        equal = equal and digest(value) == entry["digest"]
+        expected = np.asarray(nest(entry["elements"], samples))
+        apart, scale = _distance(expected, value.ravel()[:: stored["every"]])
+        largest = max(largest, apart)
+        if apart > tolerance * scale:
+            off = off or f"{name} differs by up to {apart:.3g} (its largest element is {scale:.3g})"
+    report = {
+        "values": len(after.values),
+        "elements": sum(int(value.size) for value in after.values.values()),
+        "elements_compared_one_in": stored["every"],
+        "max_abs_difference": largest if np.isfinite(largest) else None,
+        "bit_equal": equal and logs == stored["logs"],
+        "tolerance": tolerance,
+        "logs": logs,
+        "expected_logs": stored["logs"],
+    }
+    return report, off
+
+
+def _first_log_off(expected: Mapping[str, float], found: Mapping[str, float], tolerance: float) -> str | None:
+    for name in [*expected, *found]:
+        if name not in expected or name not in found:
+            return f"the step's {name!r} is there on one side only"
+        if not abs(expected[name] - found[name]) <= tolerance * max(abs(expected[name]), 1e-6):
+            return f"the step's {name!r} was {expected[name]:.9g} and is {found[name]:.9g}"
+    return None
+
+
+def _distance(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """The largest absolute difference, and the largest absolute value expected. What is no number must be equal."""
+    if expected.dtype != found.dtype or expected.shape != found.shape:
+        return float("inf"), 1.0
+    if expected.dtype.kind in "OSU":
+        return (0.0 if np.array_equal(expected, found) else float("inf")), 1.0
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    if np.array_equal(a, b, equal_nan=True):
+        return 0.0, 1.0
+    apart = np.abs(a - b)
+    return (float("inf") if np.isnan(apart).any() else float(apart.max())), float(np.abs(a).max())
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def device_kind() -> str:
+    """The key of TOLERANCE that this process computes on."""
+    return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"

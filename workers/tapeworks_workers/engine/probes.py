@@ -1,0 +1,85 @@
+"""Probes: what each exported model gives for real batches, stored so that any process can ask the reloaded one.
+
+A model is called with `training=False`; every value it holds is put back afterwards (random layers move their seeds
+even then). The states of seed generators are stored beside the outputs: `.keras` does not keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tapeworks_workers.engine.nests import Arrays
+from tapeworks_workers.reload import probe, seed_variables
+
+_SYNTHETIC_SEED = 20_170_814
+_UNKNOWN_SIZE = 4
+
+
+def write_probe(model: keras.Model, inputs: Sequence[Any], file: Path) -> dict[str, Any]:
+    """Call the model with each nest of inputs and store both; the manifest's entry, without the file's name."""
+    before = [np.array(variable) for variable in model.variables]
+    seeds = [np.array(variable).tolist() for variable in seed_variables(model)]
+    arrays, batches = Arrays(), []
+    try:
+        for nest in inputs:
+            given = tf.nest.map_structure(tf.convert_to_tensor, nest, expand_composites=True)
+            seen = probe(model, given)
+            entry = {"inputs": arrays.add(nest), "outputs": arrays.add(seen.outputs)}
+            batches.append({**entry, "losses": seen.losses, "layers": seen.layers})
+    finally:
+        for variable, value in zip(model.variables, before, strict=True):
+            variable.assign(value)
+    arrays.write(file)
+    return {"seeds": seeds, "batches": batches}
+
+
+def probe_inputs(spec: Any, batch: Any) -> Any:
+    """What a role is called with: the part of a real batch that fits its spec, else seeded numbers of its shape.
+
+    A step may feed a role what no batch holds (noise for a generator).
+    """
+    candidates = [batch, *(batch if isinstance(batch, tuple) else ())]
+    for candidate in candidates:
+        fitting = _fitting(spec, candidate)
+        if fitting is not None:
+            return fitting
+    size = next((len(leaf) for leaf in tf.nest.flatten(batch) if getattr(leaf, "ndim", 0)), _UNKNOWN_SIZE)
+    generator = np.random.default_rng(_SYNTHETIC_SEED)
+    return tf.nest.map_structure(lambda leaf: _synthetic(leaf, size, generator), spec)
+
+
+def _fitting(spec: Any, value: Any) -> Any:
+    """The part of `value` of the spec's structure, dtypes and shapes, extra keys left out; None: it does not fit."""
+    if isinstance(spec, dict):
+        if not isinstance(value, dict) or not spec.keys() <= value.keys():
+            return None
+        parts = {key: _fitting(item, value[key]) for key, item in spec.items()}
+        return None if any(part is None for part in parts.values()) else parts
+    if isinstance(spec, (list, tuple)):
+        if not isinstance(value, (list, tuple)) or len(spec) != len(value):
+            return None
+        items = [_fitting(item, part) for item, part in zip(spec, value, strict=True)]
+        return None if any(item is None for item in items) else type(spec)(items)
+    if isinstance(value, (dict, list, tuple)) and not hasattr(value, "dtype"):
+        return None
+    return value if spec.is_compatible_with(tf.type_spec_from_value(_tensor(value))) else None
+
+
+def _tensor(value: Any) -> Any:
+    return value if tf.is_tensor(value) else tf.convert_to_tensor(value)
+
+
+def _synthetic(spec: tf.TensorSpec, size: int, generator: np.random.Generator) -> Any:
+    known = spec.shape.as_list() if spec.shape.rank is not None else [None]
+    shape = [(size if index == 0 else _UNKNOWN_SIZE) if n is None else n for index, n in enumerate(known)]
+    if spec.dtype.is_floating:
+        return tf.cast(generator.standard_normal(shape), spec.dtype).numpy()
+    if spec.dtype == tf.string:
+        return np.full(shape, b"a", dtype=object)
+    return generator.integers(0, 2, shape).astype(spec.dtype.as_numpy_dtype)

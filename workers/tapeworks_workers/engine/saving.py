@@ -1,0 +1,239 @@
+"""One model on its way to disk: `.keras`, ready to go on with `fit` where that is possible, and SavedModel.
+
+`save_keras` compiles the model with the job's own optimizer, loss and metrics for the moment of saving.
+`save_saved_model` writes `serving_default` and the step's own signatures; inputs and outputs are named by key.
+Both raise JobFailure `not_serializable` naming the class and what its config lacks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.losses import OutputLosses
+
+# ── .keras ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def save_keras(model: keras.Model, file: Path, compile_arguments: Mapping[str, Any] | None) -> list[Any]:
+    """Write the `.keras` file; the variables of the optimizer that went with it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with compiled(model, compile_arguments):
+        _check_arguments_kept(model, compile_arguments or {})
+        try:
+            model.save(file)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise _not_serializable(error) from error
+        optimizer = getattr(model, "optimizer", None)
+        return list(optimizer.variables) if optimizer is not None else []
+
+
+@contextmanager
+def compiled(model: keras.Model, arguments: Mapping[str, Any] | None) -> Iterator[None]:
+    """The model compiled inside the block, as it was afterwards: the engine's own step does not want it compiled."""
+    before = dict(vars(model))
+    try:
+        if arguments is not None:
+            model.compile(**arguments)
+            if not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
+        yield
+    finally:
+        vars(model).clear()
+        vars(model).update(before)
+
+
+def compile_arguments(assembly: Assembly, role: str) -> dict[str, Any] | None:
+    """Arguments of `Model.compile` that go on with this job; None where `fit` could not.
+
+    It can where one optimizer owns this role's model and nothing else, and the role has a loss.
+    """
+    names = [name for name, roles in assembly.step.optimizers.items() if role in roles]
+    if len(names) != 1 or list(assembly.step.optimizers[names[0]]) != [role] or role not in assembly.losses:
+        return None
+    loss = assembly.losses[role]
+    arguments: dict[str, Any] = {"optimizer": assembly.optimizers[names[0]]}
+    if isinstance(loss, OutputLosses):
+        arguments["loss"] = {name: one.loss for name, (one, _) in loss.losses.items()}
+        arguments["loss_weights"] = {name: weight for name, (_, weight) in loss.losses.items()}
+    else:
+        arguments["loss"] = loss.loss
+    for key, weighted in (("metrics", False), ("weighted_metrics", True)):
+        chosen = [item for item in assembly.metrics.get(role, ()) if item.weighted is weighted]
+        if chosen:
+            arguments[key] = _by_output([(item.output, _fresh(item.metric)) for item in chosen])
+    return arguments
+
+
+def _by_output(metrics: list[tuple[str | None, keras.metrics.Metric]]) -> Any:
+    if all(output is None for output, _ in metrics):
+        return [metric for _, metric in metrics]
+    grouped: dict[str | None, list[keras.metrics.Metric]] = {}
+    for output, metric in metrics:
+        grouped.setdefault(output, []).append(metric)
+    return grouped
+
+
+def _fresh(metric: keras.metrics.Metric) -> keras.metrics.Metric:
+    """A new one of the same config: what the job's own accumulated, and variables made late, stay out of the file."""
+    try:
+        return keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise _not_serializable(error) from error
+
+
+# ── what a config forgets ────────────────────────────────────────────────────────────────────────
+
+
+def _check_arguments_kept(model: keras.Model, arguments: Mapping[str, Any]) -> None:
+    """Refuse a config that drops an argument which was given: it would come back as its default, in silence."""
+    for item in _custom_objects(model, arguments):
+        try:
+            config = item.get_config()
+            parameters = inspect.signature(type(item)).parameters
+        except (NotImplementedError, TypeError, ValueError):
+            continue  # saving is about to raise, and names it
+        if _defines(type(item), "from_config"):
+            continue  # the author maps the config to arguments in a way of their own
+        for name, parameter in parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name in config:
+                continue
+            value = vars(item).get(name, parameter.default)
+            if parameter.default is parameter.empty or not _same(value, parameter.default):
+                raise _missing_argument(type(item), name)
+
+
+def _same(value: Any, default: Any) -> bool:
+    return value is default or (type(value) is type(default) and repr(value) == repr(default))
+
+
+def _defines(cls: type, method: str) -> bool:
+    """Whether a class outside Keras, or what was derived for it, defines the method itself."""
+    owner = next((base for base in cls.__mro__ if method in vars(base)), cls)
+    return owner.__module__.partition(".")[0] != "keras"
+
+
+def _custom_objects(model: keras.Model, arguments: Mapping[str, Any]) -> Iterator[Any]:
+    """Every object of a class that is not Keras' own: layers, what they hold, the optimizer, losses and metrics."""
+    seen: set[int] = set()
+    waiting: list[Any] = [model, *tf.nest.flatten(dict(arguments))]
+    while waiting:
+        item = waiting.pop(0)
+        if id(item) in seen or not hasattr(item, "get_config") or isinstance(item, type):
+            continue
+        seen.add(id(item))
+        if isinstance(item, keras.Layer):
+            waiting += [layer for layer in item._flatten_layers(include_self=False)]
+        waiting += [value for value in vars(item).values() if hasattr(value, "get_config")]
+        if ">" in keras.saving.get_registered_name(type(item)):
+            yield item
+
+
+def _missing_argument(cls: type, argument: str) -> JobFailure:
+    return JobFailure(
+        FailureCode.NOT_SERIALIZABLE,
+        f"the class {cls.__name__} cannot be rebuilt: its config lacks the argument {argument!r}",
+        location=_place(cls),
+    )
+
+
+def _place(cls: type) -> Location:
+    registered = keras.saving.get_registered_name(cls)
+    try:
+        return Location(inspect.getsourcefile(cls), inspect.getsourcelines(cls)[1], registered)
+    except (OSError, TypeError):
+        return Location(component=registered)
+
+
+def _not_serializable(error: Exception) -> JobFailure:
+    text = " ".join(str(error).split())
+    missing = re.search(r"missing \d+ required (?:positional|keyword-only) arguments?: ([^.]+)", text)
+    name = re.search(r"<class '?([\w.]+)'?>", text)
+    who = f"the class {name.group(1).rpartition('.')[2]}" if name else "a part of the model"
+    detail = f"its config lacks the argument {missing.group(1)}" if missing else text[:500]
+    return JobFailure(FailureCode.NOT_SERIALIZABLE, f"{who} cannot be written or rebuilt: {detail}")
+
+
+# ── SavedModel ───────────────────────────────────────────────────────────────────────────────────
+
+
+def save_saved_model(
+    model: keras.Model, spec: Any, signatures: Mapping[str, Any], folder: Path, *, others: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write a SavedModel for TensorFlow Serving's layout (`folder` ends in a version number).
+
+    `spec`: the nest of specs the model is called with; `signatures`: name → tf.function with an input_signature, which
+    may use the models of `others` too. Returns the names of `serving_default`: {"inputs": […], "outputs": […]}, in
+    tf.nest's order.
+    """
+    outputs: list[str] = []
+    named = named_specs(spec)
+
+    # A function that is decorated already: add_endpoint(input_signature=[RaggedTensorSpec]) raises a TypeError.
+    @tf.function(input_signature=[named], autograph=False)
+    def serve(inputs: Any) -> Any:
+        # training=False said aloud: Keras' random image layers default to True.
+        outputs[:], result = _flat_outputs(model(inputs, training=False))
+        return result
+
+    serve.get_concrete_function()
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serving_default", serve)
+    for other in others.values() if signatures else ():
+        if other is not model:
+            archive.track(other)
+    for name, function in signatures.items():
+        function.get_concrete_function()
+        archive.add_endpoint(name, function)
+    archive.write_out(str(folder), verbose=False)
+    return {"inputs": [leaf.name for leaf in tf.nest.flatten(named) if hasattr(leaf, "name")], "outputs": outputs}
+
+
+def named_specs(spec: Any) -> Any:
+    """The specs named by their keys (`x` where there is but one): unnamed ones would be exported as x, x_1, ….
+
+    A nested key is joined by `_`; what TensorFlow's names cannot hold becomes `_`.
+    """
+    taken: set[str] = set()
+
+    def named(item: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(item, dict):
+            return {key: named(value, (*path, str(key))) for key, value in item.items()}
+        if isinstance(item, (list, tuple)):
+            return type(item)([named(value, (*path, str(index))) for index, value in enumerate(item)])
+        if not isinstance(item, tf.TensorSpec):
+            return item
+        return tf.TensorSpec(item.shape, item.dtype, name=_unique(path or ("x",), taken))
+
+    return named(spec, ())
+
+
+def _unique(path: tuple[str, ...], taken: set[str]) -> str:
+    name = re.sub(r"\W+", "_", "_".join(path), flags=re.ASCII).strip("_") or "x"
+    name = name if name[0].isalpha() else f"x_{name}"
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _flat_outputs(outputs: Any) -> tuple[list[str], Any]:
+    """What a signature may return (a tensor, or a flat dict of them), and its names in tf.nest's order."""
+    if tf.is_tensor(outputs):
+        return ["output_0"], outputs
+    taken: set[str] = set()
+    if isinstance(outputs, dict) and all(tf.is_tensor(value) for value in outputs.values()):
+        names = [_unique((str(key),), taken) for key in sorted(outputs)]
+    else:
+        names = [f"output_{index}" for index, _ in enumerate(tf.nest.flatten(outputs))]
+    return names, dict(zip(names, tf.nest.flatten(outputs), strict=True))
