@@ -26,6 +26,7 @@ LONGEST_PAUSE = 5.0
 
 _NEVER_CARRIED_OUT = frozenset({429, 503})
 _TRANSIENT = _NEVER_CARRIED_OUT | {502, 504}
+_HOPELESS = (httpx.UnsupportedProtocol, httpx.InvalidURL)
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ class Connection:
         """Make a call, again where that may help and cannot harm."""
 
         def may_help(error: BaseException) -> bool:
-            if not isinstance(error, Unavailable):
+            if not isinstance(error, Unavailable) or isinstance(error.__cause__, _HOPELESS):
                 return False
             if error.status:
                 return error.status in (_TRANSIENT if repeatable else _NEVER_CARRIED_OUT)

@@ -18,7 +18,6 @@ import httpx
 from tapeworks.connection import Connection
 from tapeworks.errors import ApiError, Unavailable
 
-_CHUNK = 1024 * 1024
 _AS_STORED = {"Accept-Encoding": "identity"}
 _FILENAME = re.compile(r'filename="?([A-Za-z0-9_][A-Za-z0-9_.-]*)"?')
 
@@ -77,7 +76,7 @@ class _Download:
 
     def _append(self, response: httpx.Response, part: Path) -> None:
         with part.open("ab") as file:
-            for chunk in response.iter_raw(_CHUNK):
+            for chunk in response.iter_bytes():
                 file.write(chunk)
                 self.received += len(chunk)
 
