@@ -4,9 +4,8 @@ Everything is written below one folder: the database and artifacts of the servic
 worker, `logs/`, and `server.json` with the address while the server runs. One server per folder.
 
 The agent is started when the service listens, again when it dies, and is stopped before the service
-is, so that it can still hand its jobs back. It holds the read end of a pipe: when this process ends,
-however it ends, the pipe closes and the agent ends itself. (PR_SET_PDEATHSIG would fire when the
-*thread* that started the agent ends.)
+is, so that it can still hand its jobs back. It asks the kernel to be killed when its parent dies
+(`--parent`), which means the *thread* that started it: that thread lives as long as the agent.
 """
 
 from __future__ import annotations
@@ -36,8 +35,6 @@ DRAIN_SECONDS = 3
 STEADY_SECONDS = 60.0
 """An agent that lived so long is started again at once."""
 LONGEST_PAUSE = 30.0
-LIFELINE = "TAPEWORKS_WORKER_LIFELINE"
-"""The environment variable with the agent's end of the pipe."""
 
 
 @dataclass(frozen=True)
@@ -111,24 +108,17 @@ class EmbeddedWorker:
 
     def _run(self) -> int:
         """One life of the agent; its exit code."""
-        reading, writing = os.pipe()
-        try:
-            with self._log.open("ab") as log, self._guard:
-                if self._stopping.is_set():
-                    return 0
-                self._process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(reading,),
-                    env={**os.environ, LIFELINE: str(reading)},
-                    start_new_session=True,  # a Ctrl-C reaches this process alone, which stops the agent in order
-                )
-            return self._process.wait()
-        finally:
-            os.close(reading)
-            os.close(writing)
+        with self._log.open("ab") as log, self._guard:
+            if self._stopping.is_set():
+                return 0
+            self._process = subprocess.Popen(
+                [*self._command, "--parent", str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C reaches this process alone, which stops the agent in order
+            )
+        return self._process.wait()
 
 
 class EmbeddedServer(uvicorn.Server):

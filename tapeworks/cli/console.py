@@ -26,10 +26,10 @@ from tapeworks.errors import Unavailable as UnavailableError
 
 
 class ExitCode(IntEnum):
-    """What a script can rely on; docs/cli.md explains each."""
+    """What a script can rely on; docs/cli.md explains each. `NO`: the job did not succeed, no worker is ready."""
 
     OK = 0
-    JOB_ENDED_BADLY = 1
+    NO = 1
     USAGE = 2
     UNAVAILABLE = 3
     REFUSED = 4

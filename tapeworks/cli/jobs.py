@@ -133,7 +133,7 @@ def _watch(client: Client, job: Job, session: Session) -> None:
     elif job.failure is not None:
         out().print(Text(f"hint: {job.failure.hint}"))
     if job.state is not State.SUCCEEDED:
-        raise typer.Exit(ExitCode.JOB_ENDED_BADLY)
+        raise typer.Exit(ExitCode.NO)
 
 
 class _detaching:

@@ -7,6 +7,7 @@ A package adds commands through the entry point group `tapeworks.commands`: each
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,8 +25,11 @@ def options(
         str | None, typer.Option(envvar="TAPEWORKS_URL", help="The service; default http://127.0.0.1:8000.")
     ] = None,
     key: Annotated[str | None, typer.Option(envvar="TAPEWORKS_KEY", help="A key of the service, tw_….")] = None,
+    key_file: Annotated[Path | None, typer.Option(envvar="TAPEWORKS_KEY_FILE", help="A file that holds it.")] = None,
 ) -> None:
     """Training as a service for TensorFlow and Keras 3."""
+    if key is None and key_file is not None:
+        key = key_file.read_text(encoding="utf-8").strip()
     context.obj = Session(url=url, key=key)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Annotated
+
 import typer
 
-from tapeworks.cli.console import Json, err, out, session_of, show_json, table
+from tapeworks.cli.console import ExitCode, Json, err, out, session_of, show_json, table
 from tapeworks.cli.progress import age
-from tapeworks.jobs import Device
+from tapeworks.jobs import Device, WorkerInfo
 
 
 def register(app: typer.Typer) -> None:
@@ -14,10 +17,21 @@ def register(app: typer.Typer) -> None:
     app.command()(workers)
 
 
-def workers(context: typer.Context, json: Json = False) -> None:
+def workers(
+    context: typer.Context,
+    worker_id: Annotated[str | None, typer.Argument(help="This one alone.", show_default=False)] = None,
+    ready: Annotated[bool, typer.Option("--ready", help="End with 1 unless there is one that takes jobs.")] = False,
+    json: Json = False,
+) -> None:
     """List workers with their devices."""
     with session_of(context).client() as client:
-        found = client.workers()
+        found = [worker for worker in client.workers() if worker_id in (None, worker.id)]
+    _show(found, json=json)
+    if ready and not any(worker.state == "ready" for worker in found):
+        raise typer.Exit(ExitCode.NO)
+
+
+def _show(found: Sequence[WorkerInfo], *, json: bool) -> None:
     if json:
         show_json(found)
         return

@@ -109,7 +109,7 @@ def test_a_broken_download_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_later_call_goes_on_too(tmp_path: Path) -> None:
     content = bytes(range(256)) * 100
     broken = httpx.Response(200, stream=Breaking(content[:1000]), headers={**answers.file(content).headers})
-    service = Service(broken, answers.problem(500, "internal"))
+    service = Service(broken, answers.problem(500, "internal"), answers.problem(500, "internal"))
     with pytest.raises(Unavailable):
         client(service).download("job_1", tmp_path)
     assert not (tmp_path / "job_1.tar.gz").exists()
