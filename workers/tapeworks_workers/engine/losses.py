@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras.src.losses.losses import LossFunctionWrapper
 
 from tapeworks.errors import FailureCode, JobFailure, Location
-from tapeworks_workers.engine.autograph import engine_code
+from tapeworks_workers.engine.tracing import engine_code, outside_trace
 
 _PROBE = 7
 """A batch size that no other dimension is likely to have."""
@@ -84,7 +84,7 @@ class SpecLoss:
             sparse = isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy)
             if not sparse and not _INDEXES_BY_LABEL & {op.type for op in self._operations(y_true, y_pred)}:
                 return
-            with tf.init_scope():
+            with outside_trace():
                 self.labels = tf.Variable([0, 0], dtype=tf.int64, trainable=False, name="label_range")
             self.classes = y_pred.shape[-1]
         labels = tf.cast(y_true, tf.int64)

@@ -19,6 +19,7 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, MetricSpec, OutputMetrics
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.tracing import outside_trace
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def ensure_built(metric: keras.metrics.Metric, y: Any, y_pred: Any) -> None:
     """Some metrics make their variables at the first update (F1Score): do that outside the trace, on zeros."""
     if metric.variables or not (tf.is_tensor(y) and tf.is_tensor(y_pred)) or tf.executing_eagerly():
         return
-    with tf.init_scope():
+    with outside_trace():
         metric.update_state(*(tf.zeros([size or 1 for size in t.shape], t.dtype) for t in (y, y_pred)))
         metric.reset_state()
 

@@ -18,8 +18,8 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine import metrics as metric_results
 from tapeworks_workers.engine.assembly import Assembly
-from tapeworks_workers.engine.autograph import call_user_code
 from tapeworks_workers.engine.randomness import philox
+from tapeworks_workers.engine.tracing import call_user_code, outside_trace
 
 TRAINING, VALIDATION = "training", "validation"
 OnTrace = Callable[[str, int, str], None]
@@ -125,7 +125,7 @@ def _scalars(returned: Any, assembly: Assembly, split: str) -> dict[str, tf.Tens
 
 def _accumulate(assembly: Assembly, split: str, scalars: Mapping[str, tf.Tensor], batch: Any) -> None:
     if split not in assembly.means:
-        with tf.init_scope():
+        with outside_trace():
             initial = assembly.pending.pop("run/means", None) if split == TRAINING else None
             initial = np.zeros(len(scalars) + 2) if initial is None else initial
             assembly.means[split] = tf.Variable(initial, dtype=tf.float64, trainable=False, name=f"{split}_means")

@@ -1,0 +1,112 @@
+"""Cutting a source into training, validation and test by fractions, before the pipeline.
+
+`random`: a seeded permutation of the n elements, `round(n·f)` for each split; `tail`: the end of
+the source, the test split last. Where n is unknown, `random` goes by a stable hash of the element's
+index and `tail` counts once. A source of known size that fits is read into memory once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.spec import Split as SplitSpec
+from tapeworks_workers.engine.randomness import derive_seed
+
+IN_MEMORY_BYTES = 512 * 1024 * 1024
+_BUCKETS = 1_000_000
+
+
+def split(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], *, seed: int) -> dict[str, tf.data.Dataset]:
+    """`training`, and each split named. Raises JobFailure `invalid_data` where one would be empty."""
+    if not fractions:
+        return {"training": dataset}
+    size = int(dataset.cardinality())
+    if size == tf.data.INFINITE_CARDINALITY:
+        raise JobFailure(
+            FailureCode.INVALID_DATA,
+            "an endless source cannot be split by a fraction",
+            hint="Give data.validation and data.test sources of their own.",
+        )
+    if size == tf.data.UNKNOWN_CARDINALITY:
+        if all(item.split == "random" for item in fractions.values()):
+            return _by_hash(dataset, fractions, seed)
+        size = int(dataset.reduce(np.int64(0), lambda count, *_: count + 1))
+    chosen = indices(size, fractions, seed=seed)
+    for name, of_split in chosen.items():
+        if len(of_split) == 0:
+            raise JobFailure(
+                FailureCode.INVALID_DATA,
+                f"the {name} split is empty: the source has {size} elements",
+                hint="Take a larger fraction, or give the split a source of its own.",
+            )
+    if dataset.cardinality() > 0 and _bytes(dataset.element_spec, size) <= IN_MEMORY_BYTES:
+        return _in_memory(dataset, size, chosen)
+    return {name: _where(dataset, of_split, size) for name, of_split in chosen.items()}
+
+
+def indices(size: int, fractions: Mapping[str, SplitSpec], *, seed: int) -> dict[str, np.ndarray]:
+    """Split → the indices of its elements: in the permutation's order where one is random, else in the source's."""
+    left = np.arange(size)
+    chosen: dict[str, np.ndarray] = {}
+    for name in ("test", "validation"):
+        if name in fractions and fractions[name].split == "tail":
+            count = round(size * fractions[name].fraction)
+            left, chosen[name] = left[: len(left) - count], left[len(left) - count :]
+    if any(item.split == "random" for item in fractions.values()):
+        # RandomState: its permutations are the same in every NumPy.
+        left = left[np.random.RandomState(derive_seed(seed, "split")).permutation(len(left))]
+    for name in ("validation", "test"):
+        if name in fractions and fractions[name].split == "random":
+            count = round(size * fractions[name].fraction)
+            chosen[name], left = left[:count], left[count:]
+    return {"training": left, **chosen}
+
+
+def _bytes(element_spec: Any, size: int) -> float:
+    total = 0.0
+    for leaf in tf.nest.flatten(element_spec):
+        count = leaf.shape.num_elements() if isinstance(leaf, tf.TensorSpec) else None
+        if count is None:
+            return float("inf")
+        total += count * (leaf.dtype.size if leaf.dtype != tf.string else 64) * size
+    return total
+
+
+def _in_memory(dataset: tf.data.Dataset, size: int, chosen: Mapping[str, np.ndarray]) -> dict[str, tf.data.Dataset]:
+    whole = next(iter(dataset.batch(size)))
+    return {
+        name: tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda t, i=of_split: tf.gather(t, i), whole))
+        for name, of_split in chosen.items()
+    }
+
+
+def _where(dataset: tf.data.Dataset, of_split: np.ndarray, size: int) -> tf.data.Dataset:
+    """The elements at the indices, in the source's order."""
+    mask = np.zeros(size, bool)
+    mask[of_split] = True
+    taken = dataset.take(size).enumerate().filter(lambda index, element: tf.constant(mask)[index])
+    return taken.map(lambda index, element: element).apply(tf.data.experimental.assert_cardinality(len(of_split)))
+
+
+def _by_hash(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], seed: int) -> dict[str, tf.data.Dataset]:
+    bounds: dict[str, tuple[int, int]] = {}
+    start = 0
+    for name, item in fractions.items():
+        bounds[name] = (start, start + round(item.fraction * _BUCKETS))
+        start = bounds[name][1]
+    bounds["training"] = (start, _BUCKETS)
+    salt = f":{derive_seed(seed, 'split')}"
+
+    def between(low: int, high: int) -> tf.data.Dataset:
+        def inside(index: tf.Tensor, element: Any) -> tf.Tensor:
+            bucket = tf.strings.to_hash_bucket_fast(tf.strings.as_string(index) + salt, _BUCKETS)
+            return (bucket >= low) & (bucket < high)
+
+        return dataset.enumerate().filter(inside).map(lambda index, element: element)
+
+    return {name: between(*bound) for name, bound in bounds.items()}
