@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import operator
 import sys
 import types
 import typing
@@ -224,10 +225,7 @@ def reference_kind(annotation: type) -> Kind | None:
     if keras is None or annotation.__module__ in ("builtins", "typing"):
         return None
     for path, kind in KERAS_BASES.items():
-        base: Any = keras
-        for part in path.split("."):
-            base = getattr(base, part)
-        if issubclass(annotation, base):
+        if issubclass(annotation, operator.attrgetter(path)(keras)):
             return kind
     return None
 

@@ -21,6 +21,7 @@ count: Keras' base drops the arguments, the commonest reason why custom objects 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -31,6 +32,10 @@ _CALL = "call_specs"
 """The key of a build config that holds the specs of the first call."""
 
 
+def _keras() -> Any:
+    return importlib.import_module("keras")
+
+
 def keras_name(name: str) -> tuple[str, str]:
     """`acme/Mish` → ("acme", "Mish"); a name without a package belongs to "tapeworks"."""
     package, _, bare = name.rpartition("/")
@@ -39,7 +44,7 @@ def keras_name(name: str) -> tuple[str, str]:
 
 def register(name: str, target: T) -> T:
     """Derive what is missing and register a class or function with Keras as `package>name`."""
-    import keras
+    keras = _keras()
 
     if inspect.isclass(target):
         derive(target)
@@ -74,7 +79,7 @@ def _own(cls: type, name: str) -> bool:
 
 
 def _is_layer(cls: type) -> bool:
-    import keras
+    keras = _keras()
 
     return issubclass(cls, keras.layers.Layer)
 
@@ -135,7 +140,7 @@ def _copied(value: Any) -> Any:
 
 def _get_config(self: Any) -> dict[str, Any]:
     """The arguments of `__init__`, and what Keras' base keeps (name, trainable, dtype, reduction, …)."""
-    import keras
+    keras = _keras()
 
     held = self.__dict__.get("_init_arguments")
     arguments = held.values if held else {}
@@ -146,7 +151,7 @@ def _get_config(self: Any) -> dict[str, Any]:
 
 def _base_config(instance: Any) -> dict[str, Any]:
     """What Keras' own base of this kind of object writes, without the arguments of `__init__`."""
-    import keras
+    keras = _keras()
 
     for base in (
         keras.layers.Layer,
@@ -165,7 +170,7 @@ def _base_config(instance: Any) -> dict[str, Any]:
 
 def _from_config(cls: Any, config: Mapping[str, Any]) -> Any:
     """The object again. What `__init__` does not take is set on it afterwards."""
-    import keras
+    keras = _keras()
 
     arguments = {name: _deserialised(value) for name, value in config.items()}
     if isinstance(arguments.get("dtype"), keras.dtype_policies.DTypePolicy):
@@ -194,7 +199,7 @@ def _accepted(cls: type) -> set[str] | None:
 
 
 def _deserialised(value: Any) -> Any:
-    import keras
+    keras = _keras()
 
     if isinstance(value, dict) and not {"class_name", "config"} <= value.keys():
         return {key: _deserialised(item) for key, item in value.items()}
@@ -210,7 +215,7 @@ def _deserialised(value: Any) -> Any:
 
 def _remember_call(cls: type) -> None:
     """Wrap `__call__` so that the first call leaves the specs of its tensors on the instance."""
-    original: Callable[..., Any] = cls.__call__  # type: ignore[operator]
+    original: Callable[..., Any] = cls.__call__
     if "__call__" in vars(cls) and getattr(original, "_remembers", False):
         return
 
@@ -223,7 +228,7 @@ def _remember_call(cls: type) -> None:
         return original(self, *args, **kwargs)
 
     __call__._remembers = True  # type: ignore[attr-defined]
-    cls.__call__ = __call__  # type: ignore[operator]
+    cls.__call__ = __call__  # type: ignore[method-assign]
 
 
 def _call_specs(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -268,7 +273,7 @@ def _open(shape: Any) -> list[int | None]:
 
 
 def _symbolic(spec: Mapping[str, Any]) -> Any:
-    import keras
+    keras = _keras()
 
     if "dict" in spec:
         return {key: _symbolic(item) for key, item in spec["dict"].items()}
@@ -282,7 +287,7 @@ def _symbolic(spec: Mapping[str, Any]) -> Any:
 
 def _get_build_config(self: Any) -> dict[str, Any] | None:
     """Shapes and dtypes of the first call, by argument; Keras' own shapes where it was never called."""
-    import keras
+    keras = _keras()
 
     held = self.__dict__.get("_call_specs")
     if held:
@@ -293,7 +298,7 @@ def _get_build_config(self: Any) -> dict[str, Any] | None:
 
 def _build_from_config(self: Any, config: Mapping[str, Any] | None) -> None:
     """Create the variables by one symbolic call, as in training."""
-    import keras
+    keras = _keras()
 
     if config and _CALL in config:
         if not self.built:

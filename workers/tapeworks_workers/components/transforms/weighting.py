@@ -1,0 +1,44 @@
+"""`class_weight`: a sample weight from the class, as `fit(class_weight=…)`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tapeworks import component
+
+_EXAMPLE = {
+    "config": {"weights": [1.0, 2.0, 0.5]},
+    "inputs": (tf.TensorSpec([None, 4], tf.float32), tf.TensorSpec([None], tf.int64)),
+}
+
+
+@component("class_weight", example=_EXAMPLE)
+class ClassWeight:
+    """Adds to `(x, y)` the weight of y's class; multiplies it with a sample weight that is there.
+
+    It works before and after `batch`. A class without a weight fails the job.
+
+    Args:
+        weights: one for each class, in order.
+    """
+
+    def __init__(self, weights: list[float]) -> None:
+        if not weights or any(weight < 0 for weight in weights):
+            raise ValueError(f"weights are 0 or more, one for each class, not {weights}")
+        self.weights = weights
+
+    def __call__(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
+        if not y.dtype.is_integer:
+            raise ValueError(f"class_weight needs integer class labels, not {y.dtype.name}: cast y first")
+        label = tf.cast(y, tf.int32)
+        with tf.control_dependencies([tf.debugging.assert_less(label, len(self.weights)), _not_negative(label)]):
+            weight = tf.gather(tf.constant(self.weights, tf.float32), label)
+        if sample_weight is not None:
+            weight *= tf.cast(sample_weight, weight.dtype)
+        return x, y, weight
+
+
+def _not_negative(label: Any) -> Any:
+    return tf.debugging.assert_non_negative(label)

@@ -1,0 +1,90 @@
+"""Which components enter the catalogue: those that were built, written, rebuilt, traced and differentiated.
+
+Interface: `admit_all()`, run in a process of its own (a child of the component zygote), gives the worker's
+catalogue. Each registered component is built from its example, or from its defaults, and goes through the trial of
+its kind (`trials.py`). What fails is refused with its reason; what could not be tried is a warning of its entry.
+Keras' own classes are listed by name.
+"""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from typing import Any
+
+import keras
+
+from tapeworks.components import Component, registry
+from tapeworks.errors import JobFailure
+from tapeworks.jobs import ComponentEntry, RefusedComponent
+from tapeworks.references import Kind
+from tapeworks.wire import Catalogue
+from tapeworks_workers.engine.allowed import keras_entries
+from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.trials import TRIALS, NotTried, Refusal
+
+__all__ = ["admit", "admit_all", "keras_entries"]
+
+
+def admit_all() -> Catalogue:
+    """The catalogue of this process's registry, in order of kind and name."""
+    components, refused = keras_entries(), list(registry.refused)
+    for component in registry:
+        verdict = admit(component)
+        if isinstance(verdict, ComponentEntry):
+            components.append(verdict)
+        else:
+            refused.append(verdict)
+    components.sort(key=lambda entry: (entry.kind, entry.name))
+    return Catalogue(components=components, refused=refused)
+
+
+def admit(component: Component) -> ComponentEntry | RefusedComponent:
+    """Try one component. Errors of its code become the reason of its refusal."""
+    keras.utils.clear_session(free_memory=False)
+    notes: list[str] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            _try(component, notes)
+        notes += [str(one.message) for one in caught if not issubclass(one.category, DeprecationWarning)]
+        return component.entry(list(dict.fromkeys(notes)))
+    except Exception as error:  # any error of a component's own code is the reason why it is refused
+        return RefusedComponent(
+            kind=component.kind, name=component.name, version=component.version, reason=_reason(error, component)
+        )
+
+
+def _try(component: Component, notes: list[str]) -> None:
+    example = dict(component.example or {})
+    config = example.get("config", {})
+    required = component.config_schema.get("required") or []
+    missing = [name for name in required if name not in config] if isinstance(required, list) else []
+    if missing:
+        notes.append(f"not tried: {missing[0]!r} has no default and the component has no example that gives it")
+        return
+    if component.config.files & set(config):
+        notes.append("not tried: it reads files")
+        return
+
+    def built() -> Any:
+        reference = {"component": component.name, "version": component.version, "config": config}
+        return build(reference, Kind(component.kind))
+
+    trial = TRIALS.get(component.kind)
+    instance = built()
+    if trial is None:
+        return
+    try:
+        trial(instance, example, notes)
+    except NotTried as untried:
+        notes.append(f"not tried: {untried}")
+
+
+def _reason(error: Exception, component: Component) -> str:
+    if isinstance(error, (JobFailure, Refusal)):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if component.file is not None and frame.filename == str(component.file)]
+    place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"
