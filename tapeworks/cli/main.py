@@ -48,3 +48,6 @@ def assemble() -> typer.Typer:
 
 
 app = assemble()
+
+if __name__ == "__main__":
+    app()
