@@ -64,7 +64,7 @@ def serve(control: socket.socket, lifeline: Lifeline) -> None:
     gc.collect()
     gc.freeze()  # a collection in a child would otherwise copy every page of the zygote
     while True:
-        readable, _, _ = select.select([control, lifeline.pipe], [], [])
+        readable, _, _ = select.select([control.fileno(), lifeline.pipe], [], [])
         if lifeline.pipe in readable:
             os._exit(0)
         data, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST_BYTES, 3)
@@ -199,7 +199,7 @@ def resolve(target: str) -> Callable[..., Any]:
     """The function that `module:function` or `/path/file.py:function` names."""
     place, _, name = target.rpartition(":")
     if not place.endswith(".py"):
-        return getattr(importlib.import_module(place), name)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(place), name)
     module_name = Path(place).stem
     module = sys.modules.get(module_name)
     if module is None or getattr(module, "__file__", None) != place:
@@ -209,7 +209,7 @@ def resolve(target: str) -> Callable[..., Any]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         spec.loader.exec_module(module)
-    return getattr(module, name)  # type: ignore[no-any-return]
+    return getattr(module, name)
 
 
 # ── a result as one frame ────────────────────────────────────────────────────────────────────────

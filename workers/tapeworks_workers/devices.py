@@ -99,7 +99,9 @@ class Devices:
         """Hold so many GPUs whole, or a CPU slot. Raises DeviceTaken where they are not free."""
         free = self.free_gpus()
         if gpus > len(free) or (gpus == 0 and self.free_slots() < 1):
-            raise DeviceTaken(f"the lease needs {gpus or 'no'} GPUs; {len(free)} and {self.free_slots()} slots are free")
+            raise DeviceTaken(
+                f"the lease needs {gpus or 'no'} GPUs; {len(free)} and {self.free_slots()} slots are free"
+            )
         held = Held(job_id, tuple(free[:gpus]))
         self._held.append(held)
         try:

@@ -15,27 +15,21 @@ import select
 import signal
 from dataclasses import dataclass, field
 
-PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-
-
-def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
 
 
 def become_subreaper() -> None:
     """From now on the orphans among this process's descendants become its children."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, f"PR_SET_CHILD_SUBREAPER: {os.strerror(number)}")
 
 
-def die_with(parent: int) -> None:
-    """Let the kernel kill this process when `parent` dies. Ends it at once where `parent` is gone already."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+def end_with(pipe: int) -> None:
+    """End this process when the other end of a pipe is closed: by the end of whoever started us, however it ended."""
+    os.set_inheritable(pipe, False)
+    asyncio.get_running_loop().add_reader(pipe, os._exit, 1)
 
 
 @dataclass
@@ -70,8 +64,16 @@ class Handle:
         assert status is not None  # noqa: S101 — set before the reader was added
         asyncio.get_running_loop().remove_reader(self._descriptor)
         os.close(self._descriptor)
+        self._kill_rest()
         _, raw = os.waitpid(self.pid, 0)
         status.set_result(os.waitstatus_to_exitcode(raw))
+
+    def _kill_rest(self) -> None:
+        """End what the process started in its group. It was not waited for yet, so the number is still its own."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return  # it died before it made a group, or changed its user: PR_SET_PDEATHSIG ends the rest with us
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, where it has not ended."""

@@ -1,0 +1,235 @@
+"""One runner and what passes between it and its agent.
+
+`Relay.run` starts the runner, relays its frames until it ends, and says how it ended. Records and
+lines of output go to `keep`; checkpoints to a queue, opened at once so that the runner may remove
+their names; verify requests to a fresh process, whose answer goes back. `stop` kills the runner and
+its verifiers; `command` tells it something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from tapeworks.errors import FailureCode
+from tapeworks.jobs import State
+from tapeworks_workers import endings, frames
+from tapeworks_workers.files import OpenFile, UnsafePath, open_beneath
+from tapeworks_workers.launcher import VERIFIERS, Child, Launcher, LaunchFailed, read_frame
+from tapeworks_workers.output import Output
+
+LEAVE_SECONDS = 10.0
+"""From a runner's last frame until its process must be gone."""
+OUTPUT_SECONDS = 2.0
+"""From a process's end until its pipes are given up: something that it started may hold them open."""
+_BUNDLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+Record = Mapping[str, Any]
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A checkpoint that the runner wrote: its announcement, and the open file."""
+
+    file: OpenFile
+    path: str
+    step: int
+    epoch: int
+    metrics: dict[str, Any]
+    best: bool
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a runner ended: its last frame, or its exit status where it sent none."""
+
+    finish: dict[str, Any] | None
+    status: int
+    out_of_memory: bool
+    tail: tuple[str, ...]
+
+
+@dataclass
+class Relay:
+    """The runner of one attempt."""
+
+    launcher: Launcher
+    folder: Path
+    environment: Mapping[str, str]
+    keep: Callable[[Record], None]
+    verify_seconds: float
+    checkpoints: asyncio.Queue[CheckpointFile] = field(default_factory=asyncio.Queue)
+    state: State = State.STARTING
+    _writer: asyncio.StreamWriter | None = None
+    _child: Child | None = None
+    _finish: dict[str, Any] | None = None
+    _stopped: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, start: Mapping[str, Any]) -> Ended:
+        """Start the runner, send it `start`, and relay until it ends. Raises LaunchFailed."""
+        kills = endings.oom_kills()
+        output = Output(self.keep)
+        child = await self.launcher.runner(environment=self.environment, folder=self.folder)
+        self._child = child
+        try:
+            async with asyncio.TaskGroup() as group:
+                printing = [
+                    group.create_task(output.relay(child.stdout, "stdout")),
+                    group.create_task(output.relay(child.stderr, "stderr")),
+                ]
+                stopping = group.create_task(self._kill_when_stopped(child))
+                await self._relay(child, dict(start), group)
+                status = await _leave(child)
+                stopping.cancel()
+                await _settle(printing)
+        finally:
+            await _end(child)
+        out_of_memory = status == -9 and endings.oom_kills() > kills
+        return Ended(self._finish, status, out_of_memory, tuple(output.tail))
+
+    def command(self, name: str) -> bool:
+        """Tell the runner; whether there is one to tell."""
+        if self._writer is None or self._writer.is_closing():
+            return False
+        self._writer.write(frames.encode({"type": "command", "command": name}))
+        return True
+
+    def stop(self) -> None:
+        """Kill the runner now, and its verifiers."""
+        self._stopped.set()
+
+    async def _kill_when_stopped(self, child: Child) -> None:
+        await self._stopped.wait()
+        child.handle.kill_group()
+
+    async def _relay(self, child: Child, start: dict[str, Any], group: asyncio.TaskGroup) -> None:
+        reader, self._writer = await asyncio.open_unix_connection(sock=child.sock)
+        verifying: set[asyncio.Task[None]] = set()
+        try:
+            self._writer.write(frames.encode({"type": "start", **start}))
+            while (message := await read_frame(reader)) is not None:
+                if message.get("type") == "verify":
+                    verifying.add(group.create_task(self._verify(message)))
+                else:
+                    self._take(message)
+                await self._writer.drain()
+        except (frames.FrameError, ConnectionError) as error:
+            log.warning("the runner's frames cannot be read", error=str(error))
+            child.handle.kill_group()
+        finally:
+            for task in verifying:
+                task.cancel()
+            self._writer.close()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        kind = message.get("type")
+        if kind == "record" and isinstance(message.get("record"), dict):
+            record = message["record"]
+            if record.get("record") == "state" and record.get("state") in set(State):
+                self.state = State(record["state"])
+            self.keep(record)
+        elif kind == "checkpoint":
+            self._take_checkpoint(message)
+        elif kind == "finish":
+            self._finish = message
+        else:
+            log.warning("the runner sent a frame of unknown type", type=kind)
+
+    def _take_checkpoint(self, message: dict[str, Any]) -> None:
+        try:
+            file = open_beneath(self.folder, str(message.get("path")))
+        except UnsafePath as error:
+            self.keep(note(f"a checkpoint could not be taken: {error}"))
+            return
+        self.checkpoints.put_nowait(
+            CheckpointFile(
+                file,
+                path=str(message["path"]),
+                step=int(message["step"]),
+                epoch=int(message["epoch"]),
+                metrics=dict(message.get("metrics") or {}),
+                best=bool(message.get("best")),
+            )
+        )
+
+    # ── verification ─────────────────────────────────────────────────────────────────────────────
+
+    async def _verify(self, message: dict[str, Any]) -> None:
+        which, bundle = str(message.get("verifier")), str(message.get("bundle"))
+        if which not in VERIFIERS or not _BUNDLE.fullmatch(bundle):
+            answer = _refused(FailureCode.INTERNAL, f"no verifier {which!r} of {bundle!r}")
+        else:
+            try:
+                answer = await self._verified(which, self.folder / bundle)
+            except LaunchFailed as error:
+                answer = _refused(FailureCode.WORKER_LOST, f"the verifier {which!r} could not be started: {error}")
+        if self._writer is not None:
+            self._writer.write(frames.encode({**answer, "reply": message.get("id")}))
+
+    async def _verified(self, which: str, bundle: Path) -> dict[str, Any]:
+        """The answer of a verifier, or a failure that says how it ended without one."""
+        kills = endings.oom_kills()
+        child = await self.launcher.verifier(which, bundle, environment=self.environment, folder=self.folder)
+        lines = Output(self.keep)
+        printing = [
+            asyncio.create_task(lines.relay(child.stdout, "stdout")),
+            asyncio.create_task(lines.relay(child.stderr, "stderr")),
+        ]
+        try:
+            async with asyncio.timeout(self.verify_seconds):
+                answer = await child.result()
+                status = await child.handle.wait()
+            await _settle(printing)
+        except TimeoutError:
+            return _refused(FailureCode.TIMEOUT, f"the verifier {which!r} took more than {self.verify_seconds:g} s")
+        finally:
+            for task in printing:
+                task.cancel()
+            await _end(child)
+        if answer is not None:
+            return answer
+        ended = endings.of_exit(status, out_of_memory=status == -9 and endings.oom_kills() > kills, tail=lines.tail)
+        return {"ok": False, "failure": ended.model_dump(mode="json")}
+
+
+def note(message: str) -> dict[str, Any]:
+    """A record that tells something in words."""
+    return {"record": "event", "type": "note", "data": {"message": message}}
+
+
+def _refused(code: FailureCode, message: str) -> dict[str, Any]:
+    return {"ok": False, "failure": endings.failure(code, message).model_dump(mode="json")}
+
+
+async def _leave(child: Child) -> int:
+    """The exit status; a process that said its last word and stays is killed."""
+    try:
+        async with asyncio.timeout(LEAVE_SECONDS):
+            return await child.handle.wait()
+    except TimeoutError:
+        child.handle.kill_group()
+        return await child.handle.wait()
+
+
+async def _settle(printing: list[asyncio.Task[None]]) -> None:
+    """Let the last lines come; then give the pipes up."""
+    await asyncio.wait(printing, timeout=OUTPUT_SECONDS)
+    for task in printing:
+        task.cancel()
+
+
+async def _end(child: Child) -> None:
+    """Make sure that the process is gone, and what it started; also while this task is being cancelled."""
+    child.handle.kill_group()
+    try:
+        await child.handle.wait()
+    except asyncio.CancelledError:
+        await child.handle.wait()  # killed: it takes a moment
+        raise

@@ -1,0 +1,81 @@
+"""Every setting of a worker: from options, from TAPEWORKS_WORKER_* in the environment, or from their defaults here.
+
+How processes are started is `TAPEWORKS_RUNNER`: `fork` (from the zygotes) or `spawn`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, PositiveFloat
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from tapeworks.wire import WorkerId
+
+
+def _paths(value: Any) -> Any:
+    """A list of paths as PATH writes it: separated by colons."""
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+def _labels(value: Any) -> Any:
+    """Labels as `zone=a,disk=fast`."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part]
+    if any(not name or not sign for name, sign, _ in pairs):
+        raise ValueError(f"labels are written name=value,name=value; {value!r} is not")
+    return {name: text for name, _, text in pairs}
+
+
+def _host_id() -> str:
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()).lstrip("_.-")
+    return (name or "worker")[:100]
+
+
+Paths = Annotated[list[Path], NoDecode, BeforeValidator(_paths)]
+
+
+class WorkerSettings(BaseSettings):
+    """What a worker is told when it starts."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TAPEWORKS_WORKER_", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    server: str = "http://127.0.0.1:8000"
+    """URL of the service."""
+    key_file: Path | None = None
+    """A file with a key of scope `worker`; none where the service asks for none."""
+    id: WorkerId = Field(default_factory=_host_id)
+    """Stays the same over restarts; one running worker each."""
+    work_dir: Path = Path("tapeworks-work")
+    """Attempts' folders and the cached catalogue; made where missing."""
+    components: Paths = Field(default_factory=list)
+    """Files and folders of users' own components; watched."""
+    data_roots: Paths = Field(default_factory=list)
+    """Folders that sources may read below."""
+    cpu_slots: Annotated[int, Field(ge=0)] | None = None
+    """Jobs at once on the CPU. Default: none beside GPUs, else one for every two cores."""
+    labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(default_factory=dict)
+    """What a job's resources.worker_labels can ask for."""
+    runner: Literal["fork", "spawn"] = Field(
+        default="fork", validation_alias=AliasChoices("runner", "TAPEWORKS_RUNNER")
+    )
+    grace_seconds: PositiveFloat = 20.0
+    """From a cancel, a time limit or a drain until the runner is killed."""
+    verify_seconds: PositiveFloat = 600.0
+    """What a verifier may take."""
+    spool_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    """Records of one attempt that wait on disk while the service is away; more are dropped, logs first."""
+
+    lifeline: int | None = None
+    """Descriptor of a pipe: the worker ends when its other end is closed (`tapeworks serve`)."""
+
+    def key(self) -> str | None:
+        """The key's text. Raises OSError where the file cannot be read."""
+        return self.key_file.read_text().strip() or None if self.key_file else None

@@ -1,0 +1,128 @@
+"""The records of one attempt on their way to the service: an append-only file that outlives an outage.
+
+A record gets its index when it is appended, so the service sees each once and without gaps. What is
+stored there is forgotten here; the file is emptied whenever all of it is. Above its limit the spool
+drops log lines and metric points, before they have an index, and counts them; states, facts and
+events are always kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+MAX_BATCH_RECORDS = 1_000
+MAX_BATCH_BYTES = 512 * 1024
+DISPENSABLE = frozenset({"log", "metric"})
+
+
+@dataclass(frozen=True)
+class _Line:
+    offset: int
+    size: int
+    at: float
+
+
+class Spool:
+    """Appended to by the relay, read in batches by the sender; one event loop."""
+
+    def __init__(self, path: Path, *, limit: int) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._limit = limit
+        self._end = 0
+        self._lines: deque[_Line] = deque()
+        self.stored = 0
+        """Index of the last record that the service has."""
+        self.last = 0
+        """Index of the last record."""
+        self.dropped = 0
+        """Records that were dropped for want of space."""
+        self._news = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record without index. Raises OSError where the disk is full."""
+        line = json.dumps({**record, "index": self.last + 1}, separators=(",", ":")).encode()
+        if self._end + len(line) > self._limit and record.get("record") in DISPENSABLE:
+            self.dropped += 1
+            return
+        self._file.seek(self._end)
+        self._write(line)
+        self._lines.append(_Line(self._end, len(line), time.monotonic()))
+        self._end += len(line)
+        self.last += 1
+        self._news.set()
+        self._emptied.clear()
+
+    def _write(self, line: bytes) -> None:
+        view = memoryview(line)
+        while view:
+            view = view[self._file.write(view) :]
+
+    async def news(self) -> None:
+        """Wait until a record is there that the service does not have."""
+        await self._news.wait()
+
+    async def emptied(self) -> None:
+        """Wait until the service has every record."""
+        await self._emptied.wait()
+
+    def batch(self, limit: int = MAX_BATCH_RECORDS) -> list[dict[str, Any]]:
+        """The oldest records that the service does not have, with index and at_offset (seconds ago)."""
+        now = time.monotonic()
+        records: list[dict[str, Any]] = []
+        size = 0
+        for line in list(self._lines)[:limit]:
+            size += line.size
+            if records and size > MAX_BATCH_BYTES:
+                break
+            self._file.seek(line.offset)
+            record = json.loads(self._read(line.size))
+            records.append({**record, "at_offset": max(0.0, now - line.at)})
+        return records
+
+    def _read(self, size: int) -> bytes:
+        parts = []
+        while size:
+            part = self._file.read(size)
+            if not part:
+                raise OSError("the spool is shorter than what was written to it")
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def forget(self, stored: int) -> None:
+        """The service has everything up to this index."""
+        while self._lines and self.stored < stored:
+            self._lines.popleft()
+            self.stored += 1
+        if not self._lines:
+            self._news.clear()
+            self._emptied.set()
+            self._file.truncate(0)
+            self._end = 0
+
+    def replace_first(self, record: Mapping[str, Any]) -> None:
+        """Put another record in the place of the oldest one, which the service refuses."""
+        first = self._lines.popleft()
+        line = json.dumps({**record, "index": self.stored + 1}, separators=(",", ":")).encode()
+        self._file.seek(self._end)
+        self._write(line)
+        self._lines.appendleft(_Line(self._end, len(line), first.at))
+        self._end += len(line)
