@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -58,13 +57,21 @@ class Attempt:
         self._folder = terms.settings.work_dir.resolve() / "attempts" / f"{lease.job_id}.{lease.attempt}"
         self._run_folder = self._folder / "run"
         self._asked: str | None = None
+        self._paused = False
         self._give_up = asyncio.Event()
         self._hurry = asyncio.Event()
         self._disk: OSError | None = None
         self._timed_out = False
+        self._finished = False
         self._progress: Progress | None = None
         self._spool: Spool
-        self._relay: Relay
+        self._relay = Relay(
+            launcher=terms.launcher,
+            folder=self._run_folder,
+            environment=terms.environment,
+            keep=self._keep,
+            verify_seconds=terms.settings.verify_seconds,
+        )
         self._log = log.bind(job=lease.job_id, attempt=lease.attempt)
 
     async def run(self) -> None:
@@ -73,9 +80,14 @@ class Attempt:
         try:
             await asyncio.to_thread(self._make_folder)
             with Spool(self._folder / "records.jsonl", limit=self._terms.settings.spool_bytes) as self._spool:
-                await self._hold()
+                try:
+                    await self._hold()
+                finally:
+                    self._relay.close()
         except* LeaseLost as lost:
-            self._log.warning("the lease is lost: the runner is killed, nothing is published", reason=str(lost))
+            if not self._finished:  # a heartbeat may cross with the finish
+                reasons = [str(one) for one in lost.exceptions]
+                self._log.warning("the lease is lost: the runner is killed, nothing is published", reasons=reasons)
         except* ApiError as error:
             self._log.error("the service refuses this attempt", errors=[str(one) for one in error.exceptions])
         except* OSError as error:
@@ -92,13 +104,6 @@ class Attempt:
     # ── while the lease is held ──────────────────────────────────────────────────────────────────
 
     async def _hold(self) -> None:
-        self._relay = Relay(
-            launcher=self._terms.launcher,
-            folder=self._run_folder,
-            environment=self._terms.environment,
-            keep=self._keep,
-            verify_seconds=self._terms.settings.verify_seconds,
-        )
         async with asyncio.TaskGroup() as group:
             duties = (self._send_heartbeats, self._take_commands, self._send_records, self._send_checkpoints)
             tasks = [group.create_task(duty()) for duty in duties]
@@ -115,7 +120,6 @@ class Attempt:
             ended = await self._until_given_up(self._run_runner())
             if ended is None:
                 return self._given_up()
-            await self._relay.checkpoints.join()
             if ended.finish is None:
                 return self._without_last_word(ended)
             finish = await self._until_given_up(self._publish(ended.finish))
@@ -126,13 +130,20 @@ class Attempt:
             return self._failed(endings.failure(FailureCode.WORKER_LOST, f"no runner could be started: {error}"))
         except OSError as error:
             return self._failed(endings.of_disk(error))
+        except (LeaseLost, ApiError):
+            raise
+        except Exception as error:
+            self._log.exception("the runner could not be relayed")
+            return self._failed(endings.failure(FailureCode.INTERNAL, f"{type(error).__name__}: {error}"))
 
     async def _run_runner(self) -> Ended:
         resume = await self._download_checkpoints()
         timeout = self.lease.timeout_seconds
         backstop = None
         if timeout is not None:
-            backstop = asyncio.get_running_loop().call_later(timeout + self._terms.settings.grace_seconds, self._time_out)
+            backstop = asyncio.get_running_loop().call_later(
+                timeout + self._terms.settings.grace_seconds, self._time_out
+            )
         start = {
             "lease": self.lease.model_dump(mode="json", by_alias=True, exclude={"token"}),
             "folder": str(self._run_folder),
@@ -140,7 +151,9 @@ class Attempt:
             "resume": resume,
         }
         try:
-            return await self._relay.run(start)
+            ended = await self._relay.run(start)
+            await self._relay.checkpoints.join()
+            return ended
         finally:
             if backstop is not None:
                 backstop.cancel()
@@ -168,7 +181,10 @@ class Attempt:
             if self._asked != command:
                 asyncio.get_running_loop().call_later(self._terms.settings.grace_seconds, self._give_up.set)
             self._asked = command
+        if command == "pause" and self._paused:
+            return  # the wish stands until the runner has ended: it was told
         told = self._relay.command(command)
+        self._paused = self._paused or (command == "pause" and told)
         late = self._relay.state in (State.EXPORTING, State.VERIFYING)
         if command == "cancel" and (late or not told):
             self._give_up.set()
@@ -352,6 +368,7 @@ class Attempt:
             failure = endings.failure(FailureCode.INTERNAL, f"the service refused the attempt's result: {error}")
             finish = self._failed(failure.model_copy(update={"attempt": self.lease.attempt}))
             await self._link.finish(finish.model_copy(update={"last_record": self._spool.last}))
+        self._finished = True
         self._log.info("attempt finished", outcome=finish.outcome)
 
 
@@ -374,5 +391,3 @@ async def _wait_for(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
-
-

@@ -235,9 +235,7 @@ class SpawnLauncher:
 
     async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
         arguments = {"components": self._components, "target": self._runner}
-        return self._spawn(
-            Work("tapeworks_workers.zygote:run_once", arguments, environment=environment, folder=folder)
-        )
+        return self._spawn(Work("tapeworks_workers.zygote:run_once", arguments, environment=environment, folder=folder))
 
     async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
         return self._spawn(verification(which, bundle, environment=environment, folder=folder))
@@ -253,9 +251,7 @@ class SpawnLauncher:
         ends = _Ends.open()
         try:
             descriptors = [str(descriptor) for descriptor in ends.given()]
-            handle = start_base(
-                self._lifeline, ["once", json.dumps(work.request()), *descriptors], ends.given()
-            )
+            handle = start_base(self._lifeline, ["once", json.dumps(work.request()), *descriptors], ends.given())
         except OSError as error:
             ends.close_ours()
             raise LaunchFailed(f"no process could be started: {error}") from error

@@ -32,6 +32,14 @@ def end_with(pipe: int) -> None:
     asyncio.get_running_loop().add_reader(pipe, os._exit, 1)
 
 
+_held: set[int] = set()
+
+
+def held() -> set[int]:
+    """Children that a Handle waits for."""
+    return set(_held)
+
+
 @dataclass
 class Handle:
     """A child process: its pid cannot be reused before `wait` has returned."""
@@ -42,6 +50,7 @@ class Handle:
 
     def __post_init__(self) -> None:
         self._descriptor = os.pidfd_open(self.pid)
+        _held.add(self.pid)
 
     async def wait(self) -> int:
         """The exit status once the process has ended, negative for a signal. May be awaited by many."""
@@ -66,6 +75,7 @@ class Handle:
         os.close(self._descriptor)
         self._kill_rest()
         _, raw = os.waitpid(self.pid, 0)
+        _held.discard(self.pid)
         status.set_result(os.waitstatus_to_exitcode(raw))
 
     def _kill_rest(self) -> None:

@@ -105,6 +105,11 @@ class Relay:
         """Kill the runner now, and its verifiers."""
         self._stopped.set()
 
+    def close(self) -> None:
+        """Close checkpoints that nobody uploaded."""
+        while not self.checkpoints.empty():
+            self.checkpoints.get_nowait().file.close()
+
     async def _kill_when_stopped(self, child: Child) -> None:
         await self._stopped.wait()
         child.handle.kill_group()

@@ -1,0 +1,291 @@
+"""The agent: one per worker machine, and no TensorFlow in it. `Agent.run` is the recipe.
+
+It loads TensorFlow and the components in its zygotes, tells the service what this worker has, and
+leases a job whenever a device is free. One attempt is one task (`attempts.py`). When components
+change on disk, the zygote is replaced and the worker registers again; running jobs go on with what
+they have. SIGTERM hands every job back to the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+import psutil
+import structlog
+import uuid_utils
+
+from tapeworks import wire
+from tapeworks.errors import ApiError, NotFound
+from tapeworks_workers import lifelines
+from tapeworks_workers.attempts import Attempt, Terms
+from tapeworks_workers.catalogue import Admitted, Snapshot, admit, snapshot
+from tapeworks_workers.devices import Devices, DeviceTaken, Held
+from tapeworks_workers.launcher import ForkLauncher, Launcher, LaunchFailed, SpawnLauncher
+from tapeworks_workers.link import LeaseLost, Link, canonical_digest
+from tapeworks_workers.settings import WorkerSettings
+
+LEASE_WAIT = 30.0
+REGISTER_SECONDS = 30.0
+"""A registration is repeated so often: memory and use of devices change."""
+WATCH_SECONDS = 1.0
+REFUSED_SECONDS = 10.0
+"""Between calls that the service refuses: a key that is not known, another version."""
+
+log = structlog.get_logger(__name__)
+
+
+class WorkFolderTaken(Exception):
+    """Another worker runs in the same work folder."""
+
+
+class Agent:
+    """A worker. `launcher`, `nvml` and `transport` are seams: processes, devices and the network."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        launcher: Launcher | None = None,
+        nvml: Any = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._settings = settings
+        self._launcher = launcher or (ForkLauncher() if settings.runner == "fork" else SpawnLauncher())
+        self._devices = Devices(cpu_slots=settings.cpu_slots, nvml=nvml)
+        self._link = Link(settings.server, key=settings.key(), transport=transport)
+        self._attempts: dict[asyncio.Task[None], Attempt] = {}
+        self._changed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._admitted: Admitted
+        self._registered: wire.Registered
+        self._request_id = _new_id()
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT. Raises LaunchFailed, ApiError, WorkFolderTaken where it cannot start."""
+        lifelines.become_subreaper()
+        if self._settings.lifeline is not None:
+            lifelines.end_with(self._settings.lifeline)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._work_folder())
+            stack.push_async_callback(self._link.aclose)
+            stack.push_async_callback(self._launcher.close)
+            working = asyncio.create_task(self._work())
+            stopping = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+            await self._hand_back()
+            working.cancel()
+            stopping.cancel()
+            await asyncio.wait({working, stopping})
+        log.info("worker stopped")
+
+    async def _work(self) -> None:
+        await self._launcher.start()
+        seen = await self._look()
+        self._admitted = await self._admit()
+        await self._register()
+        log.info("worker ready", id=self._settings.id, devices=[device.id for device in self._devices.listing()])
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_components(seen))
+            group.create_task(self._stay_registered())
+            group.create_task(self._reap_strays())
+            group.create_task(self._lease_jobs())
+
+    @contextmanager
+    def _work_folder(self) -> Iterator[None]:
+        """The folder is ours alone; what an earlier run left of attempts is removed: their runners died with it."""
+        folder = self._settings.work_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "worker.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise WorkFolderTaken(
+                    f"another worker runs in {folder}: give this one a work folder of its own"
+                ) from None
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            shutil.rmtree(folder / "attempts", ignore_errors=True)
+            yield
+
+    # ── what this worker is ──────────────────────────────────────────────────────────────────────
+
+    async def _admit(self) -> Admitted:
+        return await admit(self._launcher, self._settings.components, folder=self._settings.work_dir / "catalogues")
+
+    async def _register(self) -> None:
+        """Tell the service; the catalogue is sent whole only when asked for."""
+        catalogue = self._admitted.catalogue
+        registration = wire.Registration(
+            devices=self._devices.listing(),
+            labels=self._settings.labels,
+            versions={"tapeworks": version("tapeworks"), **self._admitted.versions},
+            cpus=self._devices.cpus,
+            memory_bytes=psutil.virtual_memory().total,
+            catalogue_digest=canonical_digest(catalogue.model_dump(mode="json")),
+        )
+        self._registered = await self._link.register(self._settings.id, registration)
+        if self._registered.catalogue_needed:
+            whole = registration.model_copy(update={"catalogue": catalogue})
+            self._registered = await self._link.register(self._settings.id, whole)
+
+    async def _stay_registered(self) -> None:
+        while True:
+            await asyncio.sleep(REGISTER_SECONDS)
+            await self._register_again()
+
+    async def _register_again(self) -> None:
+        try:
+            await self._register()
+        except ApiError as error:
+            log.error("the service refuses this worker", error=str(error))
+
+    async def _look(self) -> Snapshot:
+        return await asyncio.to_thread(snapshot, self._settings.components)
+
+    async def _watch_components(self, loaded: Snapshot) -> None:
+        """Replace the component zygote when a file changed and has settled."""
+        before = loaded
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = await self._look()
+            if now == before and now != loaded:
+                loaded = now
+                await self._reload()
+            before = now
+
+    async def _reload(self) -> None:
+        log.info("components changed: they are loaded again")
+        try:
+            self._admitted = await self._admit()
+        except LaunchFailed as error:
+            log.error("the changed components cannot be loaded; the earlier ones stay", error=str(error))
+            return
+        await self._register_again()
+
+    async def _reap_strays(self) -> None:
+        strays = lifelines.Strays()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            strays.reap(lifelines.held())
+
+    # ── leases ───────────────────────────────────────────────────────────────────────────────────
+
+    async def _lease_jobs(self) -> None:
+        while True:
+            self._changed.clear()
+            request = self._request()
+            if self._registered.draining or not (request.free_gpus or request.free_cpu_slots):
+                await _first_of(self._changed.wait(), asyncio.sleep(REGISTER_SECONDS))
+                continue
+            try:
+                answer = await _first_of(self._link.lease(request), self._changed.wait())
+            except NotFound:
+                await self._register_again()  # the service forgot us: another database
+                continue
+            except ApiError as error:
+                log.error("the service refuses to lease", error=str(error))
+                await asyncio.sleep(REFUSED_SECONDS)
+                continue
+            if answer is True:
+                continue  # a device became free: the same request again, so that a lease on its way is not lost
+            self._request_id = _new_id()
+            if isinstance(answer, wire.Lease):
+                await self._take(answer)
+
+    def _request(self) -> wire.LeaseRequest:
+        return wire.LeaseRequest(
+            worker_id=self._settings.id,
+            request_id=self._request_id,
+            wait_seconds=LEASE_WAIT,
+            free_gpus=self._devices.free_gpus(),
+            free_cpu_slots=self._devices.free_slots(),
+        )
+
+    async def _take(self, lease: wire.Lease) -> None:
+        """Start the attempt on devices that it holds until its end."""
+        stack = ExitStack()
+        try:
+            held = stack.enter_context(self._devices.hold(lease.job_id, lease.gpus))
+        except DeviceTaken as error:
+            log.error("a lease cannot be placed and is handed back", job=lease.job_id, error=str(error))
+            await self._release(lease)
+            return
+        terms = Terms(
+            settings=self._settings,
+            launcher=self._launcher,
+            environment=self._devices.environment(held),
+            heartbeat_seconds=self._registered.heartbeat_seconds,
+        )
+        attempt = Attempt(lease, self._link.attempt(lease), terms)
+        task = asyncio.create_task(self._attend(attempt, held, stack))
+        self._attempts[task] = attempt
+        task.add_done_callback(self._attempts.pop)
+
+    async def _attend(self, attempt: Attempt, held: Held, stack: ExitStack) -> None:
+        with stack:
+            await attempt.run()
+            await self._devices.seen_free(held.gpus)
+        self._changed.set()
+
+    async def _release(self, lease: wire.Lease) -> None:
+        try:
+            await self._link.attempt(lease).finish(wire.Finish(outcome="released"))
+        except (ApiError, LeaseLost) as error:
+            log.warning("a lease could not be handed back; it expires", job=lease.job_id, error=str(error))
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _hand_back(self) -> None:
+        """Take no new job; let runners write a last checkpoint and hand their jobs back; then stop."""
+        log.info("worker stops", attempts=len(self._attempts))
+        self._registered = wire.Registered(catalogue_needed=False, heartbeat_seconds=5, lease_seconds=20, draining=True)
+        self._changed.set()
+        for attempt in self._attempts.values():
+            attempt.drain()
+        await self._return_unseen()
+        if self._attempts:
+            await asyncio.wait(set(self._attempts), timeout=self._settings.grace_seconds + 5)
+        for task in list(self._attempts):
+            task.cancel()
+        if self._attempts:
+            await asyncio.wait(set(self._attempts))
+
+    async def _return_unseen(self) -> None:
+        """A lease may have been granted while we stopped asking: the same request gives it again, to hand it back."""
+        request = wire.LeaseRequest(worker_id=self._settings.id, request_id=self._request_id, wait_seconds=0)
+        try:
+            async with asyncio.timeout(2):
+                lease = await self._link.lease(request)
+                if lease is not None:
+                    await self._release(lease)
+        except (TimeoutError, ApiError) as error:
+            log.debug("no answer to the last lease request", error=str(error))
+
+
+async def _first_of(work: Any, other: Any) -> Any:
+    """The result of whichever ends first; the work's where both did."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(other)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task.result() for task in tasks if task.done())
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _new_id() -> str:
+    return f"req_{uuid_utils.uuid7()}"
