@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import sys
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -154,5 +155,9 @@ def _loader(folder: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise BundleError(f"{folder} has no load.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a bundle's folder stays as it was
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = written
     return module

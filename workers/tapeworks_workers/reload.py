@@ -283,18 +283,22 @@ def _cannot_load(role: str, error: Exception) -> Mismatch:
     text = str(error)
     if re.search(r"could not be loaded|axes don't match|shape mismatch|expected \d+ variables", text):
         return Mismatch("reload_mismatch", f"the weights of {role!r} do not fit: {_short(text)}", _STATE_HINT)
-    name = re.search(r"<(?:class|function) '?([\w.<>]+)'?", text)
-    who = f"the class {name.group(1).rpartition('.')[2]}" if name else f"a part of {role!r}"
-    missing = re.search(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+?)(?:\n|$)", text)
-    unexpected = re.search(r"unexpected keyword argument:? '?(\w+)'?", text)
-    hint = "Give every argument of __init__ a place in get_config(), or leave get_config out and let it be derived."
+    return Mismatch("not_serializable", why_not_rebuilt(error, repr(role)), _CONFIG_HINT)
+
+
+_CONFIG_HINT = "Give every argument of __init__ a place in get_config(), or leave get_config out and let it be derived."
+
+
+def why_not_rebuilt(error: Exception, what: str) -> str:
+    """What Keras' error says: the innermost class that failed, and the argument its config lacks."""
+    text = str(error)
+    classes = re.findall(r"<class '([^']+)'> could not be deserialized", text)
+    who = f"the class {classes[-1].rpartition('.')[2]}" if classes else what
+    required = r"missing (?:\d+ required (?:positional|keyword-only) arguments?|a required (?:keyword-only )?argument)"
+    missing = re.search(required + r": (.+?)(?:\n|$)", text)
     if missing:
-        message = f"{who} cannot be rebuilt: its config lacks the argument {missing.group(1).strip()}"
-    elif unexpected:
-        message = f"{who} cannot be rebuilt: its config holds {unexpected.group(1)!r}, which __init__ does not take"
-    else:
-        message = f"{role!r} cannot be rebuilt from its config: {type(error).__name__}: {_short(text)}"
-    return Mismatch("not_serializable", message, hint)
+        return f"{who} cannot be rebuilt: its config lacks the argument {missing.group(1).strip()}"
+    return f"{who} cannot be rebuilt from its config: {type(error).__name__}: {_short(text)}"
 
 
 def _short(text: str, limit: int = 500) -> str:
@@ -309,7 +313,7 @@ def _same_variables(
     """By position: names are not stable (auto-numbered layers), order is."""
     hint = _STATE_HINT if what == "weights" else "An optimizer must own exactly the model's trainable variables."
     for entry, variable in zip(stored, found, strict=False):
-        if digest(variable) != entry["sha256"]:
+        if digest(variable.numpy()) != entry["sha256"]:
             layer = entry["path"].rpartition("/")[0] or entry["path"]
             note = f" (Keras: {_short(complaints[0], 200)})" if complaints else ""
             message = f"{role!r}: the layer {layer!r} came back with other {what}, first {entry['path']!r}{note}"

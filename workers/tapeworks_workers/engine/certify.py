@@ -64,6 +64,9 @@ def _import_components(bundle: Path, manifest: dict[str, Any]) -> list[str]:
         ) from error
     finally:
         sys.dont_write_bytecode = written
+    for component in registry:
+        if component.file is None or not component.file.resolve().is_relative_to(bundle / "components"):
+            raise RuntimeError(f"{component.kind} {component.name} was imported from {component.file}, not the bundle")
     return sorted(f"{component.kind} {component.name}@{component.version}" for component in registry)
 
 

@@ -95,7 +95,7 @@ def export_bundle(
 
 def exported_roles(assembly: Assembly) -> list[str]:
     """`export.models`, else every model that the step trains, in the step's order. Raises JobFailure `invalid_spec`."""
-    wanted = assembly.spec.export.models
+    wanted = assembly.spec.export.models if assembly.spec.export is not None else None
     if wanted is None:
         trained = {role for roles in assembly.step.optimizers.values() for role in roles}
         return [role for role in assembly.models if role in trained] or list(assembly.models)
@@ -143,8 +143,7 @@ def _export_model(
 
 def _digests(variables: Sequence[Any]) -> list[dict[str, Any]]:
     return [
-        {"path": v.path, "shape": list(v.shape), "dtype": str(v.dtype), "sha256": digest(np.asarray(v))}
-        for v in variables
+        {"path": v.path, "shape": list(v.shape), "dtype": str(v.dtype), "sha256": digest(v.numpy())} for v in variables
     ]
 
 

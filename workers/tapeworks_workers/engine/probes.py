@@ -23,8 +23,8 @@ _UNKNOWN_SIZE = 4
 
 def write_probe(model: keras.Model, inputs: Sequence[Any], file: Path) -> dict[str, Any]:
     """Call the model with each nest of inputs and store both; the manifest's entry, without the file's name."""
-    before = [np.array(variable) for variable in model.variables]
-    seeds = [np.array(variable).tolist() for variable in seed_variables(model)]
+    before = [variable.numpy() for variable in model.variables]
+    seeds = [variable.numpy().tolist() for variable in seed_variables(model)]
     arrays, batches = Arrays(), []
     try:
         for nest in inputs:

@@ -17,9 +17,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tapeworks import serialization
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.losses import OutputLosses
+from tapeworks_workers.reload import why_not_rebuilt
 
 # ── .keras ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -117,9 +119,10 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _defines(cls: type, method: str) -> bool:
-    """Whether a class outside Keras, or what was derived for it, defines the method itself."""
-    owner = next((base for base in cls.__mro__ if method in vars(base)), cls)
-    return owner.__module__.partition(".")[0] != "keras"
+    """Whether the author defines the method: neither Keras' own nor what `@component` derived."""
+    member = next((vars(base)[method] for base in cls.__mro__ if method in vars(base)), None)
+    module = getattr(getattr(member, "__func__", member), "__module__", "keras")
+    return module.partition(".")[0] != "keras" and module != serialization.__name__
 
 
 def _custom_objects(model: keras.Model, arguments: Mapping[str, Any]) -> Iterator[Any]:
@@ -155,12 +158,7 @@ def _place(cls: type) -> Location:
 
 
 def _not_serializable(error: Exception) -> JobFailure:
-    text = " ".join(str(error).split())
-    missing = re.search(r"missing \d+ required (?:positional|keyword-only) arguments?: ([^.]+)", text)
-    name = re.search(r"<class '?([\w.]+)'?>", text)
-    who = f"the class {name.group(1).rpartition('.')[2]}" if name else "a part of the model"
-    detail = f"its config lacks the argument {missing.group(1)}" if missing else text[:500]
-    return JobFailure(FailureCode.NOT_SERIALIZABLE, f"{who} cannot be written or rebuilt: {detail}")
+    return JobFailure(FailureCode.NOT_SERIALIZABLE, why_not_rebuilt(error, "a part of the model"))
 
 
 # ── SavedModel ───────────────────────────────────────────────────────────────────────────────────
