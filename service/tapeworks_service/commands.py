@@ -99,6 +99,10 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
         announced,
         bound,
     )
+    from tapeworks_service.logs import configure
+    from tapeworks_service.settings import StartRefused
+
+    configure(settings)
 
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
@@ -115,10 +119,12 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
             announce(url)
             typer.echo(f"Tapeworks listens on {url} and keeps everything in {folder}")
 
-        config = uvicorn.Config(
-            create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
-        )
-        EmbeddedServer(config, worker, started).run(sockets=[listening])
+        app = create_app(settings)
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS)
+        server = EmbeddedServer(config, app.state.hub, worker, started)
+        server.run(sockets=[listening])
+        if not server.started:
+            raise StartRefused("the service did not start: see its log")
 
 
 def _reachable(url: str, host: str) -> str:

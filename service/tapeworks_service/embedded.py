@@ -10,6 +10,7 @@ is, so that it can still hand its jobs back. It asks the kernel to be killed whe
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -26,7 +27,9 @@ from types import FrameType
 
 import uvicorn
 
+from tapeworks_service.server import Server
 from tapeworks_service.settings import StartRefused
+from tapeworks_service.waking import Hub
 
 STOP_SECONDS = 30.0
 """How long the agent may take to end its runners; then it is killed, and they with it."""
@@ -121,18 +124,22 @@ class EmbeddedWorker:
         return self._process.wait()
 
 
-class EmbeddedServer(uvicorn.Server):
-    """A uvicorn server with a worker beside it."""
+class EmbeddedServer(Server):
+    """The service's server with a worker beside it."""
 
-    def __init__(self, config: uvicorn.Config, worker: EmbeddedWorker | None, listening: Callable[[], object]) -> None:
-        super().__init__(config)
+    def __init__(
+        self, config: uvicorn.Config, hub: Hub, worker: EmbeddedWorker | None, listening: Callable[[], object]
+    ) -> None:
+        super().__init__(config, hub)
         self._worker, self._listening = worker, listening
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._told_to_stop = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, say so, start the worker."""
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        if self.started:
+        if self.started and not self._told_to_stop:
             self._listening()
             if self._worker is not None:
                 self._worker.start()
@@ -148,9 +155,11 @@ class EmbeddedServer(uvicorn.Server):
         threading.Thread(target=self._stop, name="stop").start()
 
     def _stop(self) -> None:
-        if self._worker is not None and self.started:
+        if self._worker is not None:
             self._worker.stop()
         self.should_exit = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hub.close)  # nobody is kept waiting
 
 
 @contextmanager

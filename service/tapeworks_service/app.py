@@ -1,0 +1,80 @@
+"""The FastAPI application, assembled: `create_app(settings)`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from fastapi import FastAPI
+from sqlalchemy import insert, select
+
+from tapeworks_service import auth, health, openapi, problems
+from tapeworks_service.artifacts import routes as artifacts
+from tapeworks_service.artifacts.store import Store
+from tapeworks_service.catalogue import routes as catalogue
+from tapeworks_service.catalogue.catalogue import CatalogueCache
+from tapeworks_service.context import Context
+from tapeworks_service.database.engine import Database, Transaction
+from tapeworks_service.database.tables import installation
+from tapeworks_service.jobs import record_routes
+from tapeworks_service.jobs import routes as jobs
+from tapeworks_service.jobs.reaper import reap_forever
+from tapeworks_service.leases import routes as leases
+from tapeworks_service.prometheus import Measured, Measures
+from tapeworks_service.settings import ServiceSettings
+from tapeworks_service.waking import Hub
+from tapeworks_service.workers import routes as workers
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(settings: ServiceSettings) -> FastAPI:
+    """The service as an ASGI application. Starting it raises `StartRefused` where the settings do not allow it."""
+    measures = Measures()
+    hub = Hub()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database = Database(settings.database, hub=hub, busy_seconds=settings.busy_seconds)
+        try:
+            await database.open()
+            async with database.write() as tx:
+                await auth.prepare(tx, settings)
+                await _prepare_secret(tx)
+            house = Context(settings, database, hub, Store(settings.artifacts), CatalogueCache(), measures)
+            app.state.context = house
+            reaper = asyncio.create_task(reap_forever(house))
+            log.info("service_started", database=database.url.render_as_string(), data_dir=str(settings.data_dir))
+            yield
+            hub.close()
+            reaper.cancel()
+            with suppress(asyncio.CancelledError):
+                await reaper
+        finally:
+            await database.close()
+
+    app = FastAPI(
+        title="Tapeworks",
+        version="0.1.0",
+        description="Training as a service for TensorFlow and Keras 3.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.hub = hub
+    problems.install(app)
+    openapi.install(app)
+    app.add_middleware(Measured, measures=measures)
+    for room in (jobs, record_routes, artifacts, catalogue, workers, leases, health):
+        app.include_router(room.router)
+    return app
+
+
+async def _prepare_secret(tx: Transaction) -> None:
+    """The secret that lease tokens are made from."""
+    known = select(installation.c.name).where(installation.c.name == "lease_secret")
+    if await tx.one(known) is None:
+        await tx.execute(insert(installation).values(name="lease_secret", value=secrets.token_bytes(32)))

@@ -1,0 +1,1 @@
+"""Files: uploads by parts, the store they lie in, downloads."""

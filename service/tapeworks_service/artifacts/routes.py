@@ -1,0 +1,250 @@
+"""Files over HTTP: uploads by parts, what a job left, its model, its checkpoints."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import Response
+from sqlalchemy import select
+
+from tapeworks.errors import ProblemCode
+from tapeworks.jobs import Artifact, Checkpoint, Page
+from tapeworks.wire import LEASE_HEADER, Upload, UploadRequest
+from tapeworks_service.artifacts import uploads
+from tapeworks_service.artifacts.deletions import delete_noted
+from tapeworks_service.artifacts.downloads import StoredFile, download
+from tapeworks_service.auth import Reader, Worker
+from tapeworks_service.context import House
+from tapeworks_service.database.tables import artifacts, checkpoints
+from tapeworks_service.exchange import answer, problems, read_body, read_message, takes
+from tapeworks_service.jobs.document import artifact_document, checkpoint_document
+from tapeworks_service.jobs.queue import Fence
+from tapeworks_service.jobs.routes import JobId
+from tapeworks_service.jobs.streams import job_of
+from tapeworks_service.problems import Problem, invalid_value, not_found, not_supported
+
+router = APIRouter(tags=["files"])
+
+LeaseToken = Annotated[str, Header(alias=LEASE_HEADER, max_length=200)]
+UploadId = Annotated[str, Path(max_length=100)]
+After = Annotated[str | None, Query(max_length=1100, pattern=r"^[^\x00]*$")]
+Limit = Annotated[int, Query(ge=1, le=200)]
+BYTES = {
+    200: {"description": "The bytes"},
+    206: {"description": "A range of them"},
+    304: {"description": "Not modified"},
+}
+
+
+# ── uploads ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.post(
+    "/v1/uploads",
+    operation_id="create_upload",
+    summary="Begin an upload",
+    status_code=201,
+    response_model=Upload,
+    responses=problems(400, 401, 403, 404, 409, 413, 422, 503),
+    openapi_extra=takes(UploadRequest),
+)
+async def create_upload(
+    request: Request, caller: Worker, house: House, token: Annotated[str | None, Header(alias=LEASE_HEADER)] = None
+) -> Response:
+    """A file of an attempt, by its size and digest; the same file again answers with the upload begun before."""
+    wanted = await read_message(request, UploadRequest, house.settings.max_body_bytes)
+    if wanted.job_id is None or wanted.attempt is None or wanted.path is None or token is None:
+        raise not_supported("uploads that belong to no attempt (job_id, attempt, path and the lease header)")
+    if wanted.bytes > house.settings.max_upload_bytes:
+        raise Problem(ProblemCode.PAYLOAD_TOO_LARGE, f"a file may have {house.settings.max_upload_bytes} bytes")
+    async with house.database.write() as tx:
+        fence = Fence(wanted.job_id, wanted.attempt, token)
+        row = await uploads.begin(tx, fence, wanted, part_bytes=house.settings.part_bytes)
+        return answer(await uploads.status(tx, row), 201, {"Location": f"/v1/uploads/{row['id']}"})
+
+
+@router.get(
+    "/v1/uploads/{upload_id}",
+    operation_id="get_upload",
+    summary="What an upload still misses",
+    response_model=Upload,
+    responses=problems(401, 403, 404, 503),
+)
+async def get_upload(caller: Worker, house: House, upload_id: UploadId) -> Response:
+    """The parts that are missing."""
+    async with house.database.read() as tx:
+        return answer(await uploads.status(tx, await uploads.find(tx, upload_id)))
+
+
+@router.put(
+    "/v1/uploads/{upload_id}/parts/{number}",
+    operation_id="put_upload_part",
+    summary="Send one part",
+    status_code=204,
+    responses=problems(401, 403, 404, 409, 413, 422, 503, 507),
+    openapi_extra={"requestBody": {"content": {"application/octet-stream": {}}, "required": True}},
+)
+async def put_part(
+    request: Request,
+    caller: Worker,
+    house: House,
+    token: LeaseToken,
+    upload_id: UploadId,
+    number: Annotated[int, Path(ge=1, lt=2**31)],
+    content_digest: Annotated[str, Header(description="sha-256=:BASE64:")],
+) -> Response:
+    """Parts are numbered from 1, all but the last `part_bytes` long; sent again, a part replaces itself."""
+    sha256 = _digest(content_digest)
+    async with house.database.read() as tx:
+        upload = await uploads.held(tx, upload_id, token)
+    data = await read_body(request, upload["part_bytes"])
+    await uploads.store_part(house.database, house.store, upload, number, data=data, sha256=sha256)
+    house.measures.uploaded.inc(len(data))
+    return Response(status_code=204)
+
+
+def _digest(header: str) -> str:
+    """`sha-256=:BASE64:` of RFC 9530 as hex. Raises 422."""
+    match = re.search(r"sha-256=:([A-Za-z0-9+/=]+):", header)
+    try:
+        digest = base64.b64decode(match[1], validate=True) if match else b""
+    except binascii.Error:
+        digest = b""
+    if len(digest) != 32:
+        raise invalid_value("/Content-Digest", "the header Content-Digest must be sha-256=:BASE64:")
+    return digest.hex()
+
+
+@router.post(
+    "/v1/uploads/{upload_id}/complete",
+    operation_id="complete_upload",
+    summary="Complete an upload",
+    response_model=Upload,
+    responses=problems(401, 403, 404, 409, 422, 503, 507),
+)
+async def complete_upload(caller: Worker, house: House, token: LeaseToken, upload_id: UploadId) -> Response:
+    """Puts the parts together and reads the whole again; 409 names the parts that are missing."""
+    async with house.database.read() as tx:
+        upload = await uploads.held(tx, upload_id, token)
+    completed = await uploads.complete(house.database, house.store, upload)
+    await delete_noted(house.database, house.store)
+    return answer(completed)
+
+
+# ── what a job left ──────────────────────────────────────────────────────────────────────────────
+
+
+@router.get(
+    "/v1/jobs/{job_id}/artifacts",
+    operation_id="list_artifacts",
+    summary="Files that a job left",
+    response_model=Page[Artifact],
+    responses=problems(401, 403, 404, 422, 503),
+)
+async def list_artifacts(
+    caller: Reader, house: House, job_id: JobId, after: After = None, limit: Limit = 200
+) -> Response:
+    """By path."""
+    own = (artifacts.c.project_id == caller.project_id, artifacts.c.job_id == job_id)
+    statement = select(artifacts).where(*own, artifacts.c.path > (after or "")).order_by(artifacts.c.path)
+    async with house.database.read() as tx:
+        await job_of(tx, caller.project_id, job_id)
+        rows = await tx.all(statement.limit(limit + 1))
+    more, rows = len(rows) > limit, rows[:limit]
+    data = [artifact_document(row) for row in rows]
+    return answer({"data": data, "has_more": more, "next": rows[-1]["path"] if more else None})
+
+
+@router.get(
+    "/v1/jobs/{job_id}/artifacts/{path:path}",
+    operation_id="get_artifact",
+    summary="Download a file",
+    response_class=Response,
+    responses={**BYTES, **problems(401, 403, 404, 416, 503)},
+)
+async def get_artifact(request: Request, caller: Reader, house: House, job_id: JobId, path: str) -> Response:
+    """The bytes, or a range of them."""
+    own = (artifacts.c.project_id == caller.project_id, artifacts.c.job_id == job_id)
+    async with house.database.read() as tx:
+        await job_of(tx, caller.project_id, job_id)
+        row = await tx.one(select(artifacts).where(*own, artifacts.c.path == path.replace("\x00", "")))
+    if row is None:
+        raise not_found("artifact", path)
+    return download(request, house.store, StoredFile.of(row, name=path.rpartition("/")[2]))
+
+
+@router.get(
+    "/v1/jobs/{job_id}/model",
+    operation_id="get_model",
+    summary="Download the model",
+    response_class=Response,
+    responses={**BYTES, **problems(401, 403, 404, 416, 422, 503)},
+)
+async def get_model(
+    request: Request,
+    caller: Reader,
+    house: House,
+    job_id: JobId,
+    format: Literal["keras", "saved_model"] | None = None,
+) -> Response:
+    """The bundle as `.tar.gz`; with `format` that part of it alone."""
+    role = format or "bundle"
+    own = (artifacts.c.project_id == caller.project_id, artifacts.c.job_id == job_id)
+    async with house.database.read() as tx:
+        job = await job_of(tx, caller.project_id, job_id)
+        row = await tx.one(select(artifacts).where(*own, artifacts.c.role == role))
+    if row is None:
+        raise _no_model(job["state"], job["document"].get("model"), role)
+    suffix = "" if format is None else f"-{format}"
+    return download(request, house.store, StoredFile.of(row, name=f"{job_id}{suffix}.tar.gz"))
+
+
+def _no_model(state: str, model: object, role: str) -> Problem:
+    if model is not None:
+        return Problem(ProblemCode.NOT_FOUND, f"the job's bundle has no part {role!r}", hint="See model.formats.")
+    if state == "succeeded":
+        return Problem(ProblemCode.NOT_FOUND, "the job exports no model", hint="Its spec has export: null.")
+    hint = "It is there once the job has succeeded."
+    return Problem(ProblemCode.NOT_FOUND, f"the job has no model: it is {state}", hint=hint)
+
+
+# ── checkpoints ──────────────────────────────────────────────────────────────────────────────────
+
+
+@router.get(
+    "/v1/jobs/{job_id}/checkpoints",
+    operation_id="list_checkpoints",
+    summary="Checkpoints of a job",
+    response_model=Page[Checkpoint],
+    responses=problems(401, 403, 404, 422, 503),
+)
+async def list_checkpoints(caller: Reader, house: House, job_id: JobId) -> Response:
+    """Newest first; `training.checkpoint.keep` of them, and the best."""
+    own = (checkpoints.c.project_id == caller.project_id, checkpoints.c.job_id == job_id)
+    newest = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.created_at.desc())
+    async with house.database.read() as tx:
+        await job_of(tx, caller.project_id, job_id)
+        rows = await tx.all(select(checkpoints).where(*own).order_by(*newest))
+    return answer({"data": [checkpoint_document(row) for row in rows], "has_more": False, "next": None})
+
+
+@router.get(
+    "/v1/jobs/{job_id}/checkpoints/{checkpoint_id}",
+    operation_id="get_checkpoint",
+    summary="Download a checkpoint",
+    response_class=Response,
+    responses={**BYTES, **problems(401, 403, 404, 416, 503)},
+)
+async def get_checkpoint(request: Request, caller: Reader, house: House, job_id: JobId, checkpoint_id: str) -> Response:
+    """The bytes, or a range of them."""
+    own = (checkpoints.c.project_id == caller.project_id, checkpoints.c.job_id == job_id)
+    async with house.database.read() as tx:
+        await job_of(tx, caller.project_id, job_id)
+        row = await tx.one(select(checkpoints).where(*own, checkpoints.c.id == checkpoint_id.replace("\x00", "")))
+    if row is None:
+        raise not_found("checkpoint", checkpoint_id)
+    return download(request, house.store, StoredFile.of(row, name=f"{checkpoint_id}.tar"))

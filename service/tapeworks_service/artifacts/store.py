@@ -1,0 +1,113 @@
+"""Where files lie: an object store behind obstore; the local folder is one of its kinds.
+
+Keys begin with the project: `PROJECT/jobs/{id}/attempts/{n}/…`, `PROJECT/uploads/{id}/{part}`.
+Every error of the store becomes `storage_full` or `storage_unavailable`; the service stays up.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import obstore
+import structlog
+from obstore.exceptions import BaseError
+from obstore.exceptions import NotFoundError as NoSuchObject
+from obstore.store import LocalStore
+
+from tapeworks.errors import ProblemCode
+from tapeworks_service.problems import Problem
+
+log = structlog.get_logger(__name__)
+
+CHUNK_BYTES = 1024 * 1024
+_PROBE = "probe"
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What was read: how many bytes, and their SHA-256 in hex."""
+
+    bytes: int
+    sha256: str
+
+
+@contextmanager
+def _coded(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        log.error("store_error", what=what, error=str(error))
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or re.search(r"no space left|quota exceeded|os error (28|122)", str(error), re.IGNORECASE):
+            raise Problem(ProblemCode.STORAGE_FULL, "the artifact store has no space left") from error
+        raise Problem(ProblemCode.STORAGE_UNAVAILABLE, f"the artifact store cannot {what}") from error
+
+
+class Store:
+    """The artifact store below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._store = LocalStore(root, automatic_cleanup=True)
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Write one object at once, atomically. Raises 503, 507."""
+        with _coded("be written"):
+            await obstore.put_async(self._store, key, data, use_multipart=False)
+
+    async def chunks(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes start … end-1, in chunks of about a MiB. Raises 503."""
+        with _coded("be read"):
+            if end <= start:
+                return
+            result = await obstore.get_async(self._store, key, options={"range": (start, end)})
+            async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+                yield bytes(chunk)
+
+    async def digest(self, key: str) -> Digest:
+        """Read an object and digest what is really there. Raises 503."""
+        seen, total = hashlib.sha256(), 0
+        with _coded("be read"):
+            result = await obstore.get_async(self._store, key)
+            async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+                seen.update(chunk)
+                total += len(chunk)
+        return Digest(total, seen.hexdigest())
+
+    async def compose(self, key: str, parts: list[str]) -> None:
+        """One object from its parts, in order. Raises 503, 507."""
+        if len(parts) == 1:
+            with _coded("be written"):
+                await obstore.copy_async(self._store, parts[0], key)
+            return
+
+        async def content() -> AsyncIterator[bytes]:
+            for part in parts:
+                result = await obstore.get_async(self._store, part)
+                async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+                    yield bytes(chunk)
+
+        with _coded("be written"):
+            await obstore.put_async(self._store, key, content(), max_concurrency=2)
+
+    async def delete(self, prefix: str) -> None:
+        """Everything below a prefix, or the one object of that name; what is gone already is fine. Raises 503."""
+        with _coded("delete"):
+            paths: list[str] = []
+            async for batch in obstore.list(self._store, prefix):
+                paths.extend(item["path"] for item in batch)
+            for path in [*paths, prefix] if not paths else paths:
+                try:
+                    await obstore.delete_async(self._store, path)
+                except (NoSuchObject, FileNotFoundError):
+                    continue
+
+    async def check(self) -> None:
+        """Whether the store can be written. Raises 503, 507."""
+        await self.put(_PROBE, b"tapeworks")

@@ -1,0 +1,164 @@
+"""Uploads by parts: each part with its SHA-256, in any order, resumed at a part boundary.
+
+Parts lie under `PROJECT/uploads/{id}/`; completing composes them into an immutable key below the
+attempt's folder and reads the result again before anything may refer to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from sqlalchemy import RowMapping, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tapeworks.errors import Finding, ProblemCode
+from tapeworks.wire import ManifestFile, Upload, UploadRequest
+from tapeworks_service.artifacts.deletions import later_delete
+from tapeworks_service.artifacts.store import Store
+from tapeworks_service.database.engine import Database, Transaction
+from tapeworks_service.database.tables import jobs, upload_parts, uploads
+from tapeworks_service.ids import new_id
+from tapeworks_service.jobs import queue
+from tapeworks_service.problems import Problem, invalid_value, not_found
+
+
+def part_key(upload: RowMapping, number: int) -> str:
+    """Where a part lies until the upload is complete."""
+    return f"{upload['project_id']}/uploads/{upload['id']}/{number}"
+
+
+def part_count(upload: RowMapping) -> int:
+    """How many parts the file has; an empty file has one empty part."""
+    return max(1, -(-upload["bytes"] // upload["part_bytes"]))
+
+
+def part_size(upload: RowMapping, number: int) -> int:
+    """How many bytes part `number` (from 1) must have."""
+    if number < part_count(upload):
+        return int(upload["part_bytes"])
+    return int(upload["bytes"] - (number - 1) * upload["part_bytes"])
+
+
+async def begin(tx: Transaction, fence: queue.Fence, wanted: UploadRequest, *, part_bytes: int) -> RowMapping:
+    """The attempt's upload of this file: a new one, or the one begun before. Raises 404, 409."""
+    job = await queue.hold(tx, fence)
+    same = (
+        uploads.c.project_id == job["project_id"],
+        uploads.c.job_id == job["id"],
+        uploads.c.attempt == fence.attempt,
+        uploads.c.path == wanted.path,
+        uploads.c.sha256 == wanted.sha256,
+        uploads.c.bytes == wanted.bytes,
+    )
+    known = await tx.one(select(uploads).where(*same))
+    if known is not None:
+        return known
+    upload_id = new_id("up")
+    row = {
+        "project_id": job["project_id"], "job_id": job["id"], "id": upload_id, "attempt": fence.attempt,
+        "path": wanted.path, "bytes": wanted.bytes, "sha256": wanted.sha256, "part_bytes": part_bytes,
+        # The id makes the key immutable: a file of the same name with other bytes gets one of its own.
+        "key": f"{job['project_id']}/jobs/{job['id']}/attempts/{fence.attempt}/{upload_id}/{wanted.path}",
+        "created_at": await tx.now(), "completed_at": None,
+    }  # fmt: skip
+    await tx.execute(insert(uploads).values(row))
+    return await find(tx, upload_id)
+
+
+async def find(tx: Transaction, upload_id: str) -> RowMapping:
+    """An upload's row. Raises 404."""
+    row = await tx.one(select(uploads).where(uploads.c.id == upload_id))
+    if row is None:
+        raise not_found("upload", upload_id)
+    return row
+
+
+async def held(tx: Transaction, upload_id: str, token: str) -> RowMapping:
+    """An upload whose attempt still holds its job. Raises 404, 409 `lease_lost`."""
+    upload = await find(tx, upload_id)
+    job = await tx.one(select(jobs).where(jobs.c.id == upload["job_id"]))
+    if job is None or not queue.holds(job, queue.Fence(upload["job_id"], upload["attempt"], token)):
+        raise queue.lease_lost()
+    return upload
+
+
+async def status(tx: Transaction, upload: RowMapping) -> Upload:
+    """What is there and what is missing."""
+    stored = {row["number"] for row in await _parts(tx, upload["id"])}
+    count, completed = part_count(upload), upload["completed_at"] is not None
+    return Upload(
+        id=upload["id"],
+        bytes=upload["bytes"],
+        sha256=upload["sha256"],
+        part_bytes=upload["part_bytes"],
+        parts=count,
+        missing=[] if completed else [number for number in range(1, count + 1) if number not in stored],
+        completed=completed,
+    )
+
+
+async def _parts(tx: Transaction, upload_id: str) -> list[RowMapping]:
+    statement = select(upload_parts).where(upload_parts.c.upload_id == upload_id).order_by(upload_parts.c.number)
+    return await tx.all(statement)
+
+
+async def store_part(
+    database: Database, store: Store, upload: RowMapping, number: int, *, data: bytes, sha256: str
+) -> None:
+    """Check one part and keep it; the same part again replaces itself. Raises 422, 503, 507."""
+    if not 1 <= number <= part_count(upload):
+        raise invalid_value("/number", f"part {number} of {part_count(upload)}")
+    if len(data) != part_size(upload, number):
+        raise invalid_value("", f"part {number} has {len(data)} bytes, not {part_size(upload, number)}")
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
+        raise Problem(ProblemCode.DIGEST_MISMATCH, f"part {number} has the sha-256 {actual}, not {sha256}")
+    if upload["completed_at"] is not None:
+        return
+    await store.put(part_key(upload, number), data)
+    async with database.write() as tx:
+        dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
+        values: dict[str, Any] = {"bytes": len(data), "sha256": actual}
+        row = dialect.insert(upload_parts).values(upload_id=upload["id"], number=number, **values)  # type: ignore[attr-defined]
+        await tx.execute(row.on_conflict_do_update(index_elements=["upload_id", "number"], set_=values))
+
+
+async def complete(database: Database, store: Store, upload: RowMapping) -> Upload:
+    """Put the parts together and read the whole again; idempotent. Raises 409, 422, 503, 507."""
+    async with database.read() as tx:
+        state = await status(tx, upload)
+    if state.completed:
+        return state
+    if state.missing:
+        listed = ", ".join(str(number) for number in state.missing[:20])
+        raise Problem(ProblemCode.CONFLICT, f"parts are missing: {listed}", extra={"missing": state.missing[:1000]})
+    await store.compose(upload["key"], [part_key(upload, number) for number in range(1, state.parts + 1)])
+    digest = await store.digest(upload["key"])
+    if (digest.bytes, digest.sha256) != (upload["bytes"], upload["sha256"]):
+        async with database.write() as tx:
+            await tx.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload["id"]))
+        detail = f"the whole has {digest.bytes} bytes and the sha-256 {digest.sha256}, not {upload['sha256']}"
+        raise Problem(ProblemCode.DIGEST_MISMATCH, detail, hint="Send all parts again.")
+    async with database.write() as tx:
+        await tx.execute(update(uploads).where(uploads.c.id == upload["id"]).values(completed_at=await tx.now()))
+        await tx.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload["id"]))
+        await later_delete(tx, [f"{upload['project_id']}/uploads/{upload['id']}"])
+    return state.model_copy(update={"completed": True, "missing": []})
+
+
+async def completed_file(tx: Transaction, job: RowMapping, file: ManifestFile, *, pointer: str) -> RowMapping:
+    """The completed upload that a manifest names. Raises 422 where it is not that file of this attempt."""
+    row = await tx.one(select(uploads).where(uploads.c.project_id == job["project_id"], uploads.c.id == file.upload_id))
+    wrong = None
+    if row is None or (row["job_id"], row["attempt"]) != (job["id"], job["attempt"]):
+        wrong = "is no upload of this attempt"
+    elif row["completed_at"] is None:
+        wrong = "is not complete"
+    elif (row["path"], row["bytes"], row["sha256"]) != (file.path, file.bytes, file.sha256):
+        wrong = "is another file"
+    if row is None or wrong is not None:
+        message = f"{file.path}: the upload {file.upload_id} {wrong}"
+        finding = Finding(pointer, ProblemCode.INVALID_VALUE, message, "Upload and complete it, then finish again.")
+        raise Problem(ProblemCode.INVALID_REQUEST, message, errors=[finding])
+    return row

@@ -1,0 +1,129 @@
+"""Who calls, for which project, and what they may do.
+
+Keys are stored as SHA-256 (they are random, so no slow hash is needed). An installation without any
+key serves this machine only, and browsers' cross-site requests to it are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from sqlalchemy import insert, select, update
+
+from tapeworks.errors import ProblemCode
+from tapeworks_service.context import Context, House
+from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.tables import api_keys, projects
+from tapeworks_service.ids import new_id
+from tapeworks_service.problems import Problem
+from tapeworks_service.settings import ServiceSettings, StartRefused
+
+DEFAULT_PROJECT = "default"
+SCOPES = ("read", "submit", "admin", "worker")
+_USED_EVERY_SECONDS = 60.0
+_LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request."""
+
+    project_id: str
+    key_id: str | None
+    scopes: frozenset[str]
+
+
+def key_hash(key: str) -> str:
+    """What is stored of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+async def prepare(tx: Transaction, settings: ServiceSettings) -> None:
+    """At start: the first project and key. Raises `StartRefused` for an open door on a public address."""
+    now = await tx.now()
+    if await tx.one(select(projects).where(projects.c.id == DEFAULT_PROJECT)) is None:
+        await tx.execute(insert(projects).values(id=DEFAULT_PROJECT, created_at=now))
+    key = settings.first_key()
+    if key is not None:
+        await _take_over(tx, key_hash(key))
+    usable = await tx.one(select(api_keys.c.id).where(api_keys.c.revoked_at.is_(None)).limit(1))
+    if usable is None and not settings.loopback:
+        raise StartRefused(
+            f"without a key the service listens on loopback only, not on {settings.host}: "
+            "set TAPEWORKS_API_KEY_FILE (or TAPEWORKS_API_KEY), or listen on 127.0.0.1"
+        )
+
+
+async def _take_over(tx: Transaction, hashed: str) -> None:
+    """The settings' key is the one that counts: an earlier one of the settings is revoked."""
+    now = await tx.now()
+    await tx.execute(
+        update(api_keys)
+        .where(api_keys.c.from_settings, api_keys.c.key_hash != hashed, api_keys.c.revoked_at.is_(None))
+        .values(revoked_at=now)
+    )
+    known = await tx.execute(update(api_keys).where(api_keys.c.key_hash == hashed).values(revoked_at=None))
+    if known.rowcount == 0:
+        await tx.execute(
+            insert(api_keys).values(
+                id=new_id("key"), project_id=DEFAULT_PROJECT, name="first", key_hash=hashed,
+                scopes=list(SCOPES), from_settings=True, created_at=now,
+            )
+        )  # fmt: skip
+
+
+async def identify(request: Request, house: Context) -> Caller:
+    """The caller of a request. Raises 401, 403."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    hashed = key_hash(key.strip()) if scheme.lower() == "bearer" else ""
+    async with house.database.read() as tx:
+        row = await tx.one(select(api_keys).where(api_keys.c.key_hash == hashed, api_keys.c.revoked_at.is_(None)))
+        if row is None:
+            locked = await tx.one(select(api_keys.c.id).where(api_keys.c.revoked_at.is_(None)).limit(1))
+            if locked is None:
+                _refuse_other_sites(request)
+                return Caller(DEFAULT_PROJECT, None, frozenset(SCOPES))
+            raise Problem(
+                ProblemCode.UNAUTHENTICATED,
+                "this key is not known or was revoked" if hashed else "no key was sent",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        now = await tx.now()
+    if (row["last_used_at"] or 0.0) < now - _USED_EVERY_SECONDS:
+        async with house.database.write() as tx:
+            await tx.execute(update(api_keys).where(api_keys.c.id == row["id"]).values(last_used_at=now))
+    return Caller(row["project_id"], row["id"], frozenset(row["scopes"]))
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """Without keys, being on this machine is the only right: a web page open here must not borrow it."""
+    names = {urlsplit(f"//{request.headers.get('host', '')}").hostname}
+    if origin := request.headers.get("origin"):
+        names.add(urlsplit(origin).hostname)
+    if not names <= _LOCAL_NAMES:
+        raise Problem(
+            ProblemCode.FORBIDDEN,
+            "without a key the service answers requests to localhost only",
+            hint="Use http://127.0.0.1, or start the service with a key.",
+        )
+
+
+def _require(scope: str) -> Callable[..., Awaitable[Caller]]:
+    async def caller(request: Request, house: House) -> Caller:
+        found = await identify(request, house)
+        if scope not in found.scopes:
+            raise Problem(ProblemCode.FORBIDDEN, f"this key lacks the scope {scope!r}")
+        return found
+
+    return caller
+
+
+Reader = Annotated[Caller, Depends(_require("read"))]
+Submitter = Annotated[Caller, Depends(_require("submit"))]
+Admin = Annotated[Caller, Depends(_require("admin"))]
+Worker = Annotated[Caller, Depends(_require("worker"))]

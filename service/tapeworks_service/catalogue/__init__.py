@@ -1,0 +1,1 @@
+"""What the registered workers can build."""

@@ -1,0 +1,120 @@
+"""What the registered workers can build, as they announced it: entries of every (kind, name, version).
+
+Catalogues are immutable and known by digest, so each is read and indexed once per process.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+
+from tapeworks.jobs import ComponentEntry
+from tapeworks.references import Kind
+from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.tables import catalogues
+from tapeworks_service.workers.rows import WorkerRow, read_workers
+
+ComponentKey = tuple[str, str, str, str]
+"""kind, name, version, digest: what a job is pinned to."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """One catalogue, indexed."""
+
+    entries: tuple[ComponentEntry, ...] = ()
+    keys: frozenset[ComponentKey] = frozenset()
+    refused: tuple[dict[str, Any], ...] = ()
+
+
+_EMPTY = Known()
+
+
+@dataclass
+class Catalogue:
+    """All that may be named in a spec now. Live workers' entries hide those of workers that are gone."""
+
+    entries: dict[tuple[Kind, str, str], ComponentEntry] = field(default_factory=dict)
+    workers: dict[tuple[Kind, str, str], list[str]] = field(default_factory=dict)
+
+    def add(self, known: Known, worker_id: str) -> None:
+        """Take in a worker's catalogue; what is there already stays."""
+        for entry in known.entries:
+            key = (entry.kind, entry.name, entry.version)
+            present = self.entries.setdefault(key, entry)
+            if present.digest == entry.digest:
+                self.workers.setdefault(key, []).append(worker_id)
+
+    def find(self, kind: Kind, name: str, version: str | None = None) -> ComponentEntry | None:
+        """The entry of that version, or the newest one."""
+        if version is not None:
+            return self.entries.get((kind, name, version))
+        versions = [entry for key, entry in self.entries.items() if key[:2] == (kind, name)]
+        return max(versions, key=lambda entry: version_order(entry.version), default=None)
+
+    def kinds(self, name: str) -> list[Kind]:
+        """The kinds under which a name is known."""
+        return sorted({key[0] for key in self.entries if key[1] == name})
+
+    def close_names(self, name: str, kind: Kind | None) -> list[str]:
+        """Names that may have been meant, `keras/Adam` for `Adam` and `adam` included."""
+        names = {key[1] for key in self.entries if kind is None or key[0] == kind}
+        bare: dict[str, str] = {known.rpartition("/")[2].lower(): known for known in sorted(names)}
+        wanted = name.rpartition("/")[2].lower()
+        close = [bare[match] for match in difflib.get_close_matches(wanted, bare, n=3)]
+        return close or difflib.get_close_matches(name, names, n=3)
+
+    def ordered(self) -> list[ComponentEntry]:
+        """All entries by kind, name and version."""
+        return [self.entries[key] for key in sorted(self.entries, key=_place)]
+
+
+def _place(key: tuple[Kind, str, str]) -> tuple[str, str, list[tuple[int, int | str]]]:
+    return (key[0], key[1], version_order(key[2]))
+
+
+def version_order(version: str) -> list[tuple[int, int | str]]:
+    """Sorts "10" after "9" and "1.2" after "1"."""
+    return [(1, int(part)) if part.isdigit() else (0, part) for part in version.split(".")]
+
+
+class CatalogueCache:
+    """Catalogues by digest, parsed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Known] = {}
+
+    async def known(self, tx: Transaction, digest: str) -> Known:
+        """The catalogue with that digest; an empty one where no worker sent it yet."""
+        if digest not in self._known:
+            row = await tx.one(select(catalogues.c.document).where(catalogues.c.digest == digest))
+            if row is None:
+                return _EMPTY
+            self._known[digest] = _index(row["document"])
+        return self._known[digest]
+
+    def forget(self, used: Iterable[str]) -> None:
+        """Drop what no worker uses any more."""
+        keep = set(used)
+        self._known = {digest: known for digest, known in self._known.items() if digest in keep}
+
+    async def merged(self, tx: Transaction, workers: Sequence[WorkerRow]) -> Catalogue:
+        """What all workers together can build."""
+        catalogue = Catalogue()
+        for worker in sorted(workers, key=lambda one: (one.lost, -one.registered_at)):
+            catalogue.add(await self.known(tx, worker.catalogue_digest), worker.id)
+        return catalogue
+
+    async def current(self, tx: Transaction, *, lost_after: float) -> Catalogue:
+        """What may be named in a spec now."""
+        return await self.merged(tx, await read_workers(tx, lost_after=lost_after))
+
+
+def _index(document: dict[str, Any]) -> Known:
+    entries = tuple(ComponentEntry.model_validate(item) for item in document["components"])
+    keys = frozenset((entry.kind.value, entry.name, entry.version, entry.digest) for entry in entries)
+    return Known(entries, keys, tuple(document.get("refused", ())))

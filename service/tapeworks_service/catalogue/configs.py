@@ -1,0 +1,71 @@
+"""Checks a component's config against the JSON Schema that its worker announced."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.protocols import Validator
+
+from tapeworks.errors import Finding, ProblemCode
+from tapeworks.jobs import ComponentEntry
+from tapeworks.references import Kind, escape
+
+
+def config_findings(entry: ComponentEntry, config: Any, pointer: str) -> Iterator[Finding]:
+    """What is wrong with a config, each with a pointer below `pointer`."""
+    if not entry.config_schema:
+        return
+    for error in _validator(json.dumps(entry.config_schema, sort_keys=True)).iter_errors(config):
+        yield from _findings(entry, error, pointer)
+
+
+def kind_in_schema(schema: dict[str, Any], argument: str) -> Kind | None:
+    """The kind that references in an argument must have, by the schema's `x-kind`; None where it does not say."""
+    found = set(_kinds(schema.get("properties", {}).get(argument), schema.get("$defs", {})))
+    return Kind(found.pop()) if len(found) == 1 else None
+
+
+def _kinds(schema: Any, definitions: dict[str, Any]) -> Iterator[str]:
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _kinds(item, definitions)
+    elif isinstance(schema, dict):
+        if isinstance(schema.get("x-kind"), str):
+            yield schema["x-kind"]
+        for key in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties"):
+            yield from _kinds(schema.get(key), definitions)
+
+
+@lru_cache(maxsize=2048)
+def _validator(schema: str) -> Validator:
+    return Draft202012Validator(json.loads(schema))
+
+
+def _findings(entry: ComponentEntry, error: ValidationError, pointer: str) -> Iterable[Finding]:
+    at = pointer + "".join(f"/{escape(str(step))}" for step in error.absolute_path)
+    known = entry.config_schema.get("properties")
+    names = sorted(known) if isinstance(known, dict) else []
+    if error.validator == "additionalProperties" and not error.absolute_path and isinstance(error.instance, dict):
+        for name in [name for name in error.instance if name not in names]:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"It takes: {', '.join(names) or 'no arguments'}."
+            message = f"{entry.name!r} has no argument {name!r}"
+            yield Finding(f"{at}/{escape(name)}", ProblemCode.INVALID_CONFIG, message, hint)
+        return
+    if error.validator == "required" and not error.absolute_path:
+        name = error.message.partition("' is a required")[0].lstrip("'")
+        yield Finding(at, ProblemCode.INVALID_CONFIG, f"{entry.name!r} needs the argument {name!r}", "Add it.")
+        return
+    inner = best_match(error.context) if error.context else None
+    message = inner.message if inner is not None and inner.absolute_path == error.absolute_path else error.message
+    yield Finding(at, ProblemCode.INVALID_CONFIG, f"{entry.name!r}: {_short(message)}")
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= 300 else f"{message[:300]}…"

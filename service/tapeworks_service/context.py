@@ -1,0 +1,36 @@
+"""What every request needs, made once per application and passed in: no globals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from tapeworks_service.artifacts.store import Store
+from tapeworks_service.catalogue.catalogue import CatalogueCache
+from tapeworks_service.database.engine import Database
+from tapeworks_service.prometheus import Measures
+from tapeworks_service.settings import ServiceSettings
+from tapeworks_service.waking import Hub
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of the service."""
+
+    settings: ServiceSettings
+    database: Database
+    hub: Hub
+    store: Store
+    catalogues: CatalogueCache
+    measures: Measures
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+House = Annotated[Context, Depends(_context)]
+"""The parts of the service, as a route's argument."""

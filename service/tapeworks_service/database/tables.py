@@ -1,0 +1,287 @@
+"""Every table. What hangs on a job has a `project_id`, and its keys begin with it.
+
+Fields that nobody queries live in JSON columns: `jobs.document` holds the parts of the job object
+that only its reader needs.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+Serial = BigInteger().with_variant(Integer(), "sqlite")
+Json = JSON(none_as_null=True)
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+"""Secrets of this installation: `lease_secret`."""
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("created_at", Double, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("project_id", String(64), ForeignKey("projects.id"), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("key_hash", String(64), nullable=False, unique=True),
+    Column("scopes", Json, nullable=False),
+    Column("from_settings", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("last_used_at", Double),
+    Column("revoked_at", Double),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    # The order of submission comes from the database, not from a clock.
+    Column("queue_seq", Serial, primary_key=True, autoincrement=True),
+    Column("project_id", String(64), ForeignKey("projects.id"), nullable=False),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(200)),
+    Column("labels", Json, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("fair_rank", BigInteger, nullable=False),
+    Column("fit_key", String(64), ForeignKey("fits.fit_key"), nullable=False),
+    Column("parent_id", String(64)),
+    Column("retry_of", String(64)),
+    Column("idempotency_key", String(255)),
+    Column("body_hash", String(64)),
+    # Written by jobs/queue.py alone:
+    Column("state", String(16), nullable=False),
+    Column("requested", String(16), nullable=False),
+    Column("phase", String(64)),
+    Column("attempt", Integer, nullable=False),
+    Column("failed_attempts", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("worker_id", String(100)),
+    Column("gpus", Integer, nullable=False),
+    Column("token_hash", String(64)),
+    Column("lease_expires_at", Double),
+    Column("not_before", Double),
+    Column("ended_attempt", Integer),
+    Column("ended_token_hash", String(64)),
+    Column("ended_body_hash", String(64)),
+    # Time:
+    Column("timeout_seconds", Double),
+    Column("created_at", Double, nullable=False),
+    Column("queued_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    # What readers count by:
+    Column("revision", BigInteger, nullable=False),
+    Column("event_seq", BigInteger, nullable=False),
+    Column("log_seq", BigInteger, nullable=False),
+    Column("metric_seq", BigInteger, nullable=False),
+    Column("record_index", BigInteger, nullable=False),
+    # What nobody queries:
+    Column("progress", Json, nullable=False),
+    Column("spec", Json, nullable=False),
+    Column("components", Json, nullable=False),
+    Column("document", Json, nullable=False),
+    UniqueConstraint("project_id", "id"),
+    UniqueConstraint("project_id", "idempotency_key"),
+    sqlite_autoincrement=True,
+)
+Index("ix_jobs_claim", jobs.c.state, jobs.c.fit_key, jobs.c.priority.desc(), jobs.c.fair_rank, jobs.c.queue_seq)
+Index("ix_jobs_round", jobs.c.state, jobs.c.priority, jobs.c.fair_rank)
+Index("ix_jobs_fair", jobs.c.project_id, jobs.c.state, jobs.c.priority, jobs.c.fair_rank)
+Index("ix_jobs_list", jobs.c.project_id, jobs.c.kind, jobs.c.queue_seq)
+Index("ix_jobs_list_state", jobs.c.project_id, jobs.c.kind, jobs.c.state, jobs.c.queue_seq)
+Index("ix_jobs_name", jobs.c.project_id, jobs.c.name, jobs.c.queue_seq)
+Index("ix_jobs_lease", jobs.c.state, jobs.c.lease_expires_at)
+
+fits = Table(
+    "fits",
+    metadata,
+    Column("fit_key", String(64), primary_key=True),
+    Column("needs", Json, nullable=False),
+)
+"""What jobs need of a worker, by its hash: the claim asks for keys, so it does not grow with the queue."""
+
+
+def _of_job(name: str, *columns: Column[object], key: tuple[str, ...]) -> Table:
+    """A table whose rows hang on a job and go with it."""
+    own = [
+        Column("project_id", String(64), primary_key="project_id" in key, nullable=False),
+        Column("job_id", String(64), primary_key="job_id" in key, nullable=False),
+    ]
+    constraint = ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE")
+    return Table(name, metadata, *own, *columns, constraint)
+
+
+job_labels = _of_job(
+    "job_labels",
+    Column("name", String(200), primary_key=True),
+    Column("value", String(200), nullable=False),
+    key=("project_id", "job_id"),
+)
+Index("ix_job_labels_find", job_labels.c.project_id, job_labels.c.name, job_labels.c.value, job_labels.c.job_id)
+
+events = _of_job(
+    "events",
+    Column("seq", BigInteger, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("data", Json, nullable=False),
+    key=("project_id", "job_id"),
+)
+
+logs = _of_job(
+    "logs",
+    Column("seq", BigInteger, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("stream", String(8), nullable=False),
+    Column("text", Text, nullable=False),
+    key=("project_id", "job_id"),
+)
+
+metric_points = _of_job(
+    "metric_points",
+    Column("seq", BigInteger, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("value", Double),  # NULL is NaN: SQLite has none
+    key=("project_id", "job_id"),
+)
+Index(
+    "ix_metric_points_series",
+    metric_points.c.project_id,
+    metric_points.c.job_id,
+    metric_points.c.name,
+    metric_points.c.step,
+    metric_points.c.attempt,
+)
+
+checkpoints = _of_job(
+    "checkpoints",
+    Column("id", String(64), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("key", String(1000), nullable=False),
+    Column("metrics", Json, nullable=False),
+    Column("best", Boolean, nullable=False),
+    Column("upload_id", String(64), nullable=False, unique=True),
+    Column("created_at", Double, nullable=False),
+    key=("project_id", "job_id"),
+)
+
+artifacts = _of_job(
+    "artifacts",
+    Column("path", String(1000), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("role", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("key", String(1000), nullable=False),
+    Column("created_at", Double, nullable=False),
+    key=("project_id", "job_id"),
+)
+"""Published files; `role` is `bundle`, `keras`, `saved_model` or `file`."""
+
+uploads = _of_job(
+    "uploads",
+    Column("id", String(64), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("path", String(1000), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("part_bytes", BigInteger, nullable=False),
+    Column("key", String(1000), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("completed_at", Double),
+    key=("project_id",),
+)
+Index("ix_uploads_file", uploads.c.project_id, uploads.c.job_id, uploads.c.attempt, uploads.c.path)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("upload_id", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+)
+
+deletions = Table(
+    "deletions",
+    metadata,
+    Column("prefix", String(1000), primary_key=True),
+    Column("created_at", Double, nullable=False),
+)
+"""Store prefixes whose rows are gone: the files follow, and a crash in between forgets none."""
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(100), primary_key=True),
+    Column("devices", Json, nullable=False),
+    Column("labels", Json, nullable=False),
+    Column("versions", Json, nullable=False),
+    Column("cpus", Integer, nullable=False),
+    Column("memory_bytes", BigInteger),
+    Column("catalogue_digest", String(64), nullable=False),
+    Column("draining", Boolean, nullable=False),
+    Column("registered_at", Double, nullable=False),
+    Column("heartbeat_at", Double, nullable=False),
+)
+
+catalogues = Table(
+    "catalogues",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("document", Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+lease_requests = Table(
+    "lease_requests",
+    metadata,
+    Column("worker_id", String(100), primary_key=True),
+    Column("request_id", String(200), primary_key=True),
+    Column("job_id", String(64), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+"""Which lease a request was answered with, so that a resend gets the same."""

@@ -1,0 +1,66 @@
+"""Is the service alive, is it ready, what does it count; and what this version does not do yet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from sqlalchemy import func, select
+
+from tapeworks_service.auth import Reader
+from tapeworks_service.context import House
+from tapeworks_service.database.tables import catalogues, jobs
+from tapeworks_service.exchange import answer, problems
+from tapeworks_service.problems import Problem, not_supported
+from tapeworks_service.prometheus import CONTENT_TYPE
+from tapeworks_service.workers.rows import read_workers
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/healthz", operation_id="health", summary="Whether the process answers")
+async def healthz() -> Response:
+    """Always 200."""
+    return answer({"status": "ok"})
+
+
+@router.get("/readyz", operation_id="readiness", summary="Whether a job could run now", responses=problems(503))
+async def readyz(house: House) -> Response:
+    """Database, store, and the catalogue of at least one live worker; 503 says which is missing."""
+    checks: dict[str, Any] = {"database": "ok", "store": "ok", "catalogue": "ok"}
+    async with house.database.read() as tx:
+        known = {row["digest"] for row in await tx.all(select(catalogues.c.digest))}
+        rows = await read_workers(tx, lost_after=house.settings.lease_seconds)
+    if not any(not row.lost and row.catalogue_digest in known for row in rows):
+        checks["catalogue"] = "no live worker has registered its components"
+    try:
+        await house.store.check()
+    except Problem as problem:
+        checks["store"] = problem.detail
+    ready = all(value == "ok" for value in checks.values())
+    return answer({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
+
+
+@router.get("/metrics", operation_id="prometheus", summary="Metrics for Prometheus", responses=problems(401, 403, 503))
+async def metrics(caller: Reader, house: House) -> Response:
+    """Text format."""
+    async with house.database.read() as tx:
+        counted = await tx.all(select(jobs.c.state, func.count().label("jobs")).group_by(jobs.c.state))
+        rows = await read_workers(tx, lost_after=house.settings.lease_seconds)
+    text = house.measures.render(
+        jobs={row["state"]: row["jobs"] for row in counted},
+        workers=Counter("lost" if row.lost else "ready" for row in rows),
+    )
+    return Response(text, media_type=CONTENT_TYPE)
+
+
+async def _later(caller: Reader, rest: str = "") -> Response:
+    """Named by the contract; this version answers 422 `not_supported`."""
+    raise not_supported("packages, datasets and registered models")
+
+
+for _name in ("packages", "datasets", "models"):
+    for _path in (f"/v1/{_name}", f"/v1/{_name}/{{rest:path}}"):
+        router.add_api_route(_path, _later, methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)

@@ -1,0 +1,1 @@
+"""Jobs: what users submit and watch, and the queue that hands them to workers."""

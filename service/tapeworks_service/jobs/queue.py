@@ -1,0 +1,429 @@
+"""The queue: the only writer of a job's state.
+
+Every transition is one guarded UPDATE (id, state, attempt, token); its row count is the answer.
+The fence of an attempt is its number and its lease token, of which only a hash is stored. What a
+user asked for stands apart, in `requested`, until the attempt ends. Time is the database's.
+
+    queued → starting → running → exporting → verifying → succeeded
+    held → queued (reaped, released, failed with attempts left) · unfinished → failed | cancelled
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tapeworks.errors import FAILURES, FailureCode, ProblemCode
+from tapeworks.jobs import FINAL, HELD, Failure, Requested, State
+from tapeworks_service.artifacts.deletions import later_delete
+from tapeworks_service.database.clock import instant
+from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.tables import fits, job_labels, jobs, upload_parts, uploads
+from tapeworks_service.jobs.fit import Needs
+from tapeworks_service.jobs.journal import NewEvent, Owner, append_events
+from tapeworks_service.problems import Problem, not_found
+from tapeworks_service.waking import QUEUE, job_topic
+
+_LONGEST_PAUSE_SECONDS = 60.0
+_LEASE_COLUMNS = {"token_hash": None, "lease_expires_at": None, "worker_id": None, "gpus": 0, "phase": None}
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to queue."""
+
+    id: str
+    project_id: str
+    kind: str
+    spec: dict[str, Any]
+    components: list[dict[str, Any]]
+    needs: Needs
+    lineage: dict[str, Any]
+    idempotency_key: str | None = None
+    body_hash: str | None = None
+    parent_id: str | None = None
+    retry_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Fence:
+    """What a worker must show to change an attempt."""
+
+    job_id: str
+    attempt: int
+    token: str
+
+    @property
+    def token_hash(self) -> str:
+        """What is stored of the token."""
+        return hashlib.sha256(self.token.encode()).hexdigest()
+
+
+def lease_token(secret: bytes, *, job_id: str, attempt: int, request_id: str) -> str:
+    """The token of a lease: random to everyone else, the same again for a resent request."""
+    return hmac.new(secret, f"{job_id}\n{attempt}\n{request_id}".encode(), hashlib.sha256).hexdigest()
+
+
+def lease_lost(detail: str = "this attempt does not hold the job any more") -> Problem:
+    """409: the runner must be stopped."""
+    return Problem(ProblemCode.LEASE_LOST, detail)
+
+
+# ── reading under the row's lock ─────────────────────────────────────────────────────────────────
+
+
+async def lock(tx: Transaction, job_id: str, *, project_id: str | None = None) -> RowMapping:
+    """The job's row, locked until the transaction ends. Raises 404."""
+    statement = select(jobs).where(jobs.c.id == job_id).with_for_update()
+    if project_id is not None:
+        statement = statement.where(jobs.c.project_id == project_id)
+    row = await tx.one(statement)
+    if row is None:
+        raise not_found("job", job_id)
+    return row
+
+
+async def hold(tx: Transaction, fence: Fence) -> RowMapping:
+    """The row of a job that this attempt holds, locked. Raises 404, 409 `lease_lost`."""
+    row = await lock(tx, fence.job_id)
+    if not holds(row, fence):
+        raise lease_lost()
+    return row
+
+
+def holds(row: RowMapping, fence: Fence) -> bool:
+    """Whether the attempt holds the job. A lease that expired but was not reaped still counts."""
+    return (
+        row["state"] in HELD
+        and row["attempt"] == fence.attempt
+        and row["token_hash"] is not None
+        and hmac.compare_digest(row["token_hash"], fence.token_hash)
+    )
+
+
+# ── the guarded update ───────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of a job's row: values, the events that tell of it, and where it goes."""
+
+    to: State | None = None
+    message: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    document: Mapping[str, Any] = field(default_factory=dict)
+    events: Sequence[NewEvent] = ()
+    at: float | None = None
+
+
+async def _move(tx: Transaction, row: RowMapping, move: Move) -> None:
+    """Apply a change to the row as it was read. Raises 409 where another transaction was first."""
+    values, document, told = dict(move.values), {**row["document"], **move.document}, list(move.events)
+    at = await tx.now() if move.at is None else move.at
+    attempt = values.get("attempt", row["attempt"])
+    phase = values.get("phase", row["phase"])
+    if move.to is not None:
+        data = {"state": move.to.value, "phase": phase, **({"message": move.message} if move.message else {})}
+        told.append(NewEvent("state", data, at))
+        if move.to != row["state"]:
+            step = {"state": move.to.value, "phase": phase, "attempt": attempt, "at": instant(at)}
+            document["transitions"] = [*document["transitions"], {**step, "message": move.message}]
+        values["state"] = move.to.value
+    changed = (
+        update(jobs)
+        .where(
+            jobs.c.id == row["id"],
+            jobs.c.state == row["state"],
+            jobs.c.attempt == row["attempt"],
+            jobs.c.token_hash.is_not_distinct_from(row["token_hash"]),
+        )
+        .values(revision=jobs.c.revision + 1, event_seq=jobs.c.event_seq + len(told), document=document, **values)
+        .returning(jobs.c.event_seq)
+    )
+    last = (await tx.execute(changed)).scalar_one_or_none()
+    if last is None:
+        raise lease_lost("the job moved on meanwhile")
+    owner = Owner(row["project_id"], row["id"], attempt)
+    await append_events(tx, owner, last - len(told) + 1, told)
+    tx.wake(job_topic(row["id"]))
+    if move.to is State.QUEUED:
+        tx.wake(QUEUE)
+
+
+# ── into the queue ───────────────────────────────────────────────────────────────────────────────
+
+
+async def enqueue(tx: Transaction, new: NewJob) -> None:
+    """Insert a queued job. Raises IntegrityError where its idempotency key is taken."""
+    now = await tx.now()
+    spec = new.spec
+    await _remember_fit(tx, new.needs)
+    first = {"state": State.QUEUED.value, "phase": None, "attempt": 0, "at": instant(now), "message": None}
+    row = {
+        "project_id": new.project_id, "id": new.id, "kind": new.kind, "name": spec["name"], "labels": spec["labels"],
+        "priority": spec["priority"], "fit_key": new.needs.fit_key, "parent_id": new.parent_id,
+        "fair_rank": await fair_rank(tx, new.project_id, spec["priority"]),
+        "retry_of": new.retry_of, "idempotency_key": new.idempotency_key, "body_hash": new.body_hash,
+        "state": State.QUEUED.value, "requested": Requested.NONE.value, "attempt": 0, "failed_attempts": 0,
+        "max_attempts": spec["limits"]["max_attempts"], "timeout_seconds": spec["limits"]["timeout_seconds"],
+        "gpus": 0, "created_at": now, "queued_at": now, "revision": 1, "event_seq": 1, "log_seq": 0, "metric_seq": 0,
+        "record_index": 0, "progress": {}, "spec": spec, "components": new.components,
+        "document": {"transitions": [first], "lineage": new.lineage},
+    }  # fmt: skip
+    await tx.execute(insert(jobs).values(row))
+    await write_labels(tx, new.project_id, new.id, spec["labels"])
+    owner = Owner(new.project_id, new.id, 0)
+    await append_events(tx, owner, 1, [NewEvent("state", {"state": State.QUEUED.value, "phase": None})])
+    tx.wake(QUEUE)
+
+
+async def write_labels(tx: Transaction, project_id: str, job_id: str, labels: Mapping[str, str]) -> None:
+    """Labels as rows, for filters; a job without any writes none."""
+    rows = [{"project_id": project_id, "job_id": job_id, "name": name, "value": labels[name]} for name in labels]
+    if rows:
+        await tx.execute(insert(job_labels), rows)
+
+
+async def _remember_fit(tx: Transaction, needs: Needs) -> None:
+    dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())  # type: ignore[attr-defined]
+    await tx.execute(statement.on_conflict_do_nothing())
+
+
+async def fair_rank(tx: Transaction, project_id: str, priority: int) -> int:
+    """The round in which a project's next job of a priority has its turn: one job of each project a round."""
+    waiting = (jobs.c.state == State.QUEUED.value, jobs.c.priority == priority)
+    own = select(func.max(jobs.c.fair_rank)).where(jobs.c.project_id == project_id, *waiting)
+    last = (await tx.execute(own)).scalar_one()
+    if last is not None:
+        return int(last) + 1
+    current = (await tx.execute(select(func.min(jobs.c.fair_rank)).where(*waiting))).scalar_one()
+    return int(current or 0)
+
+
+# ── claim, renew, advance ────────────────────────────────────────────────────────────────────────
+
+
+async def queued_needs(tx: Transaction) -> list[Needs]:
+    """What the queued jobs need, once for each different need."""
+    waiting = select(jobs.c.queue_seq).where(jobs.c.state == State.QUEUED.value, jobs.c.fit_key == fits.c.fit_key)
+    return [Needs.from_document(row["needs"]) for row in await tx.all(select(fits.c.needs).where(waiting.exists()))]
+
+
+def _head(fit_keys: Sequence[str], now: float) -> Select[Any]:
+    """The job whose turn it is among the given needs: the head of each key by the claim's index, then the best."""
+    turn = (jobs.c.priority.desc(), jobs.c.fair_rank, jobs.c.queue_seq)
+    head = (
+        select(jobs.c.queue_seq)
+        .where(
+            jobs.c.state == State.QUEUED.value,
+            jobs.c.fit_key == fits.c.fit_key,
+            or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now),
+        )
+        .order_by(*turn)
+        .limit(1)
+        .correlate(fits)
+        .scalar_subquery()
+    )
+    heads = select(head).where(fits.c.fit_key.in_(fit_keys))
+    return select(jobs).where(jobs.c.queue_seq.in_(heads)).order_by(*turn).limit(1).with_for_update(skip_locked=True)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who claims."""
+
+    worker_id: str
+    request_id: str
+    secret: bytes
+    lease_seconds: float
+
+
+async def claim(tx: Transaction, who: Claim, satisfied: Mapping[str, int]) -> tuple[RowMapping, str] | None:
+    """Take the job whose turn it is among the fit keys that the worker satisfies (key → GPUs it takes).
+
+    Returns the row as it is now and the lease token; None where no job waits.
+    """
+    if not satisfied:
+        return None
+    now = await tx.now()
+    row = await tx.one(_head(list(satisfied), now))
+    if row is None:
+        return None
+    attempt = row["attempt"] + 1
+    token = lease_token(who.secret, job_id=row["id"], attempt=attempt, request_id=who.request_id)
+    values = {
+        "attempt": attempt,
+        "worker_id": who.worker_id,
+        "gpus": satisfied[row["fit_key"]],
+        "token_hash": Fence(row["id"], attempt, token).token_hash,
+        "lease_expires_at": now + who.lease_seconds,
+        "started_at": now if row["started_at"] is None else row["started_at"],
+        "not_before": None,
+        "record_index": 0,
+        "progress": {**row["progress"], "step": 0, "epoch": 0} if row["progress"] else {},
+    }
+    await _move(tx, row, Move(State.STARTING, values=values, document={"worker": who.worker_id}))
+    return await lock(tx, row["id"]), token
+
+
+async def renew(tx: Transaction, fence: Fence, *, lease_seconds: float) -> RowMapping:
+    """Extend a lease. Raises 404, 409 `lease_lost`."""
+    row = await hold(tx, fence)
+    renewed = await tx.execute(
+        update(jobs)
+        .where(jobs.c.id == row["id"], jobs.c.attempt == fence.attempt, jobs.c.token_hash == fence.token_hash)
+        .values(lease_expires_at=await tx.now() + lease_seconds)
+    )
+    if renewed.rowcount != 1:
+        raise lease_lost()
+    return row
+
+
+async def advance(
+    tx: Transaction, fence: Fence, to: State, *, phase: str | None, message: str | None, at: float
+) -> None:
+    """Move an attempt forward, or tell its phase; a step back is left out. Raises 409 `lease_lost`."""
+    row = await hold(tx, fence)
+    if to not in HELD or HELD.index(to) < HELD.index(State(row["state"])):
+        return
+    await _move(tx, row, Move(to, message=message, values={"phase": phase}, at=at))
+
+
+# ── the end of an attempt ────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended: what its worker said, or `worker_lost` from the reaper."""
+
+    outcome: str
+    failure: Failure | None = None
+    document: Mapping[str, Any] = field(default_factory=dict)
+    body_hash: str | None = None
+    """Of the finish request: the same again is answered alike."""
+
+
+async def finish(tx: Transaction, row: RowMapping, ending: Ending, *, retry_seconds: float) -> State:
+    """End the attempt that holds the row: to a final state, or back to the queue. Returns the new state."""
+    now = await tx.now()
+    cancelled = row["requested"] == Requested.CANCEL.value
+    paused = row["requested"] == Requested.PAUSE.value
+    values: dict[str, Any] = {
+        **_LEASE_COLUMNS,
+        "requested": Requested.NONE.value,
+        "ended_attempt": row["attempt"],
+        "ended_token_hash": row["token_hash"],
+        "ended_body_hash": ending.body_hash,
+    }
+    move = Move(values=values, document=ending.document)
+    if ending.outcome == "succeeded":
+        move = replace(move, to=State.SUCCEEDED)
+    elif cancelled:
+        move = replace(move, to=State.CANCELLED)
+    elif ending.outcome == "failed":
+        failure = ending.failure or Failure(code=FailureCode.INTERNAL, message="the worker gave no reason")
+        move = _failed(row, failure, move, now=now, retry_seconds=retry_seconds)
+    elif paused:
+        move = replace(move, to=State.PAUSED)
+    else:
+        move = replace(move, to=State.QUEUED, message="handed back by its worker")
+    if move.to in FINAL:
+        values["finished_at"] = now
+    if move.to is State.QUEUED:
+        values["queued_at"] = now
+    await _move(tx, row, move)
+    assert move.to is not None  # noqa: S101 - every branch above sets it
+    return move.to
+
+
+def _failed(row: RowMapping, failure: Failure, move: Move, *, now: float, retry_seconds: float) -> Move:
+    """A failed attempt: another one where that may help and attempts are left, else the job's end."""
+    failed_attempts = row["failed_attempts"] + 1
+    told = failure.model_copy(
+        update={
+            "attempt": row["attempt"],
+            "phase": failure.phase or row["phase"] or row["state"],
+            "hint": failure.hint or FAILURES[failure.code].hint,
+        }
+    ).model_dump(mode="json")
+    values = {**move.values, "failed_attempts": failed_attempts}
+    move = replace(move, values=values, events=[NewEvent("attempt_failed", {"failure": told})])
+    if failure.retryable and failed_attempts < row["max_attempts"]:
+        pause = min(retry_seconds * 2 ** (failed_attempts - 1), _LONGEST_PAUSE_SECONDS)
+        values["not_before"] = now + pause
+        message = f"attempt {row['attempt']} failed ({failure.code.value}); {failed_attempts} of {row['max_attempts']}"
+        return replace(move, to=State.QUEUED, message=message)
+    document = {**move.document, "failure": told}
+    return replace(move, to=State.FAILED, message=failure.message[:500], document=document)
+
+
+# ── what a user asks for, and what silence means ─────────────────────────────────────────────────
+
+
+async def cancel(tx: Transaction, job_id: str, *, project_id: str) -> None:
+    """Cancel: at once where nobody holds the job, else it is asked of its worker. Raises 404, 409."""
+    row = await lock(tx, job_id, project_id=project_id)
+    state = State(row["state"])
+    if state in FINAL:
+        raise Problem(ProblemCode.CONFLICT, f"the job is {state.value} already", extra={"state": state.value})
+    if state not in HELD:
+        values = {"finished_at": await tx.now(), "phase": None, "not_before": None}
+        await _move(tx, row, Move(State.CANCELLED, values=values))
+    elif row["requested"] != Requested.CANCEL.value:
+        asked = Requested.CANCEL.value
+        told = [NewEvent("requested", {"requested": asked})]
+        await _move(tx, row, Move(values={"requested": asked}, events=told))
+
+
+def _lapsed(now: float) -> ColumnElement[bool]:
+    return and_(jobs.c.state.in_([state.value for state in HELD]), jobs.c.lease_expires_at < now)
+
+
+def _overdue(now: float) -> ColumnElement[bool]:
+    return and_(jobs.c.state == State.QUEUED.value, jobs.c.started_at + jobs.c.timeout_seconds < now)
+
+
+async def anything_to_reap(tx: Transaction) -> bool:
+    """Whether `reap` would find anything; needs no lock."""
+    now = await tx.now()
+    return await tx.one(select(jobs.c.id).where(or_(_lapsed(now), _overdue(now))).limit(1)) is not None
+
+
+async def reap(tx: Transaction, *, retry_seconds: float, limit: int = 100) -> list[str]:
+    """End the attempts whose lease ran out, and queued jobs whose time is over. Returns the ids of the former."""
+    now = await tx.now()
+    due = select(jobs).order_by(jobs.c.lease_expires_at).limit(limit).with_for_update(skip_locked=True)
+    reaped = []
+    for row in await tx.all(due.where(_lapsed(now))):
+        over = now - row["lease_expires_at"]
+        message = f"the worker {row['worker_id']} was not heard of for {over:.0f} s beyond its lease"
+        failure = Failure(code=FailureCode.WORKER_LOST, message=message, retryable=True)
+        await finish(tx, row, Ending("failed", failure), retry_seconds=retry_seconds)
+        reaped.append(row["id"])
+    for row in await tx.all(due.where(_overdue(now))):
+        message = f"the job's {row['timeout_seconds']:g} s were over before another attempt began"
+        failure = Failure(code=FailureCode.TIMEOUT, message=message, hint=FAILURES[FailureCode.TIMEOUT].hint)
+        values = {"finished_at": now, "not_before": None}
+        document = {"failure": failure.model_dump(mode="json")}
+        await _move(tx, row, Move(State.FAILED, message=message, values=values, document=document))
+    return reaped
+
+
+async def remove(tx: Transaction, row: RowMapping) -> None:
+    """Delete a finished job's row and all that hangs on it; its files are noted to follow."""
+    if State(row["state"]) not in FINAL:
+        raise Problem(ProblemCode.CONFLICT, f"the job is {row['state']}")
+    prefixes = [f"{row['project_id']}/jobs/{row['id']}"]
+    waiting = select(uploads.c.id).where(uploads.c.project_id == row["project_id"], uploads.c.job_id == row["id"])
+    for upload in await tx.all(waiting):
+        prefixes.append(f"{row['project_id']}/uploads/{upload['id']}")
+        await tx.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload["id"]))
+    await tx.execute(delete(jobs).where(jobs.c.id == row["id"], jobs.c.state == row["state"]))
+    await later_delete(tx, prefixes)

@@ -1,0 +1,54 @@
+"""Ends attempts whose worker fell silent, and tidies up.
+
+It begins one lease after the service started, and again one lease after the database came back:
+workers could not renew meanwhile, and an outage must not reap every job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+from sqlalchemy import delete
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from tapeworks_service.artifacts.deletions import delete_noted
+from tapeworks_service.context import Context
+from tapeworks_service.database.tables import lease_requests
+from tapeworks_service.jobs import queue
+
+log = structlog.get_logger(__name__)
+
+_REQUEST_SECONDS = 3600.0
+"""How long a lease request is remembered: far longer than anybody resends it."""
+
+
+async def reap_forever(house: Context) -> None:
+    """Run until cancelled."""
+    settings = house.settings
+    begins = time.monotonic() + settings.lease_seconds
+    while True:
+        await asyncio.sleep(settings.reaper_seconds)
+        try:
+            if time.monotonic() >= begins:
+                await _round(house)
+            await delete_noted(house.database, house.store)
+        except (DBAPIError, PoolTimeout, OSError) as error:
+            log.error("reaper_waits_for_the_database", error=str(error.__cause__ or error))
+            begins = time.monotonic() + settings.lease_seconds
+
+
+async def _round(house: Context) -> None:
+    async with house.database.read() as tx:
+        idle = not await queue.anything_to_reap(tx)
+    if idle:
+        return
+    async with house.database.write() as tx:
+        reaped = await queue.reap(tx, retry_seconds=house.settings.retry_seconds)
+        now = await tx.now()
+        await tx.execute(delete(lease_requests).where(lease_requests.c.created_at < now - _REQUEST_SECONDS))
+    for job_id in reaped:
+        log.warning("lease_reaped", job_id=job_id)
+        house.measures.reaped.inc()

@@ -1,0 +1,54 @@
+"""Compares the roles that a spec fills with those that its step declares."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from tapeworks.errors import Finding, ProblemCode
+from tapeworks.references import escape
+from tapeworks.spec import JobSpec
+
+
+def role_findings(spec: JobSpec, step: str, roles: dict[str, Any]) -> Iterator[Finding]:
+    """Roles that the step does not know, roles that it needs, and a validation that it cannot do."""
+    models = [*roles.get("models", ()), *(role for role in roles.get("frozen", ()) if role not in roles["models"])]
+    optimizers = list(roles.get("optimizers", {}))
+    losses = list(roles.get("losses", ()))
+    yield from _compare("/models", spec.models, models, step=step, needed=models)
+    trains = spec.training.epochs != 0 or spec.training.max_steps is not None
+    yield from _compare("/optimizers", spec.optimizers, optimizers, step=step, needed=optimizers if trains else ())
+    # A supervised model may bring its own losses (add_loss), so its loss is allowed, not needed.
+    needed = () if step == "supervised" else losses
+    yield from _compare("/losses", spec.losses, [*losses, *models], step=step, needed=needed)
+    yield from _compare("/metrics", spec.metrics, models, step=step)
+    for index, transform in enumerate(spec.gradients):
+        if transform.optimizer is not None and transform.optimizer not in optimizers:
+            yield _unknown(f"/gradients/{index}/optimizer", transform.optimizer, optimizers, step=step)
+    for index, role in enumerate((spec.export and spec.export.models) or ()):
+        if role not in models:
+            yield _unknown(f"/export/models/{index}", role, models, step=step)
+    if spec.data.validation is not None and not roles.get("validation_step", True):
+        message = f"the step {step!r} has no validation_step, so data.validation cannot be evaluated"
+        hint = "Set data.validation to null, or give the step a validation_step."
+        yield Finding("/data/validation", ProblemCode.MISSING_VALIDATION_STEP, message, hint)
+
+
+def _compare(
+    place: str, given: Collection[str], known: Collection[str], *, step: str, needed: Collection[str] = ()
+) -> Iterator[Finding]:
+    for role in given:
+        if role not in known:
+            yield _unknown(f"{place}/{escape(role)}", role, known, step=step)
+    for role in needed:
+        if role not in given:
+            message = f"the step {step!r} needs {place[1:]}.{role}"
+            yield Finding(f"{place}/{escape(role)}", ProblemCode.MISSING_ROLE, message, f"Add {place[1:]}.{role}.")
+
+
+def _unknown(pointer: str, role: str, known: Collection[str], *, step: str) -> Finding:
+    close = difflib.get_close_matches(role, known, n=1)
+    listed = ", ".join(known) or "none"
+    hint = f"Did you mean {close[0]!r}?" if close else f"The step's roles here: {listed}."
+    return Finding(pointer, ProblemCode.UNKNOWN_ROLE, f"the step {step!r} declares no {role!r}", hint)

@@ -1,0 +1,324 @@
+"""A user's calls about jobs: submit, watch, cancel, change, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import RowMapping, delete, select, update
+from sqlalchemy.exc import IntegrityError
+
+from tapeworks.canonical import parse_json
+from tapeworks.errors import ProblemCode
+from tapeworks.jobs import FINAL, Job, JobKind, Page, State, ValidationResult
+from tapeworks.spec import Label
+from tapeworks_service.artifacts.deletions import delete_noted
+from tapeworks_service.auth import Reader, Submitter
+from tapeworks_service.context import Context, House
+from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.tables import job_labels, jobs
+from tapeworks_service.exchange import answer, problems, read_body, read_message, takes
+from tapeworks_service.ids import new_id
+from tapeworks_service.jobs import queue
+from tapeworks_service.jobs.document import etag, job_document
+from tapeworks_service.jobs.examples import SPEC
+from tapeworks_service.jobs.fit import Needs
+from tapeworks_service.jobs.listing import Filters, decode_cursor, encode_cursor, list_jobs, reasons_waiting
+from tapeworks_service.jobs.streams import job_of
+from tapeworks_service.jobs.submission import Accepted, accept
+from tapeworks_service.problems import Problem, invalid_value, not_supported
+from tapeworks_service.waking import job_topic
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+JobId = Annotated[str, Path(max_length=100)]
+Text = Annotated[str, Query(max_length=500, pattern=r"^[^\x00]*$")]
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")]
+
+
+class JobChange(BaseModel):
+    """Body of PATCH: what is given changes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, Field(max_length=200)] | None = None
+    labels: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] | None = None
+
+
+SPEC_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobSpecInput"}, "example": SPEC}},
+    }
+}
+
+
+# ── submit ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.post(
+    "",
+    operation_id="create_job",
+    summary="Submit a job",
+    status_code=201,
+    response_model=Job,
+    responses=problems(400, 401, 403, 413, 422, 503),
+    openapi_extra=SPEC_BODY,
+)
+async def create_job(
+    request: Request, caller: Submitter, house: House, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Queue a job. With the same `Idempotency-Key` and body again, the same job is answered with 200."""
+    body = await read_body(request, house.settings.max_body_bytes)
+    key = (caller.project_id, idempotency_key, hashlib.sha256(body).hexdigest())
+    async with house.database.read() as tx:
+        if (known := await _same_request(tx, *key)) is not None:
+            return await _job_answer(tx, house, known)
+        catalogue = await house.catalogues.current(tx, lost_after=house.settings.lease_seconds)
+    accepted = await asyncio.to_thread(lambda: accept(parse_json(body), catalogue))
+    try:
+        async with house.database.write() as tx:
+            if (known := await _same_request(tx, *key)) is not None:
+                return await _job_answer(tx, house, known)
+            new = _new_job(accepted, key)
+            await queue.enqueue(tx, new)
+            made = await _job_answer(tx, house, await job_of(tx, caller.project_id, new.id), status=201)
+    except IntegrityError:  # another instance took the key between look and insert
+        async with house.database.read() as tx:
+            if (known := await _same_request(tx, *key)) is None:
+                raise
+            return await _job_answer(tx, house, known)
+    house.measures.submitted.inc()
+    return made
+
+
+def _new_job(accepted: Accepted, key: tuple[str, str | None, str]) -> queue.NewJob:
+    components = [component.model_dump() for component in accepted.components]
+    return queue.NewJob(
+        id=new_id("job"),
+        project_id=key[0],
+        kind=JobKind.TRAIN.value,
+        spec=accepted.document,
+        components=components,
+        needs=Needs.of(accepted.spec.resources, accepted.components),
+        lineage={"components": components, "seed": accepted.spec.training.seed},
+        idempotency_key=key[1],
+        body_hash=key[2],
+    )
+
+
+async def _same_request(tx: Transaction, project_id: str, key: str | None, body_hash: str) -> RowMapping | None:
+    """The job that this key made, or None. Raises 422 where its body was another."""
+    if key is None:
+        return None
+    row = await tx.one(select(jobs).where(jobs.c.project_id == project_id, jobs.c.idempotency_key == key))
+    if row is not None and row["body_hash"] != body_hash:
+        detail = f"the Idempotency-Key {key[:100]!r} made {row['id']} from another body"
+        raise Problem(ProblemCode.IDEMPOTENCY_MISMATCH, detail)
+    return row
+
+
+@router.post(
+    "/validate",
+    operation_id="validate_job",
+    summary="Check a job spec",
+    response_model=ValidationResult,
+    responses=problems(400, 401, 403, 413, 422, 503),
+    openapi_extra=SPEC_BODY,
+)
+async def validate_job(request: Request, caller: Submitter, house: House, trace: bool = False) -> Response:
+    """Schema and catalogue, as submitting would check them; nothing is queued."""
+    body = await read_body(request, house.settings.max_body_bytes)
+    if trace:
+        raise not_supported("trace=true")
+    async with house.database.read() as tx:
+        catalogue = await house.catalogues.current(tx, lost_after=house.settings.lease_seconds)
+    accepted = await asyncio.to_thread(lambda: accept(parse_json(body), catalogue))
+    return answer({"valid": True, "spec": accepted.document, "warnings": accepted.warnings})
+
+
+# ── look ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.get(
+    "",
+    operation_id="list_jobs",
+    summary="List jobs",
+    response_model=Page[Job],
+    responses=problems(401, 403, 422, 503),
+)
+async def list_(
+    caller: Reader,
+    house: House,
+    state: Annotated[list[State] | None, Query()] = None,
+    kind: JobKind = JobKind.TRAIN,
+    label: Annotated[list[Text] | None, Query(description="name=value; may be repeated")] = None,
+    name: Text | None = None,
+    created_after: datetime | None = None,
+    after: Text | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Response:
+    """The project's jobs, newest first."""
+    filters = Filters(
+        states=[one.value for one in state or ()],
+        kind=kind.value,
+        labels=[_label(one) for one in label or ()],
+        name=name,
+        created_after=None if created_after is None else _seconds(created_after),
+    )
+    before = None if after is None else decode_cursor(after)
+    async with house.database.read() as tx:
+        rows = await list_jobs(tx, caller.project_id, filters, before=before, limit=limit)
+        more, rows = len(rows) > limit, rows[:limit]
+        reasons = await reasons_waiting(tx, rows, house.catalogues, lost_after=house.settings.lease_seconds)
+    data = [job_document(row, unschedulable=_reason(row, reasons)) for row in rows]
+    return answer({"data": data, "has_more": more, "next": encode_cursor(rows[-1]["queue_seq"]) if more else None})
+
+
+def _label(text: str) -> tuple[str, str]:
+    for separator in ("=", ":"):
+        name, found, value = text.partition(separator)
+        if found:
+            return name, value
+    raise invalid_value("/label", f"{text[:100]!r} is not a label filter", "Write label=name=value.")
+
+
+def _seconds(at: datetime) -> float:
+    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _reason(row: RowMapping, reasons: dict[str, str]) -> str | None:
+    return reasons.get(row["fit_key"]) if row["state"] == State.QUEUED.value else None
+
+
+async def _job_answer(
+    tx: Transaction, house: Context, row: RowMapping, *, status: int = 200, seen: str | None = None
+) -> Response:
+    reasons = await reasons_waiting(tx, [row], house.catalogues, lost_after=house.settings.lease_seconds)
+    reason = _reason(row, reasons)
+    tag = etag(row, reason)
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if status == 201:
+        headers["Location"] = f"/v1/jobs/{row['id']}"
+    if seen is not None and (seen.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in seen.split(",")]):
+        return Response(status_code=304, headers=headers)
+    return answer(job_document(row, unschedulable=reason), status, headers)
+
+
+@router.get(
+    "/{job_id}",
+    operation_id="get_job",
+    summary="Get a job",
+    response_model=Job,
+    responses={304: {"description": "Not modified"}, **problems(401, 403, 404, 422, 503)},
+)
+async def get_job(
+    request: Request,
+    caller: Reader,
+    house: House,
+    job_id: JobId,
+    wait: Annotated[float, Query(ge=0, le=300, description="seconds to wait for a change; 30 at most are held")] = 0,
+    unless: Annotated[int | None, Query(ge=0, description="the revision that is known already")] = None,
+) -> Response:
+    """The job now; with `wait`, as soon as its revision is another than `unless` (default: than now)."""
+    deadline = time.monotonic() + min(wait, house.settings.wait_seconds)
+    with house.hub.listen(job_topic(job_id)) as listener:
+        while True:
+            async with house.database.read() as tx:
+                row = await job_of(tx, caller.project_id, job_id)
+                unless = row["revision"] if unless is None else unless
+                left = deadline - time.monotonic()
+                if row["revision"] != unless or left <= 0 or State(row["state"]) in FINAL or house.hub.closing:
+                    return await _job_answer(tx, house, row, seen=request.headers.get("if-none-match"))
+            await listener.wait(min(left, house.database.poll_seconds))
+
+
+# ── change ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.post(
+    "/{job_id}/cancel",
+    operation_id="cancel_job",
+    summary="Cancel a job",
+    response_model=Job,
+    responses=problems(401, 403, 404, 409, 503),
+)
+async def cancel_job(caller: Submitter, house: House, job_id: JobId) -> Response:
+    """A queued job is cancelled at once, a running one at its next call boundary; a finished one answers 409."""
+    async with house.database.write() as tx:
+        await queue.cancel(tx, job_id, project_id=caller.project_id)
+        return await _job_answer(tx, house, await job_of(tx, caller.project_id, job_id))
+
+
+async def _later(caller: Submitter, house: House, job_id: JobId) -> Response:
+    """Named by the contract; this version answers 422 `not_supported`."""
+    async with house.database.read() as tx:
+        await job_of(tx, caller.project_id, job_id)
+    raise not_supported("pause, resume and retry")
+
+
+for _name in ("pause", "resume", "retry"):
+    router.add_api_route(
+        f"/{{job_id}}/{_name}",
+        _later,
+        methods=["POST"],
+        operation_id=f"{_name}_job",
+        summary=f"{_name.capitalize()} a job (not supported yet)",
+        response_model=Job,
+        responses=problems(401, 403, 404, 422),
+    )
+
+
+@router.patch(
+    "/{job_id}",
+    operation_id="update_job",
+    summary="Change name, labels or priority",
+    response_model=Job,
+    responses=problems(400, 401, 403, 404, 413, 422, 503),
+    openapi_extra=takes(JobChange, {"name": "digits again", "priority": 10}),
+)
+async def update_job(request: Request, caller: Submitter, house: House, job_id: JobId) -> Response:
+    """What is given changes; the priority of a job that runs counts when it is queued again."""
+    change = await read_message(request, JobChange, house.settings.max_body_bytes)
+    given: dict[str, Any] = change.model_dump(exclude_unset=True)
+    if given.get("labels", {}) is None or given.get("priority", 0) is None:
+        raise invalid_value("", "labels and priority cannot be null", "Leave out what stays; {} removes all labels.")
+    async with house.database.write() as tx:
+        row = await queue.lock(tx, job_id, project_id=caller.project_id)
+        values = {**given, "spec": {**row["spec"], **given}, "revision": jobs.c.revision + 1}
+        if given.get("priority", row["priority"]) != row["priority"]:
+            values["fair_rank"] = await queue.fair_rank(tx, caller.project_id, given["priority"])
+        await tx.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+        if "labels" in given:
+            own = (job_labels.c.project_id == caller.project_id, job_labels.c.job_id == job_id)
+            await tx.execute(delete(job_labels).where(*own))
+            await queue.write_labels(tx, caller.project_id, job_id, given["labels"])
+        tx.wake(job_topic(job_id))
+        return await _job_answer(tx, house, await job_of(tx, caller.project_id, job_id))
+
+
+@router.delete(
+    "/{job_id}",
+    operation_id="delete_job",
+    summary="Delete a finished job",
+    status_code=204,
+    responses=problems(401, 403, 404, 409, 503),
+)
+async def delete_job(caller: Submitter, house: House, job_id: JobId) -> Response:
+    """The job with everything that hangs on it; 409 while it is not finished."""
+    async with house.database.write() as tx:
+        row = await queue.lock(tx, job_id, project_id=caller.project_id)
+        if State(row["state"]) not in FINAL:
+            hint = "Cancel it first, and wait until it has ended."
+            raise Problem(ProblemCode.CONFLICT, f"the job is {row['state']}", hint=hint, extra={"state": row["state"]})
+        await queue.remove(tx, row)
+        tx.wake(job_topic(job_id))
+    await delete_noted(house.database, house.store)
+    return Response(status_code=204)

@@ -1,0 +1,87 @@
+"""Numbered streams of a job as pages or as server-sent events that resume without loss or repeat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from sqlalchemy import RowMapping, Table, select
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from tapeworks_service.context import Context
+from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.tables import jobs
+from tapeworks_service.exchange import answer
+from tapeworks_service.jobs.document import FINISHED
+from tapeworks_service.problems import not_found
+from tapeworks_service.waking import job_topic
+
+Row = Callable[[RowMapping], dict[str, Any]]
+STREAM_PAGE = 500
+PING_SECONDS = 15
+
+
+async def job_of(tx: Transaction, project_id: str, job_id: str) -> RowMapping:
+    """The row of a project's job. Raises 404."""
+    row = await tx.one(select(jobs).where(jobs.c.project_id == project_id, jobs.c.id == job_id))
+    if row is None:
+        raise not_found("job", job_id)
+    return row
+
+
+def wants_stream(request: Request) -> bool:
+    """Whether the client asked for server-sent events."""
+    return "text/event-stream" in request.headers.get("accept", "")
+
+
+def resume_from(request: Request, after: int) -> int:
+    """The number that the client has seen last: `Last-Event-ID` on a reconnect, else `?after=`."""
+    last = request.headers.get("last-event-id", "").strip()
+    return int(last) if last.isascii() and last.isdigit() and len(last) < 19 else after
+
+
+async def entries(tx: Transaction, table: Table, key: tuple[str, str], *, after: int, limit: int) -> list[RowMapping]:
+    """The rows of one (project, job) after a number, in order."""
+    statement = select(table).where(table.c.project_id == key[0], table.c.job_id == key[1], table.c.seq > after)
+    return await tx.all(statement.order_by(table.c.seq).limit(limit))
+
+
+async def page(house: Context, table: Table, row: Row, key: tuple[str, str], *, after: int, limit: int) -> Response:
+    """One JSON page. Raises 404."""
+    async with house.database.read() as tx:
+        await job_of(tx, *key)
+        rows = await entries(tx, table, key, after=after, limit=limit + 1)
+    more = len(rows) > limit
+    rows = rows[:limit]
+    content = {"data": [row(one) for one in rows], "has_more": more, "next": str(rows[-1]["seq"]) if more else None}
+    return answer(content)
+
+
+async def stream(house: Context, table: Table, row: Row, key: tuple[str, str], *, after: int) -> Response:
+    """Server-sent events until the job has finished and its last entry was sent. Raises 404."""
+    async with house.database.read() as tx:
+        await job_of(tx, *key)
+    return EventSourceResponse(
+        _messages(house, table, row, key, after=after), ping=PING_SECONDS, headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _messages(
+    house: Context, table: Table, row: Row, key: tuple[str, str], *, after: int
+) -> AsyncIterator[ServerSentEvent]:
+    with house.hub.listen(job_topic(key[1])) as listener:
+        while not house.hub.closing:
+            async with house.database.read() as tx:
+                state = (await tx.execute(select(jobs.c.state).where(jobs.c.id == key[1]))).scalar_one_or_none()
+                rows = await entries(tx, table, key, after=after, limit=STREAM_PAGE)
+            for one in rows:
+                after = one["seq"]
+                yield ServerSentEvent(json.dumps(row(one), ensure_ascii=False), id=str(after))
+            if len(rows) == STREAM_PAGE:
+                continue
+            if state is None or state in FINISHED:
+                return
+            await listener.wait(house.database.poll_seconds)

@@ -1,0 +1,200 @@
+"""From what a user sent to a job that can be queued, or to findings that say why not.
+
+`accept` pins every component to the version and source that the catalogue has, checks configs
+against their schemas and the spec's roles against the step's. Nothing is imported or built here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tapeworks.canonical import fold, parse_spec
+from tapeworks.errors import Finding, ProblemCode, SpecInvalid
+from tapeworks.jobs import ComponentEntry
+from tapeworks.operations import BATCHING
+from tapeworks.references import Kind, escape, kind_of_argument, nested_references
+from tapeworks.spec import JobSpec
+from tapeworks.wire import PinnedComponent
+from tapeworks_service.catalogue.catalogue import Catalogue
+from tapeworks_service.catalogue.configs import config_findings, kind_in_schema
+from tapeworks_service.jobs.roles import role_findings
+from tapeworks_service.jobs.unsupported import unsupported
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A spec that can be queued."""
+
+    spec: JobSpec
+    document: dict[str, Any]
+    """The canonical form, every reference with its version."""
+    components: list[PinnedComponent]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A reference of the spec itself: where it stands and which kind goes there."""
+
+    pointer: str
+    kind: Kind
+    value: dict[str, Any]
+
+
+@dataclass
+class _Pins:
+    """The components found so far, one version of each name."""
+
+    catalogue: Catalogue
+    findings: list[Finding] = field(default_factory=list)
+    entries: dict[tuple[Kind, str], ComponentEntry] = field(default_factory=dict)
+
+
+def accept(document: Any, catalogue: Catalogue) -> Accepted:
+    """Check a decoded JSON document as a job. Raises `SpecInvalid` with a finding for every wrong place."""
+    spec = parse_spec(document)
+    original = fold(document).original
+    canonical = spec.document()
+    findings = list(unsupported(canonical))
+    pins = _Pins(catalogue)
+    for place in places(canonical):
+        _pin(place, pins)
+    findings += pins.findings
+    findings += _data_findings(spec, pins)
+    step = pins.entries.get((Kind.STEP, spec.step.component))
+    if step is not None and step.roles is not None:
+        findings += role_findings(spec, step.name, step.roles)
+    if findings:
+        raise SpecInvalid([_told(finding, original(finding.pointer)) for finding in _unique(findings)])
+    components = [
+        PinnedComponent(kind=entry.kind.value, name=entry.name, version=entry.version, digest=entry.digest)
+        for entry in pins.entries.values()
+    ]
+    warnings = [f"{entry.name}: {text}" for entry in pins.entries.values() for text in entry.warnings]
+    return Accepted(JobSpec.model_validate(canonical), canonical, components, warnings)
+
+
+def places(document: dict[str, Any]) -> Iterator[Place]:
+    """The references of a canonical document at the spec's own places, in its order."""
+    data = document["data"]
+    yield Place("/data/source", Kind.SOURCE, data["source"])
+    for split in ("validation", "test"):
+        if data[split] is not None and "component" in data[split]:
+            yield Place(f"/data/{split}", Kind.SOURCE, data[split])
+    for index, operation in enumerate(data["pipeline"]):
+        if "function" in operation:
+            yield Place(f"/data/pipeline/{index}/function", Kind.TRANSFORM, operation["function"])
+    for name, kind in (("models", Kind.MODEL), ("optimizers", Kind.OPTIMIZER)):
+        for role, value in document[name].items():
+            yield Place(f"/{name}/{escape(role)}", kind, value)
+    for name, kind in (("losses", Kind.LOSS), ("metrics", Kind.METRIC)):
+        for role, value in document[name].items():
+            yield from _measures(f"/{name}/{escape(role)}", kind, value)
+    yield Place("/step", Kind.STEP, document["step"])
+    lists = (("gradients", Kind.GRADIENT_TRANSFORM), ("evaluators", Kind.EVALUATOR), ("callbacks", Kind.CALLBACK))
+    for name, kind in lists:
+        for index, value in enumerate(document[name]):
+            yield Place(f"/{name}/{index}", kind, value)
+
+
+def _measures(pointer: str, kind: Kind, value: Any) -> Iterator[Place]:
+    """A loss, a list of metrics, or either by output."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _measures(f"{pointer}/{index}", kind, item)
+    elif "outputs" in value:
+        for output, item in value["outputs"].items():
+            yield from _measures(f"{pointer}/outputs/{escape(output)}", kind, item)
+    else:
+        yield Place(pointer, kind, value)
+
+
+def _pin(place: Place, pins: _Pins) -> None:
+    """Resolve one reference and those inside its config, in place; note what is wrong."""
+    name, version = place.value["component"], place.value.get("version")
+    if version is not None and not isinstance(version, str):
+        pins.findings.append(Finding(f"{place.pointer}/version", ProblemCode.INVALID_VALUE, "a version is a string"))
+        return
+    entry = pins.catalogue.find(place.kind, name, version)
+    if entry is None:
+        pins.findings.append(_unknown(place, version, pins.catalogue))
+        return
+    other = pins.entries.setdefault((place.kind, name), entry)
+    if other.version != entry.version:
+        message = f"{name!r} is used in the versions {other.version} and {entry.version}: a job uses one"
+        pins.findings.append(Finding(f"{place.pointer}/version", ProblemCode.INVALID_VALUE, message))
+    place.value["version"] = entry.version
+    config = place.value.setdefault("config", {})
+    pins.findings += config_findings(entry, config, f"{place.pointer}/config")
+    if not isinstance(config, dict):
+        return
+    for nested in nested_references(config, f"{place.pointer}/config"):
+        kind = kind_in_schema(entry.config_schema, nested.argument) or kind_of_argument(nested.argument)
+        extra = set(nested.value) - {"component", "version", "config"}
+        if extra:
+            message = f"unknown field {min(extra)!r}: a reference has component, version and config"
+            pins.findings.append(Finding(f"{nested.pointer}/{escape(min(extra))}", ProblemCode.UNKNOWN_FIELD, message))
+        known = pins.catalogue.kinds(nested.value["component"])
+        if kind is None or (kind not in known and kind is Kind.LAYER and Kind.MODEL in known):
+            kind = known[0] if known else kind  # a model is a layer too
+        if kind is None:
+            pins.findings.append(_unknown_anywhere(nested.pointer, nested.value["component"], pins.catalogue))
+        else:
+            _pin(Place(nested.pointer, kind, nested.value), pins)
+
+
+def _unknown(place: Place, version: str | None, catalogue: Catalogue) -> Finding:
+    name = place.value["component"]
+    pointer = f"{place.pointer}/component"
+    if not catalogue.entries:
+        return _unknown_anywhere(pointer, name, catalogue)
+    if version is not None and (present := catalogue.find(place.kind, name)) is not None:
+        message = f"no worker has version {version!r} of the {place.kind.value} {name!r}"
+        return Finding(
+            f"{place.pointer}/version", ProblemCode.UNKNOWN_COMPONENT, message, f"There is version {present.version!r}."
+        )
+    message = f"no worker has a {place.kind.value} {name!r}"
+    return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, message, _meant(name, place.kind, catalogue))
+
+
+def _meant(name: str, kind: Kind, catalogue: Catalogue) -> str:
+    close = [other for other in catalogue.close_names(name, kind) if other != name]
+    if close:
+        return "Did you mean " + " or ".join(repr(other) for other in close) + "?"
+    if elsewhere := catalogue.kinds(name):
+        return f"{name!r} is a {elsewhere[0].value}; this place takes a {kind.value}."
+    return f"GET /v1/components?kind={kind.value} lists what can be named here."
+
+
+def _unknown_anywhere(pointer: str, name: str, catalogue: Catalogue) -> Finding:
+    if not catalogue.entries:
+        hint = "No worker has registered its components yet: start one (tapeworks worker), then submit again."
+        return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, f"nothing is known of {name!r} yet", hint)
+    close = catalogue.close_names(name, None)
+    hint = f"Did you mean {close[0]!r}?" if close else ""
+    return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, f"no worker has a component {name!r}", hint)
+
+
+def _data_findings(spec: JobSpec, pins: _Pins) -> Iterator[Finding]:
+    """Data that never becomes a batch, or never ends."""
+    source = pins.entries.get((Kind.SOURCE, spec.data.source.component))
+    batched = any(operation.op in BATCHING for operation in spec.data.pipeline)
+    if not batched and source is not None and source.batched is False:
+        message = f"the source {source.name!r} gives single elements and no operation batches them"
+        yield Finding("/data/pipeline", ProblemCode.MISSING_BATCH, message, 'Add {"op": "batch", "batch_size": 32}.')
+    if spec.training.steps_per_epoch is None and spec.training.max_steps is None:
+        for index, operation in enumerate(spec.data.pipeline):
+            if operation.op == "repeat" and operation.count is None:
+                message = "repeat without a count never ends, and neither steps_per_epoch nor max_steps says when to"
+                hint = "Give it a count, or set training.steps_per_epoch or training.max_steps."
+                yield Finding(f"/data/pipeline/{index}", ProblemCode.ENDLESS_DATA, message, hint)
+
+
+def _told(finding: Finding, pointer: str) -> Finding:
+    return Finding(pointer, finding.code, finding.message, finding.hint)
+
+
+def _unique(findings: Iterable[Finding]) -> list[Finding]:
+    return list(dict.fromkeys(findings))

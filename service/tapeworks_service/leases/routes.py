@@ -1,0 +1,261 @@
+"""A worker's side of the queue, as `tapeworks.wire` says it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import Response
+from sqlalchemy import select
+
+from tapeworks.jobs import Requested
+from tapeworks.wire import (
+    LEASE_HEADER,
+    CheckpointAnnounced,
+    CheckpointAnnouncement,
+    Command,
+    Finish,
+    Heartbeat,
+    HeartbeatAnswer,
+    Lease,
+    LeaseRequest,
+    Records,
+    RecordsAnswer,
+)
+from tapeworks_service.artifacts.deletions import delete_noted
+from tapeworks_service.artifacts.downloads import StoredFile, download
+from tapeworks_service.auth import Worker
+from tapeworks_service.context import Context, House
+from tapeworks_service.database.tables import checkpoints
+from tapeworks_service.exchange import answer, problems, read_message, takes
+from tapeworks_service.jobs import queue, records
+from tapeworks_service.jobs.routes import JobId
+from tapeworks_service.leases import attempts
+from tapeworks_service.problems import not_found
+from tapeworks_service.waking import QUEUE, job_topic
+from tapeworks_service.workers.rows import heard_of, read_worker
+
+router = APIRouter(prefix="/v1", tags=["workers"])
+
+LOOK_SECONDS = 1.0
+"""How often a waiting lease request looks: a pause before a retry ends without anybody being woken."""
+TOKEN_HEADER = Annotated[str, Header(alias=LEASE_HEADER, max_length=200)]
+Attempt = Annotated[int, Path(ge=1, lt=2**31)]
+REFUSALS = problems(400, 401, 403, 404, 409, 413, 422, 503)
+
+
+# ── a lease ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.post(
+    "/worker/leases",
+    operation_id="lease_job",
+    summary="Wait for a job",
+    response_model=Lease,
+    responses={204: {"description": "Nothing fits in time"}, **REFUSALS},
+    openapi_extra=takes(LeaseRequest),
+)
+async def lease_job(request: Request, caller: Worker, house: House) -> Response:
+    """The job whose turn it is among those that the free devices fit; 404 where the worker is not registered."""
+    wanted = await read_message(request, LeaseRequest, house.settings.max_body_bytes)
+    deadline = time.monotonic() + min(wanted.wait_seconds, house.settings.wait_seconds)
+    heard = 0.0
+    with house.hub.listen(QUEUE) as listener:
+        while True:
+            if time.monotonic() - heard > house.settings.heartbeat_seconds:
+                await _heard_of(house, wanted.worker_id)
+                heard = time.monotonic()
+            if not await request.is_disconnected():
+                answered, lease = await _look(house, wanted)
+                if lease is not None:
+                    return answer(lease)
+                if answered:
+                    return Response(status_code=204)
+            left = deadline - time.monotonic()
+            if left <= 0 or house.hub.closing:
+                return Response(status_code=204)
+            await listener.wait(min(left, LOOK_SECONDS))
+
+
+async def _heard_of(house: Context, worker_id: str) -> None:
+    async with house.database.write() as tx:
+        if await read_worker(tx, worker_id, lost_after=house.settings.lease_seconds) is None:
+            raise not_found("worker", worker_id)
+        await heard_of(tx, worker_id)
+
+
+async def _look(house: Context, wanted: LeaseRequest) -> tuple[bool, dict[str, Any] | None]:
+    """One look at the queue: whether the request is answered for good, and its lease. Writes only if a job fits."""
+    settings = house.settings
+    async with house.database.read() as tx:
+        worker = await read_worker(tx, wanted.worker_id, lost_after=settings.lease_seconds)
+        if worker is None:
+            raise not_found("worker", wanted.worker_id)
+        secret = await attempts.lease_secret(tx)
+        answered, lease = await attempts.leased_before(tx, wanted, secret=secret)
+        if answered:
+            return answered, lease
+        satisfied = await attempts.satisfied_needs(tx, worker, wanted, house.catalogues)
+    if not satisfied:
+        return False, None
+    async with house.database.write() as tx:
+        answered, lease = await attempts.leased_before(tx, wanted, secret=secret)
+        if not answered:
+            lease = await attempts.take(tx, wanted, satisfied, secret=secret, lease_seconds=settings.lease_seconds)
+    if lease is not None and not answered:
+        house.measures.leases.inc()
+    return answered, lease
+
+
+# ── while it runs ────────────────────────────────────────────────────────────────────────────────
+
+
+@router.post(
+    "/jobs/{job_id}/attempts/{attempt}/heartbeat",
+    operation_id="renew_lease",
+    summary="Renew a lease",
+    response_model=HeartbeatAnswer,
+    responses=REFUSALS,
+    openapi_extra=takes(Heartbeat, {"progress": {"step": 120, "epoch": 2}}),
+)
+async def heartbeat(
+    request: Request, caller: Worker, house: House, job_id: JobId, attempt: Attempt, token: TOKEN_HEADER
+) -> Response:
+    """Extends the lease; 409 `lease_lost`: stop the runner."""
+    told = await read_message(request, Heartbeat, house.settings.max_body_bytes)
+    seconds = house.settings.lease_seconds
+    async with house.database.write() as tx:
+        row = await queue.renew(tx, queue.Fence(job_id, attempt, token), lease_seconds=seconds)
+        if told.progress is not None:
+            await records.write_progress(tx, row, told.progress)
+        await heard_of(tx, row["worker_id"])
+    return answer(HeartbeatAnswer(lease_seconds=seconds, command=_command(row["requested"])))
+
+
+def _command(requested: str) -> Any:
+    return None if requested == Requested.NONE.value else requested
+
+
+@router.get(
+    "/jobs/{job_id}/attempts/{attempt}/commands",
+    operation_id="wait_for_command",
+    summary="Wait for a command",
+    response_model=Command,
+    responses={204: {"description": "Nothing was asked in time"}, **REFUSALS},
+)
+async def commands(
+    caller: Worker,
+    house: House,
+    job_id: JobId,
+    attempt: Attempt,
+    token: TOKEN_HEADER,
+    wait: Annotated[float, Query(ge=0, le=300)] = 30,
+) -> Response:
+    """What the user asked for, as soon as it is asked; 409 `lease_lost` as soon as the attempt is over."""
+    deadline = time.monotonic() + min(wait, house.settings.wait_seconds)
+    fence = queue.Fence(job_id, attempt, token)
+    with house.hub.listen(job_topic(job_id)) as listener:
+        while True:
+            async with house.database.read() as tx:
+                row = await queue.hold(tx, fence)
+            if (command := _command(row["requested"])) is not None:
+                return answer(Command(command=command))
+            left = deadline - time.monotonic()
+            if left <= 0 or house.hub.closing:
+                return Response(status_code=204)
+            await listener.wait(min(left, house.database.poll_seconds))
+
+
+@router.post(
+    "/jobs/{job_id}/attempts/{attempt}/records",
+    operation_id="store_records",
+    summary="Store what an attempt reports",
+    response_model=RecordsAnswer,
+    responses=REFUSALS,
+    openapi_extra=takes(Records),
+)
+async def store_records(
+    request: Request, caller: Worker, house: House, job_id: JobId, attempt: Attempt, token: TOKEN_HEADER
+) -> Response:
+    """A batch; records stored before are skipped, and what follows a gap is left for a resend."""
+    told = await read_message(request, Records, house.settings.max_registration_bytes)
+    async with house.database.write() as tx:
+        stored = await records.store(tx, queue.Fence(job_id, attempt, token), list(told.records))
+    return answer(RecordsAnswer(stored=stored))
+
+
+@router.post(
+    "/jobs/{job_id}/attempts/{attempt}/checkpoints",
+    operation_id="announce_checkpoint",
+    summary="Announce an uploaded checkpoint",
+    status_code=201,
+    response_model=CheckpointAnnounced,
+    responses=REFUSALS,
+    openapi_extra=takes(CheckpointAnnouncement),
+)
+async def announce_checkpoint(
+    request: Request, caller: Worker, house: House, job_id: JobId, attempt: Attempt, token: TOKEN_HEADER
+) -> Response:
+    """This makes it visible, and older ones beyond `training.checkpoint.keep` go."""
+    told = await read_message(request, CheckpointAnnouncement, house.settings.max_body_bytes)
+    async with house.database.write() as tx:
+        checkpoint_id = await attempts.announce(tx, queue.Fence(job_id, attempt, token), told)
+    await delete_noted(house.database, house.store)
+    return answer(CheckpointAnnounced(checkpoint_id=checkpoint_id), 201)
+
+
+@router.get(
+    "/jobs/{job_id}/attempts/{attempt}/checkpoints/{checkpoint_id}",
+    operation_id="read_checkpoint",
+    summary="The bytes of a checkpoint to resume from",
+    response_class=Response,
+    responses={200: {"description": "The bytes"}, **REFUSALS},
+)
+async def read_checkpoint(
+    request: Request,
+    caller: Worker,
+    house: House,
+    job_id: JobId,
+    attempt: Attempt,
+    token: TOKEN_HEADER,
+    checkpoint_id: str,
+) -> Response:
+    """For the attempt that holds the job."""
+    async with house.database.read() as tx:
+        job = await queue.hold(tx, queue.Fence(job_id, attempt, token))
+        own = (checkpoints.c.project_id == job["project_id"], checkpoints.c.job_id == job_id)
+        row = await tx.one(select(checkpoints).where(*own, checkpoints.c.id == checkpoint_id.replace("\x00", "")))
+    if row is None:
+        raise not_found("checkpoint", checkpoint_id)
+    return download(request, house.store, StoredFile.of(row, name=f"{checkpoint_id}.tar"))
+
+
+# ── the end ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.post(
+    "/jobs/{job_id}/attempts/{attempt}/finish",
+    operation_id="finish_attempt",
+    summary="End an attempt",
+    responses={200: {"description": "The state that the job is in now"}, **REFUSALS},
+    openapi_extra=takes(Finish),
+)
+async def finish_attempt(
+    request: Request, caller: Worker, house: House, job_id: JobId, attempt: Attempt, token: TOKEN_HEADER
+) -> Response:
+    """Publishes, fails or hands back, in one guarded update; the same request again is answered alike."""
+    told = await read_message(request, Finish, house.settings.max_body_bytes)
+    body_hash = hashlib.sha256(told.model_dump_json().encode()).hexdigest()
+    async with house.database.write() as tx:
+        finished = await attempts.finish(
+            tx,
+            queue.Fence(job_id, attempt, token),
+            told,
+            body_hash=body_hash,
+            retry_seconds=house.settings.retry_seconds,
+        )
+    if not finished.repeated:
+        house.measures.ended.labels(told.outcome).inc()
+    return answer({"state": finished.state})

@@ -1,0 +1,81 @@
+"""The served OpenAPI document: FastAPI's, with the models of bodies that routes read themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from tapeworks import wire
+from tapeworks.spec import editor_schema
+from tapeworks_service.exchange import PROBLEM_SCHEMA
+from tapeworks_service.jobs.routes import JobChange
+
+_REFERENCE = "#/components/schemas/{model}"
+_BODIES = (
+    JobChange, wire.Registration, wire.LeaseRequest, wire.Heartbeat, wire.Records, wire.CheckpointAnnouncement,
+    wire.Finish, wire.UploadRequest,
+)  # fmt: skip
+
+
+def install(app: FastAPI) -> None:
+    """Serve the completed document; made at the first request for it."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title, version=app.version, openapi_version="3.1.0", description=app.description, routes=app.routes
+    )
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    _, bodies = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REFERENCE)
+    for name, schema in bodies["$defs"].items():
+        schemas.setdefault(name, schema)
+    spec = editor_schema()
+    for name, schema in spec.pop("$defs", {}).items():
+        schemas[f"Spec{name}"] = _moved(schema)
+    spec.pop("$schema", None)
+    schemas["JobSpecInput"] = _moved(spec)
+    schemas["Problem"] = PROBLEM_SCHEMA
+    document["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "A key of this installation (tw_…)."}
+    }
+    document["security"] = [{"key": []}, {}]
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation.pop("x-body-model", None)
+            # Parameters that are not valid are told as problems too.
+            if "422" in operation["responses"]:
+                operation["responses"]["422"] = {
+                    "description": "Problem",
+                    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+                }
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    return document
+
+
+def _moved(schema: Any) -> Any:
+    """A schema whose `#/$defs/X` lies at `#/components/schemas/SpecX` now."""
+    if isinstance(schema, list):
+        return [_moved(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: _moved(value) for key, value in schema.items()}
+    reference = moved.get("$ref")
+    if isinstance(reference, str):
+        moved["$ref"] = reference.replace("#/$defs/", "#/components/schemas/Spec")
+    if isinstance(moved.get("discriminator"), dict) and "mapping" in moved["discriminator"]:
+        mapping = moved["discriminator"]["mapping"]
+        moved["discriminator"]["mapping"] = {
+            key: value.replace("#/$defs/", "#/components/schemas/Spec") for key, value in mapping.items()
+        }
+    return moved

@@ -1,0 +1,67 @@
+"""Every metric of the service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Measures:
+    """The metrics of one application."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "tapeworks_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "tapeworks_request_seconds", "Seconds until an answer was complete", ["route"], registry=self.registry
+        )
+        self.jobs = Gauge("tapeworks_jobs", "Jobs by state", ["state"], registry=self.registry)
+        self.workers = Gauge("tapeworks_workers", "Workers by state", ["state"], registry=self.registry)
+        self.submitted = Counter("tapeworks_jobs_submitted", "Jobs accepted", registry=self.registry)
+        self.leases = Counter("tapeworks_leases", "Attempts handed to workers", registry=self.registry)
+        self.reaped = Counter("tapeworks_leases_reaped", "Attempts taken from silent workers", registry=self.registry)
+        self.ended = Counter("tapeworks_attempts_ended", "Attempts by outcome", ["outcome"], registry=self.registry)
+        self.uploaded = Counter("tapeworks_uploaded_bytes", "Bytes of parts stored", registry=self.registry)
+
+    def render(self, *, jobs: Mapping[str, int], workers: Mapping[str, int]) -> bytes:
+        """The text that Prometheus scrapes."""
+        for gauge, counts in ((self.jobs, jobs), (self.workers, workers)):
+            gauge.clear()
+            for state, count in counts.items():
+                gauge.labels(state).set(count)
+        return generate_latest(self.registry)
+
+
+class Measured:
+    """Counts each request under its route's template, so that ids make no labels."""
+
+    def __init__(self, app: ASGIApp, measures: Measures) -> None:
+        self._app = app
+        self._measures = measures
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._measures.requests.labels(Request(scope).method, route, status).inc()
+            self._measures.seconds.labels(route).observe(time.perf_counter() - started)

@@ -1,0 +1,94 @@
+"""Every setting of the service, read from `TAPEWORKS_…` variables or given by `tapeworks serve`."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tapeworks.errors import TapeworksError
+from tapeworks.wire import PART_BYTES
+
+MIB = 1024 * 1024
+
+
+class StartRefused(TapeworksError):
+    """The service does not start like this; the message says what to change."""
+
+
+class ServiceSettings(BaseSettings):
+    """Settings of one service process."""
+
+    model_config = SettingsConfigDict(env_prefix="TAPEWORKS_", frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    """Without any key only a loopback address is accepted."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    data_dir: Path = Path("tapeworks-data")
+    """Holds the SQLite file and the artifacts."""
+    database_url: str | None = None
+    """An SQLAlchemy URL (`sqlite+aiosqlite:///…`, `postgresql+asyncpg://…`); default: a SQLite file in `data_dir`."""
+    api_key: SecretStr | None = None
+    """The first key of the installation, with all scopes. Only its hash is stored."""
+    api_key_file: Path | None = None
+    """A file that holds that key, as container secrets do."""
+
+    lease_seconds: PositiveFloat = 20.0
+    """An attempt that does not renew its lease for so long may be taken up by another."""
+    heartbeat_seconds: PositiveFloat = 5.0
+    """How often workers are told to renew."""
+    reaper_seconds: PositiveFloat = 5.0
+    retry_seconds: float = Field(default=1.0, ge=0)
+    """Pause before the second attempt; it doubles with each failed one, up to a minute."""
+    wait_seconds: PositiveFloat = 30.0
+    """The longest that a waiting request is held."""
+    busy_seconds: PositiveFloat = 5.0
+    """How long a request waits for the database before it is answered with 503."""
+
+    max_body_bytes: PositiveInt = MIB
+    max_registration_bytes: PositiveInt = 16 * MIB
+    """A worker's catalogue holds the config schema of every component."""
+    part_bytes: PositiveInt = PART_BYTES
+    max_upload_bytes: PositiveInt = 1024 * 1024 * MIB
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """`auto`: colours to a terminal, JSON to anything else."""
+
+    @property
+    def database(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'tapeworks.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """The root of the local artifact store."""
+        return self.data_dir.absolute() / "artifacts"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether `host` can be reached from this machine only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def first_key(self) -> str | None:
+        """The key of the settings. Raises `StartRefused` where the file cannot be read or the key is too short."""
+        if self.api_key is not None:
+            key = self.api_key.get_secret_value().strip()
+        elif self.api_key_file is not None:
+            try:
+                key = self.api_key_file.read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise StartRefused(f"cannot read the key file {self.api_key_file}: {error.strerror}") from error
+        else:
+            return None
+        if len(key) < 16 or any(character.isspace() for character in key):
+            raise StartRefused("the key must be one word of at least 16 characters, e.g. tw_ and 40 random ones")
+        return key

@@ -1,0 +1,1 @@
+"""Worker machines, as they registered."""

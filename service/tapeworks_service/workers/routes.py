@@ -1,0 +1,123 @@
+"""Workers: their registration, and what users see of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import Response
+from sqlalchemy import delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tapeworks.jobs import HELD, Page, WorkerInfo
+from tapeworks.wire import Registered, Registration
+from tapeworks_service.auth import Admin, Reader, Worker
+from tapeworks_service.context import House
+from tapeworks_service.database.clock import instant
+from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.tables import catalogues, jobs, workers
+from tapeworks_service.exchange import answer, problems, read_message, takes
+from tapeworks_service.problems import not_supported
+from tapeworks_service.workers.rows import WorkerRow, read_workers
+
+router = APIRouter(prefix="/v1", tags=["workers"])
+
+
+@router.put(
+    "/worker/{worker_id}",
+    operation_id="register_worker",
+    summary="Register a worker",
+    response_model=Registered,
+    responses=problems(400, 401, 403, 413, 422, 503),
+    openapi_extra=takes(Registration),
+)
+async def register_worker(
+    request: Request,
+    caller: Worker,
+    house: House,
+    worker_id: Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")],
+) -> Response:
+    """Devices, labels, versions and the catalogue: by digest, and whole when `catalogue_needed` was answered."""
+    told = await read_message(request, Registration, house.settings.max_registration_bytes)
+    async with house.database.write() as tx:
+        now = await tx.now()
+        row = told.model_dump(mode="json", exclude={"catalogue"})
+        await _upsert(tx, workers, ["id"], {"id": worker_id, **row, "heartbeat_at": now}, registered_at=now)
+        if told.catalogue is not None:
+            document = told.catalogue.model_dump(mode="json")
+            content = {"digest": told.catalogue_digest, "document": document}
+            await _upsert(tx, catalogues, ["digest"], content, created_at=now)
+        used = select(workers.c.catalogue_digest)
+        await tx.execute(delete(catalogues).where(catalogues.c.digest.not_in(used)))
+        known = await tx.one(select(catalogues.c.digest).where(catalogues.c.digest == told.catalogue_digest))
+        digests = [one["catalogue_digest"] for one in await tx.all(used)]
+    house.catalogues.forget(digests)
+    registered = Registered(
+        catalogue_needed=known is None,
+        heartbeat_seconds=house.settings.heartbeat_seconds,
+        lease_seconds=house.settings.lease_seconds,
+    )
+    return answer(registered)
+
+
+async def _upsert(tx: Transaction, table: Any, key: list[str], values: dict[str, Any], **first: Any) -> None:
+    """Insert a row, or change it; `first` holds what only an insert sets."""
+    dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
+    if table is workers:
+        first["draining"] = False
+    statement = dialect.insert(table).values(**values, **first)  # type: ignore[attr-defined]
+    changed = {name: value for name, value in values.items() if name not in key}
+    await tx.execute(statement.on_conflict_do_update(index_elements=key, set_=changed))
+
+
+@router.get(
+    "/workers",
+    operation_id="list_workers",
+    summary="List workers",
+    response_model=Page[WorkerInfo],
+    responses=problems(401, 403, 503),
+)
+async def list_workers(caller: Reader, house: House) -> Response:
+    """Devices, state, and what runs there."""
+    async with house.database.read() as tx:
+        rows = await read_workers(tx, lost_after=house.settings.lease_seconds)
+        running = await _running(tx, caller.project_id)
+        data = []
+        for row in rows:
+            refused = (await house.catalogues.known(tx, row.catalogue_digest)).refused
+            data.append({**_worker_document(row), "jobs": running[row.id], "refused": list(refused)})
+    return answer({"data": data, "has_more": False, "next": None})
+
+
+def _worker_document(row: WorkerRow) -> dict[str, Any]:
+    state = "lost" if row.lost else "draining" if row.draining else "ready"
+    return {
+        "id": row.id,
+        "state": state,
+        "labels": row.labels,
+        "devices": row.devices,
+        "versions": row.versions,
+        "registered_at": instant(row.registered_at),
+        "heartbeat_at": instant(row.heartbeat_at),
+    }
+
+
+async def _running(tx: Transaction, project_id: str) -> dict[str, list[str]]:
+    """Worker → the project's jobs that it holds."""
+    held = jobs.c.state.in_([state.value for state in HELD])
+    running: dict[str, list[str]] = defaultdict(list)
+    for row in await tx.all(select(jobs.c.worker_id, jobs.c.id).where(held, jobs.c.project_id == project_id)):
+        running[row["worker_id"]].append(row["id"])
+    return running
+
+
+@router.post(
+    "/workers/{worker_id}/drain",
+    operation_id="drain_worker",
+    summary="Drain a worker (not supported yet)",
+    responses=problems(401, 403, 422),
+)
+async def drain_worker(caller: Admin, worker_id: str) -> Response:
+    """Named by the contract; this version answers 422 `not_supported`."""
+    raise not_supported("draining a worker")

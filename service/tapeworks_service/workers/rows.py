@@ -1,0 +1,55 @@
+"""The rows of workers: registered, live or lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import RowMapping, select, update
+
+from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.tables import workers
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """A worker machine as it registered."""
+
+    id: str
+    devices: list[dict[str, Any]]
+    labels: dict[str, str]
+    versions: dict[str, str]
+    cpus: int
+    memory_bytes: int | None
+    catalogue_digest: str
+    draining: bool
+    registered_at: float
+    heartbeat_at: float
+    lost: bool
+    """Not heard of for so long that its leases lapse."""
+
+    @property
+    def gpus(self) -> list[dict[str, Any]]:
+        """Its devices of kind gpu."""
+        return [device for device in self.devices if device["kind"] == "gpu"]
+
+
+def _row(row: RowMapping, *, now: float, lost_after: float) -> WorkerRow:
+    return WorkerRow(**row, lost=row["heartbeat_at"] < now - lost_after)
+
+
+async def read_workers(tx: Transaction, *, lost_after: float) -> list[WorkerRow]:
+    """All registered workers; `lost_after` in seconds."""
+    now = await tx.now()
+    return [_row(row, now=now, lost_after=lost_after) for row in await tx.all(select(workers).order_by(workers.c.id))]
+
+
+async def read_worker(tx: Transaction, worker_id: str, *, lost_after: float) -> WorkerRow | None:
+    """One worker, or None."""
+    row = await tx.one(select(workers).where(workers.c.id == worker_id))
+    return None if row is None else _row(row, now=await tx.now(), lost_after=lost_after)
+
+
+async def heard_of(tx: Transaction, worker_id: str) -> None:
+    """A sign of life."""
+    await tx.execute(update(workers).where(workers.c.id == worker_id).values(heartbeat_at=await tx.now()))
