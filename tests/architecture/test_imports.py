@@ -23,7 +23,8 @@ def test_import_contracts() -> None:
 @pytest.mark.parametrize(
     ("statement", "forbidden"),
     [
-        ("import tapeworks, tapeworks.client, tapeworks.cli.main", {*HEAVY, "tapeworks_service", "tapeworks_workers"}),
+        ("import tapeworks, tapeworks.client", {*HEAVY, "tapeworks_service", "tapeworks_workers"}),
+        ("import tapeworks.cli.main", set(HEAVY)),  # the other packages add their commands to it
         ("import tapeworks_service.app", {"tensorflow", "keras", "numpy", "tapeworks_workers"}),
         ("import tapeworks_workers.agent", {*HEAVY, "tapeworks_service"}),
     ],
