@@ -21,7 +21,7 @@ async def later_delete(tx: Transaction, prefixes: Iterable[str]) -> None:
     dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
     now = await tx.now()
     for prefix in prefixes:
-        statement = dialect.insert(deletions).values(prefix=prefix, created_at=now)  # type: ignore[attr-defined]
+        statement = dialect.insert(deletions).values(prefix=prefix, created_at=now)
         await tx.execute(statement.on_conflict_do_nothing())
 
 

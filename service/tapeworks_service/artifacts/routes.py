@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
@@ -33,7 +33,7 @@ LeaseToken = Annotated[str, Header(alias=LEASE_HEADER, max_length=200)]
 UploadId = Annotated[str, Path(max_length=100)]
 After = Annotated[str | None, Query(max_length=1100, pattern=r"^[^\x00]*$")]
 Limit = Annotated[int, Query(ge=1, le=200)]
-BYTES = {
+BYTES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The bytes"},
     206: {"description": "A range of them"},
     304: {"description": "Not modified"},

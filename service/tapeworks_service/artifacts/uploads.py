@@ -30,7 +30,7 @@ def part_key(upload: RowMapping, number: int) -> str:
 
 def part_count(upload: RowMapping) -> int:
     """How many parts the file has; an empty file has one empty part."""
-    return max(1, -(-upload["bytes"] // upload["part_bytes"]))
+    return max(1, -(-int(upload["bytes"]) // int(upload["part_bytes"])))
 
 
 def part_size(upload: RowMapping, number: int) -> int:
@@ -120,7 +120,7 @@ async def store_part(
     async with database.write() as tx:
         dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
         values: dict[str, Any] = {"bytes": len(data), "sha256": actual}
-        row = dialect.insert(upload_parts).values(upload_id=upload["id"], number=number, **values)  # type: ignore[attr-defined]
+        row = dialect.insert(upload_parts).values(upload_id=upload["id"], number=number, **values)
         await tx.execute(row.on_conflict_do_update(index_elements=["upload_id", "number"], set_=values))
 
 

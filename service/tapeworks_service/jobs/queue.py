@@ -192,7 +192,7 @@ async def write_labels(tx: Transaction, project_id: str, job_id: str, labels: Ma
 
 async def _remember_fit(tx: Transaction, needs: Needs) -> None:
     dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())  # type: ignore[attr-defined]
+    statement = dialect.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
     await tx.execute(statement.on_conflict_do_nothing())
 
 

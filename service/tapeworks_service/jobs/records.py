@@ -138,9 +138,10 @@ async def _flush(tx: Transaction, row: RowMapping, batch: _Batch) -> None:
     if batch.document or batch.progress is not None or batch.events:
         values["revision"] = jobs.c.revision + 1
     changed = update(jobs).where(jobs.c.id == row["id"], jobs.c.attempt == row["attempt"]).values(values)
-    last = (await tx.execute(changed.returning(jobs.c.event_seq, jobs.c.log_seq, jobs.c.metric_seq))).one()
+    counted = changed.returning(jobs.c.event_seq, jobs.c.log_seq, jobs.c.metric_seq)
+    events, lines, points = tuple((await tx.execute(counted)).one())
     owner = Owner(row["project_id"], row["id"], row["attempt"])
-    await append_events(tx, owner, last[0] - len(batch.events) + 1, batch.events)
-    await append_lines(tx, owner, last[1] - len(batch.lines) + 1, batch.lines)
-    await append_points(tx, owner, last[2] - len(batch.points) + 1, batch.points)
+    await append_events(tx, owner, events - len(batch.events) + 1, batch.events)
+    await append_lines(tx, owner, lines - len(batch.lines) + 1, batch.lines)
+    await append_points(tx, owner, points - len(batch.points) + 1, batch.points)
     tx.wake(job_topic(row["id"]))

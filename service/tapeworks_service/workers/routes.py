@@ -66,7 +66,7 @@ async def _upsert(tx: Transaction, table: Any, key: list[str], values: dict[str,
     dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
     if table is workers:
         first["draining"] = False
-    statement = dialect.insert(table).values(**values, **first)  # type: ignore[attr-defined]
+    statement = dialect.insert(table).values(**values, **first)
     changed = {name: value for name, value in values.items() if name not in key}
     await tx.execute(statement.on_conflict_do_update(index_elements=key, set_=changed))
 
