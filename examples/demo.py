@@ -72,7 +72,8 @@ def served(data: Path) -> Iterator[str]:
     """A `tapeworks serve` that is ready; stopped in the end, whatever happens."""
     command = [sys.executable, "-m", "tapeworks.cli.main", "serve", "--port", "0", "--data-dir", str(data)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TAPEWORKS_")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    with (FOLDER / "serve.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         yield ready(process, data)
     finally:
@@ -95,7 +96,7 @@ def ready(process: subprocess.Popen[bytes], data: Path) -> str:
         except (FileNotFoundError, httpx.TransportError):
             pass
         time.sleep(0.2)
-    raise SystemExit(f"not ready after {READY_SECONDS} s: see {data / 'logs' / 'worker.log'}")
+    raise SystemExit(f"not ready after {READY_SECONDS} s: see {FOLDER / 'serve.log'} and {data / 'logs'}")
 
 
 def each_change() -> Any:

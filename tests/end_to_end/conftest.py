@@ -1,0 +1,15 @@
+"""One server for all tests of this folder: starting a worker costs seconds."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.end_to_end.serving import COMPONENTS, Served, serving
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A ready server with one worker of two CPU slots, and the tests' own components."""
+    data = tmp_path_factory.mktemp("served")
+    with serving(data, "--components", str(COMPONENTS), "--cpu-slots", "1") as server:
+        yield server
