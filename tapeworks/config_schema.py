@@ -305,16 +305,19 @@ def _config_parameters(function: Any, skipped: int, kind: Kind, name: str) -> li
         return [one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY and one.name != "seed"]
     for parameter in parameters:
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
-            own = function.__module__.partition(".")[0] != "keras"
-            if own:
+            if not _is_keras(function):
                 raise ComponentError(
                     f"{name}: {parameter} cannot be named in a config: make it an ordinary argument (a list for *args)"
                 )
     return [one for one in parameters if one.kind is not inspect.Parameter.VAR_POSITIONAL]
 
 
+def _is_keras(function: Any) -> bool:
+    return (function.__module__ or "").partition(".")[0] == "keras"
+
+
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
-    if function.__module__.partition(".")[0] == "keras":
+    if _is_keras(function):
         return {}
     original = inspect.unwrap(function)
     try:
@@ -329,6 +332,7 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
 def _declared(target: Any, kind: Kind) -> set[str]:
     names: set[str] = set()
     for function, skipped in _signatures(target, kind):
-        if function.__module__.partition(".")[0] != "keras":
-            names |= {one.name for one in list(inspect.signature(function).parameters.values())[skipped:]}
+        if not _is_keras(function):
+            parameters = list(inspect.signature(function).parameters.values())[skipped:]
+            names |= {one.name for one in parameters if one.kind is not inspect.Parameter.VAR_KEYWORD}
     return names

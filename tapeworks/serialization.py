@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _CALL = "call_specs"
 """The key of a build config that holds the specs of the first call."""
+_TUPLE = "__tuple__"
 
 
 def _keras() -> Any:
@@ -144,7 +145,10 @@ def _get_config(self: Any) -> dict[str, Any]:
 
     held = self.__dict__.get("_init_arguments")
     arguments = held.values if held else {}
-    config = {name: keras.saving.serialize_keras_object(value) for name, value in arguments.items()}
+    if getattr(type(self).from_config, "__func__", None) is _from_config:
+        config = {name: _serialised(value) for name, value in arguments.items()}
+    else:
+        config = {name: keras.saving.serialize_keras_object(value) for name, value in arguments.items()}
     # The base's values win: trainable may have been changed, a learning rate assigned.
     return {**config, **_base_config(self)}
 
@@ -198,16 +202,27 @@ def _accepted(cls: type) -> set[str] | None:
     return {parameter.name for parameter in parameters}
 
 
-def _deserialised(value: Any) -> Any:
-    keras = _keras()
+def _serialised(value: Any) -> Any:
+    """Keras' own form through containers; tuples marked, since Keras brings them back as lists."""
+    if isinstance(value, tuple):
+        return {_TUPLE: [_serialised(item) for item in value]}
+    if type(value) is list:
+        return [_serialised(item) for item in value]
+    if type(value) is dict:
+        return {key: _serialised(item) for key, item in value.items()}
+    return _keras().saving.serialize_keras_object(value)
 
-    if isinstance(value, dict) and not {"class_name", "config"} <= value.keys():
-        return {key: _deserialised(item) for key, item in value.items()}
-    if isinstance(value, (dict, list, tuple)):
-        if isinstance(value, dict):
-            return keras.saving.deserialize_keras_object(value)
+
+def _deserialised(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
         return type(value)(_deserialised(item) for item in value)
-    return value
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_TUPLE}:
+        return tuple(_deserialised(item) for item in value[_TUPLE])
+    if {"class_name", "config"} <= value.keys():
+        return _keras().saving.deserialize_keras_object(value)
+    return {key: _deserialised(item) for key, item in value.items()}
 
 
 # ── build configs ────────────────────────────────────────────────────────────────────────────────
@@ -302,7 +317,11 @@ def _build_from_config(self: Any, config: Mapping[str, Any] | None) -> None:
 
     if config and _CALL in config:
         if not self.built:
+            nodes = self._inbound_nodes
+            before = len(nodes)
             self(**{name: _symbolic(spec) for name, spec in config[_CALL].items()})
+            # A functional model that holds this layer counts its calls: this one is not part of it.
+            del nodes[before:]
     else:
         base = keras.Model if isinstance(self, keras.Model) else keras.layers.Layer
         base.build_from_config(self, config)
