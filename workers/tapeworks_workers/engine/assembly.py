@@ -98,8 +98,11 @@ class Assembly:
         return (chosen, *batch[1:]) if isinstance(batch, tuple) else chosen
 
 
-def assemble(spec: JobSpec, element_spec: Any) -> Assembly:
-    """Build all parts of a job for batches of `element_spec`. Raises JobFailure."""
+def assemble(spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | None = None) -> Assembly:
+    """Build all parts of a job for batches of `element_spec`. `datasets` are what `run.datasets` offers to the step.
+
+    Raises JobFailure.
+    """
     reset(spec)
     with philox():
         step = build(spec.step, Kind.STEP, pointer="/step")
@@ -118,6 +121,7 @@ def assemble(spec: JobSpec, element_spec: Any) -> Assembly:
             optimizers=optimizers, owned=owned, losses=losses, metrics=metrics, transforms=transforms, run=run,
             inputs=_selection(step, models, input_specs, element_spec),
         )  # fmt: skip
+        run.datasets.update(datasets or {})
         step.build(run)
     return assembly
 

@@ -108,9 +108,7 @@ def _pipeline(spec: JobSpec, name: str, raw: tf.data.Dataset, *, batched: bool) 
 
     def dataset(number: int) -> tf.data.Dataset:
         result = functools.reduce(lambda dataset, item: item.apply(dataset, number), varying, base)
-        options = tf.data.Options()
-        options.deterministic = True if training.deterministic else None
-        return (result if prefetched else result.prefetch(operations.AUTOTUNE)).with_options(options)
+        return result if prefetched else result.prefetch(operations.AUTOTUNE)
 
     first = dataset(0)
     size = int(first.cardinality())

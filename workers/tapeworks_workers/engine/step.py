@@ -32,6 +32,7 @@ class CompiledStep:
 
     assembly: Assembly
     split: str
+    element_spec: Any
     body: Callable[[Any], dict[str, tf.Tensor]]
     names: tuple[str, ...] = ()
     """The scalars it returns, sorted."""
@@ -41,7 +42,7 @@ class CompiledStep:
     on_trace: OnTrace | None = field(default=None, repr=False)
 
     def __call__(self, batch: Any) -> dict[str, tf.Tensor]:
-        return self.on_device(as_tensors(batch, self.assembly.element_spec))
+        return self.on_device(as_tensors(batch, self.element_spec))
 
     @property
     def on_device(self) -> Callable[[Any], dict[str, tf.Tensor]]:
@@ -58,15 +59,26 @@ def compile_train_step(assembly: Assembly, *, on_trace: OnTrace | None = None, e
 
 
 def compile_validation_step(
-    assembly: Assembly, *, on_trace: OnTrace | None = None, eager: bool = False
+    assembly: Assembly, *, element_spec: Any = None, on_trace: OnTrace | None = None, eager: bool = False
 ) -> CompiledStep:
-    """The same for `validation_step`, which draws from the validation stream and counts no step."""
-    return _compile(assembly, VALIDATION, assembly.step.validation_step, on_trace=on_trace, eager=eager)
+    """The same for `validation_step`, which draws from the validation stream and counts no step.
+
+    `element_spec`: where the split's batches differ from the training split's.
+    """
+    function = assembly.step.validation_step
+    return _compile(assembly, VALIDATION, function, element_spec=element_spec, on_trace=on_trace, eager=eager)
 
 
 def _compile(
-    assembly: Assembly, split: str, function: Callable[..., Any], *, on_trace: OnTrace | None, eager: bool
+    assembly: Assembly,
+    split: str,
+    function: Callable[..., Any],
+    *,
+    element_spec: Any = None,
+    on_trace: OnTrace | None,
+    eager: bool,
 ) -> CompiledStep:
+    element_spec = assembly.element_spec if element_spec is None else element_spec
     run = assembly.run
     training = split == TRAINING
 
@@ -82,9 +94,9 @@ def _compile(
                 run.counter.assign_add(1)
         return scalars
 
-    compiled = CompiledStep(assembly, split, body, on_trace=on_trace)
+    compiled = CompiledStep(assembly, split, element_spec, body, on_trace=on_trace)
     if not eager:
-        traced = tf.function(body, input_signature=[assembly.element_spec], autograph=False)
+        traced = tf.function(body, input_signature=[element_spec], autograph=False)
         compiled.concrete = traced.get_concrete_function()
     return compiled
 
@@ -190,6 +202,15 @@ class Means:
     def finite_steps(self) -> int:
         """Steps since the reset before the first value that was not finite."""
         return int(self._vector.numpy()[-1])
+
+    def examples(self) -> float:
+        """The weight of the means: examples since the reset."""
+        return float(self._vector.numpy()[-2]) if self._compiled.split in self._compiled.assembly.means else 0.0
+
+    def not_finite(self) -> dict[str, float]:
+        """The scalars whose sums are not finite."""
+        sums = dict(zip(self._compiled.names, self._vector.numpy()[:-2].tolist(), strict=True))
+        return {name: value for name, value in sums.items() if not np.isfinite(value)}
 
     def _compute(self) -> dict[str, tf.Tensor]:
         results: dict[str, tf.Tensor] = {}

@@ -1,0 +1,67 @@
+"""Checkpoint files: one tar each, written aside, synced, renamed; the newest few and the best are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine.checkpoint import Snapshot, read_values, sync, write_values
+
+FOLDER = "checkpoints"
+
+
+class CheckpointFiles:
+    """The checkpoints that one attempt writes below its folder."""
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self._root = folder
+        self._folder = folder / FOLDER
+        self._keep = keep
+        self._written: list[tuple[Path, bool]] = []
+
+    def write(self, state: Snapshot, *, step: int, best: bool, extra: Callable[[Path], object]) -> str:
+        """Write a checkpoint; `extra` adds files to its folder. Returns its path relative to the attempt's folder."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        number = len(self._written)
+        final = self._folder / f"step-{step:09d}-{number:04d}{'-best' if best else ''}.tar"
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._folder) as aside:
+            content = Path(aside) / "content"
+            write_values(state, content)
+            extra(content)
+            packed = Path(aside) / final.name
+            with tarfile.open(packed, "w") as archive:
+                for file in sorted(path for path in content.rglob("*") if path.is_file()):
+                    archive.add(file, arcname=str(file.relative_to(content)), recursive=False)
+            sync(packed)
+            packed.rename(final)
+        sync(self._folder)
+        self._written.append((final, best))
+        self._prune()
+        return str(final.relative_to(self._root))
+
+    def _prune(self) -> None:
+        """Remove what is not among the newest `keep` or the newest best: the agent holds open what it was told of."""
+        best = [item for item in self._written if item[1]][-1:]
+        for item in self._written[: -self._keep]:
+            if item not in best:
+                item[0].unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[tuple[Snapshot, Path]]:
+    """A checkpoint's snapshot and the folder with its further files. Raises JobFailure `checkpoint_corrupt`."""
+    folder = Path(tempfile.mkdtemp(prefix=".reading-", dir=file.parent))
+    try:
+        try:
+            with tarfile.open(file) as archive:
+                archive.extractall(folder, filter="data")
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise JobFailure(FailureCode.CHECKPOINT_CORRUPT, f"the checkpoint cannot be opened: {error}") from error
+        yield read_values(folder), folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

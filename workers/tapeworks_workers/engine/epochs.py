@@ -1,0 +1,304 @@
+"""The outer loop. Python owns it; the plan owns n inner steps.
+
+Epoch ends, reports and checkpoints fall on call boundaries, because n never reaches past one. At
+every boundary: non-finite values and labels out of range end the job, commands are taken, time is
+checked, progress is told. At an epoch's end: validation, best and early stopping, the epoch's event.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.jobs import State
+from tapeworks_workers.engine import plans
+from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.checkpoint import EXTRA, Snapshot, restore, snapshot
+from tapeworks_workers.engine.checkpoint_files import CheckpointFiles
+from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
+from tapeworks_workers.engine.evaluation import Evaluation, averaged, finalize
+from tapeworks_workers.engine.feed import Feed
+from tapeworks_workers.engine.pipeline import Data, empty
+from tapeworks_workers.engine.progress import Bounds, Counters, Pace, until_next
+from tapeworks_workers.engine.reporting import Rate, Reporter
+from tapeworks_workers.engine.step import CompiledStep, Means
+from tapeworks_workers.engine.stopping import Monitor, rises
+
+PROGRESS_SECONDS = 1.0
+
+
+class Training:
+    """One attempt's training, from wherever its counters stand to the end."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        data: Data,
+        step: CompiledStep,
+        *,
+        evaluation: Evaluation,
+        reporter: Reporter,
+        control: Control,
+        files: CheckpointFiles,
+        plan: str,
+    ) -> None:
+        training = assembly.spec.training
+        self._assembly, self._data = assembly, data
+        self._evaluation, self._reporter, self._control, self._files = evaluation, reporter, control, files
+        self._means = Means(step)
+        self._plan = plans.make(plan, step)
+        self._spec = training
+        self._bounds = Bounds.of(training)
+        self._pace = Pace(None if training.execution.steps_per_call == "auto" else training.execution.steps_per_call)
+        self._feed = Feed(data.training)
+        self._rate = Rate()
+        self._examples = 0.0
+        self._examples_per_second: float | None = None
+        self._batch: float | None = None
+        """Examples in a batch, on average."""
+        self._told_at = self._saved_at = time.monotonic()
+        self._best_weights: dict[str, np.ndarray] = {}
+        self._stopping = self._monitor(training.early_stopping, "training.early_stopping.monitor")
+        best = training.checkpoint.best if training.checkpoint is not None else None
+        self._best = self._monitor(best, "training.checkpoint.best.monitor")
+        self.counters = Counters(steps_per_epoch=training.steps_per_epoch or data.training.steps, plan=plan)
+
+    def _monitor(self, wanted: Any, place: str) -> Monitor | None:
+        if wanted is None:
+            return None
+        rising = rises(wanted.monitor, wanted.mode, self._assembly)
+        return Monitor(wanted.monitor, rising=rising, min_delta=getattr(wanted, "min_delta", 0.0), place=place)
+
+    # ── state ────────────────────────────────────────────────────────────────────────────────────
+
+    def resume(self, state: Snapshot, folder: Path) -> None:
+        """Go on from a checkpoint. Raises JobFailure `checkpoint_corrupt`; nothing has changed then."""
+        restore(self._assembly, state)
+        self.counters = Counters(**state.counters)
+        self._best_weights = {name: value for name, value in state.values.items() if name.startswith(EXTRA)}
+        self._feed = Feed(self._data.training, number=self.counters.pass_number, position=self.counters.position)
+        self._feed.resume(folder)
+        for monitor, stored in ((self._stopping, self.counters.stopping), (self._best, self.counters.best)):
+            if monitor is not None and stored is not None:
+                monitor.load(stored)
+
+    def save(self, *, best: bool = False) -> None:
+        """Write a checkpoint of this moment and announce it."""
+        counters = self.counters
+        counters.pass_number, counters.position = self._feed.number, self._feed.position
+        counters.stopping = None if self._stopping is None else self._stopping.state()
+        counters.best = None if self._best is None else self._best.state()
+        state = snapshot(self._assembly, counters.document())
+        state.values.update(self._best_weights)
+        savable = self._feed.savable
+        path = self._files.write(state, step=counters.step, best=best, extra=self._feed.save)
+        if savable and not self._feed.savable:
+            self._reporter.note(
+                "The position in the data cannot be saved for this pipeline: a resumed attempt skips to it, "
+                "and what its random operations give then may differ."
+            )
+        metrics = {name: value for name, value in counters.logs.items() if math.isfinite(value)}
+        self._reporter.checkpoint(path, step=counters.step, epoch=counters.epoch, metrics=metrics, best=best)
+        self._saved_at = time.monotonic()
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────
+
+    def train(self) -> None:
+        """Train to the end, put the weights to be exported in place, and write the last checkpoint."""
+        self._saved_at = self._told_at = time.monotonic()
+        while not self.counters.complete and not self._bounds.reached(self.counters):
+            if self._epoch():
+                break
+        if self._bounds.epochs == 0 and self._data.validation is not None:
+            self.counters.logs = self._evaluation.run(self._data.validation, "val_")
+            self._reporter.metrics(0, self.counters.logs)
+        if not self.counters.complete:
+            self._finish()
+
+    def _finish(self) -> None:
+        stopping = self._spec.early_stopping
+        if stopping is not None and stopping.restore_best and self._best_weights:
+            variables = self._assembly.variables()
+            for name, value in self._best_weights.items():
+                variables[name.removeprefix(EXTRA)].assign(value)
+        else:
+            finalize(self._assembly)
+        self._best_weights = {}
+        self.counters.complete = True
+        self.save()
+
+    def _epoch(self) -> bool:
+        """One epoch, or the rest of one. Returns whether early stopping ends the training."""
+        counters = self.counters
+        began = time.monotonic()
+        self._reporter.enter(State.RUNNING, "training")
+        if counters.step_in_epoch == 0:
+            self._means.reset()
+        self._examples = self._means.examples()
+        self._rate.since(0)
+        while (left := self._left()) > 0:
+            done, wanted = self._call(left)
+            if done < wanted:
+                if self._feed.position == 0:
+                    raise empty("training")
+                self._feed.next_pass()
+                if self._spec.steps_per_epoch is None:
+                    break
+            if self._left() > 0:
+                self._boundary()
+        counters.steps_per_epoch = counters.steps_per_epoch or counters.step_in_epoch
+        return self._end_epoch(time.monotonic() - began)
+
+    def _left(self) -> int:
+        """Steps that this epoch still has; a large number where only the data's end tells."""
+        counters = self.counters
+        per_epoch = self._spec.steps_per_epoch or self._data.training.steps
+        left = 2**31 - 1 if per_epoch is None else per_epoch - counters.step_in_epoch
+        return left if self._bounds.max_steps is None else min(left, self._bounds.max_steps - counters.step)
+
+    def _call(self, left: int) -> tuple[int, int]:
+        """One call of the plan: (steps done, steps asked for)."""
+        counters = self.counters
+        bounds = [left, self._pace.next(), until_next(self._spec.report_every_steps, counters.step_in_epoch)]
+        if self._spec.checkpoint is not None and self._spec.checkpoint.every_steps is not None:
+            bounds.append(until_next(self._spec.checkpoint.every_steps, counters.step))
+        wanted = min(bounds)
+        try:
+            done = self._plan.run(self._feed.iterator, wanted)
+        except tf.errors.OpError:
+            self._check_labels()  # the device may have seen why before the operation failed
+            raise
+        self._pace.done(done)
+        counters.step += done
+        counters.step_in_epoch += done
+        self._feed.position += done
+        self._check()
+        return done, wanted
+
+    def _boundary(self) -> None:
+        """Between two calls inside an epoch."""
+        counters = self.counters
+        if counters.step_in_epoch % self._spec.report_every_steps == 0:
+            self._reporter.metrics(counters.step, self._means.read())
+        if time.monotonic() - self._told_at >= PROGRESS_SECONDS:
+            self._measure()
+            self._tell_progress()
+        self._obey()
+        if self._checkpoint_is_due():
+            self.save()
+
+    def _checkpoint_is_due(self) -> bool:
+        wanted = self._spec.checkpoint
+        if wanted is None:
+            return False
+        by_steps = wanted.every_steps is not None and self.counters.step % wanted.every_steps == 0
+        return by_steps or (
+            wanted.every_seconds is not None and time.monotonic() - self._saved_at >= wanted.every_seconds
+        )
+
+    def _obey(self) -> None:
+        """Take the commands that have come, then look at the clock."""
+        while (command := self._control.take()) is not None:
+            self.save()
+            if command in OUTCOMES:
+                raise Interrupted(OUTCOMES[command])
+        self._control.check_time()
+
+    def _end_epoch(self, seconds: float) -> bool:
+        counters = self.counters
+        logs = self._means.read()
+        self._measure()
+        counters.epoch += 1
+        counters.step_in_epoch = 0
+        if self._feed.position and self._spec.steps_per_epoch is None:
+            self._feed.next_pass()
+        if self._data.validation is not None:
+            self._reporter.enter(State.RUNNING, "validating")
+            logs |= self._evaluation.run(self._data.validation, "val_")
+        counters.logs = logs
+        self._reporter.metrics(counters.step, logs)
+        self._reporter.event(
+            "epoch", {"epoch": counters.epoch, "step": counters.step, "logs": logs, "seconds": round(seconds, 3)}
+        )
+        self._tell_progress()
+        stop = self._judge(logs)
+        if not (stop or self._bounds.reached(counters)):
+            self._obey()
+            if self._checkpoint_is_due():
+                self.save()
+        return stop
+
+    def _judge(self, logs: Mapping[str, float]) -> bool:
+        """Best epoch and early stopping; returns whether to stop."""
+        counters = self.counters
+        if self._best is not None and self._best.improved(counters.epoch, logs):
+            self._reporter.facts(best=_told(self._best, counters))
+            self.save(best=True)
+        if self._stopping is None or self._spec.early_stopping is None:
+            return False
+        if self._stopping.improved(counters.epoch, logs):
+            if self._best is None:
+                self._reporter.facts(best=_told(self._stopping, counters))
+            if self._spec.early_stopping.restore_best:
+                with averaged(self._assembly):
+                    variables = self._assembly.variables()
+                    models = [name for name in variables if name.startswith("models/")]
+                    self._best_weights = {EXTRA + name: variables[name].numpy() for name in models}
+            return False
+        if self._stopping.wait < self._spec.early_stopping.patience:
+            return False
+        best = f"{self._stopping.monitor} was best in epoch {self._stopping.best_epoch}: {self._stopping.best:.6g}"
+        self._reporter.note(f"Early stopping after epoch {counters.epoch}; {best}.")
+        return True
+
+    # ── checks and progress ──────────────────────────────────────────────────────────────────────
+
+    def _check(self) -> None:
+        self._check_labels()
+        counters = self.counters
+        finite = self._means.finite_steps()
+        if finite < counters.step_in_epoch:
+            step = counters.step - counters.step_in_epoch + finite + 1
+            what = ", ".join(f"{name} is {value}" for name, value in self._means.not_finite().items())
+            raise JobFailure(FailureCode.NON_FINITE, f"{what or 'a gradient is not finite'}: first seen at step {step}")
+
+    def _check_labels(self) -> None:
+        for loss in self._assembly.losses.values():
+            loss.check_labels()
+
+    def _measure(self) -> None:
+        """Examples per second since the last measurement."""
+        examples = self._means.examples()
+        self._examples_per_second = self._rate.since(examples - self._examples) or self._examples_per_second
+        self._examples = examples
+        if self.counters.step_in_epoch:
+            self._batch = examples / self.counters.step_in_epoch
+
+    def _tell_progress(self) -> None:
+        counters = self.counters
+        total = self._bounds.total(counters.steps_per_epoch)
+        eta = None
+        if total is not None and self._examples_per_second and self._batch:
+            eta = (total - counters.step) * self._batch / self._examples_per_second
+        self._reporter.facts(
+            progress={
+                "step": counters.step,
+                "total_steps": total,
+                "epoch": counters.epoch,
+                "epochs": self._spec.epochs,
+                "examples_per_second": self._examples_per_second,
+                "eta_seconds": eta,
+            }
+        )
+        self._told_at = time.monotonic()
+
+
+def _told(monitor: Monitor, counters: Counters) -> dict[str, Any]:
+    return {"monitor": monitor.monitor, "value": monitor.best, "epoch": monitor.best_epoch, "step": counters.step}

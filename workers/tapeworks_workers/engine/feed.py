@@ -1,0 +1,59 @@
+"""The training batches: one iterator at a time, pass after pass, saved and resumed in the middle of one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tapeworks_workers.engine.pipeline import Split
+
+SAVED = "iterator"
+"""Prefix of the iterator's files inside a checkpoint."""
+
+
+class Feed:
+    """Where training stands in its data: `number` of the pass, `position` in batches within it."""
+
+    def __init__(self, split: Split, *, number: int = 0, position: int = 0) -> None:
+        self._split = split
+        self._iterator: Any = None
+        self.number = number
+        self.position = position
+        self.savable = True
+        """False once an iterator could not be saved: a resume then skips to its position."""
+
+    @property
+    def iterator(self) -> Any:
+        """The iterator of the current pass."""
+        if self._iterator is None:
+            dataset = self._split.dataset(self.number)
+            self._iterator = iter(dataset.skip(self.position) if self.position else dataset)
+        return self._iterator
+
+    def next_pass(self) -> None:
+        """Leave this pass; the next batch is the first of another."""
+        self._iterator = None
+        self.number += 1
+        self.position = 0
+
+    def save(self, folder: Path) -> bool:
+        """Write the iterator's state where it is inside a pass. False where tf.data cannot save this pipeline."""
+        if self.position == 0 or not self.savable:
+            return self.savable
+        try:
+            tf.train.Checkpoint(iterator=self.iterator).write(str(folder / SAVED))
+        except (tf.errors.OpError, ValueError):
+            # Generators, py_function, operations with state of their own. The position is enough to go on.
+            self.savable = False
+            for file in folder.glob(f"{SAVED}*"):
+                file.unlink() if file.is_file() else shutil.rmtree(file)
+        return self.savable
+
+    def resume(self, folder: Path) -> None:
+        """Put a saved iterator's state back; where none was saved, the position is skipped to."""
+        if self.position and list(folder.glob(f"{SAVED}.index")):
+            self._iterator = iter(self._split.dataset(self.number))
+            tf.train.Checkpoint(iterator=self._iterator).read(str(folder / SAVED)).assert_consumed()

@@ -1,0 +1,89 @@
+"""Where training stands: the counters that a checkpoint holds, and how many steps the next call may take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tapeworks.spec import TrainingSpec
+
+CALL_SECONDS = 0.3
+"""A call of the compiled loop aims at this: commands are seen between calls."""
+
+
+@dataclass
+class Counters:
+    """JSON-able: restored with a checkpoint, stored in the bundle's training state."""
+
+    step: int = 0
+    epoch: int = 0
+    """Epochs finished."""
+    step_in_epoch: int = 0
+    pass_number: int = 0
+    position: int = 0
+    """Batches of this pass that were trained on."""
+    steps_per_epoch: int | None = None
+    """Known from the spec, the data's size, or the first epoch."""
+    plan: str = "loop"
+    complete: bool = False
+    """Training is over, the weights are final: only test, export and verification are left."""
+    stopping: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+    logs: dict[str, float] = field(default_factory=dict)
+    """The last epoch's."""
+
+    def document(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far training goes."""
+
+    epochs: int | None
+    max_steps: int | None
+
+    @classmethod
+    def of(cls, training: TrainingSpec) -> Bounds:
+        """What the spec says."""
+        return cls(training.epochs, training.max_steps)
+
+    def reached(self, counters: Counters) -> bool:
+        """Whether training is over."""
+        by_epochs = self.epochs is not None and counters.epoch >= self.epochs
+        return by_epochs or (self.max_steps is not None and counters.step >= self.max_steps)
+
+    def total(self, steps_per_epoch: int | None) -> int | None:
+        """Steps of the whole job, where that can be told."""
+        by_epochs = None if self.epochs is None or steps_per_epoch is None else self.epochs * steps_per_epoch
+        known = [bound for bound in (by_epochs, self.max_steps) if bound is not None]
+        return min(known) if known else None
+
+
+class Pace:
+    """Chooses n so that a call takes about `CALL_SECONDS`; n grows at most fourfold from call to call."""
+
+    def __init__(self, limit: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._limit = limit
+        self._steps = 4
+        self._began = 0.0
+
+    def next(self) -> int:
+        """Steps of the next call, which begins now."""
+        self._began = self._clock()
+        return self._steps if self._limit is None else min(self._steps, self._limit)
+
+    def done(self, steps: int) -> None:
+        """The call has ended after so many steps."""
+        seconds = max(self._clock() - self._began, 1e-6)
+        if steps:
+            self._steps = max(1, min(4 * self._steps, int(steps * CALL_SECONDS / seconds)))
+
+
+def until_next(multiple: int, step: int) -> int:
+    """Steps from `step` to the next multiple."""
+    return multiple - step % multiple

@@ -1,0 +1,74 @@
+"""What a runner tells while it works: records for the job, checkpoints for the agent.
+
+`Reporter` writes wire.py's records without their index and time, which the agent adds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tapeworks.jobs import State
+
+Send = Callable[[dict[str, Any]], None]
+"""Sends one frame to the agent; `frames.Channel.send`."""
+
+
+class Reporter:
+    """One attempt's voice."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.state = State.STARTING
+        self.phase: str | None = None
+
+    def enter(self, state: State, phase: str | None = None) -> None:
+        """The attempt is in a state and phase from now on; said once."""
+        if (state, phase) != (self.state, self.phase):
+            self.state, self.phase = state, phase
+            self._record("state", state=state.value, phase=phase)
+
+    def event(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Something happened: `trace`, `epoch`, `rewound`, `diagnostic`, `note`."""
+        self._record("event", type=kind, data=dict(data))
+
+    def note(self, message: str) -> None:
+        """An event that only has words."""
+        self.event("note", {"message": message})
+
+    def diagnostic(self, code: str, message: str, *, hint: str = "") -> None:
+        """Something that is no failure and that the user should know."""
+        self.event("diagnostic", {"code": code, "message": message, "hint": hint, "location": None})
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Values of metrics at a step."""
+        if values:
+            self._record("metric", step=step, values=dict(values))
+
+    def facts(self, **facts: Any) -> None:
+        """Parts of the job object: `progress`, `best`, `diagnostics`, `lineage`."""
+        self._record("facts", **facts)
+
+    def checkpoint(self, path: str, *, step: int, epoch: int, metrics: Mapping[str, float], best: bool) -> None:
+        """A checkpoint is complete on disk, at a path relative to the attempt's folder."""
+        self._send(
+            {"type": "checkpoint", "path": path, "step": step, "epoch": epoch, "metrics": dict(metrics), "best": best}
+        )
+
+    def _record(self, kind: str, **fields: Any) -> None:
+        self._send({"type": "record", "record": {"record": kind, **fields}})
+
+
+class Rate:
+    """Examples per second since the reading before."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._at = clock()
+
+    def since(self, amount: float) -> float | None:
+        """`amount` per second since the last call; None where no time has passed."""
+        now = self._clock()
+        seconds, self._at = now - self._at, now
+        return amount / seconds if seconds > 0 else None

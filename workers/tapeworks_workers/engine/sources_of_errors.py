@@ -1,0 +1,109 @@
+"""Where an exception comes from: the frames that lie in a component's or a user's own source."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import site
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+import tapeworks
+import tapeworks_workers
+from tapeworks.components import registry
+from tapeworks.errors import Location
+
+_COMPONENTS = str(Path(str(tapeworks_workers.__file__)).parent / "components")
+_OURS = tuple(str(Path(str(package.__file__)).parent) for package in (tapeworks, tapeworks_workers))
+_LIBRARIES = tuple(
+    {sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]}
+    | set(site.getsitepackages())
+)
+_IN_TEXT = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
+"""Frames inside a message: AutoGraph's, and those of the node that failed in a running graph."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A line of source that an exception passed through."""
+
+    file: str
+    line: int
+    function: str
+    code: str = ""
+
+
+def location(error: BaseException) -> Location | None:
+    """The innermost line of a user's source, and the component it belongs to."""
+    frames = list(_relevant(error))
+    if not frames:
+        return None
+    frame = frames[-1]
+    return Location(file=frame.file, line=frame.line, component=component_at(frame.file, frame.line))
+
+
+def in_component(error: BaseException) -> bool:
+    """Whether an exception passed through a component, or came out of a running graph, which is a component's."""
+    return isinstance(error, tf.errors.OpError) or any(True for _ in _relevant(error))
+
+
+def tail(error: BaseException) -> str:
+    """The relevant frames and the exception, as Python prints them."""
+    lines = []
+    for frame in _relevant(error):
+        lines.append(f'  File "{frame.file}", line {frame.line}, in {frame.function}')
+        if frame.code:
+            lines.append(f"    {frame.code.strip()}")
+    if not lines:
+        return "".join(traceback.format_exception(error)[-8:])
+    return "\n".join([*lines, "".join(traceback.format_exception_only(error)).strip()])
+
+
+def component_at(file: str, line: int) -> str | None:
+    """The name of the component whose source holds a line; of the file's first where no source does."""
+    in_file = [item for item in registry if item.file is not None and str(item.file) == file]
+    for item in in_file:
+        try:
+            lines, start = inspect.getsourcelines(inspect.unwrap(item.target))
+        except (OSError, TypeError):
+            continue
+        if start <= line < start + len(lines):
+            return item.name
+    return in_file[0].name if in_file else None
+
+
+def _relevant(error: BaseException) -> Iterator[Frame]:
+    """User-relevant frames of the innermost exception in the chain that has some, outermost frame first."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    for item in reversed(chain):
+        frames = [frame for frame in _frames(item) if _is_users(frame.file)]
+        if frames:
+            yield from frames
+            return
+
+
+def _frames(error: BaseException) -> list[Frame]:
+    frames = [Frame(f.filename, f.lineno or 0, f.name, f.line or "") for f in traceback.extract_tb(error.__traceback__)]
+    metadata = getattr(error, "ag_error_metadata", None)
+    if metadata is not None:  # AutoGraph ran a converted copy: it knows the lines of the original, innermost first
+        frames += [
+            Frame(f.filename, f.lineno, f.function_name, f.code or "") for f in reversed(metadata.translated_stack)
+        ]
+    return frames + [Frame(file, int(line), function) for file, line, function in _IN_TEXT.findall(str(error))]
+
+
+def _is_users(file: str) -> bool:
+    if "__autograph_generated_file" in file or file.startswith("<"):
+        return False
+    if any(item.file is not None and str(item.file) == file for item in registry) or file.startswith(_COMPONENTS):
+        return True
+    return not file.startswith((*_OURS, *_LIBRARIES))

@@ -1,0 +1,195 @@
+"""One attempt at a job, from the lease to the finish.
+
+    prepare → pipeline → assemble → trace → restore → train → last checkpoint → test split
+            → export → verify in fresh processes → seal → finish
+
+`main` talks frames to the agent that started it and holds no credential. Whatever goes wrong ends
+as a finish frame with a coded failure.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.jobs import JobKind, State
+from tapeworks.spec import JobSpec
+from tapeworks_workers.engine import diagnostics, environment, plans
+from tapeworks_workers.engine.assembly import Assembly, assemble
+from tapeworks_workers.engine.building import set_data_roots
+from tapeworks_workers.engine.bundle import seal
+from tapeworks_workers.engine.checkpoint_files import CheckpointFiles, opened
+from tapeworks_workers.engine.control import Control, Interrupted
+from tapeworks_workers.engine.epochs import Training
+from tapeworks_workers.engine.evaluation import Evaluation
+from tapeworks_workers.engine.export import export_bundle
+from tapeworks_workers.engine.pipeline import Data, build_data
+from tapeworks_workers.engine.reporting import Reporter
+from tapeworks_workers.engine.step import compile_train_step
+from tapeworks_workers.frames import Channel, ChannelClosed
+
+BUNDLE = "bundle"
+PROBE_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The start frame, read."""
+
+    spec: JobSpec
+    number: int
+    folder: Path
+    resume: tuple[Path, ...]
+    """Checkpoints of earlier attempts, newest first."""
+    timeout_seconds: float | None
+    components: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, frame: Mapping[str, Any]) -> Attempt:
+        """Raises JobFailure where this runner cannot take the lease."""
+        lease = frame["lease"]
+        if lease["kind"] != JobKind.TRAIN:
+            raise JobFailure(FailureCode.NOT_SUPPORTED, f"jobs of kind {lease['kind']!r} are not supported yet")
+        set_data_roots([Path(root) for root in frame.get("data_roots", [])])
+        folder = Path(frame["folder"])
+        resume = tuple(folder / item["path"] for item in frame.get("resume", []))
+        spec = JobSpec.model_validate(lease["spec"])
+        components = list(lease.get("components", []))
+        return cls(spec, lease["attempt"], folder, resume, lease.get("timeout_seconds"), components)
+
+
+def main(sock: socket.socket) -> None:
+    """Receive a start frame, run the attempt, send the finish frame."""
+    channel = Channel(sock)
+    start = channel.receive()
+    if start is None:
+        return
+    control = Control(start["lease"].get("timeout_seconds"))
+    ended: list[bool] = []
+    # Without its agent a runner has nobody to work for: the second lifeline.
+    channel.start_reader(control.on_message, lambda: None if ended else os._exit(1))
+    reporter = Reporter(channel.send)
+    spec = start["lease"]["spec"]
+    try:
+        finish = run(Attempt.of(start), channel, reporter, control)
+    except Interrupted as interrupted:
+        finish = {"outcome": interrupted.outcome}
+    except ChannelClosed:
+        os._exit(1)
+    except Exception as error:
+        failure = diagnostics.failure(error, spec=spec, phase=reporter.phase or reporter.state.value)
+        finish = {"outcome": "failed", "failure": failure}
+    ended.append(True)
+    channel.send({"type": "finish", "failure": None, "published": None, "files": [], **finish})
+
+
+def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control) -> dict[str, Any]:
+    """The recipe. Returns the finish frame's fields; raises JobFailure, Interrupted, and what components raise."""
+    spec = attempt.spec
+    environment.prepare(spec)
+    reporter.enter(State.RUNNING, "building")
+    data = build_data(spec)
+    lineage = {**environment.lineage(spec), "sources": data.sources, "components": attempt.components}
+    reporter.facts(lineage=lineage)
+
+    reporter.enter(State.RUNNING, "compiling")
+    assembly = assemble(spec, data.element_spec, datasets=datasets(data))
+    training, evaluation = compile_parts(assembly, data, reporter=reporter, control=control, folder=attempt.folder)
+    resume(attempt, training, reporter)
+
+    training.train()
+    counters = training.counters
+    metrics = dict(counters.logs)
+    if data.test is not None:
+        reporter.enter(State.RUNNING, "testing")
+        tested = evaluation.run(data.test, "test_")
+        reporter.metrics(counters.step, tested)
+        metrics |= tested
+    published = None
+    if spec.export is not None:
+        reporter.enter(State.EXPORTING)
+        export_bundle(
+            assembly, counters=counters.document(), batches=probes(data), folder=attempt.folder / BUNDLE,
+            metrics=metrics, lineage=lineage,
+        )  # fmt: skip
+        reporter.enter(State.VERIFYING)
+        reports = {verifier: verify(channel, verifier) for verifier in ("reload", "certify")}
+        sealed = seal(attempt.folder / BUNDLE, reports, max_artifact_bytes=spec.limits.max_artifact_bytes)
+        published = {
+            "bundle": relative(sealed.bundle, attempt.folder),
+            "parts": {name: relative(part, attempt.folder) for name, part in sealed.parts.items()},
+            "formats": sealed.formats,
+            "verified": sealed.verified,
+            "result": None,
+        }
+    return {"outcome": "succeeded", "published": published, "metrics": metrics, "facts": {"lineage": lineage}}
+
+
+def compile_parts(
+    assembly: Assembly, data: Data, *, reporter: Reporter, control: Control, folder: Path
+) -> tuple[Training, Evaluation]:
+    """Trace every function once, before anything is trained: a mistake in a step costs no epoch."""
+    plan = plans.choose(assembly.spec)
+
+    def on_trace(function: str, count: int, reason: str) -> None:
+        reporter.event("trace", {"function": function, "count": count, "reason": reason})
+
+    step = compile_train_step(assembly, on_trace=on_trace, eager=plan == "eager")
+    evaluation = Evaluation(assembly, plan, control, on_trace)
+    for split in (data.validation, data.test):
+        if split is not None:
+            evaluation.trace(split)
+    for code, message in assembly.run.notes:
+        reporter.diagnostic(code, message)
+    checkpoint = assembly.spec.training.checkpoint
+    files = CheckpointFiles(folder, keep=checkpoint.keep if checkpoint is not None else 1)
+    training = Training(
+        assembly, data, step,
+        evaluation=evaluation, reporter=reporter, control=control, files=files, plan=plan,
+    )  # fmt: skip
+    return training, evaluation
+
+
+def resume(attempt: Attempt, training: Training, reporter: Reporter) -> None:
+    """Go on from the newest checkpoint that loads. A later attempt says where it begins."""
+    for path in attempt.resume:
+        try:
+            with opened(path) as (state, folder):
+                training.resume(state, folder)
+            break
+        except JobFailure as failure:
+            if failure.code is not FailureCode.CHECKPOINT_CORRUPT:
+                raise
+            reporter.diagnostic(failure.code, failure.message, hint=failure.hint)
+    if attempt.number > 1:
+        reporter.event("rewound", {"step": training.counters.step})
+
+
+def datasets(data: Data) -> dict[str, Any]:
+    """What `run.datasets` offers outside the trace."""
+    splits = {"training": data.training, "validation": data.validation}
+    return {name: split.dataset(0) for name, split in splits.items() if split is not None}
+
+
+def probes(data: Data) -> Sequence[Any]:
+    """The first training batches, on the host."""
+    return list(data.training.dataset(0).take(PROBE_BATCHES).as_numpy_iterator())
+
+
+def verify(channel: Channel, verifier: str) -> dict[str, Any]:
+    """Ask the agent for a verification in a fresh process. Raises JobFailure with what it found."""
+    reply = channel.request({"type": "verify", "verifier": verifier, "bundle": BUNDLE})
+    if not reply["ok"]:
+        raise diagnostics.revived(reply["failure"])
+    report: dict[str, Any] = reply["report"]
+    return report
+
+
+def relative(path: Path, folder: Path) -> str:
+    """A path as the agent knows it."""
+    return path.relative_to(folder).as_posix()
