@@ -24,9 +24,9 @@ from tapeworks.spec import JobSpec
 def main(bundle: Path) -> dict[str, Any]:
     """Certify the bundle in this folder: a report. Raises JobFailure `reload_mismatch`, or what building raises."""
     from tapeworks_workers.engine.assembly import assemble
+    from tapeworks_workers.engine.comparison import device, versions
     from tapeworks_workers.engine.nests import spec_from_document
     from tapeworks_workers.engine.next_step import FOLDER, TOLERANCE, compare_next_step, device_kind
-    from tapeworks_workers.reload import device, versions
 
     bundle = Path(bundle).resolve()
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))

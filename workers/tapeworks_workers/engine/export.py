@@ -27,13 +27,13 @@ import numpy as np
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.bundle import FORMAT, bundle_files, file_entry, write_json
+from tapeworks_workers.engine.comparison import device, digest, versions
 from tapeworks_workers.engine.component_sources import copy_sources, used_components
 from tapeworks_workers.engine.nests import spec_document
 from tapeworks_workers.engine.next_step import FOLDER as TRAINING_STATE
 from tapeworks_workers.engine.next_step import write_next_step
 from tapeworks_workers.engine.probes import probe_inputs, write_probe
 from tapeworks_workers.engine.saving import compile_arguments, compiled, save_keras, save_saved_model
-from tapeworks_workers.reload import device, digest, versions
 
 MAX_PROBES = 2
 """Batches that each model is probed with."""

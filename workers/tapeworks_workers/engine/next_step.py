@@ -19,9 +19,9 @@ from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.bundle import write_json
 from tapeworks_workers.engine.bundled.load import nest
 from tapeworks_workers.engine.checkpoint import read_values, restore, snapshot, write_values
+from tapeworks_workers.engine.comparison import digest
 from tapeworks_workers.engine.nests import Arrays
 from tapeworks_workers.engine.step import compile_train_step
-from tapeworks_workers.reload import digest
 
 FOLDER = "training_state"
 TOLERANCE = {"cpu": 1e-6, "gpu": 1e-3}

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tapeworks_workers.engine.comparison import probe, seed_variables
 from tapeworks_workers.engine.nests import Arrays
-from tapeworks_workers.reload import probe, seed_variables
 
 _SYNTHETIC_SEED = 20_170_814
 _UNKNOWN_SIZE = 4

@@ -20,8 +20,8 @@ import tensorflow as tf
 from tapeworks import serialization
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.comparison import why_not_rebuilt
 from tapeworks_workers.engine.losses import OutputLosses
-from tapeworks_workers.reload import why_not_rebuilt
 
 # ── .keras ───────────────────────────────────────────────────────────────────────────────────────
 
