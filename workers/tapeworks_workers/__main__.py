@@ -5,4 +5,6 @@ import typer
 from tapeworks_workers.commands import worker
 
 if __name__ == "__main__":
-    typer.run(worker)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(worker)
+    app()

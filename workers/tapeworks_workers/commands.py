@@ -15,6 +15,8 @@ from typing import Annotated, Any
 import structlog
 import typer
 
+from tapeworks.errors import ApiError
+from tapeworks_workers.launcher import LaunchFailed
 from tapeworks_workers.settings import WorkerSettings
 
 
@@ -53,9 +55,13 @@ def worker(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     log_to_stderr()
-    from tapeworks_workers.agent import Agent
+    from tapeworks_workers.agent import Agent, WorkFolderTaken
 
-    asyncio.run(Agent(settings).run())
+    try:
+        asyncio.run(Agent(settings).run())
+    except (LaunchFailed, WorkFolderTaken, ApiError, OSError) as error:
+        structlog.get_logger(__name__).error("the worker cannot start", reason=str(error))
+        raise typer.Exit(1) from error
 
 
 def log_to_stderr() -> None:

@@ -271,15 +271,21 @@ class Zygote:
         self._control = control
         self._control.setblocking(False)
         self._one_at_a_time = asyncio.Lock()
+        self._lost = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked. A process's sockets close some moments before it has ended."""
+        return not self._lost and self.handle.alive()
 
     async def answer(self) -> dict[str, Any]:
         """Its next datagram. Raises LaunchFailed where it is gone."""
         try:
             data = await asyncio.get_running_loop().sock_recv(self._control, 1 << 17)
         except OSError as error:
-            raise LaunchFailed(f"the zygote is gone: {error}") from error
+            raise self._gone(error) from error
         if not data:
-            raise LaunchFailed("the zygote is gone")
+            raise self._gone()
         answer: dict[str, Any] = json.loads(data)
         return answer
 
@@ -289,7 +295,7 @@ class Zygote:
             try:
                 socket.send_fds(self._control, [json.dumps(request).encode()], list(descriptors))
             except OSError as error:
-                raise LaunchFailed(f"the zygote is gone: {error}") from error
+                raise self._gone(error) from error
             answer = await self.answer()
         if "error" in answer:
             raise LaunchFailed(f"the zygote could not fork: {answer['error']}")
@@ -314,6 +320,10 @@ class Zygote:
             raise
         finally:
             ends.close_given()
+
+    def _gone(self, error: OSError | None = None) -> LaunchFailed:
+        self._lost = True
+        return LaunchFailed(f"the zygote is gone{f': {error}' if error else ''}")
 
     async def close(self) -> None:
         """Let it end: its control socket closes. What it forked goes on."""
@@ -383,7 +393,7 @@ class ForkLauncher:
 
     async def _living_base(self) -> Zygote:
         async with self._bases:
-            if self._base is None or _gone(self._base):
+            if self._base is None or not self._base.alive:
                 if self._base is not None:
                     log.warning("the base zygote died and is replaced", pid=self._base.handle.pid)
                     await self._base.close()
@@ -398,7 +408,7 @@ class ForkLauncher:
 
     async def _living_zygote(self) -> Zygote:
         async with self._loads:
-            if self._zygote is None or _gone(self._zygote):
+            if self._zygote is None or not self._zygote.alive:
                 if self._zygote is not None:
                     log.warning("the component zygote died and is replaced", pid=self._zygote.handle.pid)
                 zygote, _ = await self._load(self._components)
@@ -464,8 +474,3 @@ def _discard(launching: asyncio.Task[Child]) -> None:
     child = launching.result()
     child.handle.kill_group()
     child.close()
-
-
-def _gone(zygote: Zygote) -> bool:
-    """Whether the process has ended, waited for or not."""
-    return zygote.handle.ended or not zygote.handle.alive()
