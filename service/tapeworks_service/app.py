@@ -24,7 +24,7 @@ from tapeworks_service.jobs import routes as jobs
 from tapeworks_service.jobs.reaper import reap_forever
 from tapeworks_service.leases import routes as leases
 from tapeworks_service.prometheus import Measured, Measures
-from tapeworks_service.settings import ServiceSettings
+from tapeworks_service.settings import ServiceSettings, StartRefused
 from tapeworks_service.waking import Hub
 from tapeworks_service.workers import routes as workers
 
@@ -54,6 +54,9 @@ def create_app(settings: ServiceSettings) -> FastAPI:
             reaper.cancel()
             with suppress(asyncio.CancelledError):
                 await reaper
+        except StartRefused as refused:
+            app.state.refused = refused
+            raise
         finally:
             await database.close()
 
@@ -65,6 +68,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         redoc_url=None,
     )
     app.state.hub = hub
+    app.state.refused = None
     problems.install(app)
     openapi.install(app)
     app.add_middleware(Measured, measures=measures)

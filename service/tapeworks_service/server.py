@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from types import FrameType
 
 import uvicorn
@@ -21,11 +22,18 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
         self._hub = hub
+        self._running_in: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        self._running_in = asyncio.get_running_loop()
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM, SIGINT: no new connections, and nobody is kept waiting."""
         super().handle_exit(sig, frame)
-        asyncio.get_running_loop().call_soon_threadsafe(self._hub.close)
+        if self._running_in is not None:
+            self._running_in.call_soon_threadsafe(self._hub.close)
 
 
 def make_server(settings: ServiceSettings) -> Server:
@@ -48,4 +56,5 @@ def run(settings: ServiceSettings) -> None:
     server = make_server(settings)
     server.run()
     if not server.started:
-        raise StartRefused("the service did not start: see its log")
+        refused: StartRefused | None = server.config.app.state.refused  # type: ignore[union-attr]
+        raise refused or StartRefused("the service did not start: see its log")

@@ -334,13 +334,10 @@ async def finish(tx: Transaction, row: RowMapping, ending: Ending, *, retry_seco
         move = replace(move, to=State.PAUSED)
     else:
         move = replace(move, to=State.QUEUED, message="handed back by its worker")
-    if move.to in FINAL:
-        values["finished_at"] = now
-    if move.to is State.QUEUED:
-        values["queued_at"] = now
-    await _move(tx, row, move)
-    assert move.to is not None  # noqa: S101 - every branch above sets it
-    return move.to
+    to = move.to or State.FAILED  # every branch above names a state
+    when = {"finished_at": now} if to in FINAL else {"queued_at": now} if to is State.QUEUED else {}
+    await _move(tx, row, replace(move, values={**move.values, **when}))
+    return to
 
 
 def _failed(row: RowMapping, failure: Failure, move: Move, *, now: float, retry_seconds: float) -> Move:
