@@ -125,6 +125,8 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
         server.run(sockets=[listening])
         if not server.started:
             raise StartRefused("the service did not start: see its log")
+        if worker is not None and worker.given_up.is_set():
+            raise StartRefused(f"the worker did not start: see {logs / 'worker.log'}")
 
 
 def _reachable(url: str, host: str) -> str:

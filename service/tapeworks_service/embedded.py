@@ -4,8 +4,8 @@ Everything is written below one folder: the database and artifacts of the servic
 worker, `logs/`, and `server.json` with the address while the server runs. One server per folder.
 
 The agent is started when the service listens, again when it dies, and is stopped before the service
-is, so that it can still hand its jobs back. It asks the kernel to be killed when its parent dies
-(`--parent`), which means the *thread* that started it: that thread lives as long as the agent.
+is, so that it can still hand its jobs back. It holds the read end of a pipe: when this process ends,
+however it ends, the pipe closes and the agent ends itself with all it started.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -38,6 +39,10 @@ DRAIN_SECONDS = 3
 STEADY_SECONDS = 60.0
 """An agent that lived so long is started again at once."""
 LONGEST_PAUSE = 30.0
+LIFELINE = "TAPEWORKS_WORKER_LIFELINE"
+"""The environment variable that tells the agent its end of the pipe."""
+USAGE = 2
+"""The agent's exit code for options or settings that it cannot take: another start would not help."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class EmbeddedWorker:
 
     def __init__(self, command: list[str], log: Path, tell: Callable[[str], object]) -> None:
         self._command, self._log, self._tell = command, log, tell
+        self.given_up = threading.Event()
         self._stopping = threading.Event()
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -104,6 +110,11 @@ class EmbeddedWorker:
             code = self._run()
             if self._stopping.is_set():
                 return
+            if code == USAGE:
+                self._tell(f"the worker cannot be started like this, see {self._log}")
+                self.given_up.set()
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
             pause = 1.0 if time.monotonic() - began > STEADY_SECONDS else pause
             self._tell(f"the worker ended with code {code}, see {self._log}; it is started again in {pause:g} s")
             self._stopping.wait(pause)
@@ -111,17 +122,24 @@ class EmbeddedWorker:
 
     def _run(self) -> int:
         """One life of the agent; its exit code."""
-        with self._log.open("ab") as log, self._guard:
-            if self._stopping.is_set():
-                return 0
-            self._process = subprocess.Popen(
-                [*self._command, "--parent", str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C reaches this process alone, which stops the agent in order
-            )
-        return self._process.wait()
+        reading, writing = os.pipe()
+        try:
+            with self._log.open("ab") as log, self._guard:
+                if self._stopping.is_set():
+                    return 0
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(reading,),
+                    env={**os.environ, LIFELINE: str(reading)},
+                    start_new_session=True,  # a Ctrl-C reaches this process alone, which stops the agent in order
+                )
+            return self._process.wait()
+        finally:
+            os.close(reading)
+            os.close(writing)
 
 
 class EmbeddedServer(Server):
