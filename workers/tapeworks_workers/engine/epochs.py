@@ -138,7 +138,7 @@ class Training:
         """One epoch, or the rest of one. Returns whether early stopping ends the training."""
         counters = self.counters
         began = time.monotonic()
-        self._reporter.enter(State.RUNNING, "training")
+        self._reporter.enter(State.RUNNING, "training", quietly=self.counters.epoch > 0)
         if counters.step_in_epoch == 0:
             self._means.reset()
         self._examples = self._means.examples()
@@ -206,6 +206,8 @@ class Training:
     def _obey(self) -> None:
         """Take the commands that have come, then look at the clock."""
         while (command := self._control.take()) is not None:
+            self._measure()
+            self._tell_progress()
             self.save()
             if command in OUTCOMES:
                 raise Interrupted(OUTCOMES[command])
@@ -220,7 +222,7 @@ class Training:
         if self._feed.position and self._spec.steps_per_epoch is None:
             self._feed.next_pass()
         if self._data.validation is not None:
-            self._reporter.enter(State.RUNNING, "validating")
+            self._reporter.enter(State.RUNNING, "validating", quietly=True)
             logs |= self._evaluation.run(self._data.validation, "val_")
         counters.logs = logs
         self._reporter.metrics(counters.step, logs)

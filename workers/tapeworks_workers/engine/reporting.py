@@ -23,10 +23,14 @@ class Reporter:
         self.state = State.STARTING
         self.phase: str | None = None
 
-    def enter(self, state: State, phase: str | None = None) -> None:
-        """The attempt is in a state and phase from now on; said once."""
-        if (state, phase) != (self.state, self.phase):
-            self.state, self.phase = state, phase
+    def enter(self, state: State, phase: str | None = None, *, quietly: bool = False) -> None:
+        """The attempt is in a state and phase from now on; said once.
+
+        `quietly`: it is known for a failure and not said: validation comes and goes with every epoch.
+        """
+        changed = (state, phase) != (self.state, self.phase)
+        self.state, self.phase = state, phase
+        if changed and not quietly:
             self._record("state", state=state.value, phase=phase)
 
     def event(self, kind: str, data: Mapping[str, Any]) -> None:

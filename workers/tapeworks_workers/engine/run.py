@@ -17,9 +17,9 @@ import tensorflow as tf
 from tapeworks.authoring import GradientTransform
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import metrics as metric_updates
-from tapeworks_workers.engine.autograph import call_user_code, engine_code
 from tapeworks_workers.engine.metrics import RoleMetric
 from tapeworks_workers.engine.randomness import Streams
+from tapeworks_workers.engine.tracing import call_user_code, engine_code
 
 
 class Run:
