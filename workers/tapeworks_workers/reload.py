@@ -90,6 +90,7 @@ class _Barrier:
 def _verify(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     before = set(sys.modules)
     loader = _bundle_loader(folder)
+    keras.config.set_floatx(manifest["floatx"])  # optimizers rebuilt here must round as in training
     tolerance = float(manifest["tolerance"])
     models: dict[str, Any] = {}
     for role, entry in manifest["models"].items():

@@ -211,9 +211,10 @@ def batches(count: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def trained(spec: dict[str, Any]) -> Assembly:
+def trained(spec: dict[str, Any], *, precision: tf.DType = tf.float32) -> Assembly:
     """The job after five steps."""
-    assembly = assemble(parse_spec(spec), ELEMENT)
+    x, y = ELEMENT
+    assembly = assemble(parse_spec(spec), (tf.TensorSpec(x.shape, precision), y))
     step = compile_train_step(assembly)
     for batch in batches():
         step(batch)

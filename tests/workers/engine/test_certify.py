@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tapeworks_workers.engine.checkpoint import Snapshot, read_values, write_values
 from tests.workers.engine.conftest import exported, job, trained
@@ -76,3 +77,14 @@ def test_a_component_that_needs_what_the_bundle_lacks_is_told(bundle: Path, tmp_
     failure = verify("reload", folder)["failure"]
     assert failure["code"] == "component_error"
     assert "acme_constants" in failure["message"]
+
+
+def test_double_precision_and_an_eager_plan_are_certified_too(acme: Path, tmp_path: Path, verify: Any) -> None:
+    training = {"precision": "float64", "execution": {"plan": "eager"}, "deterministic": True}
+    draft = exported(trained(job(training=training), precision=tf.float64), tmp_path / "bundle")
+    reload = verify("reload", draft.folder)
+    assert reload["ok"], reload
+    assert reload["report"]["models"]["model"]["keras"]["outputs"]["bit_equal"] is True
+    certify = verify("certify", draft.folder)
+    assert certify["ok"], certify
+    assert certify["report"]["step"]["bit_equal"] is True

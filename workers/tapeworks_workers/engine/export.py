@@ -80,6 +80,7 @@ def export_bundle(
         "element_spec": spec_document(assembly.element_spec),
         "models": models,
         "tolerance": export.tolerance,
+        "floatx": keras.config.floatx(),
         "metrics": {name: float(value) for name, value in metrics.items() if np.isfinite(value)},
         "lineage": dict(lineage),
         "counters": counters,

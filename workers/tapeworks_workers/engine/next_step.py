@@ -21,7 +21,7 @@ from tapeworks_workers.engine.bundled.load import nest
 from tapeworks_workers.engine.checkpoint import read_values, restore, snapshot, write_values
 from tapeworks_workers.engine.comparison import digest
 from tapeworks_workers.engine.nests import Arrays
-from tapeworks_workers.engine.step import compile_train_step
+from tapeworks_workers.engine.step import CompiledStep, compile_train_step
 
 FOLDER = "training_state"
 TOLERANCE = {"cpu": 1e-6, "gpu": 1e-3}
@@ -32,7 +32,7 @@ _SAMPLED_BYTES = 32 << 20
 
 def write_next_step(assembly: Assembly, counters: dict[str, Any], batch: Any, folder: Path) -> None:
     """Store the state, take one step on the batch, store what it gave, and put the state back."""
-    step = compile_train_step(assembly)  # first: tracing makes the last variables
+    step = _compiled(assembly)  # first: tracing makes the last variables
     before = snapshot(assembly, counters)
     write_values(before, folder)
     arrays = Arrays()
@@ -56,6 +56,16 @@ def write_next_step(assembly: Assembly, counters: dict[str, Any], batch: Any, fo
     write_json(folder / "next_step.json", {"batch": structure, "logs": logs, "values": values, "every": every})
 
 
+def stored_batch(folder: Path) -> Any:
+    """The batch of the stored step, as tensors."""
+    structure = json.loads((folder / "next_step.json").read_text(encoding="utf-8"))["batch"]
+    return nest(structure, _read(folder / "batch.npz"))
+
+
+def _compiled(assembly: Assembly) -> CompiledStep:
+    return compile_train_step(assembly, eager=assembly.spec.training.execution.plan == "eager")
+
+
 def _logs(scalars: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(np.asarray(value)) for name, value in scalars.items()}
 
@@ -63,9 +73,9 @@ def _logs(scalars: Mapping[str, Any]) -> dict[str, float]:
 def compare_next_step(assembly: Assembly, folder: Path, *, tolerance: float) -> tuple[dict[str, Any], str | None]:
     """Restore the stored state and take the step again: how close it came, and the first value that is off."""
     stored = json.loads((folder / "next_step.json").read_text(encoding="utf-8"))
-    step = compile_train_step(assembly)
+    step = _compiled(assembly)
     restore(assembly, read_values(folder))
-    logs = _logs(step(nest(stored["batch"], _read(folder / "batch.npz"))))
+    logs = _logs(step(stored_batch(folder)))
     after = snapshot(assembly, {})
     samples = _read(folder / "next_step.npz")
     off = _first_log_off(stored["logs"], logs, tolerance)

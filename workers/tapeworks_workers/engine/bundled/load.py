@@ -39,8 +39,13 @@ def load(folder: str | Path | None = None, roles: Sequence[str] | None = None) -
     if unknown:
         raise KeyError(f"this bundle has no Keras model {', '.join(unknown)}; it has {', '.join(held) or 'none'}")
     # Keras lets what is registered globally win over a custom_object_scope: the bundle's own classes stand in both.
-    with _registered(custom), keras.saving.custom_object_scope(custom):
-        return {role: keras.models.load_model(folder / held[role]) for role in roles or held}
+    before = keras.config.floatx()
+    keras.config.set_floatx(manifest["floatx"])  # .keras files do not say it, and optimizers and losses take it
+    try:
+        with _registered(custom), keras.saving.custom_object_scope(custom):
+            return {role: keras.models.load_model(folder / held[role]) for role in roles or held}
+    finally:
+        keras.config.set_floatx(before)
 
 
 def check(folder: Path) -> dict[str, Any]:
