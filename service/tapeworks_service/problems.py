@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from tapeworks.errors import PROBLEMS, Finding, ProblemCode, SpecInvalid
 from tapeworks.references import escape
@@ -151,11 +152,23 @@ def to_problem(error: Exception) -> Problem:
     return Problem(ProblemCode.INTERNAL, "an unexpected error; the service's log has it")
 
 
+def _methods(request: Request) -> set[str]:
+    """All methods of a path: each operation is a route of its own, and the router knows of one only."""
+    found: set[str] = set()
+    for template, operations in request.app.openapi()["paths"].items():
+        if compile_path(template)[0].match(request.url.path):
+            found |= {method.upper() for method in operations}
+    return found
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of the application as a problem."""
 
-    async def answer(_request: Request, error: Exception) -> Response:
-        return to_problem(error).response()
+    async def answer(request: Request, error: Exception) -> Response:
+        problem = to_problem(error)
+        if problem.status == 405:
+            problem.headers["Allow"] = ", ".join(sorted(_methods(request)))
+        return problem.response()
 
     kinds = (
         Problem,

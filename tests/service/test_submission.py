@@ -1,0 +1,180 @@
+"""What a spec is refused for: its code, and a pointer into the document as the user wrote it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from .worker import COMPONENTS, HandWorker, spec
+
+BATCH = [{"op": "batch", "batch_size": 8}]
+MLP = {"component": "mlp", "config": {"outputs": 10}}
+GAN = {
+    "data": {"source": "digits", "pipeline": BATCH},
+    "step": "gan",
+    "models": {"generator": MLP, "critic": MLP},
+    "optimizers": {"generator": "keras/Adam", "critic": "keras/Adam"},
+    "losses": {"adversarial": "keras/Hinge"},
+}
+
+
+def data(**changes: Any) -> dict[str, Any]:
+    return {"source": "digits", "pipeline": BATCH, **changes}
+
+
+def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
+    answer = api.post("/v1/jobs/validate", json=document)
+    assert answer.status_code == 422, answer.text
+    problem = answer.json()
+    assert all(error["message"] for error in problem["errors"])
+    return {(error["pointer"], error["code"]) for error in problem["errors"]}
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (spec(model="mpl"), ("/model/component", "unknown_component")),
+        (spec(loss={"component": "focal", "version": "9"}), ("/loss/version", "unknown_component")),
+        (spec(loss={"component": "focal", "config": {"gamma": "two"}}), ("/loss/config/gamma", "invalid_config")),
+        (spec(loss={"component": "focal", "config": {"gama": 2.0}}), ("/loss/config/gama", "invalid_config")),
+        (spec(model={"component": "mlp", "config": {}}), ("/model/config", "invalid_config")),
+        (spec(optimiser="keras/Adam"), ("/optimiser", "unknown_field")),
+        (spec(training={"epochs": "5"}), ("/training/epochs", "invalid_value")),
+        ({key: value for key, value in spec().items() if key != "data"}, ("/data", "missing_field")),
+        (spec(metrics=["keras/Hinge", "keras/Wrong"]), ("/metrics/1/component", "unknown_component")),
+        (spec(losses={"model": "focal"}), ("/loss", "invalid_value")),
+        (spec(metrics={"other": ["keras/Hinge"]}), ("/metrics/other", "unknown_role")),
+        (spec(data=data(pipeline=[])), ("/data/pipeline", "missing_batch")),
+        (spec(data=data(pipeline=[*BATCH, {"op": "repeat"}])), ("/data/pipeline/1", "endless_data")),
+        (spec(data=data(pipeline=[{"op": "map", "function": "scael"}, *BATCH])),
+         ("/data/pipeline/0/function/component", "unknown_component")),
+        (spec(gradients=[{"component": "clip_by_global_norm", "optimizer": "critic"}]),
+         ("/gradients/0/optimizer", "unknown_role")),
+        (spec(export={"models": ["critic"]}), ("/export/models/0", "unknown_role")),
+        (spec(models={"model": MLP, "critic": MLP}, model=None), ("/models/critic", "unknown_role")),
+        ({**GAN, "models": {"generator": MLP}}, ("/models/critic", "missing_role")),
+        ({**GAN, "optimizers": {"generator": "keras/Adam"}}, ("/optimizers/critic", "missing_role")),
+        ({**GAN, "losses": {}}, ("/losses/adversarial", "missing_role")),
+        ({**GAN, "data": data(validation=0.2)}, ("/data/validation", "missing_validation_step")),
+        (spec(evaluators=["confusion"]), ("/evaluators", "not_supported")),
+        (spec(training={"precision": "mixed_float16"}), ("/training/precision", "not_supported")),
+        (spec(resources={"workers": 2}), ("/resources/workers", "not_supported")),
+        (spec(model={**MLP, "freeze": ["dense*"]}), ("/model/freeze", "not_supported")),
+        (spec(data=data(pipeline=[*BATCH, {"op": "rebatch", "batch_size": 3}])), ("/data/pipeline/1", "not_supported")),
+        ([1], ("", "invalid_spec")),
+    ],
+)  # fmt: skip
+def test_a_wrong_place_is_named(
+    api: httpx.Client, worker: HandWorker, document: Any, expected: tuple[str, str]
+) -> None:
+    assert expected in findings(api, document)
+    assert api.post("/v1/jobs", json=document).status_code == 422, "submitting checks the same"
+
+
+def test_references_inside_configs_are_checked_by_place(api: httpx.Client, worker: HandWorker) -> None:
+    layers = [
+        {"component": "keras/Dense", "config": {"units": "four"}},
+        {"component": "keras/Dense", "config": {"units": 4, "kernel_regularizer": {"component": "keras/L3"}}},
+        {"component": "keras/Dense", "config": {"units": 4, "kernel_regularizer": {"component": "keras/Dense"}}},
+        {"component": "keras/Dense", "weights": 1},
+    ]
+    found = findings(api, spec(model={"component": "sequential", "config": {"layers": layers}}))
+    assert found == {
+        ("/model/config/layers/0/config/units", "invalid_config"),
+        ("/model/config/layers/1/config/kernel_regularizer/component", "unknown_component"),
+        ("/model/config/layers/2/config/kernel_regularizer/component", "unknown_component"),
+        ("/model/config/layers/3/weights", "unknown_field"),
+    }
+
+
+def test_one_job_uses_one_version_of_a_name(api: httpx.Client, worker: HandWorker) -> None:
+    one, two = ({"component": "focal", "version": version} for version in ("1", "2"))
+    document = {**GAN, "losses": {"adversarial": {"outputs": {"a": one, "b": two}}}}
+    assert ("/losses/adversarial/outputs/b/version", "invalid_value") in findings(api, document)
+
+
+@pytest.mark.parametrize(
+    ("document", "hint"),
+    [
+        (spec(model="mpl"), "mlp"),
+        (spec(optimizer="Adam"), "keras/Adam"),
+        (spec(optimizer="keras/adam"), "keras/Adam"),
+        (spec(loss={"component": "focal", "config": {"gama": 2.0}}), "gamma"),
+        (spec(optimiser="keras/Adam"), "optimizer"),
+        (spec(loss="keras/SparseCategoricalAccuracy"), "is a metric"),
+    ],
+)
+def test_a_hint_says_what_may_have_been_meant(api: httpx.Client, worker: HandWorker, document: Any, hint: str) -> None:
+    answer = api.post("/v1/jobs/validate", json=document).json()
+    assert any(hint in error["hint"] for error in answer["errors"])
+
+
+def test_all_findings_come_at_once(api: httpx.Client, worker: HandWorker) -> None:
+    document = spec(model="mpl", loss="fokal", data=data(pipeline=[]))
+    assert findings(api, document) == {
+        ("/model/component", "unknown_component"),
+        ("/loss/component", "unknown_component"),
+        ("/data/pipeline", "missing_batch"),
+    }
+
+
+def test_the_canonical_form_is_echoed_with_versions(api: httpx.Client, worker: HandWorker) -> None:
+    rate = {"component": "keras/CosineDecay", "config": {"decay_steps": 10}}
+    document = spec(optimizer={"component": "keras/Adam", "config": {"learning_rate": rate}})
+    answer = api.post("/v1/jobs/validate", json=document).json()
+    assert answer["valid"]
+    assert answer["spec"]["optimizers"]["model"]["config"]["learning_rate"] == {**rate, "version": "1"}
+    assert answer["spec"]["losses"]["model"]["version"] == "2"
+    assert answer["spec"]["export"]["formats"] == ["keras", "saved_model"]
+    again = api.post("/v1/jobs/validate", json=answer["spec"]).json()
+    assert again == answer, "the echoed spec is a spec, and resolves to itself"
+
+
+def test_what_is_allowed_is_accepted(api: httpx.Client, worker: HandWorker) -> None:
+    accepted = [
+        GAN,
+        spec(data={"source": "ready_batches"}),
+        spec(data=data(pipeline=[{"op": "repeat"}, *BATCH]), training={"max_steps": 10}),
+        spec(loss=None),
+        spec(training={"epochs": 0}, optimizer=None),
+        spec(data=data(validation="digits", test={"fraction": 0.1, "split": "tail"})),
+    ]
+    for document in accepted:
+        answer = api.post("/v1/jobs/validate", json=document)
+        assert answer.status_code == 200, answer.text
+
+
+def test_before_any_worker_came_a_job_is_refused_with_the_reason(own_service: Any) -> None:
+    with own_service() as (client, worker):
+        answer = client.post("/v1/jobs", json=spec())
+        assert (answer.status_code, answer.json()["code"]) == (422, "unknown_component")
+        assert "worker" in answer.json()["hint"]
+        assert client.get("/readyz").status_code == 503
+        worker.register()
+        assert client.post("/v1/jobs", json=spec()).status_code == 201
+        assert client.get("/readyz").json()["status"] == "ready"
+
+
+def test_components_are_listed_and_shown(api: httpx.Client, worker: HandWorker) -> None:
+    seen: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        params: dict[str, Any] = {"limit": 4} | ({"after": after} if after else {})
+        page = api.get("/v1/components", params=params).json()
+        seen += page["data"]
+        if not page["has_more"]:
+            break
+        after = page["next"]
+    assert len(seen) == len(COMPONENTS)
+    assert [one["name"] for one in api.get("/v1/components?kind=metric").json()["data"]] == [
+        "keras/Hinge", "keras/SparseCategoricalAccuracy",
+    ]  # fmt: skip
+    shown = api.get("/v1/components/loss/focal").json()
+    assert (shown["version"], shown["workers"]) == ("2", ["hand"])
+    assert api.get("/v1/components/loss/focal?version=1").json()["version"] == "1"
+    assert api.get("/v1/components/loss/keras/Hinge").json()["kind"] == "loss"
+    close = api.get("/v1/components/loss/fokal")
+    assert (close.status_code, close.json()["hint"]) == (404, "Did you mean 'focal'?")
+    assert api.get("/v1/components/nonsense/focal").status_code == 422
