@@ -20,6 +20,7 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.randomness import derive_seed
+from tapeworks_workers.engine.tracing import call_user_code, engine_code
 
 AUTOTUNE = tf.data.AUTOTUNE
 _FIELDS = ("x", "y", "sample_weight")
@@ -81,22 +82,22 @@ def _map(operation: Any, function: Callable[..., Any], *, seed: int, determinist
     options: dict[str, Any] = {"num_parallel_calls": AUTOTUNE, "deterministic": deterministic}
     if not takes_seed(function):
 
+        @engine_code
         def call(*element: Any) -> Any:
             return on_element(function, element, field)
 
         return Applied(operation, lambda dataset, number: dataset.map(call, **options), varies=False)
 
-    def call_seeded(index: tf.Tensor, of_pass: tf.Tensor, element: Any) -> Any:
-        seeded = functools.partial(function, seed=tf.stack([of_pass, index]))
-        return on_element(seeded, element if isinstance(element, tuple) else (element,), field)
-
     def apply(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
-        # Stateless: the element's index and the pass make its seed, so the iterator can be saved and rebuilt.
-        indexed = dataset.enumerate()
         of_pass = derive_seed(seed, number)
-        return indexed.map(
-            lambda index, element: call_seeded(index, tf.constant(of_pass, tf.int64), element), **options
-        )
+
+        @engine_code
+        def call_seeded(index: tf.Tensor, element: Any) -> Any:
+            # Stateless: pass and index make the element's seed, so the iterator can be saved and rebuilt.
+            seeded = functools.partial(function, seed=tf.stack([tf.constant(of_pass, tf.int64), index]))
+            return on_element(seeded, element if isinstance(element, tuple) else (element,), field)
+
+        return dataset.enumerate().map(call_seeded, **options)
 
     return Applied(operation, apply, varies=True)
 
@@ -114,7 +115,7 @@ def takes_seed(function: Callable[..., Any]) -> bool:
 def on_element(function: Callable[..., Any], element: tuple[Any, ...], field: str | None) -> Any:
     """Call a transform with the element's parts as arguments, or replace one field of it by the result."""
     if field is None:
-        result = function(*element)
+        result = call_user_code(function, *element)
         return tuple(result) if isinstance(result, list) else result
     head, *path = field.split(".")
     position = _FIELDS.index(head)
@@ -129,7 +130,7 @@ def on_element(function: Callable[..., Any], element: tuple[Any, ...], field: st
 
 def _replaced(value: Any, path: list[str], function: Callable[..., Any], field: str) -> Any:
     if not path:
-        return function(value)
+        return call_user_code(function, value)
     key, *rest = path
     if not isinstance(value, Mapping) or key not in value:
         have = f"has {sorted(value)}" if isinstance(value, Mapping) else "is not a dict"

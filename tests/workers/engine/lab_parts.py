@@ -1,0 +1,215 @@
+"""Components of a user who tries things out, and who makes every mistake once."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tapeworks import GradientTransform, Source, TrainingStep, component
+
+
+@component("lab/Numbers")
+class Numbers(Source):
+    """Seeded numbers: x of shape (4,), y a class of three, or what `form` says."""
+
+    def __init__(self, size: int = 100, form: str = "plain", highest: int = 2) -> None:
+        self.size, self.form, self.highest = size, form, highest
+
+    def dataset(self) -> tf.data.Dataset:
+        random = np.random.RandomState(3)
+        x = random.normal(size=(self.size, 4)).astype("float32")
+        y = random.randint(0, 3, size=self.size).astype("int64")
+        y[-1:] = self.highest
+        match self.form:
+            case "plain":
+                return tf.data.Dataset.from_tensor_slices((x, y))
+            case "weighted":
+                return tf.data.Dataset.from_tensor_slices((x, y, np.linspace(0.5, 1.5, self.size, dtype="float32")))
+            case "index":
+                return tf.data.Dataset.from_tensor_slices((np.arange(self.size, dtype="float32")[:, None], y))
+            case "unknown":
+                indexed = np.arange(self.size, dtype="float32")[:, None]
+                return tf.data.Dataset.from_tensor_slices((indexed, y)).filter(lambda x, y: True)
+            case "generator":
+                signature = (tf.TensorSpec([4], tf.float32), tf.TensorSpec([], tf.int64))
+                return tf.data.Dataset.from_generator(lambda: zip(x, y, strict=True), output_signature=signature)
+            case "float64":
+                return tf.data.Dataset.from_tensor_slices((x.astype("float64"), y))
+            case "named":
+                named = {"height": x[:, :1], "age": x[:, 1:2], "noise": x[:, 2:]}
+                return tf.data.Dataset.from_tensor_slices((named, y))
+            case "regression":
+                return tf.data.Dataset.from_tensor_slices((x, x.sum(axis=1)))
+        raise ValueError(f"unknown form {self.form!r}")
+
+
+@component("lab/Jitter")
+class Jitter:
+    """Adds seeded noise to x."""
+
+    def __init__(self, scale: float = 0.1) -> None:
+        self.scale = scale
+
+    def __call__(self, x: Any, y: Any, seed: Any) -> Any:
+        return x + self.scale * tf.random.stateless_normal(tf.shape(x), seed), y
+
+
+@component("lab/Sum")
+def total(x: Any, y: Any) -> Any:
+    """x with its own sum beside it."""
+    return {"x": x, "sum": tf.reduce_sum(x, -1, keepdims=True)}, y
+
+
+@component("lab/Half", kind="transform")
+def half(value: Any) -> Any:
+    """Half of a field."""
+    return value / 2
+
+
+@component("lab/Add")
+class Add(GradientTransform):
+    """Adds a number to every gradient, and counts how often."""
+
+    def __init__(self, amount: float) -> None:
+        self.amount = amount
+
+    def build(self, variables: Any) -> None:
+        self.calls = tf.Variable(0, dtype=tf.int32)
+
+    def __call__(self, gradients: Any, variables: Any, run: Any) -> Any:
+        self.calls.assign_add(1)
+        return [gradient + self.amount for gradient in gradients]
+
+
+@component("lab/Times")
+class Times(GradientTransform):
+    """Multiplies every gradient."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, gradients: Any, variables: Any, run: Any) -> Any:
+        return [gradient * self.factor for gradient in gradients]
+
+
+@component("lab/SquaredDifference")
+class SquaredDifference(keras.losses.Loss):
+    """(y - y')², without a thought for shapes."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
+
+
+@component("lab/PickedLoss")
+class PickedLoss(keras.losses.Loss):
+    """Cross-entropy through a one-hot: labels out of range give zeros, not an error."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        picked = tf.one_hot(tf.cast(y_true, tf.int32), y_pred.shape[-1])
+        return -tf.reduce_sum(picked * tf.nn.log_softmax(y_pred), -1)
+
+
+@component("lab/Gan")
+class Gan(TrainingStep):
+    """Two models, two optimizers, noise from the run, a critic that is trained more often, a moving average."""
+
+    models = ("generator", "discriminator")
+    optimizers = {"generator": ("generator",), "discriminator": ("discriminator",)}  # noqa: RUF012
+    latent = 3
+
+    def __init__(self, every: int = 2) -> None:
+        self.every = every
+
+    def input_spec(self, role: str, element: Any, models: Any) -> Any:
+        return tf.TensorSpec([None, self.latent]) if role == "generator" else element[0]
+
+    def build(self, run: Any) -> None:
+        self.average = tf.Variable(run.models["generator"].trainable_variables[0].numpy())
+
+    def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
+        real, _ = batch
+        generator, discriminator = run.models["generator"], run.models["discriminator"]
+        noise = run.random_normal([tf.shape(real)[0], self.latent])
+        with tf.GradientTape() as d_tape, tf.GradientTape() as g_tape:
+            fake = generator(noise, training=True)
+            on_fake, on_real = discriminator(fake, training=True), discriminator(real, training=True)
+            d_loss = tf.reduce_mean(tf.nn.softplus(on_fake) + tf.nn.softplus(-on_real))
+            g_loss = tf.reduce_mean(tf.nn.softplus(-on_fake))
+        run.minimize("discriminator", d_loss, d_tape)
+        changed = run.minimize("generator", g_loss, g_tape, when=run.step % self.every == 0)
+        if changed:  # a Python if on a tensor: AutoGraph makes a tf.cond of it
+            self.average.assign(0.9 * self.average + 0.1 * generator.trainable_variables[0])
+        return {"d_loss": d_loss, "g_loss": g_loss, "changed": tf.cast(changed, tf.float32)}
+
+
+@component("lab/Mistaken")
+class Mistaken(TrainingStep):
+    """One mistake for each name."""
+
+    def __init__(self, mistake: str) -> None:
+        self.mistake = mistake
+
+    def build(self, run: Any) -> None:
+        @tf.function
+        def leak() -> None:
+            self.leaked = tf.constant(1.0) * 2.0
+
+        leak()
+
+    def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
+        x, y = batch
+        model = run.models["model"]
+        with tf.GradientTape() as tape:
+            outputs = model(x, training=True)
+            loss = tf.reduce_mean(outputs**2) + self.term(x, y, outputs)
+            if self.mistake == "no_gradient":
+                loss = tf.reduce_mean(x)
+        run.minimize("model", loss, tape)
+        if self.mistake == "not_scalars":
+            return {"loss": outputs}
+        return {"loss": loss}
+
+    def term(self, x: Any, y: Any, outputs: Any) -> Any:
+        match self.mistake:
+            case "dtype_mismatch":
+                return tf.reduce_mean(outputs * tf.ones_like(y)[:, None])
+            case "float64_input":
+                return tf.reduce_mean(outputs * tf.constant(np.ones(3)))
+            case "numpy_in_graph":
+                return np.mean(outputs)
+            case "numpy_method":
+                return outputs.numpy().mean()
+            case "variable_creation_in_graph":
+                return tf.Variable(1.0) * 0.0
+            case "python_control_flow":
+                return sum(1.0 for _ in filter(None, [outputs[0, 0] > 0]))
+            case "undefined_in_a_branch":
+                if outputs[0, 0] > 0:
+                    scale = 1.0
+                return scale
+            case "graph_tensor_leaked":
+                return self.leaked
+            case "component_error":
+                return {}["nothing"]
+            case "incompatible_shapes":
+                return tf.reduce_mean(outputs + x)
+        return 0.0
+
+
+@component("lab/Diverging")
+class Diverging(TrainingStep):
+    """Its loss, or its gradient, is NaN from a step on."""
+
+    def __init__(self, at: int, what: str = "loss") -> None:
+        self.at, self.what = at, what
+
+    def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
+        bad = tf.where(run.step + 1 >= self.at, np.float32("nan"), 0.0)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(run.models["model"](batch[0], training=True) ** 2)
+            if self.what == "loss":
+                loss += bad
+        gradients = run.gradients("model", loss, tape)
+        run.apply("model", [gradient + bad if self.what == "gradient" else gradient for gradient in gradients])
+        return {"loss": loss}
