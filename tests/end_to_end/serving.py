@@ -74,7 +74,9 @@ def serving(data: Path, *options: str) -> Iterator[Served]:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         url = eventually(lambda: _ready(process, data), READY_SECONDS, "the server is ready")
-        yield Served(url, data, process)
+        served = Served(url, data, process)
+        with served.client:
+            yield served
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -64,7 +64,10 @@ FAILING = {
         "non_finite",
     ),
     "longer than allowed": ({**endless(), "limits": {"timeout_seconds": 4.0, "max_attempts": 3}}, "timeout"),
-    "a source that raises": (failing(data={"source": "acme/Unlucky", "pipeline": [BATCH]}), "component_error"),
+    "a source that raises": (
+        failing(data={"source": {"component": "acme/Unlucky", "config": {"mounted": False}}, "pipeline": [BATCH]}),
+        "component_error",
+    ),
 }
 
 

@@ -66,7 +66,7 @@ class Smooth(keras.regularizers.Regularizer):
 @component(
     "acme/Distance",
     example={
-        "y_true": tf.TensorSpec([None, 10], tf.float32),
+        "y_true": tf.TensorSpec([None], tf.float32),
         "y_pred": tf.TensorSpec([None, 10], tf.float32),
     },
 )
@@ -79,7 +79,12 @@ class Distance(keras.losses.Loss):
 
 @component("acme/Unlucky")
 class Unlucky(Source):
-    """A source whose data cannot be had."""
+    """A source whose data cannot be had where the disk is not mounted."""
+
+    def __init__(self, mounted: bool = True):
+        self.mounted = mounted
 
     def dataset(self):
-        raise FileNotFoundError("the disk with the data is not mounted")
+        if not self.mounted:
+            raise FileNotFoundError("the disk with the data is not mounted")
+        return tf.data.Dataset.from_tensor_slices((tf.zeros([4, 2]), tf.zeros([4], tf.int64)))
