@@ -285,6 +285,24 @@ def test_a_composite_layer_with_integer_input_inside_a_functional_model(tmp_path
     np.testing.assert_array_equal(reloaded(model, tmp_path)(x), expected)
 
 
+def test_a_subclassed_model_of_ragged_rows(tmp_path: Path) -> None:
+    @known
+    class Bag(keras.Model):
+        def __init__(self, tokens: int, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.embedding = keras.layers.Embedding(tokens, 3)
+            self.score = keras.layers.Dense(2)
+
+        def call(self, x: Any) -> Any:
+            return self.score(tf.reduce_mean(self.embedding(x), axis=1))
+
+    model = Bag(7)
+    x = tf.ragged.constant([[1, 2, 6], [3]], dtype=tf.int64)
+    expected = model(x)
+    assert model.get_build_config() == {"call_specs": {"x": {"shape": [None, None], "dtype": "int64", "ragged": True}}}
+    np.testing.assert_array_equal(reloaded(model, tmp_path)(x), expected)
+
+
 def test_a_functional_subclass_builds_itself(tmp_path: Path) -> None:
     @known
     class Tower(keras.Model):

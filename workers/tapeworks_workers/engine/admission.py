@@ -4,6 +4,9 @@ Interface: `admit_all()`, run in a process of its own (a child of the component 
 catalogue. Each registered component is built from its example, or from its defaults, and goes through the trial of
 its kind (`trials.py`). What fails is refused with its reason; what could not be tried is a warning of its entry.
 Keras' own classes are listed by name.
+
+The rebuilt object lives in the process that wrote it; that it also loads where Tapeworks is not installed is
+proved for each job's bundle (`reload.py`).
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ class Focal(keras.losses.Loss):
 
 def _log_rest(logits: Any, classes: int) -> Any:
     """`log(1 - p_k)` for each class k: the log-sum-exp of the other logits less that of all, never 1 - p itself."""
-    others = logits[..., tf.newaxis, :] + tf.linalg.diag(tf.fill([classes], tf.constant(-1e9, logits.dtype)))
+    own = tf.eye(classes, dtype=tf.bool)
+    others = tf.where(own, tf.constant(float("-inf"), logits.dtype), logits[..., tf.newaxis, :])
     return tf.reduce_logsumexp(others, axis=-1) - tf.reduce_logsumexp(logits, axis=-1, keepdims=True)
 
 

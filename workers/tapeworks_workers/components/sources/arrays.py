@@ -81,7 +81,8 @@ class Arrays(Source):
 def _arrays(path: Path, names: list[str]) -> dict[str, Array]:
     """The named arrays of one file, all of one length."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load leaves a broken file open.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [name for name in names if name not in file.files]
             if missing:
                 raise _invalid(f"{path.name} has no array {missing[0]!r}; it holds {', '.join(map(repr, file.files))}")

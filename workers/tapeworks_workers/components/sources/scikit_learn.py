@@ -1,6 +1,6 @@
 """`digits`, `iris`, `breast_cancer`, `diabetes`: the data that scikit-learn ships in its own files.
 
-They are found beside the installed package and read with NumPy: importing scikit-learn would cost a second.
+They are found beside the installed package and read with NumPy; scikit-learn's code is not run.
 Features are float32, labels int64 (regression: float32).
 """
 
