@@ -145,6 +145,10 @@ ACME = '''
         def __init__(self, code: int = 4):
             self.code = code
 
+        def build(self, run):
+            x = next(iter(run.datasets["training"]))[0]
+            self.scale = tf.Variable(tf.math.reduce_std(x), trainable=False)
+
         def input_spec(self, role, element, models):
             return tf.TensorSpec([None, self.code]) if role == "decoder" else element[0]
 
@@ -152,7 +156,7 @@ ACME = '''
             x = batch[0]
             with tf.GradientTape() as tape:
                 code = run.models["encoder"](x + run.random_normal(tf.shape(x)), training=True)
-                loss = tf.reduce_mean((run.models["decoder"](code, training=True) - x) ** 2)
+                loss = tf.reduce_mean((run.models["decoder"](code, training=True) - x / self.scale) ** 2)
             run.minimize("both", loss, tape)
             return {"loss": loss}
 
@@ -214,7 +218,8 @@ def batches(count: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
 def trained(spec: dict[str, Any], *, precision: tf.DType = tf.float32) -> Assembly:
     """The job after five steps."""
     x, y = ELEMENT
-    assembly = assemble(parse_spec(spec), (tf.TensorSpec(x.shape, precision), y))
+    datasets = {"training": tf.data.Dataset.from_tensors(batches()[1])}
+    assembly = assemble(parse_spec(spec), (tf.TensorSpec(x.shape, precision), y), datasets=datasets)
     step = compile_train_step(assembly)
     for batch in batches():
         step(batch)

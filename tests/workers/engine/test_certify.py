@@ -80,7 +80,7 @@ def test_a_component_that_needs_what_the_bundle_lacks_is_told(bundle: Path, tmp_
 
 
 def test_double_precision_and_an_eager_plan_are_certified_too(acme: Path, tmp_path: Path, verify: Any) -> None:
-    training = {"precision": "float64", "execution": {"plan": "eager"}, "deterministic": True}
+    training = {"precision": "float64", "execution": {"plan": "eager"}}
     draft = exported(trained(job(training=training), precision=tf.float64), tmp_path / "bundle")
     reload = verify("reload", draft.folder)
     assert reload["ok"], reload

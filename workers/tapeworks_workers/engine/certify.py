@@ -26,8 +26,8 @@ def main(bundle: Path) -> dict[str, Any]:
     import tensorflow as tf
 
     from tapeworks_workers.engine.assembly import assemble
-    from tapeworks_workers.engine.environment import prepare
     from tapeworks_workers.engine.comparison import device, versions
+    from tapeworks_workers.engine.environment import prepare
     from tapeworks_workers.engine.nests import spec_from_document
     from tapeworks_workers.engine.next_step import FOLDER, TOLERANCE, compare_next_step, device_kind, stored_batch
 
