@@ -1,0 +1,158 @@
+"""The container files name commands, ports, variables and files that exist."""
+
+import re
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import typer
+import yaml
+
+from tapeworks.cli.main import app, options
+from tapeworks_service.health import router
+from tapeworks_service.settings import ServiceSettings
+from tapeworks_workers.settings import WorkerSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+DOCKERFILES = [ROOT / "service/Dockerfile", ROOT / "workers/Dockerfile"]
+OWN = {"PYTHONUNBUFFERED"}
+
+
+def client_variables() -> set[str]:
+    """Variables of the command line itself."""
+    hints = get_type_hints(options, include_extras=True).values()
+    return {str(info.envvar) for hint in hints for info in get_args(hint)[1:] if getattr(info, "envvar", None)}
+
+
+def known_variables() -> set[str]:
+    service = {f"TAPEWORKS_{name.upper()}" for name in ServiceSettings.model_fields}
+    worker = {f"TAPEWORKS_WORKER_{name.upper()}" for name in WorkerSettings.model_fields}
+    return service | worker | client_variables() | OWN | {"TAPEWORKS_RUNNER"}
+
+
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    """(instruction, arguments), continued lines joined, comments left out."""
+    lines = [line for line in dockerfile.read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n", " ", "\n".join(lines))
+    return [(line.split(None, 1)[0].upper(), line.split(None, 1)[1]) for line in joined.splitlines() if line.strip()]
+
+
+def commands() -> set[str]:
+    return {str(name) for name in typer.main.get_group(app).commands}
+
+
+def test_the_command_line_is_known_to_read_its_variables() -> None:
+    assert {"TAPEWORKS_URL", "TAPEWORKS_KEY", "TAPEWORKS_KEY_FILE"} <= client_variables()
+
+
+def test_compose_sets_variables_that_exist() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert set(service["environment"]) <= known_variables(), name
+
+
+def test_compose_builds_files_and_stages_that_exist() -> None:
+    for service in COMPOSE["services"].values():
+        dockerfile = ROOT / service["build"]["dockerfile"]
+        stages = [arguments.split()[-1] for word, arguments in instructions(dockerfile) if word == "FROM"]
+        assert dockerfile in DOCKERFILES
+        assert service["build"].get("target", stages[-1]) in stages
+
+
+def test_compose_publishes_the_port_that_the_service_listens_on() -> None:
+    service = COMPOSE["services"]["service"]
+    port = int(service["environment"]["TAPEWORKS_PORT"])
+    settings = ServiceSettings.model_validate(
+        {name.removeprefix("TAPEWORKS_").lower(): value for name, value in service["environment"].items()}
+    )
+    assert settings.port == port == ServiceSettings.model_fields["port"].default
+    assert [published.rsplit(":", 1)[-1] for published in service["ports"]] == [str(port)]
+    for worker in (one for name, one in COMPOSE["services"].items() if name.startswith("worker")):
+        environment = worker["environment"]
+        assert environment["TAPEWORKS_WORKER_SERVER"] == environment["TAPEWORKS_URL"] == f"http://service:{port}"
+        assert worker["depends_on"] == {"service": {"condition": "service_healthy"}}
+
+
+def test_the_key_is_a_secret_file_for_all() -> None:
+    assert COMPOSE["secrets"]["tapeworks_key"]["file"] == "./secrets/tapeworks_key"
+    for service in COMPOSE["services"].values():
+        assert service["secrets"] == ["tapeworks_key"]
+        files = [value for name, value in service["environment"].items() if name.endswith("KEY_FILE")]
+        assert files
+        assert set(files) == {"/run/secrets/tapeworks_key"}
+    assert "secrets/" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_the_gpu_worker_is_asked_for_and_reserves_its_devices() -> None:
+    gpu = COMPOSE["services"]["worker-gpu"]
+    assert gpu["profiles"] == ["gpu"]
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert "tensorflow" in (ROOT / "requirements-gpu.lock").read_text()
+    assert "nvidia-cudnn" in (ROOT / "requirements-gpu.lock").read_text()
+
+
+def test_volumes_are_declared_and_mounted_where_settings_point() -> None:
+    for service in COMPOSE["services"].values():
+        (volume,) = service["volumes"]
+        name, path = volume.split(":")
+        assert name in COMPOSE["volumes"]
+        assert path in service["environment"].values()
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
+class TestDockerfile:
+    def test_its_bases_are_pinned(self, dockerfile: Path) -> None:
+        stages: set[str] = set()
+        for word, arguments in instructions(dockerfile):
+            if word == "FROM":
+                base, *rest = arguments.split()
+                assert base in stages or re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base), base
+                stages.update(rest[1:])
+
+    def test_it_installs_by_hash_only(self, dockerfile: Path) -> None:
+        installs = [a for word, a in instructions(dockerfile) if word == "RUN" and "pip install" in a]
+        for install in installs:
+            assert "--require-hashes" in install or ("--no-deps" in install and "/wheels/" in install), install
+        for lock in re.findall(r"-r (\S+)", " ".join(installs)):
+            assert "--hash=sha256:" in (ROOT / lock).read_text()
+
+    def test_it_copies_what_exists(self, dockerfile: Path) -> None:
+        for word, arguments in instructions(dockerfile):
+            if word == "COPY":
+                assert all((ROOT / source).exists() for source in arguments.split()[:-1]), arguments
+
+    def test_it_sets_variables_that_exist(self, dockerfile: Path) -> None:
+        named = re.findall(r"(\w+)=", " ".join(a for word, a in instructions(dockerfile) if word == "ENV"))
+        assert set(named) <= known_variables()
+
+    def test_it_does_not_run_as_root(self, dockerfile: Path) -> None:
+        final: dict[str, Any] = {}
+        for word, arguments in instructions(dockerfile):
+            if word == "FROM":
+                name = arguments.split()[-1]
+                final[name] = None
+            elif word == "USER":
+                final[name] = arguments
+        targets = {"service": list(final)[-1:], "workers": ["cpu", "gpu"]}[dockerfile.parent.name]
+        assert [final[target] for target in targets] == ["tapeworks"] * len(targets)
+
+    def test_its_commands_and_checks_exist(self, dockerfile: Path) -> None:
+        words = [(w, a) for w, a in instructions(dockerfile) if w in ("CMD", "HEALTHCHECK")]
+        assert {word for word, _ in words} == {"CMD", "HEALTHCHECK"}
+        text = " ".join(arguments for _, arguments in words)
+        named = re.findall(r"tapeworks\"?,? \"?([a-z-]+)", text)
+        assert set(named) <= commands()
+        for module in re.findall(r"\"-m\", \"(\w+)\"", text):
+            assert (ROOT / "service" / module / "__main__.py").exists()
+        for path in re.findall(r"127\.0\.0\.1:8000(/\w+)", text):
+            assert path in {getattr(route, "path", None) for route in router.routes}
+        assert named or "tapeworks_service" in text
+
+
+def test_make_runs_the_two_commands_and_ci_calls_them() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"demo", "test", "check", "lock"} <= set(targets)
+    called = re.findall(r"^make (\w+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert called[-2:] == ["demo", "test"]
+    assert set(called) <= set(targets)

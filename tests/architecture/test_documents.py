@@ -1,0 +1,65 @@
+"""What the documents say is so."""
+
+import importlib.util
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+import tapeworks
+from tapeworks.canonical import parse_spec
+from tapeworks.cli.console import ExitCode
+from tapeworks.cli.main import app
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_page_of_errors_is_made_from_the_code() -> None:
+    maker = importlib.util.spec_from_file_location("make_errors", ROOT / "docs" / "make_errors.py")
+    assert maker is not None
+    assert maker.loader is not None
+    module = importlib.util.module_from_spec(maker)
+    maker.loader.exec_module(module)
+    assert (ROOT / "docs" / "errors.md").read_text() == module.page(), "run `make docs`"
+
+
+def test_every_command_and_exit_code_is_documented() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for command in typer.main.get_group(app).commands:
+        assert f"`tapeworks {command}" in page
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == set(ExitCode)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").rglob("*.json")), ids=lambda path: path.name)
+def test_the_examples_are_specs(file: Path) -> None:
+    parse_spec(json.loads(file.read_text()))
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+                         ids=lambda path: path.name)  # fmt: skip
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text())
+    broken = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert broken == []
+
+
+def test_the_code_of_the_authoring_page_is_the_example() -> None:
+    example = (ROOT / "examples/own_loss/acme_losses.py").read_text()
+    assert example.split('"""', 2)[2].strip() in (ROOT / "docs/authoring.md").read_text()
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == tapeworks.__version__
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_locks_name_no_index() -> None:
+    for lock in ROOT.glob("requirements*.lock"):
+        text = lock.read_text()
+        assert "--hash=sha256:" in text
+        assert "index-url" not in text
+        assert "find-links" not in text
