@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from types import FrameType
 
@@ -17,23 +16,29 @@ _GRACE_SECONDS = 10
 
 
 class Server(uvicorn.Server):
-    """Lets waiting requests and streams go as soon as it is asked to stop."""
+    """Says why it does not start, and lets waiting requests and streams go as soon as it is to stop."""
 
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
         self._hub = hub
-        self._running_in: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen."""
-        self._running_in = asyncio.get_running_loop()
-        await super().startup(sockets)
+        """Listen. Raises `StartRefused`."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            refused = getattr(getattr(self.config.app, "state", None), "refused", None)
+            raise refused or StartRefused("the service did not start: see its log") from None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what waits, then close all connections."""
+        self._hub.close()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM, SIGINT: no new connections, and nobody is kept waiting."""
-        super().handle_exit(sig, frame)
-        if self._running_in is not None:
-            self._running_in.call_soon_threadsafe(self._hub.close)
+        """SIGTERM, SIGINT: stop in order, and exit with 0; a second one does not wait."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def make_server(settings: ServiceSettings) -> Server:
@@ -53,8 +58,4 @@ def make_server(settings: ServiceSettings) -> Server:
 def run(settings: ServiceSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises `StartRefused` where the settings do not allow a start."""
     configure(settings)
-    server = make_server(settings)
-    server.run()
-    if not server.started:
-        refused: StartRefused | None = server.config.app.state.refused  # type: ignore[union-attr]
-        raise refused or StartRefused("the service did not start: see its log")
+    make_server(settings).run()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -402,13 +403,17 @@ def test_a_job_that_loses_every_worker_fails_with_the_cause(own_service: Any) ->
         assert (seen["attempt"], seen["failure"]["code"]) == (2, "worker_lost")
 
 
-def test_a_restart_reaps_nothing_before_workers_could_renew(own_service: Any) -> None:
-    with own_service(lease_seconds=1.0, reaper_seconds=0.1) as (_, worker):
+def test_a_restart_reaps_nothing_before_workers_could_renew(own_service: Any, tmp_path: Path) -> None:
+    with own_service() as (_, worker):
         worker.register()
         job = worker.submit()
         lease = worker.lease()
-    time.sleep(1.2)  # the lease runs out while no service is there
-    with own_service(lease_seconds=1.0, reaper_seconds=0.1) as (client, worker):
+    database = sqlite3.connect(tmp_path / "data" / "tapeworks.db")
+    database.execute("UPDATE jobs SET lease_expires_at = 0")  # it ran out while no service was there
+    database.commit()
+    database.close()
+    with own_service(reaper_seconds=0.05) as (client, worker):
+        assert client.get(f"/v1/jobs/{job['id']}?wait=0.5").json()["attempt"] == 1
         assert HandLease(client, lease.lease).heartbeat().status_code == 200
         assert worker.job(job["id"])["attempt"] == 1
         assert HandLease(client, lease.lease).finish("succeeded").status_code == 200
