@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, create_model
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, WithJsonSchema, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
 
 from tapeworks.authoring import Callback, Evaluator, GradientTransform, Source, TrainingStep, _FilesMark
@@ -112,8 +112,23 @@ class Config:
 
     def arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The values given, checked and converted; references stay as they are. Raises pydantic's ValidationError."""
-        checked = self.model.model_validate_json(json.dumps(config), strict=True)
+        try:
+            checked = self.model.model_validate_json(json.dumps(config), strict=True)
+        except ValidationError as error:
+            if not any(item["type"] == "int_type" for item in error.errors()):
+                raise
+            # JSON knows one kind of number, and JSON Schema takes 3.0 for an integer.
+            checked = self.model.model_validate_json(json.dumps(_whole(config)), strict=True)
         return {(info.alias or name): getattr(checked, name) for name, info in _given(checked)}
+
+
+def _whole(value: Any) -> Any:
+    """Floats without a fraction as integers."""
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _given(checked: BaseModel) -> list[tuple[str, Any]]:

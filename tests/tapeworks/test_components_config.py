@@ -62,6 +62,14 @@ def test_arguments_are_converted_and_only_those_given() -> None:
     }
 
 
+def test_a_whole_number_may_be_written_with_a_fraction() -> None:
+    """JSON Schema takes 3.0 for an integer, so what the service let pass must be built."""
+    config = config_of(Typed, Kind.TRANSFORM, "typed")
+    given = config.arguments({"size": 3.0, "shape": [1, 2.0], "rate": 1.0})
+    assert given == {"size": 3, "shape": (1, 2), "rate": 1.0}
+    assert [type(given["size"]), type(given["rate"])] == [int, float]
+
+
 @pytest.mark.parametrize(
     ("config", "place"),
     [

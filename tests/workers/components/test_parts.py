@@ -160,7 +160,7 @@ def test_class_weight_before_and_after_batching() -> None:
 def test_class_weight_of_an_unknown_class_fails() -> None:
     weigh = part(Kind.TRANSFORM, "class_weight", weights=[1.0, 2.0])
     for label in (2, -1):
-        with pytest.raises(tf.errors.InvalidArgumentError):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="class_weight has 2 weights"):
             weigh(0, tf.constant([label]))
     with pytest.raises(ValueError, match="needs integer class labels, not float32"):
         weigh(0, tf.constant([1.0]))

@@ -33,12 +33,10 @@ class ClassWeight:
         if not y.dtype.is_integer:
             raise ValueError(f"class_weight needs integer class labels, not {y.dtype.name}: cast y first")
         label = tf.cast(y, tf.int32)
-        with tf.control_dependencies([tf.debugging.assert_less(label, len(self.weights)), _not_negative(label)]):
+        message = f"class_weight has {len(self.weights)} weights, and the data a label outside of them"
+        known = tf.reduce_all((label >= 0) & (label < len(self.weights)))
+        with tf.control_dependencies([tf.debugging.Assert(known, [message, label])]):
             weight = tf.gather(tf.constant(self.weights, tf.float32), label)
         if sample_weight is not None:
             weight *= tf.cast(sample_weight, weight.dtype)
         return x, y, weight
-
-
-def _not_negative(label: Any) -> Any:
-    return tf.debugging.assert_non_negative(label)
