@@ -206,7 +206,8 @@ def _same_variables(
             message = f"{role!r}: the layer {layer!r} came back with other {what}, first {entry['path']!r}{note}"
             raise Mismatch("reload_mismatch", message, hint)
     if len(stored) != len(found):
-        message = f"{role!r} had {len(stored)} {what} variables, {len(found)} came back"
+        first = f": {stored[len(found)]['path']!r} is missing" if len(found) < len(stored) else ""
+        message = f"{role!r} had {len(stored)} {what} variables, {len(found)} came back{first}"
         raise Mismatch("reload_mismatch", message, hint)
 
 
@@ -259,11 +260,12 @@ def _verify_saved_model(
     dense = all(isinstance(leaf, tf.Tensor) for inputs, *_ in stored for leaf in tf.nest.flatten(inputs))
     found = []
     for inputs, expected, _ in stored:
-        if dense:
-            outputs = serve(**dict(zip(entry["serving"]["inputs"], tf.nest.flatten(inputs), strict=True)))
-            actual: Any = [outputs[name] for name in entry["serving"]["outputs"]]
-        else:  # a signature takes a ragged tensor only in parts: the function beside it takes it whole
-            actual = loaded.serving_default(inputs)
+        with comparison.full_precision():
+            if dense:
+                outputs = serve(**dict(zip(entry["serving"]["inputs"], tf.nest.flatten(inputs), strict=True)))
+                actual: Any = [outputs[name] for name in entry["serving"]["outputs"]]
+            else:  # a signature takes a ragged tensor only in parts: the function beside it takes it whole
+                actual = loaded.serving_default(inputs)
         found.append(
             _close(role, "SavedModel", tf.nest.flatten(expected), tf.nest.flatten(actual), tolerance, entry, None)
         )

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,29 @@ ACME = '''
             return cls(**config)
 
 
+    @component("acme/Words")
+    class Words(keras.Model):
+        """Subclassed, several named inputs, one of them of integers, layers that number themselves."""
+
+        def __init__(self, units: int = 4):
+            super().__init__()
+            self.embedding = keras.layers.Embedding(10, units)
+            self.drop = keras.layers.Dropout(0.5)
+            self.out = keras.layers.Dense(3)
+
+        def call(self, inputs, training=False):
+            words = keras.ops.mean(self.embedding(inputs["words"]), axis=1)
+            return self.out(self.drop(keras.ops.concatenate([words, inputs["other"]], axis=-1), training=training))
+
+
+    @component("acme/Lost")
+    class Lost(Words):
+        """Does not say how it was built, so a reload has nothing to put the weights into."""
+
+        def get_build_config(self):
+            return None
+
+
     @component("acme/Moody")
     class Moody(keras.losses.Loss):
         """Its state is no variable: another process has another."""
@@ -215,21 +238,22 @@ def batches(count: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def trained(spec: dict[str, Any], *, precision: tf.DType = tf.float32) -> Assembly:
-    """The job after five steps."""
-    x, y = ELEMENT
-    datasets = {"training": tf.data.Dataset.from_tensors(batches()[1])}
-    assembly = assemble(parse_spec(spec), (tf.TensorSpec(x.shape, precision), y), datasets=datasets)
+def trained(spec: dict[str, Any], *, element: Any = ELEMENT, data: Sequence[Any] | None = None) -> Assembly:
+    """The job after a step on each batch."""
+    data = batches() if data is None else data
+    datasets = {"training": tf.data.Dataset.from_tensors(data[1])}
+    assembly = assemble(parse_spec(spec), element, datasets=datasets)
     step = compile_train_step(assembly)
-    for batch in batches():
+    for batch in data:
         step(batch)
     return assembly
 
 
-def exported(assembly: Assembly, folder: Path) -> BundleDraft:
+def exported(assembly: Assembly, folder: Path, *, data: Sequence[Any] | None = None) -> BundleDraft:
     """Its bundle."""
+    data = batches() if data is None else data
     return export_bundle(
-        assembly, counters={"step": 5}, batches=batches(), folder=folder, metrics={"loss": 0.5}, lineage={"source": "x"}
+        assembly, counters={"step": 5}, batches=data, folder=folder, metrics={"loss": 0.5}, lineage={"source": "x"}
     )
 
 

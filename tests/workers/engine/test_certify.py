@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks_workers.engine.checkpoint import Snapshot, read_values, write_values
-from tests.workers.engine.conftest import exported, job, trained
+from tests.workers.engine.conftest import ELEMENT, exported, job, trained
 
 
 def test_one_more_step_with_dropout_is_the_same_step(bundle: Path, verify: Any) -> None:
@@ -81,7 +81,8 @@ def test_a_component_that_needs_what_the_bundle_lacks_is_told(bundle: Path, tmp_
 
 def test_double_precision_and_an_eager_plan_are_certified_too(acme: Path, tmp_path: Path, verify: Any) -> None:
     training = {"precision": "float64", "execution": {"plan": "eager"}}
-    draft = exported(trained(job(training=training), precision=tf.float64), tmp_path / "bundle")
+    element = (tf.TensorSpec(ELEMENT[0].shape, tf.float64), ELEMENT[1])
+    draft = exported(trained(job(training=training), element=element), tmp_path / "bundle")
     reload = verify("reload", draft.folder)
     assert reload["ok"], reload
     assert reload["report"]["models"]["model"]["keras"]["outputs"]["bit_equal"] is True

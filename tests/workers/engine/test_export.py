@@ -164,6 +164,45 @@ def test_other_weights_are_a_mismatch(bundle: Path, tmp_path: Path, verify: Any)
     assert weights[2]["path"] in failure["message"]
 
 
+def words() -> tuple[Any, list[Any]]:
+    """An element with named inputs of two dtypes and one that no model takes, and three batches of it."""
+    generator = np.random.default_rng(3)
+    x = {"words": tf.TensorSpec([None, 5], tf.int32), "other": tf.TensorSpec([None, 2]), "id": tf.TensorSpec([None])}
+    batches = [
+        (
+            {
+                "words": generator.integers(0, 10, (4, 5)).astype(np.int32),
+                "other": generator.standard_normal((4, 2)).astype(np.float32),
+                "id": np.arange(4, dtype=np.float32),
+            },
+            generator.integers(0, 3, 4),
+        )
+        for _ in range(3)
+    ]
+    return (x, tf.TensorSpec([None], tf.int64)), batches
+
+
+def test_a_subclassed_model_with_named_inputs_comes_back(acme: Path, tmp_path: Path, verify: Any) -> None:
+    element, data = words()
+    spec = job(model={"component": "acme/Words", "config": {"units": 3}})
+    draft = exported(trained(spec, element=element, data=data), tmp_path / "bundle", data=data)
+    answer = verify("reload", draft.folder)
+    assert answer["ok"], answer
+    model = answer["report"]["models"]["model"]
+    assert model["keras"]["outputs"]["bit_equal"] is True
+    assert model["keras"]["weights"] == 3
+    assert model["saved_model"]["outputs"]["max_abs_difference"] <= 1e-5
+    assert draft.manifest["models"]["model"]["serving"]["inputs"] == ["id", "other", "words"]
+
+
+def test_fresh_weights_after_a_reload_are_a_mismatch(acme: Path, tmp_path: Path, verify: Any) -> None:
+    element, data = words()
+    draft = exported(trained(job(model="acme/Lost"), element=element, data=data), tmp_path / "bundle", data=data)
+    failure = verify("reload", draft.folder)["failure"]
+    assert failure["code"] == "reload_mismatch", failure
+    assert "embedding" in failure["message"]
+
+
 # ── SavedModel ───────────────────────────────────────────────────────────────────────────────────
 
 

@@ -53,9 +53,20 @@ class Observed:
 
 def probe(model: keras.Model, inputs: Any) -> Observed:
     """Call the model eagerly with `training=False`, watching every layer."""
-    with _watched_layers() as layers:
+    with full_precision(), _watched_layers() as layers:
         outputs = model(inputs, training=False)
     return Observed(outputs, float(sum(float(loss) for loss in model.losses)), layers)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No TensorFloat-32: a GPU would round float32 products to 10 bits in some kernels and not in others."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 @contextmanager
