@@ -39,6 +39,8 @@ class Numbers(Source):
             case "named":
                 named = {"height": x[:, :1], "age": x[:, 1:2], "noise": x[:, 2:]}
                 return tf.data.Dataset.from_tensor_slices((named, y))
+            case "onehot":
+                return tf.data.Dataset.from_tensor_slices((x, np.eye(3, dtype="float32")[y]))
             case "regression":
                 return tf.data.Dataset.from_tensor_slices((x, x.sum(axis=1)))
         raise ValueError(f"unknown form {self.form!r}")
@@ -171,30 +173,39 @@ class Mistaken(TrainingStep):
         return {"loss": loss}
 
     def term(self, x: Any, y: Any, outputs: Any) -> Any:
-        match self.mistake:
-            case "dtype_mismatch":
-                return tf.reduce_mean(outputs * tf.ones_like(y)[:, None])
-            case "float64_input":
-                return tf.reduce_mean(outputs * tf.constant(np.ones(3)))
-            case "numpy_in_graph":
-                return np.mean(outputs)
-            case "numpy_method":
-                return outputs.numpy().mean()
-            case "variable_creation_in_graph":
-                return tf.Variable(1.0) * 0.0
-            case "python_control_flow":
-                return sum(1.0 for _ in filter(None, [outputs[0, 0] > 0]))
-            case "undefined_in_a_branch":
-                if outputs[0, 0] > 0:
-                    scale = 1.0
-                return scale
-            case "graph_tensor_leaked":
-                return self.leaked
-            case "component_error":
-                return {}["nothing"]
-            case "incompatible_shapes":
-                return tf.reduce_mean(outputs + x)
-        return 0.0
+        return getattr(self, self.mistake, lambda *_: 0.0)(x, y, outputs)
+
+    def dtype_mismatch(self, x: Any, y: Any, outputs: Any) -> Any:
+        return tf.reduce_mean(outputs * tf.ones_like(y)[:, None])
+
+    def float64_input(self, x: Any, y: Any, outputs: Any) -> Any:
+        return tf.reduce_mean(outputs * tf.constant(np.ones(3)))
+
+    def numpy_in_graph(self, x: Any, y: Any, outputs: Any) -> Any:
+        return np.mean(outputs)
+
+    def numpy_method(self, x: Any, y: Any, outputs: Any) -> Any:
+        return outputs.numpy().mean()
+
+    def variable_creation_in_graph(self, x: Any, y: Any, outputs: Any) -> Any:
+        return tf.Variable(1.0) * 0.0
+
+    def python_control_flow(self, x: Any, y: Any, outputs: Any) -> Any:
+        return sum(1.0 for _ in filter(None, [outputs[0, 0] > 0]))
+
+    def undefined_in_a_branch(self, x: Any, y: Any, outputs: Any) -> Any:
+        if outputs[0, 0] > 0:
+            scale = 1.0
+        return scale
+
+    def graph_tensor_leaked(self, x: Any, y: Any, outputs: Any) -> Any:
+        return self.leaked
+
+    def component_error(self, x: Any, y: Any, outputs: Any) -> Any:
+        return {}["nothing"]
+
+    def incompatible_shapes(self, x: Any, y: Any, outputs: Any) -> Any:
+        return tf.reduce_mean(outputs + x)
 
 
 @component("lab/Diverging")
@@ -213,3 +224,23 @@ class Diverging(TrainingStep):
         gradients = run.gradients("model", loss, tape)
         run.apply("model", [gradient + bad if self.what == "gradient" else gradient for gradient in gradients])
         return {"loss": loss}
+
+
+@component("lab/Uneven")
+class Uneven(Source):
+    """Elements of growing length."""
+
+    def dataset(self) -> tf.data.Dataset:
+        data = tf.data.Dataset.range(20).map(lambda i: (tf.ones([i % 3 + 2]), i % 3))
+        return data.map(lambda x, y: (tf.ensure_shape(x, [None]), y))
+
+
+@component("lab/Idle")
+class Idle(keras.layers.Layer):
+    """Has a weight that it does not use."""
+
+    def build(self, shape: Any) -> None:
+        self.unused = self.add_weight(name="unused", shape=(1,))
+
+    def call(self, x: Any) -> Any:
+        return x

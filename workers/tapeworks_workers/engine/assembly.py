@@ -129,16 +129,28 @@ def assemble(spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | 
 def reset(spec: JobSpec) -> None:
     """Keras' global state as a new process has it, the job's precision, and every seed."""
     training = spec.training
-    if training.precision not in PRECISIONS:
-        raise JobFailure(FailureCode.NOT_SUPPORTED, f"training.precision {training.precision!r} is not supported yet")
-    if training.gradient_accumulation != 1:
-        raise JobFailure(FailureCode.NOT_SUPPORTED, "training.gradient_accumulation is not supported yet")
+    _refuse_unsupported(spec)
     floatx, policy = PRECISIONS[training.precision]
     keras.utils.clear_session()
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(derive_seed(training.seed, "keras"))
     global_seed_generator()  # made now: a layer that asks for it first inside the trace would create a variable there
+
+
+def _refuse_unsupported(spec: JobSpec) -> None:
+    """The service answers these at POST; an older one may not. Raises JobFailure `not_supported`."""
+    training = spec.training
+    refused = {
+        f"training.precision {training.precision!r}": training.precision not in PRECISIONS,
+        "training.gradient_accumulation": training.gradient_accumulation != 1,
+        "training.initial_state": training.initial_state is not None,
+        "evaluators": bool(spec.evaluators),
+        "callbacks": bool(spec.callbacks),
+    }
+    for what, asked in refused.items():
+        if asked:
+            raise JobFailure(FailureCode.NOT_SUPPORTED, f"{what}: not supported yet")
 
 
 def _optimizer(spec: JobSpec, name: str, variables: list[Any]) -> keras.optimizers.Optimizer:

@@ -214,7 +214,7 @@ RULES: tuple[Rule, ...] = (
     Pattern(FailureCode.NON_FINITE, r"Tensor had (NaN|Inf|-Inf)", "{text}"),
     Pattern(
         FailureCode.INVALID_SPEC,
-        r"is incompatible with the layer|must have the same shape|must have rank \(ndim\)|have the same rank"
+        r"is incompatible with the layer|The last dimension of the inputs to a|must have the same shape|must have rank \(ndim\)|have the same rank"
         r"|Incompatible shapes|Dimensions must be equal|expects \d+ input\(s\), but it received",
         "the parts do not fit together: {text}",
         "Compare the element's shapes with what the model takes, and the model's outputs with what the loss takes.",

@@ -269,7 +269,7 @@ class Training:
         if finite < counters.step_in_epoch:
             step = counters.step - counters.step_in_epoch + finite + 1
             what = ", ".join(f"{name} is {value}" for name, value in self._means.not_finite().items())
-            raise JobFailure(FailureCode.NON_FINITE, f"{what or 'a gradient is not finite'}: first seen at step {step}")
+            raise JobFailure(FailureCode.NON_FINITE, f"not finite since step {step}: {what or 'a gradient'}")
 
     def _check_labels(self) -> None:
         for loss in self._assembly.losses.values():

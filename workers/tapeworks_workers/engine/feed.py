@@ -54,6 +54,12 @@ class Feed:
 
     def resume(self, folder: Path) -> None:
         """Put a saved iterator's state back; where none was saved, the position is skipped to."""
-        if self.position and list(folder.glob(f"{SAVED}.index")):
-            self._iterator = iter(self._split.dataset(self.number))
+        if not self.position or not (folder / f"{SAVED}.index").exists():
+            return
+        self._iterator = iter(self._split.dataset(self.number))
+        try:
             tf.train.Checkpoint(iterator=self._iterator).read(str(folder / SAVED)).assert_consumed()
+        except (tf.errors.OpError, AssertionError):
+            # A state of another version of tf.data, or of a pipeline that changed: the position is still good.
+            self._iterator = None
+            self.savable = False

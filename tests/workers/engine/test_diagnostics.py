@@ -1,0 +1,144 @@
+"""Every mistake is told by its code, with the place in the user's source."""
+
+import errno
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from tapeworks.components import registry
+from tapeworks.errors import FAILURES, FailureCode, JobFailure, Location
+from tapeworks.references import Kind
+from tapeworks_workers.engine import diagnostics
+from tapeworks_workers.engine.pipeline import build_data
+from tests.workers.engine.trainings import BATCH, job, mlp, numbers, prepared, trained
+
+MISTAKES = {
+    "dtype_mismatch": ("dtype_mismatch", "tf.cast(…, tf.float32) around the int64 tensor", "ones_like(y)"),
+    "float64_input": ("float64_input", "float64", "np.ones(3)"),
+    "numpy_in_graph": ("numpy_in_graph", "NumPy", "np.mean(outputs)"),
+    "numpy_method": ("numpy_in_graph", "numpy", "outputs.numpy()"),
+    "variable_creation_in_graph": ("variable_creation_in_graph", "a variable is created", "tf.Variable(1.0)"),
+    "python_control_flow": ("python_control_flow", "bool", "filter(None"),
+    "undefined_in_a_branch": ("python_control_flow", "'scale'", None),
+    "graph_tensor_leaked": ("graph_tensor_leaked", "another", None),
+    "no_gradient": ("no_gradient", "reaches none of its variables", "run.minimize"),
+    "component_error": ("component_error", "KeyError: 'nothing'", '{}["nothing"]'),
+    "incompatible_shapes": ("invalid_spec", "3 and 4", "outputs + x"),
+    "not_scalars": ("component_error", "returned 'loss' of shape", None),
+}
+
+
+def failure_of(spec: Any, folder: Path) -> dict[str, Any]:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 — whatever it is: what is made of it is looked at
+        trained(spec, folder)
+    return diagnostics.failure(caught.value, spec=spec.document(), phase="compiling")
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_step(tmp_path: Path, mistake: str) -> None:
+    code, says, line = MISTAKES[mistake]
+    step = {"component": "lab/Mistaken", "config": {"mistake": mistake}}
+    failure = failure_of(job(step=step, loss=None), tmp_path)
+    assert failure["code"] == code, failure
+    assert says in failure["message"]
+    assert failure["hint"]
+    component = registry.get(Kind.STEP, "lab/Mistaken")
+    assert failure["location"]["component"] == "lab/Mistaken"
+    if line is not None:
+        assert failure["location"]["file"] == str(component.file)
+        source = Path(str(component.file)).read_text().splitlines()
+        assert line in source[failure["location"]["line"] - 1]
+        assert line in failure["traceback_tail"]
+        assert "site-packages" not in failure["traceback_tail"]
+
+
+def test_a_mistake_in_a_transform(tmp_path: Path) -> None:
+    wrong = {"op": "map", "function": {"component": "class_weight", "config": {"weights": [1.0, 1.0]}}}
+    failure = failure_of(job(data={"pipeline": [wrong, BATCH]}), tmp_path)
+    assert failure["code"] in ("component_error", "invalid_data")
+    failure = failure_of(job(data={"pipeline": [{"op": "map", "function": "lab/Half"}, BATCH]}), tmp_path)
+    assert (failure["code"], failure["location"]) is not None
+    assert "takes 1 positional argument but 2 were given" in failure["message"]
+
+
+def test_a_model_that_does_not_take_the_element(tmp_path: Path) -> None:
+    loss = "keras/CategoricalCrossentropy"  # wants y of the outputs' shape
+    failure = failure_of(job(loss=loss), tmp_path)
+    assert failure["code"] == "invalid_spec"
+
+
+def test_elements_of_different_shapes(tmp_path: Path) -> None:
+    spec = job(data={"source": "lab/Uneven"})
+    assert failure_of(spec, tmp_path)["code"] == "invalid_spec"  # a dense layer needs to know the last dimension
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        list(build_data(spec).training.dataset(0))
+    failure = diagnostics.classify(caught.value)
+    assert failure.code == "invalid_data"
+    assert "different shapes" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "storage_full"),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"), "out_of_memory"),
+        (tf.errors.ResourceExhaustedError(None, None, "/x; No space left on device"), "storage_full"),
+        (MemoryError(), "out_of_memory"),
+        (tf.errors.InvalidArgumentError(None, None, "indices[3] = 12 is not in [0, 10)"), "invalid_data"),
+        (tf.errors.InvalidArgumentError(None, None, "x : Tensor had NaN values"), "non_finite"),
+        (tf.errors.InternalError(None, None, "something broke"), "component_error"),
+        (ZeroDivisionError("of ours"), "internal"),
+    ],
+)
+def test_errors_that_are_hard_to_cause(error: Exception, code: str) -> None:
+    found = diagnostics.classify(error)
+    assert found.code == FailureCode(code)
+    assert found.retryable == FAILURES[found.code].retryable
+
+
+def test_a_failure_that_was_told_stays_as_it_is() -> None:
+    told = JobFailure(FailureCode.NOT_SUPPORTED, "no", hint="wait", location=Location(component="c"))
+    around = RuntimeError("around it")
+    around.__cause__ = told
+    assert diagnostics.classify(around) is told
+    document = diagnostics.failure(told, spec={}, phase="x")
+    again = diagnostics.revived(document)
+    assert (again.code, again.message, again.hint, again.location) == (
+        told.code,
+        told.message,
+        told.hint,
+        told.location,
+    )
+
+
+def test_a_partial_gradient_is_a_diagnostic(tmp_path: Path) -> None:
+    layers = [{"component": "lab/Idle", "config": {}}, {"component": "keras/Dense", "config": {"units": 3}}]
+    result = prepared(job(model={"component": "sequential", "config": {"layers": layers}}), tmp_path)
+    (told,) = result.events("diagnostic")
+    assert told["code"] == "no_gradient"
+    assert "unused" in told["message"]
+    result.training.train()
+
+
+def test_unknown_plans_and_options_are_not_supported(tmp_path: Path) -> None:
+    frozen = {**mlp(), "freeze": ["*"]}
+    for spec in (
+        job(training={"execution": {"plan": "fused"}}),
+        job(training={"gradient_accumulation": 2}),
+        job(training={"precision": "mixed_float16"}),
+        job(model=frozen),
+        job(optimizer={"component": "keras/Adam", "variables": [{"model": "model"}]}),
+        job(data={"source": numbers()}, callbacks=["lab/Numbers"]),
+    ):
+        assert failure_of(spec, tmp_path)["code"] == "not_supported"
+
+
+def test_source_lines_are_found() -> None:
+    from tapeworks_workers.engine.sources_of_errors import component_at
+
+    component = registry.get(Kind.STEP, "lab/Gan")
+    _, first = inspect.getsourcelines(component.target)
+    assert component_at(str(component.file), first + 3) == "lab/Gan"

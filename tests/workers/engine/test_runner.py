@@ -1,0 +1,110 @@
+"""A whole attempt, frame by frame."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapeworks.jobs import State
+from tests.workers.engine.trainings import BATCH, SHUFFLE, attempt, job, mlp, numbers
+
+DIGITS = {
+    "data": {"source": "digits", "validation": 0.2, "test": 0.1, "pipeline": [SHUFFLE, {**BATCH, "batch_size": 32}]},
+    "model": mlp(10, dropout=0.1),
+    "loss": {"component": "focal", "config": {"gamma": 2.0}},
+    "metrics": ["keras/SparseCategoricalAccuracy"],
+    "training": {"epochs": 3, "checkpoint": {"every_steps": 30}},
+}
+
+
+def records(frames: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [frame["record"] for frame in frames if frame["type"] == "record" and frame["record"]["record"] == kind]
+
+
+def events(frames: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [record["data"] for record in records(frames, "event") if record["type"] == kind]
+
+
+def test_from_the_lease_to_the_finish(tmp_path: Path) -> None:
+    frames = attempt(job(**DIGITS), tmp_path)
+    finish = frames[-1]
+    assert finish["outcome"] == "succeeded", finish["failure"]
+    order = list(State)
+    states = [order.index(State(record["state"])) for record in records(frames, "state")]
+    assert states == sorted(states)
+    assert [r["state"] for r in records(frames, "state")][-2:] == ["exporting", "verifying"]
+    assert [frame["verifier"] for frame in frames if frame["type"] == "verify"] == ["reload", "certify"]
+    assert {"loss", "val_loss", "test_loss", "test_sparse_categorical_accuracy"} <= finish["metrics"].keys()
+    assert finish["metrics"]["test_sparse_categorical_accuracy"] > 0.7
+    assert [event["count"] for event in events(frames, "trace")] == [1, 1]
+    assert events(frames, "rewound") == []
+    published = finish["published"]
+    assert sorted(published["parts"]) == ["keras", "saved_model"]
+    with tarfile.open(tmp_path / published["bundle"]) as archive:
+        names = archive.getnames()
+    assert "models/model.keras" in names
+    steps = [frame["step"] for frame in frames if frame["type"] == "checkpoint"]
+    assert steps == [30, 60, 90, 118] or steps == sorted(set(steps))
+    (lineage,) = [facts["lineage"] for facts in records(frames, "facts") if "lineage" in facts]
+    assert lineage["sources"]["training"]["files"]
+    json.dumps(frames, allow_nan=False)
+
+
+def test_a_second_attempt_goes_on_from_a_checkpoint_that_loads(tmp_path: Path) -> None:
+    spec = job(training={"epochs": 3, "checkpoint": {"every_steps": 12, "keep": 9}}, export=None)
+    first, second = tmp_path / "first", tmp_path / "second"
+    frames = attempt(spec, first)
+    assert (frames[-1]["outcome"], frames[-1]["published"]) == ("succeeded", None)
+    written = [frame for frame in frames if frame["type"] == "checkpoint"]
+    broken = first / "broken.tar"
+    broken.write_bytes(b"no tar")
+    resume = [{"path": str(path)} for path in (broken, first / written[1]["path"], first / written[0]["path"])]
+    frames = attempt(spec, second, attempt=2, resume=resume)
+    assert frames[-1]["outcome"] == "succeeded"
+    assert events(frames, "rewound") == [{"step": 24}]
+    assert [told["code"] for told in events(frames, "diagnostic")] == ["checkpoint_corrupt"]
+    assert [event["epoch"] for event in events(frames, "epoch")] == [3]
+
+
+def test_a_completed_training_is_only_exported(tmp_path: Path) -> None:
+    spec = job(data={"test": 0.2})
+    first = attempt(spec, tmp_path / "first")
+    last = next(frame for frame in reversed(first) if frame["type"] == "checkpoint")
+    again = attempt(spec, tmp_path / "second", attempt=2, resume=[{"path": str(tmp_path / "first" / last["path"])}])
+    assert events(again, "epoch") == []
+    assert again[-1]["outcome"] == "succeeded"
+    assert again[-1]["metrics"] == first[-1]["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "phase"),
+    [
+        ({"model": mlp(2)}, "invalid_data", "training"),
+        ({"data": {"source": numbers(0)}}, "invalid_data", "building"),
+        (
+            {"step": {"component": "lab/Mistaken", "config": {"mistake": "numpy_in_graph"}}},
+            "numpy_in_graph",
+            "compiling",
+        ),
+        ({"training": {"epochs": 100_000}}, "timeout", "training"),
+    ],
+)
+def test_a_failure_is_finished_with_its_code(tmp_path: Path, changes: dict[str, Any], code: str, phase: str) -> None:
+    finish = attempt(job(**changes), tmp_path, timeout_seconds=1.0 if code == "timeout" else None)[-1]
+    assert finish["outcome"] == "failed"
+    assert (finish["failure"]["code"], finish["failure"]["phase"]) == (code, phase)
+    assert finish["failure"]["hint"]
+    assert finish["published"] is None
+
+
+def test_evaluate_only(tmp_path: Path) -> None:
+    frames = attempt(job(data={"validation": 0.2, "test": 0.2}, training={"epochs": 0}, export=None), tmp_path)
+    assert frames[-1]["outcome"] == "succeeded"
+    assert frames[-1]["metrics"].keys() == {"val_loss", "test_loss"}
+
+
+def test_another_kind_of_job_is_not_supported(tmp_path: Path) -> None:
+    finish = attempt(job(), tmp_path, kind="inspect")[-1]
+    assert finish["failure"]["code"] == "not_supported"
