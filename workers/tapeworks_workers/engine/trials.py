@@ -116,7 +116,8 @@ def _layer(layer: Any, example: Example, notes: list[str]) -> None:
     def forward(values: Any) -> Any:
         return layer(values, training=False)
 
-    outputs = forward(inputs)
+    # The concrete function: calls of the traced one would be taken for a retracing in a loop, and logged.
+    outputs = forward.get_concrete_function()(inputs)
     _finite(outputs, "outputs")
     again = rebuilt(layer)
     if len(again.variables) != len(layer.variables):
@@ -151,7 +152,7 @@ def _loss(loss: Any, example: Example, notes: list[str]) -> None:
             value = loss(y, outputs)
         return value, tape.gradient(value, outputs)
 
-    value, gradient = value_and_gradient(y_true, y_pred)
+    value, gradient = value_and_gradient.get_concrete_function()(y_true, y_pred)
     _finite(value, "losses")
     if gradient is None:
         notes.append("no gradient reaches y_pred")
@@ -185,7 +186,7 @@ def _metric(metric: Any, example: Example, notes: list[str]) -> None:
         metric.update_state(y, outputs)
         return metric.result()
 
-    result = update(*values)
+    result = update.get_concrete_function()(*values)
     again.update_state(*values)
     _same(metric.result(), again.result(), "results")
     _finite(result, "results")
@@ -230,7 +231,7 @@ def _transform(transform: Any, example: Example, notes: list[str]) -> None:
     (spec,) = _specs(example, "inputs")
     element = spec if isinstance(spec, tuple) else (spec,)
     traced = tf.function(lambda *parts: transform(*parts), input_signature=element)
-    traced(*sample(element))
+    traced.get_concrete_function()(*sample(element))
 
 
 def _dataset_function(function: Any, example: Example, notes: list[str]) -> None:
