@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,9 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
+from typer.testing import CliRunner, Result
 
+from tapeworks.cli.main import app
 from tapeworks.client import Client
 from tapeworks.jobs import Job, State
 
@@ -52,16 +53,10 @@ class Served:
         """Submit a spec and wait for its end."""
         return self.client.wait(self.client.submit(spec).id, timeout)
 
-    def tapeworks(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    def tapeworks(self, *arguments: str, expect: int = 0) -> Result:
         """Run the command line against this server."""
-        done = subprocess.run(
-            [sys.executable, "-m", "tapeworks.cli.main", *arguments],
-            env={**os.environ, "TAPEWORKS_URL": self.url, "COLUMNS": "120"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == expect, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        done = CliRunner().invoke(app, ["--url", self.url, *arguments], env={"COLUMNS": "120"})
+        assert done.exit_code == expect, f"{arguments}: {done.exit_code}\n{done.stdout}\n{done.stderr}"
         return done
 
 

@@ -16,11 +16,11 @@ def with_model(**config: Any) -> dict[str, Any]:
 
 
 REFUSED = {
-    "unknown component": (spec(loss="focall"), "/loss", "unknown_component"),
-    "unknown Keras class": (spec(optimizer="keras/Adamm"), "/optimizer", "unknown_component"),
+    "unknown component": (spec(loss={"component": "focall"}), "/loss/component", "unknown_component"),
+    "unknown Keras class": (spec(optimizer={"component": "keras/Adamm"}), "/optimizer/component", "unknown_component"),
     "code in a spec": (
         spec(model={"component": "sequential", "config": {"layers": [{"component": "keras/Lambda", "config": {}}]}}),
-        "/model/config/layers/0",
+        "/model/config/layers/0/component",
         "unknown_component",
     ),
     "wrong type in a config": (spec(**with_model(hidden="many")), "/model/config/hidden", "invalid_config"),
@@ -55,7 +55,10 @@ def failing(**over: Any) -> dict[str, Any]:
 FAILING = {
     "label out of range": (failing(**with_model(outputs=5)), "invalid_data"),
     "no elements": (failing(pipeline=[{"op": "skip", "count": 100_000}]), "invalid_data"),
-    "dtypes that differ": (failing(loss="acme/Distance"), "dtype_mismatch"),
+    "dtypes that differ": (
+        failing(pipeline=[{"op": "map", "function": "acme/add_label"}]),
+        "dtype_mismatch",
+    ),
     "a rate that diverges": (
         failing(
             optimizer={"component": "keras/SGD", "config": {"learning_rate": 1e18}},
