@@ -20,6 +20,9 @@ from tapeworks_service.problems import invalid_value
 from tapeworks_service.workers.rows import read_workers
 
 
+_FETCH_ROWS = 2_000
+
+
 @dataclass(frozen=True)
 class Filters:
     """What a list is narrowed to."""
@@ -112,10 +115,11 @@ async def _points(tx: Transaction, own: tuple[Any, ...], name: str, wanted: set[
     kept: list[list[Any]] = []
     position, last_step = -1, None
     async with tx.connection.stream(statement) as rows:
-        async for step, value, at in rows:
-            if step == last_step:
-                continue  # an earlier attempt's
-            last_step, position = step, position + 1
-            if wanted is None or position in wanted:
-                kept.append([step, number(value), instant(at)])
+        async for part in rows.partitions(_FETCH_ROWS):
+            for step, value, at in part:
+                if step == last_step:
+                    continue  # an earlier attempt's
+                last_step, position = step, position + 1
+                if wanted is None or position in wanted:
+                    kept.append([step, number(value), instant(at)])
     return kept

@@ -132,7 +132,9 @@ async def _move(tx: Transaction, row: RowMapping, move: Move) -> None:
         data = {"state": move.to.value, "phase": phase, **({"message": move.message} if move.message else {})}
         told.append(NewEvent("state", data, at))
         if move.to != row["state"]:
-            step = {"state": move.to.value, "phase": phase, "attempt": attempt, "at": instant(at)}
+            # A worker's record says when it happened by an offset: its transition is still not before the last.
+            when = max(instant(at), document["transitions"][-1]["at"])
+            step = {"state": move.to.value, "phase": phase, "attempt": attempt, "at": when}
             document["transitions"] = [*document["transitions"], {**step, "message": move.message}]
         values["state"] = move.to.value
     changed = (
