@@ -214,7 +214,9 @@ class Attempt:
 
     async def _send_heartbeats(self) -> None:
         while True:
-            answer = await self._link.heartbeat(wire.Heartbeat(progress=self._progress))
+            answer = await self._link.heartbeat(
+                wire.Heartbeat(progress=self._progress), pause=self._terms.heartbeat_seconds
+            )
             if answer.command is not None and answer.command != self._asked:
                 self._obey(answer.command)
             await asyncio.sleep(self._terms.heartbeat_seconds)

@@ -145,10 +145,13 @@ def admitting(arguments: dict[str, Any], environment: Mapping[str, str]) -> Work
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment of every process with TensorFlow in it: ours without Tapeworks' settings, keys among them."""
+    """The environment of every process with TensorFlow in it: ours without Tapeworks' settings, keys among them.
+
+    TensorFlow's own log is off by default: without a GPU each process would report an error of CUDA's.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TAPEWORKS_")}
     kept.pop("TF_USE_LEGACY_KERAS", None)
-    return {"TF_CPP_MIN_LOG_LEVEL": "2", **kept, "KERAS_BACKEND": "tensorflow", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    return {"TF_CPP_MIN_LOG_LEVEL": "3", **kept, "KERAS_BACKEND": "tensorflow", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 class Lifeline:
@@ -462,8 +465,11 @@ class ForkLauncher:
         request = Work("tapeworks_workers.zygote:serve", arguments).request() | {"serves": True}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            base = await self._living_base()
-            handle = await base.fork(request, [theirs.fileno(), 2, 2])
+            given = [theirs.fileno(), 2, 2]
+            try:
+                handle = await (await self._living_base()).fork(request, given)
+            except LaunchFailed:  # it died since: the next one is new
+                handle = await (await self._living_base()).fork(request, given)
         return Zygote(handle, ours)
 
 

@@ -24,6 +24,7 @@ import structlog
 from pydantic import BaseModel
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 from tenacity.stop import stop_after_attempt, stop_base, stop_never
+from tenacity.wait import wait_base
 
 from tapeworks import wire
 from tapeworks.errors import ApiError, Conflict, FailureCode, JobFailure, NotFound, Rejected, Unauthorized, Unavailable
@@ -31,7 +32,8 @@ from tapeworks_workers.files import OpenFile
 
 STORE_TRIES = 4
 """A store that is full or cannot be written is asked so often before the attempt fails."""
-LONGEST_WAIT = 10.0
+LONGEST_PAUSE = 10.0
+"""Seconds between two tries."""
 STORE_CODES = {"storage_full": FailureCode.STORAGE_FULL, "storage_unavailable": FailureCode.STORAGE_UNAVAILABLE}
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -86,6 +88,7 @@ class Link:
         content: bytes | None = None,
         headers: dict[str, str] | None = None,
         wait: float = 0,
+        pause: float = LONGEST_PAUSE,
     ) -> httpx.Response:
         """Send a request until it is answered, for ever where the service is away.
 
@@ -106,19 +109,19 @@ class Link:
                 raise refusal(answer)
             return answer
 
-        return await persist(once, what=f"{method} {path}")
+        return await persist(once, what=f"{method} {path}", pause=pause)
 
     def stream(self, path: str, headers: dict[str, str]) -> Any:
         """An open download, as httpx gives it."""
         return self._http.stream("GET", path, headers=headers)
 
 
-async def persist(once: Callable[[], Awaitable[Result]], *, what: str) -> Result:
-    """Repeat a call that may be sent again while its refusal is `Unavailable`."""
+async def persist(once: Callable[[], Awaitable[Result]], *, what: str, pause: float = LONGEST_PAUSE) -> Result:
+    """Repeat a call that may be sent again while its refusal is `Unavailable`; at most `pause` seconds apart."""
     stop = _StopAtStore(STORE_TRIES)
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(Unavailable),
-        wait=_wait,
+        wait=_Backoff(pause),
         stop=stop,
         reraise=True,
         before_sleep=lambda state: _tell(what, state),
@@ -137,14 +140,18 @@ class _StopAtStore(stop_base):
         return self._store(state) if refused else stop_never(state)
 
 
-_backoff = wait_random_exponential(multiplier=0.25, max=LONGEST_WAIT)
+class _Backoff(wait_base):
+    """Longer and longer pauses, drawn at random; the first one not before the service asked to be tried again."""
 
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._drawn = wait_random_exponential(multiplier=0.25, max=longest)
 
-def _wait(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome is not None else None
-    asked = error.problem.get("retry_after") if isinstance(error, ApiError) else None
-    drawn = _backoff(state)
-    return min(LONGEST_WAIT, asked + drawn / 2) if asked is not None and state.attempt_number == 1 else drawn
+    def __call__(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        asked = error.problem.get("retry_after", 0) if isinstance(error, ApiError) else 0
+        drawn = self._drawn(state)
+        return float(min(self._longest, asked + drawn) if state.attempt_number == 1 else drawn)
 
 
 def _tell(what: str, state: RetryCallState) -> None:
@@ -186,9 +193,9 @@ class AttemptLink:
         self._path = f"/v1/jobs/{lease.job_id}/attempts/{lease.attempt}"
         self._headers = {wire.LEASE_HEADER: lease.token}
 
-    async def heartbeat(self, heartbeat: wire.Heartbeat) -> wire.HeartbeatAnswer:
-        """Extend the lease."""
-        answer = await self._call("POST", f"{self._path}/heartbeat", body=heartbeat)
+    async def heartbeat(self, heartbeat: wire.Heartbeat, *, pause: float = LONGEST_PAUSE) -> wire.HeartbeatAnswer:
+        """Extend the lease; tried again every `pause` seconds at the latest, or it would be reaped after an outage."""
+        answer = await self._call("POST", f"{self._path}/heartbeat", body=heartbeat, pause=pause)
         return wire.HeartbeatAnswer.model_validate_json(answer.content)
 
     async def command(self, wait: float) -> wire.Command | None:

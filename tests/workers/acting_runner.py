@@ -1,0 +1,110 @@
+"""A runner that does what the job's name says: the awkward things that a real one seldom does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from tapeworks_workers.frames import Channel
+
+
+def main(sock: socket.socket) -> None:
+    """Receive the start frame and act."""
+    channel = Channel(sock)
+    start = channel.receive()
+    assert start is not None
+    ACTS[start["lease"]["spec"]["name"]](channel, start)
+
+
+def finish(channel: Channel, outcome: str = "succeeded", **parts: Any) -> None:
+    channel.send({"type": "finish", "outcome": outcome, **parts})
+
+
+def crash(channel: Channel, start: dict[str, Any]) -> None:
+    sys.stderr.write("the last words\n")
+    sys.stderr.flush()
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leave(channel: Channel, start: dict[str, Any]) -> None:
+    sys.exit(3)
+
+
+def garbage(channel: Channel, start: dict[str, Any]) -> None:
+    channel.send({"type": "record", "record": {"record": "metric", "step": "one"}})
+    channel.send({"type": "record", "record": {"record": "state", "state": "running"}})
+    channel.send({"type": "nonsense"})
+    (Path(start["folder"]) / "real.txt").write_text("real")
+    (Path(start["folder"]) / "link.txt").symlink_to("/etc/hostname")
+    finish(channel, files=["real.txt", "link.txt"], metrics={"loss": float("nan")})
+
+
+def escape(channel: Channel, start: dict[str, Any]) -> None:
+    finish(channel, published={"bundle": "../records.jsonl"})
+
+
+def deaf(channel: Channel, start: dict[str, Any]) -> None:
+    channel.send({"type": "record", "record": {"record": "state", "state": "running"}})
+    signal.pause()
+
+
+def exporting(channel: Channel, start: dict[str, Any]) -> None:
+    for state in ("running", "exporting"):
+        channel.send({"type": "record", "record": {"record": "state", "state": state}})
+    signal.pause()
+
+
+def verify(channel: Channel, start: dict[str, Any]) -> None:
+    answers = [
+        channel.request({"type": "verify", "verifier": verifier, "bundle": bundle}, timeout=120)
+        for verifier, bundle in (("reload", "absent"), ("other", "absent"), ("reload", "../.."))
+    ]
+    data = {"messages": [answer["failure"]["message"] for answer in answers]}
+    channel.send({"type": "record", "record": {"record": "event", "type": "note", "data": data}})
+    finish(channel)
+
+
+def checkpoints(channel: Channel, start: dict[str, Any]) -> None:
+    if start["lease"]["attempt"] > 1:
+        data = {"resumes": [{"step": one["step"], "bytes": Path(one["path"]).read_text()} for one in start["resume"]]}
+        channel.send({"type": "record", "record": {"record": "event", "type": "note", "data": data}})
+        return finish(channel)
+    for step in (1, 2):
+        path = Path(start["folder"]) / f"step{step}.tar"
+        path.write_text(f"the state at step {step}")
+        channel.send({"type": "checkpoint", "path": path.name, "step": step, "epoch": 0, "metrics": {}, "best": False})
+    command = channel.receive()  # until the agent drains: it has opened the files
+    for step in (1, 2):
+        (Path(start["folder"]) / f"step{step}.tar").unlink()
+    assert command == {"type": "command", "command": "drain"}
+    return finish(channel, "released")
+
+
+def flood(channel: Channel, start: dict[str, Any]) -> None:
+    sys.stdout.write("".join(f"line {n}\n" for n in range(20_000)))
+    sys.stdout.flush()
+    finish(channel)
+
+
+ACTS = {
+    "crash": crash,
+    "leave": leave,
+    "garbage": garbage,
+    "escape": escape,
+    "deaf": deaf,
+    "exporting": exporting,
+    "verify": verify,
+    "checkpoints": checkpoints,
+    "flood": flood,
+}
+
+
+def catalogue() -> Any:
+    """No components: these tests register a catalogue of their own."""
+    from tapeworks.wire import Catalogue
+
+    return Catalogue(components=[])

@@ -1,0 +1,203 @@
+"""One attempt with a real service and forked runners that misbehave: every end has its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from tapeworks import wire
+from tapeworks.jobs import Device
+from tapeworks_workers import lifelines
+from tapeworks_workers.attempts import Attempt, Terms
+from tapeworks_workers.launcher import ForkLauncher
+from tapeworks_workers.link import Link, canonical_digest
+from tapeworks_workers.settings import WorkerSettings
+
+ACTING = Path(__file__).with_name("acting_runner.py")
+SCHEMA = {"type": "object", "properties": {}, "additionalProperties": False}
+ROLES = {"models": ["model"], "optimizers": {}, "losses": [], "frozen": [], "validation_step": False}
+CATALOGUE = wire.Catalogue.model_validate(
+    {
+        "components": [
+            {"kind": kind, "name": name, "digest": "0" * 64, "config_schema": SCHEMA, "roles": roles}
+            for kind, name, roles in (("source", "rows", None), ("model", "net", None), ("step", "supervised", ROLES))
+        ]
+    }
+)
+Result = TypeVar("Result")
+
+
+@dataclass
+class Stage:
+    """A launcher of acting runners, and a service to lease jobs from."""
+
+    loop: asyncio.Runner
+    launcher: ForkLauncher
+    service: Any
+    folder: Path
+
+    def run(self, scene: Coroutine[Any, Any, Result]) -> Result:
+        return self.loop.run(scene)
+
+    @asynccontextmanager
+    async def linked(self) -> AsyncIterator[Link]:
+        link = Link(self.service.url, key=None)
+        digest = canonical_digest(CATALOGUE.model_dump(mode="json"))
+        devices = [Device(id="cpu0", kind="cpu")]
+        registration = wire.Registration(devices=devices, catalogue_digest=digest, catalogue=CATALOGUE)
+        try:
+            await link.register("stage", registration)
+            yield link
+        finally:
+            await link.aclose()
+
+    async def lease(self, link: Link, job_id: str, request_id: str) -> wire.Lease:
+        request = wire.LeaseRequest(worker_id="stage", request_id=request_id, free_cpu_slots=1)
+        lease = await link.lease(request)
+        assert lease is not None
+        assert lease.job_id == job_id
+        return lease
+
+    def attempt(self, link: Link, lease: wire.Lease, **settings: Any) -> Attempt:
+        settings = {"work_dir": self.folder, "grace_seconds": 60, **settings}
+        terms = Terms(WorkerSettings(**settings), self.launcher, {"CUDA_VISIBLE_DEVICES": "-1"}, heartbeat_seconds=0.5)
+        return Attempt(lease, link.attempt(lease), terms)
+
+    def submit(self, name: str, **parts: Any) -> str:
+        data = {"source": "rows", "pipeline": [{"op": "batch", "batch_size": 2}]}
+        once = {"max_attempts": 1, **parts.pop("limits", {})}
+        return str(
+            self.service.submit({"name": name, "data": data, "model": "net", "export": None, "limits": once, **parts})
+        )
+
+    def play(self, name: str, *, cancel_in: str | None = None, **settings: Any) -> dict[str, Any]:
+        """Run one attempt of a job of that name; the job afterwards. `cancel_in`: cancel once it is in that state."""
+        limits = settings.pop("limits", {})
+
+        async def scene() -> dict[str, Any]:
+            async with self.linked() as link:
+                job_id = self.submit(name, limits=limits)
+                lease = await self.lease(link, job_id, job_id)
+                running = asyncio.create_task(self.attempt(link, lease, **settings).run())
+                if cancel_in is not None:
+                    await asyncio.to_thread(self.service.until, job_id, lambda job: job["state"] == cancel_in)
+                    await asyncio.to_thread(self.service.api.post, f"/v1/jobs/{job_id}/cancel")
+                await running
+                job: dict[str, Any] = self.service.job(job_id)
+                return job
+
+        job = self.run(scene())
+        assert list((self.folder / "attempts").iterdir()) == []
+        return job
+
+    def notes(self, job: dict[str, Any]) -> list[dict[str, Any]]:
+        events = self.service.data(f"/v1/jobs/{job['id']}/events")
+        return [event["data"] for event in events if event["type"] in ("note", "diagnostic")]
+
+
+@pytest.fixture(scope="module")
+def stage(service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    lifelines.become_subreaper()
+    with asyncio.Runner() as loop:
+        launcher = ForkLauncher(runner=f"{ACTING}:main", admission=f"{ACTING}:catalogue")
+        loop.run(launcher.start())
+        loop.run(launcher.load([]))
+        yield Stage(loop, launcher, service, tmp_path_factory.mktemp("stage"))
+        loop.run(launcher.close())
+
+
+def test_a_crashed_runner_is_lost_with_its_last_words(stage: Stage) -> None:
+    job = stage.play("crash")
+    assert (job["state"], job["failure"]["code"]) == ("failed", "worker_lost")
+    assert "SIGSEGV" in job["failure"]["message"]
+    assert job["failure"]["retryable"]
+    assert job["failure"]["attempt"] == 1
+    assert "the last words" in job["failure"]["traceback_tail"]
+
+
+def test_a_runner_that_leaves_without_a_word_is_lost(stage: Stage) -> None:
+    job = stage.play("leave")
+    assert job["failure"]["code"] == "worker_lost"
+    assert "status 3" in job["failure"]["message"]
+
+
+def test_what_is_not_valid_is_told_and_what_is_not_its_own_left_out(stage: Stage) -> None:
+    job = stage.play("garbage")
+    assert job["state"] == "succeeded", job["failure"]
+    assert job["metrics"] == {"loss": "NaN"}
+    messages = [note["message"] for note in stage.notes(job)]
+    assert any("not valid" in message for message in messages)
+    assert any("link.txt" in message for message in messages)
+    assert [one["path"] for one in stage.service.data(f"/v1/jobs/{job['id']}/artifacts")] == ["real.txt"]
+
+
+def test_a_result_outside_the_folder_is_not_published(stage: Stage) -> None:
+    job = stage.play("escape")
+    assert (job["state"], job["failure"]["code"]) == ("failed", "internal")
+    assert "records.jsonl" in job["failure"]["message"]
+
+
+def test_a_runner_that_does_not_heed_a_cancel_is_killed_after_a_grace(stage: Stage) -> None:
+    job = stage.play("deaf", cancel_in="running", grace_seconds=0.5)
+    assert job["state"] == "cancelled"
+
+
+def test_a_cancel_while_exporting_kills_at_once(stage: Stage) -> None:
+    job = stage.play("exporting", cancel_in="exporting", grace_seconds=1000)
+    assert job["state"] == "cancelled"
+
+
+def test_a_runner_beyond_its_time_is_killed(stage: Stage) -> None:
+    job = stage.play("deaf", limits={"timeout_seconds": 1}, grace_seconds=0.5)
+    assert (job["state"], job["failure"]["code"]) == ("failed", "timeout")
+
+
+def test_a_verification_that_fails_is_answered(stage: Stage) -> None:
+    (note,) = stage.notes(stage.play("verify"))
+    absent, unknown, outside = note["messages"]
+    assert "absent" in absent
+    assert "no verifier" in unknown
+    assert "no verifier" in outside
+
+
+def test_output_without_measure_is_counted(stage: Stage) -> None:
+    job = stage.play("flood")
+    texts = [line["text"] for line in stage.service.data(f"/v1/jobs/{job['id']}/logs")]
+    assert 1000 < len(texts) < 10_000
+    assert any("lines left out" in text for text in texts)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(stage: Stage) -> None:
+    async def scene() -> str:
+        async with stage.linked() as link:
+            job_id = stage.submit("checkpoints", limits={"max_attempts": 3})
+            first = stage.attempt(link, await stage.lease(link, job_id, "first"))
+            running = asyncio.create_task(first.run())
+            await asyncio.to_thread(stage.service.until, job_id, two_checkpoints)
+            first.drain()
+            await running
+            assert stage.service.job(job_id)["state"] == "queued"
+            flip(stage.service.folder, b"the state at step 2")
+            await stage.attempt(link, await stage.lease(link, job_id, "second")).run()
+            return job_id
+
+    def two_checkpoints(job: dict[str, Any]) -> bool:
+        return bool(job["checkpoints"]["latest"] and job["checkpoints"]["latest"]["step"] == 2)
+
+    job = stage.service.job(stage.run(scene()))
+    diagnostic, note = stage.notes(job)
+    assert diagnostic["code"] == "checkpoint_corrupt"
+    assert "step 2" in diagnostic["message"]
+    assert note["resumes"] == [{"step": 1, "bytes": "the state at step 1"}]
+
+
+def flip(folder: Path, content: bytes) -> None:
+    """Change one byte of the file with this content in the store."""
+    (file,) = [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == content]
+    file.write_bytes(content.replace(b"2", b"3"))
