@@ -12,10 +12,10 @@ from tests.workers.engine.trainings import BATCH, SHUFFLE, attempt, job, mlp, nu
 
 DIGITS = {
     "data": {"source": "digits", "validation": 0.2, "test": 0.1, "pipeline": [SHUFFLE, {**BATCH, "batch_size": 32}]},
-    "model": mlp(10, dropout=0.1),
+    "model": mlp(10, hidden=[64], dropout=0.1),
     "loss": {"component": "focal", "config": {"gamma": 2.0}},
     "metrics": ["keras/SparseCategoricalAccuracy"],
-    "training": {"epochs": 3, "checkpoint": {"every_steps": 30}},
+    "training": {"epochs": 3, "checkpoint": {"every_steps": 30, "every_seconds": None}},
 }
 
 
@@ -46,7 +46,7 @@ def test_from_the_lease_to_the_finish(tmp_path: Path) -> None:
         names = archive.getnames()
     assert "models/model.keras" in names
     steps = [frame["step"] for frame in frames if frame["type"] == "checkpoint"]
-    assert steps == [30, 60, 90, 118] or steps == sorted(set(steps))
+    assert steps == [30, 60, 90, 120]
     (lineage,) = [facts["lineage"] for facts in records(frames, "facts") if "lineage" in facts]
     assert lineage["sources"]["training"]["files"]
     json.dumps(frames, allow_nan=False)

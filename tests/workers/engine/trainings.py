@@ -35,7 +35,7 @@ def numbers(size: int = 100, form: str = "plain", **config: Any) -> dict[str, An
 
 
 def mlp(outputs: int = 3, **config: Any) -> dict[str, Any]:
-    return {"component": "mlp", "config": {"hidden": [8], "outputs": outputs, **config}}
+    return {"component": "mlp", "config": {"hidden": [8], "outputs": outputs} | config}
 
 
 def job(**changes: Any) -> JobSpec:
@@ -43,7 +43,7 @@ def job(**changes: Any) -> JobSpec:
     data = {"source": numbers(), "pipeline": [BATCH], **changes.pop("data", {})}
     training = {"epochs": 2, "checkpoint": None, **changes.pop("training", {})}
     parts = {"model": mlp(), "optimizer": "keras/Adam", "loss": CROSS_ENTROPY, **changes}
-    given = {name: part for name, part in parts.items() if part is not None}
+    given = {name: part for name, part in parts.items() if part is not None or name == "export"}
     return parse_spec({"data": data, "training": training, **given})
 
 

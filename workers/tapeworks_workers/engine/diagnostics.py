@@ -207,14 +207,15 @@ RULES: tuple[Rule, ...] = (
     _label,
     Pattern(
         FailureCode.INVALID_DATA,
-        r"Cannot batch tensors with different shapes in component (\d+)",
+        r"Cannot batch tensors with different shapes|Cannot add tensor to the batch",
         "elements of different shapes cannot be one batch: {text}",
         "Give every element the same shape, by a map before the batch.",
     ),
     Pattern(FailureCode.NON_FINITE, r"Tensor had (NaN|Inf|-Inf)", "{text}"),
     Pattern(
         FailureCode.INVALID_SPEC,
-        r"is incompatible with the layer|The last dimension of the inputs to a|must have the same shape|must have rank \(ndim\)|have the same rank"
+        r"is incompatible with the layer|The last dimension of the inputs to a|must be fully-defined"
+        r"|must have the same shape|must have rank \(ndim\)|have the same rank"
         r"|Incompatible shapes|Dimensions must be equal|expects \d+ input\(s\), but it received",
         "the parts do not fit together: {text}",
         "Compare the element's shapes with what the model takes, and the model's outputs with what the loss takes.",

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tapeworks.authoring import TrainingStep
-from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, ModelSpec
 from tapeworks_workers.engine.building import build
@@ -69,12 +69,25 @@ def build_model(reference: ModelSpec, input_spec: Any, *, pointer: str) -> tuple
             )
         input_spec = {name: input_spec[name] for name in names}
     if not model.built:
+        model = _built(model, input_spec, reference.component, pointer)
+    return model, input_spec
+
+
+def _built(model: keras.Model, input_spec: Any, name: str, pointer: str) -> keras.Model:
+    try:
         if type(model) is keras.Sequential:
             # Sequential.build knows shapes only: with an input of its own the dtype comes back after a reload too.
-            model = keras.Sequential([keras_inputs(input_spec), *model.layers], name=model.name)
-        else:
-            model(keras_inputs(input_spec))
-    return model, input_spec
+            return keras.Sequential([keras_inputs(input_spec), *model.layers], name=model.name)
+        model(keras_inputs(input_spec))
+        return model
+    except JobFailure:
+        raise
+    except Exception as error:
+        raise JobFailure(
+            FailureCode.COMPONENT_ERROR,
+            f"{pointer}: {name} could not be built for {input_spec}: {type(error).__name__}: {error}",
+            location=Location(component=name),
+        ) from error
 
 
 def named_inputs(model: keras.Model) -> list[str] | None:
