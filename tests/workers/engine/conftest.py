@@ -137,6 +137,19 @@ ACME = '''
             return self.out(self.drop(keras.ops.concatenate([words, inputs["other"]], axis=-1), training=training))
 
 
+    @component("acme/Heads")
+    class Heads(keras.Model):
+        """Two named outputs."""
+
+        def __init__(self):
+            super().__init__()
+            self.kind = keras.layers.Dense(3)
+            self.size = keras.layers.Dense(1)
+
+        def call(self, x):
+            return {"kind": self.kind(x), "size": self.size(x)}
+
+
     @component("acme/Lost")
     class Lost(Words):
         """Does not say how it was built, so a reload has nothing to put the weights into."""

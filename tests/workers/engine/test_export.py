@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tapeworks.bundle import load
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.checkpoint import snapshot
 from tapeworks_workers.engine.saving import named_specs, save_saved_model
-from tests.workers.engine.conftest import CLASSES, FEATURES, exported, job, layers_of, trained
+from tests.workers.engine.conftest import CLASSES, ELEMENT, FEATURES, batches, exported, job, layers_of, trained
 
 
 def test_a_bundle_comes_back_without_tapeworks(bundle: Path, verify: Any) -> None:
@@ -168,7 +169,7 @@ def words() -> tuple[Any, list[Any]]:
     """An element with named inputs of two dtypes and one that no model takes, and three batches of it."""
     generator = np.random.default_rng(3)
     x = {"words": tf.TensorSpec([None, 5], tf.int32), "other": tf.TensorSpec([None, 2]), "id": tf.TensorSpec([None])}
-    batches = [
+    data = [
         (
             {
                 "words": generator.integers(0, 10, (4, 5)).astype(np.int32),
@@ -179,7 +180,7 @@ def words() -> tuple[Any, list[Any]]:
         )
         for _ in range(3)
     ]
-    return (x, tf.TensorSpec([None], tf.int64)), batches
+    return (x, tf.TensorSpec([None], tf.int64)), data
 
 
 def test_a_subclassed_model_with_named_inputs_comes_back(acme: Path, tmp_path: Path, verify: Any) -> None:
@@ -193,6 +194,47 @@ def test_a_subclassed_model_with_named_inputs_comes_back(acme: Path, tmp_path: P
     assert model["keras"]["weights"] == 3
     assert model["saved_model"]["outputs"]["max_abs_difference"] <= 1e-5
     assert draft.manifest["models"]["model"]["serving"]["inputs"] == ["id", "other", "words"]
+
+
+def test_every_output_keeps_its_loss_and_metrics(acme: Path, tmp_path: Path, verify: Any) -> None:
+    sizes = np.linspace(0, 1, 16, dtype=np.float32)[:, None]
+    data = [(x, {"kind": y, "size": sizes[: len(y)]}) for x, y in batches()]
+    y = {"kind": ELEMENT[1], "size": tf.TensorSpec([None, 1])}
+    flooding = {"component": "acme/Flooding", "config": {"level": 0.2}, "weight": 0.5}
+    spec = job(
+        model="acme/Heads",
+        loss={"outputs": {"kind": flooding, "size": "keras/MeanSquaredError"}},
+        metrics={"outputs": {"size": [{"component": "keras/MeanAbsoluteError", "weighted": True}]}},
+    )
+    draft = exported(trained(spec, element=(ELEMENT[0], y), data=data), tmp_path / "bundle", data=data)
+    answer = verify("reload", draft.folder)
+    assert answer["ok"], answer
+    assert draft.manifest["models"]["model"]["serving"]["outputs"] == ["kind", "size"]
+    compiled = load(draft.folder)["model"].get_compile_config()
+    assert compiled["loss"]["kind"]["config"]["level"] == 0.2
+    assert compiled["loss_weights"] == {"kind": 0.5, "size": 1.0}
+    assert [metric["class_name"] for metric in compiled["weighted_metrics"]["size"]] == ["MeanAbsoluteError"]
+
+
+def test_built_in_parts_come_back(acme: Path, tmp_path: Path, verify: Any) -> None:
+    gated = {"component": "gated_residual", "config": {"units": 8}}
+    orthogonal = {"units": 8, "kernel_regularizer": {"component": "orthogonal", "config": {}}}
+    schedule = {"component": "keras/CosineDecay", "config": {"initial_learning_rate": 0.01, "decay_steps": 10}}
+    layers = [{"component": "keras/Dense", "config": orthogonal}, gated, {"component": "keras/BatchNormalization"}]
+    spec = job(
+        model=layers_of(*layers),
+        loss={"component": "focal", "config": {"gamma": 1.5}},
+        metrics=[{"component": "macro_f_beta", "config": {"classes": CLASSES}}, "keras/SparseTopKCategoricalAccuracy"],
+        optimizer={"component": "keras/AdamW", "config": {"learning_rate": schedule}},
+        gradients=[{"component": "clip_by_global_norm", "config": {"max_norm": 1.0}}],
+    )
+    draft = exported(trained(spec), tmp_path / "bundle")
+    answer = verify("reload", draft.folder)
+    assert answer["ok"], answer
+    assert answer["report"]["models"]["model"]["keras"]["outputs"]["bit_equal"] is True
+    answer = verify("certify", draft.folder)
+    assert answer["ok"], answer
+    assert answer["report"]["step"]["bit_equal"] is True
 
 
 def test_fresh_weights_after_a_reload_are_a_mismatch(acme: Path, tmp_path: Path, verify: Any) -> None:
