@@ -50,6 +50,18 @@ ACME = '''
             return SCALE * x * keras.ops.tanh(keras.ops.softplus(self.beta * x))
 
 
+    @component("acme/Sampler")
+    class Sampler(keras.layers.Layer):
+        """Draws random numbers in inference too, from a seed that .keras does not keep."""
+
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.seeds = keras.random.SeedGenerator(3)
+
+        def call(self, x):
+            return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+
     @component("acme/Flooding")
     class Flooding(keras.losses.Loss):
         def __init__(self, level: float = 0.1, **kwargs):

@@ -196,6 +196,18 @@ def test_a_subclassed_model_with_named_inputs_comes_back(acme: Path, tmp_path: P
     assert draft.manifest["models"]["model"]["serving"]["inputs"] == ["id", "other", "words"]
 
 
+def test_a_sampler_draws_the_same_numbers_again(acme: Path, tmp_path: Path, verify: Any) -> None:
+    assembly = trained(job(model=layers_of({"component": "acme/Sampler"})))
+    draft = exported(assembly, tmp_path / "bundle")
+    x = batches()[0][0]
+    model = assembly.models["model"]
+    assert not np.array_equal(model(x, training=False), model(x, training=False))
+    answer = verify("reload", draft.folder)
+    assert answer["ok"], answer
+    assert answer["report"]["models"]["model"]["keras"]["outputs"]["bit_equal"] is True
+    assert answer["report"]["models"]["model"]["saved_model"]["outputs"]["max_abs_difference"] <= 1e-5
+
+
 def test_every_output_keeps_its_loss_and_metrics(acme: Path, tmp_path: Path, verify: Any) -> None:
     sizes = np.linspace(0, 1, 16, dtype=np.float32)[:, None]
     data = [(x, {"kind": y, "size": sizes[: len(y)]}) for x, y in batches()]

@@ -161,9 +161,11 @@ def main() -> int:
             outputs = tf.nest.flatten(model(nest(batch["inputs"], arrays), training=False), expand_composites=True)
             expected = tf.nest.flatten(nest(batch["outputs"], arrays), expand_composites=True)
             for a, b in zip(expected, outputs, strict=True):
-                equal = equal and np.array_equal(a, b)
-                largest = max(largest, float(np.abs(np.subtract(a, b, dtype=np.float64)).max(initial=0.0)))
-        far += largest > manifest["tolerance"]
+                if not np.array_equal(a, b):
+                    equal = False
+                    apart = np.abs(np.subtract(a, b, dtype=np.float64)).max()
+                    largest = max(largest, float(apart / max(1.0, np.abs(a).max())))
+        far += not largest <= manifest["tolerance"]
         words = "bit-equal to" if equal else f"within {largest:.3g} of"
         sys.stdout.write(f"{role}: {len(model.weights)} weights, outputs {words} the trained model's\n")
     sys.stdout.write(f"{len(manifest['models'])} model(s) loaded from {HERE}, without Tapeworks\n")
