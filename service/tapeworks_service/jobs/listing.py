@@ -19,7 +19,6 @@ from tapeworks_service.jobs.fit import Needs, why_unschedulable
 from tapeworks_service.problems import invalid_value
 from tapeworks_service.workers.rows import read_workers
 
-
 _FETCH_ROWS = 2_000
 
 
