@@ -18,7 +18,8 @@ import pytest
 
 from tapeworks_workers import frames, lifelines
 from tapeworks_workers.catalogue import admit
-from tapeworks_workers.launcher import Child, ForkLauncher, Launcher, SpawnLauncher, Work, read_frame
+from tapeworks_workers.launcher import ForkLauncher, Launcher, SpawnLauncher
+from tapeworks_workers.processes import Child, Work, read_frame
 
 HERE = Path(__file__).parent
 RUNNER = f"{HERE / 'tiny_runner.py'}:main"

@@ -88,7 +88,9 @@ class Agent:
             await self._hand_back()
             working.cancel()
             stopping.cancel()
-            await asyncio.wait({working, stopping})
+            for ended in await asyncio.gather(working, stopping, return_exceptions=True):
+                if isinstance(ended, Exception):
+                    log.error("an error while the worker stopped", error=str(ended))
         log.info("worker stopped")
 
     async def _work(self) -> None:

@@ -9,7 +9,6 @@ runner names is opened beneath the attempt's folder only; the folder is removed 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
@@ -19,15 +18,15 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from tapeworks import wire
-from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound, Rejected
+from tapeworks.errors import ApiError, FailureCode, JobFailure, Rejected
 from tapeworks.jobs import Failure, Progress, State
 from tapeworks_workers import endings
-from tapeworks_workers.files import UnsafePath, open_beneath
 from tapeworks_workers.launcher import Launcher, LaunchFailed
 from tapeworks_workers.link import AttemptLink, LeaseLost
-from tapeworks_workers.relay import CheckpointFile, Ended, Record, Relay, note
+from tapeworks_workers.relay import Ended, Record, Relay, note
 from tapeworks_workers.settings import WorkerSettings
 from tapeworks_workers.spool import MAX_BATCH_RECORDS, Spool
+from tapeworks_workers.transfers import Transfers
 
 RECORD_SECONDS = 0.5
 """Records are gathered so long before a batch is sent."""
@@ -65,6 +64,7 @@ class Attempt:
         self._finished = False
         self._progress: Progress | None = None
         self._spool: Spool
+        self._transfers = Transfers(link, self._run_folder, self._keep)
         self._relay = Relay(
             launcher=terms.launcher,
             folder=self._run_folder,
@@ -105,8 +105,13 @@ class Attempt:
 
     async def _hold(self) -> None:
         async with asyncio.TaskGroup() as group:
-            duties = (self._send_heartbeats, self._take_commands, self._send_records, self._send_checkpoints)
-            tasks = [group.create_task(duty()) for duty in duties]
+            duties = (
+                self._send_heartbeats(),
+                self._take_commands(),
+                self._send_records(),
+                self._transfers.announce(self._relay.checkpoints),
+            )
+            tasks = [group.create_task(duty) for duty in duties]
             finish = await self._work()
             self._hurry.set()
             await self._spool.emptied()
@@ -122,7 +127,7 @@ class Attempt:
                 return self._given_up()
             if ended.finish is None:
                 return self._without_last_word(ended)
-            finish = await self._until_given_up(self._publish(ended.finish))
+            finish = await self._until_given_up(self._transfers.publish(ended.finish))
             return finish if finish is not None else self._given_up()
         except JobFailure as failed:
             return self._failed(endings.of_exception(failed))
@@ -137,7 +142,7 @@ class Attempt:
             return self._failed(endings.failure(FailureCode.INTERNAL, f"{type(error).__name__}: {error}"))
 
     async def _run_runner(self) -> Ended:
-        resume = await self._download_checkpoints()
+        resume = await self._transfers.download(self.lease.resume)
         timeout = self.lease.timeout_seconds
         backstop = None
         if timeout is not None:
@@ -245,30 +250,6 @@ class Attempt:
             self._spool.forget(stored)
             await _wait_for(self._hurry, RECORD_SECONDS)
 
-    async def _send_checkpoints(self) -> None:
-        while True:
-            checkpoint = await self._relay.checkpoints.get()
-            try:
-                with checkpoint.file as file:
-                    uploaded = await self._link.upload(file, checkpoint.path)
-                await self._announce(checkpoint, uploaded)
-            except (JobFailure, Rejected, OSError) as error:
-                self._log.error("a checkpoint could not be stored", step=checkpoint.step, error=str(error))
-                code = error.code if isinstance(error, JobFailure) else FailureCode.STORAGE_UNAVAILABLE
-                self._keep(diagnostic(code, f"the checkpoint of step {checkpoint.step} could not be stored: {error}"))
-            finally:
-                self._relay.checkpoints.task_done()
-
-    async def _announce(self, checkpoint: CheckpointFile, uploaded: wire.ManifestFile) -> None:
-        announcement = {
-            "upload_id": uploaded.upload_id,
-            "step": checkpoint.step,
-            "epoch": checkpoint.epoch,
-            "metrics": checkpoint.metrics,
-            "best": checkpoint.best,
-        }
-        await self._link.announce(wire.CheckpointAnnouncement.model_validate(announcement))
-
     def _keep(self, record: Record) -> None:
         """Spool a record of the runner; one that is not valid is told as a note."""
         try:
@@ -285,70 +266,9 @@ class Attempt:
             self._disk = error
             self._give_up.set()
 
-    # ── files in and out ─────────────────────────────────────────────────────────────────────────
-
     def _make_folder(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._run_folder.mkdir(parents=True)
-
-    async def _download_checkpoints(self) -> list[dict[str, Any]]:
-        """The newest checkpoint whose digest is right, in the form of the start frame; none where there is none."""
-        for checkpoint in self.lease.resume:
-            path = self._run_folder / "resume" / f"{checkpoint.checkpoint_id}.tar"
-            path.parent.mkdir(exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                good = await self._link.download(checkpoint, descriptor)
-                reason = "its bytes do not have its digest"
-            except NotFound as error:
-                good, reason = False, error.detail
-            finally:
-                os.close(descriptor)
-            if good:
-                where = {"path": str(path), "checkpoint_id": checkpoint.checkpoint_id}
-                return [{**where, "step": checkpoint.step, "epoch": checkpoint.epoch}]
-            path.unlink()
-            text = f"checkpoint {checkpoint.checkpoint_id} (step {checkpoint.step}) is not used: {reason}"
-            self._log.warning(text)
-            self._keep(diagnostic(FailureCode.CHECKPOINT_CORRUPT, text))
-        return []
-
-    async def _publish(self, frame: dict[str, Any]) -> wire.Finish:
-        """Upload what the runner's last frame names. Raises JobFailure, LeaseLost."""
-        finish = {name: frame[name] for name in ("outcome", "metrics", "facts") if frame.get(name) is not None}
-        try:
-            if frame.get("failure") is not None:
-                finish["failure"] = Failure.model_validate(frame["failure"])
-            if frame.get("published") is not None:
-                finish["published"] = await self._publish_model(frame["published"])
-            finish["files"] = [file for path in frame.get("files") or [] if (file := await self._offer(path))]
-            return wire.Finish.model_validate(finish)
-        except (ValidationError, UnsafePath) as error:
-            raise JobFailure(FailureCode.INTERNAL, f"the runner's result cannot be published: {error}") from error
-        except Rejected as error:
-            raise JobFailure(FailureCode.INTERNAL, f"the service refused a file: {error}") from error
-
-    async def _publish_model(self, published: dict[str, Any]) -> wire.Published:
-        bundle = published.get("bundle")
-        return wire.Published(
-            bundle=await self._upload(bundle) if bundle else None,
-            parts={name: await self._upload(path) for name, path in (published.get("parts") or {}).items()},
-            formats=published.get("formats") or [],
-            verified=published.get("verified") or {},
-            result=published.get("result"),
-        )
-
-    async def _upload(self, path: str) -> wire.ManifestFile:
-        with open_beneath(self._run_folder, path) as file:
-            return await self._link.upload(file, path)
-
-    async def _offer(self, path: str) -> wire.ManifestFile | None:
-        """Upload a further artifact; one that is no file of the attempt is left out, and the job says so."""
-        try:
-            return await self._upload(path)
-        except UnsafePath as error:
-            self._keep(note(f"an artifact was left out: {error}"))
-            return None
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────
 
@@ -372,11 +292,6 @@ class Attempt:
             await self._link.finish(finish.model_copy(update={"last_record": self._spool.last}))
         self._finished = True
         self._log.info("attempt finished", outcome=finish.outcome)
-
-
-def diagnostic(code: FailureCode, message: str) -> dict[str, Any]:
-    """An event that tells of something wrong which does not end the job."""
-    return {"record": "event", "type": "diagnostic", "data": {"code": code.value, "message": message}}
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

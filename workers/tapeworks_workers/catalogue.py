@@ -16,8 +16,9 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tapeworks.wire import Catalogue
-from tapeworks_workers.launcher import Child, Launcher, LaunchFailed
+from tapeworks_workers.launcher import Launcher, LaunchFailed
 from tapeworks_workers.output import Output
+from tapeworks_workers.processes import Child
 
 ADMISSION_SECONDS = 600.0
 _KEPT = 10

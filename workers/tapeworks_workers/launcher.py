@@ -11,89 +11,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
-from tapeworks_workers import frames
 from tapeworks_workers.lifelines import Handle
+from tapeworks_workers.processes import Child, Ends, Lifeline, Work, start_base
 
-BASE = Path(__file__).with_name("base.py")
 RELOAD = Path(__file__).with_name("reload.py")
 RUNNER = "tapeworks_workers.runner:main"
 ADMISSION = "tapeworks_workers.engine.admission:admit_all"
 CERTIFY = "tapeworks_workers.engine.certify:main"
 VERIFIERS = {"reload": f"{RELOAD}:main", "certify": CERTIFY}
+LOAD_SECONDS = 180.0
+"""What importing TensorFlow, or all components, may take."""
 
 log = structlog.get_logger(__name__)
 
 
 class LaunchFailed(Exception):
     """No process could be started; the message says why."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a child does: see `base.py` for the fields of its request."""
-
-    target: str
-    arguments: dict[str, Any] = field(default_factory=dict)
-    frame: bool = False
-    bar: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
-    folder: Path | None = None
-
-    def request(self) -> dict[str, Any]:
-        """The request that a zygote takes."""
-        return {
-            "target": self.target,
-            "arguments": self.arguments,
-            "frame": self.frame,
-            "bar": self.bar,
-            "path": [] if self.bar else [entry for entry in sys.path if entry],
-            "environment": dict(self.environment),
-            "folder": str(self.folder) if self.folder else None,
-        }
-
-
-@dataclass
-class Child:
-    """A process of ours, its frame socket, and the reading ends of its output."""
-
-    handle: Handle
-    sock: socket.socket
-    stdout: int
-    stderr: int
-
-    def close(self) -> None:
-        """Close our ends of its channels."""
-        self.sock.close()
-        os.close(self.stdout)
-        os.close(self.stderr)
-
-    async def result(self) -> dict[str, Any] | None:
-        """The one frame that a process with `frame` sends; None where it ended without one."""
-        reader, writer = await asyncio.open_unix_connection(sock=self.sock)
-        try:
-            return await read_frame(reader)
-        finally:
-            writer.close()
-
-
-async def read_frame(reader: asyncio.StreamReader) -> frames.Message | None:
-    """The next message, or None at the end of the stream, in the middle of a frame too."""
-    try:
-        length = frames.body_length(await reader.readexactly(frames.HEADER.size))
-        return frames.decode(await reader.readexactly(length))
-    except (asyncio.IncompleteReadError, ConnectionResetError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -144,79 +86,6 @@ def admitting(arguments: dict[str, Any], environment: Mapping[str, str]) -> Work
     return Work("tapeworks_workers.zygote:catalogue", arguments, frame=True, environment=environment)
 
 
-def clean_environment() -> dict[str, str]:
-    """The environment of every process with TensorFlow in it: ours without Tapeworks' settings, keys among them.
-
-    TensorFlow's own log is off by default: without a GPU each process would report an error of CUDA's.
-    """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TAPEWORKS_")}
-    kept.pop("TF_USE_LEGACY_KERAS", None)
-    return {"TF_CPP_MIN_LOG_LEVEL": "3", **kept, "KERAS_BACKEND": "tensorflow", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-
-
-class Lifeline:
-    """The pipe whose end tells every descendant that the agent is gone."""
-
-    def __init__(self) -> None:
-        self.reading, self._writing = os.pipe()
-
-    def close(self) -> None:
-        """End what still holds on to it."""
-        os.close(self.reading)
-        os.close(self._writing)
-
-
-def start_base(lifeline: Lifeline, arguments: Sequence[str], inherited: Sequence[int]) -> Handle:
-    """Start `base.py` as a plain child that inherits these descriptors, under their numbers, and nothing else."""
-    descriptors = [lifeline.reading, *inherited]
-    command = [sys.executable, "-I", str(BASE), "--agent", str(os.getpid()), "--lifeline", str(lifeline.reading)]
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, True)
-    try:
-        pid = os.posix_spawn(
-            sys.executable,
-            [*command, *arguments],
-            clean_environment(),
-            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
-            setsid=True,
-        )
-    finally:
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
-    return Handle(pid)
-
-
-@dataclass
-class _Ends:
-    """The three channels of a child to be: our ends, and the ones it is given."""
-
-    ours: socket.socket
-    theirs: socket.socket
-    stdout: tuple[int, int]
-    stderr: tuple[int, int]
-
-    @classmethod
-    def open(cls) -> _Ends:
-        ours, theirs = socket.socketpair()
-        return cls(ours, theirs, os.pipe(), os.pipe())
-
-    def given(self) -> list[int]:
-        return [self.theirs.fileno(), self.stdout[1], self.stderr[1]]
-
-    def child(self, handle: Handle) -> Child:
-        return Child(handle, self.ours, self.stdout[0], self.stderr[0])
-
-    def close_given(self) -> None:
-        self.theirs.close()
-        os.close(self.stdout[1])
-        os.close(self.stderr[1])
-
-    def close_ours(self) -> None:
-        self.ours.close()
-        os.close(self.stdout[0])
-        os.close(self.stderr[0])
-
-
 # ── plain processes ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -251,7 +120,7 @@ class SpawnLauncher:
         self._lifeline.close()
 
     def _spawn(self, work: Work) -> Child:
-        ends = _Ends.open()
+        ends = Ends.open()
         try:
             descriptors = [str(descriptor) for descriptor in ends.given()]
             handle = start_base(self._lifeline, ["once", json.dumps(work.request()), *descriptors], ends.given())
@@ -284,7 +153,11 @@ class Zygote:
     async def answer(self) -> dict[str, Any]:
         """Its next datagram. Raises LaunchFailed where it is gone."""
         try:
-            data = await asyncio.get_running_loop().sock_recv(self._control, 1 << 17)
+            async with asyncio.timeout(LOAD_SECONDS):
+                data = await asyncio.get_running_loop().sock_recv(self._control, 1 << 17)
+        except TimeoutError:
+            self._lost = True
+            raise LaunchFailed(f"the zygote gave no answer in {LOAD_SECONDS:g} s: an import does not end") from None
         except OSError as error:
             raise self._gone(error) from error
         if not data:
@@ -315,7 +188,7 @@ class Zygote:
             raise
 
     async def _launch(self, work: Work) -> Child:
-        ends = _Ends.open()
+        ends = Ends.open()
         try:
             return ends.child(await self.fork(work.request(), ends.given()))
         except BaseException:
@@ -358,11 +231,11 @@ class ForkLauncher:
         await self._living_base()
 
     async def load(self, components: Sequence[Path]) -> Loaded:
+        zygote, digest = await self._load(list(components))  # runners start from the former one meanwhile
         async with self._loads:
-            zygote, digest = await self._load(list(components))
             self._components = list(components)
             await self._adopt(zygote)
-            return Loaded(versions=self._versions, digest=digest)
+        return Loaded(versions=self._versions, digest=digest)
 
     async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
         work = Work(self._runner, environment=environment, folder=folder)

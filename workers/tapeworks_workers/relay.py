@@ -21,8 +21,9 @@ from tapeworks.errors import FailureCode
 from tapeworks.jobs import State
 from tapeworks_workers import endings, frames
 from tapeworks_workers.files import OpenFile, UnsafePath, open_beneath
-from tapeworks_workers.launcher import VERIFIERS, Child, Launcher, LaunchFailed, read_frame
+from tapeworks_workers.launcher import VERIFIERS, Launcher, LaunchFailed
 from tapeworks_workers.output import Output
+from tapeworks_workers.processes import Child, read_frame
 
 LEAVE_SECONDS = 10.0
 """From a runner's last frame until its process must be gone."""
@@ -207,6 +208,11 @@ class Relay:
 def note(message: str) -> dict[str, Any]:
     """A record that tells something in words."""
     return {"record": "event", "type": "note", "data": {"message": message}}
+
+
+def diagnostic(code: FailureCode, message: str) -> dict[str, Any]:
+    """A record of something wrong that does not end the job."""
+    return {"record": "event", "type": "diagnostic", "data": {"code": code.value, "message": message}}
 
 
 def _refused(code: FailureCode, message: str) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""Processes with TensorFlow in them, as the agent sees them: what they do, their channels, their environment.
+
+`Work` says what a process does, `Child` is the process: its handle, its frame socket and its output.
+`start_base` starts `base.py`, as a zygote or for one piece of work; `Ends` are the channels that a
+child is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tapeworks_workers import frames
+from tapeworks_workers.lifelines import Handle
+
+BASE = Path(__file__).with_name("base.py")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a child does: see `base.py` for the fields of its request."""
+
+    target: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    frame: bool = False
+    bar: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def request(self) -> dict[str, Any]:
+        """The request that a zygote takes."""
+        return {
+            "target": self.target,
+            "arguments": self.arguments,
+            "frame": self.frame,
+            "bar": self.bar,
+            "path": [] if self.bar else [entry for entry in sys.path if entry],
+            "environment": dict(self.environment),
+            "folder": str(self.folder) if self.folder else None,
+        }
+
+
+@dataclass
+class Child:
+    """A process of ours, its frame socket, and the reading ends of its output."""
+
+    handle: Handle
+    sock: socket.socket
+    stdout: int
+    stderr: int
+
+    def close(self) -> None:
+        """Close our ends of its channels."""
+        self.sock.close()
+        os.close(self.stdout)
+        os.close(self.stderr)
+
+    async def result(self) -> dict[str, Any] | None:
+        """The one frame that a process with `frame` sends; None where it ended without one."""
+        reader, writer = await asyncio.open_unix_connection(sock=self.sock)
+        try:
+            return await read_frame(reader)
+        finally:
+            writer.close()
+
+
+async def read_frame(reader: asyncio.StreamReader) -> frames.Message | None:
+    """The next message, or None at the end of the stream, in the middle of a frame too."""
+    try:
+        length = frames.body_length(await reader.readexactly(frames.HEADER.size))
+        return frames.decode(await reader.readexactly(length))
+    except (asyncio.IncompleteReadError, ConnectionResetError):
+        return None
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment of every process with TensorFlow in it: ours without Tapeworks' settings, keys among them.
+
+    TensorFlow's own log is off by default: without a GPU each process would report an error of CUDA's.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TAPEWORKS_")}
+    kept.pop("TF_USE_LEGACY_KERAS", None)
+    return {"TF_CPP_MIN_LOG_LEVEL": "3", **kept, "KERAS_BACKEND": "tensorflow", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+
+
+class Lifeline:
+    """The pipe whose end tells every descendant that the agent is gone."""
+
+    def __init__(self) -> None:
+        self.reading, self._writing = os.pipe()
+
+    def close(self) -> None:
+        """End what still holds on to it."""
+        os.close(self.reading)
+        os.close(self._writing)
+
+
+def start_base(lifeline: Lifeline, arguments: Sequence[str], inherited: Sequence[int]) -> Handle:
+    """Start `base.py` as a plain child that inherits these descriptors, under their numbers, and nothing else."""
+    descriptors = [lifeline.reading, *inherited]
+    command = [sys.executable, "-I", str(BASE), "--agent", str(os.getpid()), "--lifeline", str(lifeline.reading)]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            [*command, *arguments],
+            clean_environment(),
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+            setsid=True,
+        )
+    finally:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+    return Handle(pid)
+
+
+@dataclass
+class Ends:
+    """The three channels of a child to be: our ends, and the ones it is given."""
+
+    ours: socket.socket
+    theirs: socket.socket
+    stdout: tuple[int, int]
+    stderr: tuple[int, int]
+
+    @classmethod
+    def open(cls) -> Ends:
+        """A socket pair and two pipes."""
+        ours, theirs = socket.socketpair()
+        return cls(ours, theirs, os.pipe(), os.pipe())
+
+    def given(self) -> list[int]:
+        """The descriptors that the child is given: socket, stdout, stderr."""
+        return [self.theirs.fileno(), self.stdout[1], self.stderr[1]]
+
+    def child(self, handle: Handle) -> Child:
+        """The child that holds the other ends."""
+        return Child(handle, self.ours, self.stdout[0], self.stderr[0])
+
+    def close_given(self) -> None:
+        """The child has them, or there is none."""
+        self.theirs.close()
+        os.close(self.stdout[1])
+        os.close(self.stderr[1])
+
+    def close_ours(self) -> None:
+        """There is no child."""
+        self.ours.close()
+        os.close(self.stdout[0])
+        os.close(self.stderr[0])

@@ -1,0 +1,128 @@
+"""An attempt's files: checkpoints down before it starts, checkpoints up while it runs, the result at its end.
+
+Whatever a runner names is opened beneath the attempt's folder only. A checkpoint that cannot be
+stored ends no job: the job says so and goes on. A result that cannot be stored fails the attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from tapeworks import wire
+from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound, Rejected
+from tapeworks.jobs import Failure
+from tapeworks_workers.files import UnsafePath, open_beneath
+from tapeworks_workers.link import AttemptLink
+from tapeworks_workers.relay import CheckpointFile, Record, diagnostic, note
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """The files of one attempt. `folder` is the runner's; `keep` takes records about what went wrong."""
+
+    link: AttemptLink
+    folder: Path
+    keep: Callable[[Record], None]
+
+    # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
+
+    async def download(self, checkpoints: Sequence[wire.ResumeFrom]) -> list[dict[str, Any]]:
+        """The newest checkpoint whose digest is right, in the form of the start frame; none where there is none."""
+        for checkpoint in checkpoints:
+            path = self.folder / "resume" / f"{checkpoint.checkpoint_id}.tar"
+            path.parent.mkdir(exist_ok=True)
+            reason = await self._download(checkpoint, path)
+            if reason is None:
+                where = {"path": str(path), "checkpoint_id": checkpoint.checkpoint_id}
+                return [{**where, "step": checkpoint.step, "epoch": checkpoint.epoch}]
+            path.unlink()
+            text = f"checkpoint {checkpoint.checkpoint_id} (step {checkpoint.step}) is not used: {reason}"
+            log.warning(text)
+            self.keep(diagnostic(FailureCode.CHECKPOINT_CORRUPT, text))
+        return []
+
+    async def _download(self, checkpoint: wire.ResumeFrom, path: Path) -> str | None:
+        """Why it cannot be used; None where it can."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            return None if await self.link.download(checkpoint, descriptor) else "its bytes do not have its digest"
+        except NotFound as error:
+            return error.detail
+        finally:
+            os.close(descriptor)
+
+    async def announce(self, checkpoints: asyncio.Queue[CheckpointFile]) -> None:
+        """Upload and announce checkpoints as they come, for ever."""
+        while True:
+            checkpoint = await checkpoints.get()
+            try:
+                with checkpoint.file as file:
+                    uploaded = await self.link.upload(file, checkpoint.path)
+                await self.link.announce(_announcement(checkpoint, uploaded))
+            except (JobFailure, ApiError, OSError, ValidationError) as error:
+                log.error("a checkpoint could not be stored", step=checkpoint.step, error=str(error))
+                code = error.code if isinstance(error, JobFailure) else FailureCode.STORAGE_UNAVAILABLE
+                self.keep(diagnostic(code, f"the checkpoint of step {checkpoint.step} could not be stored: {error}"))
+            finally:
+                checkpoints.task_done()
+
+    # ── the result ───────────────────────────────────────────────────────────────────────────────
+
+    async def publish(self, frame: dict[str, Any]) -> wire.Finish:
+        """Upload what the runner's last frame names. Raises JobFailure, LeaseLost."""
+        finish = {name: frame[name] for name in ("outcome", "metrics", "facts") if frame.get(name) is not None}
+        try:
+            if frame.get("failure") is not None:
+                finish["failure"] = Failure.model_validate(frame["failure"])
+            if frame.get("published") is not None:
+                finish["published"] = await self._publish_model(frame["published"])
+            finish["files"] = [file for path in frame.get("files") or [] if (file := await self._offer(path))]
+            return wire.Finish.model_validate(finish)
+        except (ValidationError, UnsafePath) as error:
+            raise JobFailure(FailureCode.INTERNAL, f"the runner's result cannot be published: {error}") from error
+        except Rejected as error:
+            raise JobFailure(FailureCode.INTERNAL, f"the service refused a file: {error}") from error
+
+    async def _publish_model(self, published: dict[str, Any]) -> wire.Published:
+        bundle = published.get("bundle")
+        return wire.Published(
+            bundle=await self._upload(bundle) if bundle else None,
+            parts={name: await self._upload(path) for name, path in (published.get("parts") or {}).items()},
+            formats=published.get("formats") or [],
+            verified=published.get("verified") or {},
+            result=published.get("result"),
+        )
+
+    async def _upload(self, path: str) -> wire.ManifestFile:
+        with open_beneath(self.folder, path) as file:
+            return await self.link.upload(file, path)
+
+    async def _offer(self, path: str) -> wire.ManifestFile | None:
+        """Upload a further artifact; one that is no file of the attempt is left out, and the job says so."""
+        try:
+            return await self._upload(path)
+        except UnsafePath as error:
+            self.keep(note(f"an artifact was left out: {error}"))
+            return None
+
+
+def _announcement(checkpoint: CheckpointFile, uploaded: wire.ManifestFile) -> wire.CheckpointAnnouncement:
+    return wire.CheckpointAnnouncement.model_validate(
+        {
+            "upload_id": uploaded.upload_id,
+            "step": checkpoint.step,
+            "epoch": checkpoint.epoch,
+            "metrics": checkpoint.metrics,
+            "best": checkpoint.best,
+        }
+    )
