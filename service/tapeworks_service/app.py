@@ -23,6 +23,7 @@ from tapeworks_service.jobs import record_routes
 from tapeworks_service.jobs import routes as jobs
 from tapeworks_service.jobs.reaper import reap_forever
 from tapeworks_service.leases import routes as leases
+from tapeworks_service.logs import RequestIds
 from tapeworks_service.prometheus import Measured, Measures
 from tapeworks_service.settings import ServiceSettings, StartRefused
 from tapeworks_service.waking import Hub
@@ -72,6 +73,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     problems.install(app)
     openapi.install(app)
     app.add_middleware(Measured, measures=measures)
+    app.add_middleware(RequestIds)
     for room in (jobs, record_routes, artifacts, catalogue, workers, leases, health):
         app.include_router(room.router)
     return app

@@ -6,8 +6,38 @@ import logging
 import sys
 
 import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tapeworks_service.ids import new_id
 from tapeworks_service.settings import ServiceSettings
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID_HEADER = "X-Request-Id"
+
+
+class RequestIds:
+    """Gives each request an id: in every log line about it, and in its answer's `X-Request-Id`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_id("req")
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id, method=scope["method"], path=scope["path"])
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                log.debug("request", status=message["status"])
+            await send(message)
+
+        await self._app(scope, receive, named)
 
 
 def configure(settings: ServiceSettings) -> None:

@@ -22,6 +22,7 @@ from starlette.routing import compile_path
 
 from tapeworks.errors import PROBLEMS, Finding, ProblemCode, SpecInvalid
 from tapeworks.references import escape
+from tapeworks_service.logs import REQUEST_ID_HEADER
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +150,7 @@ def to_problem(error: Exception) -> Problem:
         log.error("database_error", error=str(error.__cause__ or error))
         return of_database(error)
     log.error("internal_error", exc_info=error)
-    return Problem(ProblemCode.INTERNAL, "an unexpected error; the service's log has it")
+    return Problem(ProblemCode.INTERNAL, "an unexpected error; the service's log has it under X-Request-Id")
 
 
 def _methods(request: Request) -> set[str]:
@@ -168,6 +169,8 @@ def install(app: FastAPI) -> None:
         problem = to_problem(error)
         if problem.status == 405:
             problem.headers["Allow"] = ", ".join(sorted(_methods(request)))
+        if problem.status == 500:  # answered outside the middleware that names requests
+            problem.headers[REQUEST_ID_HEADER] = structlog.contextvars.get_contextvars().get("request_id", "")
         return problem.response()
 
     kinds = (

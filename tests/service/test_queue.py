@@ -18,6 +18,7 @@ from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import events, jobs, projects
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
+from tapeworks_service.jobs.fence import Fence, hold
 from tapeworks_service.jobs.fit import Needs
 from tapeworks_service.jobs.streams import entries
 from tapeworks_service.problems import Problem
@@ -46,25 +47,25 @@ class Queue:
             await queue.enqueue(tx, new)
         return job_id
 
-    async def claim(self, *, lease_seconds: float = 20.0) -> queue.Fence | None:
+    async def claim(self, *, lease_seconds: float = 20.0) -> Fence | None:
         self._requests += 1
         who = queue.Claim("worker", f"request-{self._requests}", SECRET, lease_seconds)
         async with self.database.write() as tx:
             satisfied = {needs.fit_key: 0 for needs in await queue.queued_needs(tx)}
             claimed = await queue.claim(tx, who, satisfied)
-        return None if claimed is None else queue.Fence(claimed[0]["id"], claimed[0]["attempt"], claimed[1])
+        return None if claimed is None else Fence(claimed[0]["id"], claimed[0]["attempt"], claimed[1])
 
-    async def must_claim(self, *, lease_seconds: float = 20.0) -> queue.Fence:
+    async def must_claim(self, *, lease_seconds: float = 20.0) -> Fence:
         fence = await self.claim(lease_seconds=lease_seconds)
         assert fence is not None
         return fence
 
-    async def finish(self, fence: queue.Fence, outcome: str, failure: Failure | None = None) -> State:
+    async def finish(self, fence: Fence, outcome: str, failure: Failure | None = None) -> State:
         async with self.database.write() as tx:
-            row = await queue.hold(tx, fence)
+            row = await hold(tx, fence)
             return await queue.finish(tx, row, queue.Ending(outcome, failure), retry_seconds=0.0)
 
-    async def advance(self, fence: queue.Fence, state: State) -> None:
+    async def advance(self, fence: Fence, state: State) -> None:
         async with self.database.write() as tx:
             await queue.advance(tx, fence, state, phase=None, message=None, at=await tx.now())
 
@@ -126,9 +127,9 @@ def test_only_the_holder_moves_a_job(on_queue: Any) -> None:
         job_id = await one.add()
         fence = await one.must_claim()
         strangers = [
-            queue.Fence(job_id, fence.attempt, "guessed"),
-            queue.Fence(job_id, fence.attempt + 1, fence.token),
-            queue.Fence(job_id, fence.attempt - 1, fence.token),
+            Fence(job_id, fence.attempt, "guessed"),
+            Fence(job_id, fence.attempt + 1, fence.token),
+            Fence(job_id, fence.attempt - 1, fence.token),
         ]
         for stranger in strangers:
             assert await refused(one.advance(stranger, State.RUNNING)) is ProblemCode.LEASE_LOST
@@ -159,7 +160,7 @@ def test_a_row_that_changed_after_it_was_read_is_not_overwritten(on_queue: Any) 
         await one.add()
         fence = await one.must_claim()
         async with one.database.read() as tx:
-            stale = await queue.hold(tx, fence)
+            stale = await hold(tx, fence)
         await one.finish(fence, "released")
 
         async def late() -> None:
@@ -222,7 +223,7 @@ def test_a_pause_before_a_retry_is_kept(on_queue: Any) -> None:
         job_id = await one.add()
         fence = await one.must_claim()
         async with one.database.write() as tx:
-            row = await queue.hold(tx, fence)
+            row = await hold(tx, fence)
             await queue.finish(tx, row, queue.Ending("failed", LOST), retry_seconds=1000.0)
         assert await one.claim() is None
         row = await one.row(job_id)

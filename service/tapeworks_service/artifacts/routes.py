@@ -22,7 +22,7 @@ from tapeworks_service.context import House
 from tapeworks_service.database.tables import artifacts, checkpoints
 from tapeworks_service.exchange import answer, problems, read_body, read_message, takes
 from tapeworks_service.jobs.document import artifact_document, checkpoint_document
-from tapeworks_service.jobs.queue import Fence
+from tapeworks_service.jobs.fence import Fence
 from tapeworks_service.jobs.routes import JobId
 from tapeworks_service.jobs.streams import job_of
 from tapeworks_service.problems import Problem, invalid_value, not_found, not_supported
@@ -100,7 +100,7 @@ async def put_part(
     """Parts are numbered from 1, all but the last `part_bytes` long; sent again, a part replaces itself."""
     sha256 = _digest(content_digest)
     async with house.database.read() as tx:
-        upload = await uploads.held(tx, upload_id, token)
+        upload = await uploads.of_attempt(tx, upload_id, token)
     data = await read_body(request, upload["part_bytes"])
     await uploads.store_part(house.database, house.store, upload, number, data=data, sha256=sha256)
     house.measures.uploaded.inc(len(data))
@@ -129,7 +129,7 @@ def _digest(header: str) -> str:
 async def complete_upload(caller: Worker, house: House, token: LeaseToken, upload_id: UploadId) -> Response:
     """Puts the parts together and reads the whole again; 409 names the parts that are missing."""
     async with house.database.read() as tx:
-        upload = await uploads.held(tx, upload_id, token)
+        upload = await uploads.of_attempt(tx, upload_id, token)
     completed = await uploads.complete(house.database, house.store, upload)
     await delete_noted(house.database, house.store)
     return answer(completed)

@@ -17,9 +17,9 @@ from tapeworks.wire import ManifestFile, Upload, UploadRequest
 from tapeworks_service.artifacts.deletions import later_delete
 from tapeworks_service.artifacts.store import Store
 from tapeworks_service.database.engine import Database, Transaction
-from tapeworks_service.database.tables import jobs, upload_parts, uploads
+from tapeworks_service.database.tables import upload_parts, uploads
 from tapeworks_service.ids import new_id
-from tapeworks_service.jobs import queue
+from tapeworks_service.jobs.fence import Fence, held, hold
 from tapeworks_service.problems import Problem, invalid_value, not_found
 
 
@@ -40,9 +40,9 @@ def part_size(upload: RowMapping, number: int) -> int:
     return int(upload["bytes"] - (number - 1) * upload["part_bytes"])
 
 
-async def begin(tx: Transaction, fence: queue.Fence, wanted: UploadRequest, *, part_bytes: int) -> RowMapping:
+async def begin(tx: Transaction, fence: Fence, wanted: UploadRequest, *, part_bytes: int) -> RowMapping:
     """The attempt's upload of this file: a new one, or the one begun before. Raises 404, 409."""
-    job = await queue.hold(tx, fence)
+    job = await hold(tx, fence)
     same = (
         uploads.c.project_id == job["project_id"],
         uploads.c.job_id == job["id"],
@@ -74,12 +74,10 @@ async def find(tx: Transaction, upload_id: str) -> RowMapping:
     return row
 
 
-async def held(tx: Transaction, upload_id: str, token: str) -> RowMapping:
+async def of_attempt(tx: Transaction, upload_id: str, token: str) -> RowMapping:
     """An upload whose attempt still holds its job. Raises 404, 409 `lease_lost`."""
     upload = await find(tx, upload_id)
-    job = await tx.one(select(jobs).where(jobs.c.id == upload["job_id"]))
-    if job is None or not queue.holds(job, queue.Fence(upload["job_id"], upload["attempt"], token)):
-        raise queue.lease_lost()
+    await held(tx, Fence(upload["job_id"], upload["attempt"], token))
     return upload
 
 

@@ -10,8 +10,6 @@ user asked for stands apart, in `requested`, until the attempt ends. Time is the
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,9 +23,10 @@ from tapeworks_service.artifacts.deletions import later_delete
 from tapeworks_service.database.clock import instant
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import fits, job_labels, jobs, upload_parts, uploads
+from tapeworks_service.jobs.fence import Fence, hold, lease_lost, lease_token, lock
 from tapeworks_service.jobs.fit import Needs
 from tapeworks_service.jobs.journal import NewEvent, Owner, append_events
-from tapeworks_service.problems import Problem, not_found
+from tapeworks_service.problems import Problem
 from tapeworks_service.waking import QUEUE, job_topic
 
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -49,62 +48,6 @@ class NewJob:
     body_hash: str | None = None
     parent_id: str | None = None
     retry_of: str | None = None
-
-
-@dataclass(frozen=True)
-class Fence:
-    """What a worker must show to change an attempt."""
-
-    job_id: str
-    attempt: int
-    token: str
-
-    @property
-    def token_hash(self) -> str:
-        """What is stored of the token."""
-        return hashlib.sha256(self.token.encode()).hexdigest()
-
-
-def lease_token(secret: bytes, *, job_id: str, attempt: int, request_id: str) -> str:
-    """The token of a lease: random to everyone else, the same again for a resent request."""
-    return hmac.new(secret, f"{job_id}\n{attempt}\n{request_id}".encode(), hashlib.sha256).hexdigest()
-
-
-def lease_lost(detail: str = "this attempt does not hold the job any more") -> Problem:
-    """409: the runner must be stopped."""
-    return Problem(ProblemCode.LEASE_LOST, detail)
-
-
-# ── reading under the row's lock ─────────────────────────────────────────────────────────────────
-
-
-async def lock(tx: Transaction, job_id: str, *, project_id: str | None = None) -> RowMapping:
-    """The job's row, locked until the transaction ends. Raises 404."""
-    statement = select(jobs).where(jobs.c.id == job_id).with_for_update()
-    if project_id is not None:
-        statement = statement.where(jobs.c.project_id == project_id)
-    row = await tx.one(statement)
-    if row is None:
-        raise not_found("job", job_id)
-    return row
-
-
-async def hold(tx: Transaction, fence: Fence) -> RowMapping:
-    """The row of a job that this attempt holds, locked. Raises 404, 409 `lease_lost`."""
-    row = await lock(tx, fence.job_id)
-    if not holds(row, fence):
-        raise lease_lost()
-    return row
-
-
-def holds(row: RowMapping, fence: Fence) -> bool:
-    """Whether the attempt holds the job. A lease that expired but was not reaped still counts."""
-    return (
-        row["state"] in HELD
-        and row["attempt"] == fence.attempt
-        and row["token_hash"] is not None
-        and hmac.compare_digest(row["token_hash"], fence.token_hash)
-    )
 
 
 # ── the guarded update ───────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ from tapeworks.wire import EventRecord, FactsRecord, LogRecord, MetricRecord, Re
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import jobs
 from tapeworks_service.jobs import queue
+from tapeworks_service.jobs.fence import Fence, hold
 from tapeworks_service.jobs.journal import (
     NewEvent,
     NewLine,
@@ -46,9 +47,9 @@ class _Batch:
     last: int = 0
 
 
-async def store(tx: Transaction, fence: queue.Fence, records: list[Record]) -> int:
+async def store(tx: Transaction, fence: Fence, records: list[Record]) -> int:
     """Store the records that are new and contiguous. Returns the last index stored. Raises 404, 409."""
-    row = await queue.hold(tx, fence)
+    row = await hold(tx, fence)
     now = await tx.now()
     stored = int(row["record_index"])
     batch = _Batch(last=stored)
@@ -62,7 +63,7 @@ async def store(tx: Transaction, fence: queue.Fence, records: list[Record]) -> i
         if isinstance(record, StateRecord):
             await _flush(tx, row, batch)
             await queue.advance(tx, fence, record.state, phase=record.phase, message=record.message, at=at)
-            row = await queue.hold(tx, fence)
+            row = await hold(tx, fence)
             batch = _Batch(last=record.index)
         else:
             _add(batch, record, row, at)

@@ -28,6 +28,7 @@ from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
 from tapeworks_service.jobs.document import etag, job_document
 from tapeworks_service.jobs.examples import SPEC
+from tapeworks_service.jobs.fence import lock
 from tapeworks_service.jobs.fit import Needs
 from tapeworks_service.jobs.listing import Filters, decode_cursor, encode_cursor, list_jobs, reasons_waiting
 from tapeworks_service.jobs.streams import job_of
@@ -291,7 +292,7 @@ async def update_job(request: Request, caller: Submitter, house: House, job_id: 
     if given.get("labels", {}) is None or given.get("priority", 0) is None:
         raise invalid_value("", "labels and priority cannot be null", "Leave out what stays; {} removes all labels.")
     async with house.database.write() as tx:
-        row = await queue.lock(tx, job_id, project_id=caller.project_id)
+        row = await lock(tx, job_id, project_id=caller.project_id)
         values = {**given, "spec": {**row["spec"], **given}, "revision": jobs.c.revision + 1}
         if given.get("priority", row["priority"]) != row["priority"]:
             values["fair_rank"] = await queue.fair_rank(tx, caller.project_id, given["priority"])
@@ -314,7 +315,7 @@ async def update_job(request: Request, caller: Submitter, house: House, job_id: 
 async def delete_job(caller: Submitter, house: House, job_id: JobId) -> Response:
     """The job with everything that hangs on it; 409 while it is not finished."""
     async with house.database.write() as tx:
-        row = await queue.lock(tx, job_id, project_id=caller.project_id)
+        row = await lock(tx, job_id, project_id=caller.project_id)
         if State(row["state"]) not in FINAL:
             hint = "Cancel it first, and wait until it has ended."
             raise Problem(ProblemCode.CONFLICT, f"the job is {row['state']}", hint=hint, extra={"state": row["state"]})

@@ -18,6 +18,7 @@ from tapeworks_service.database.tables import uploads as upload_rows
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
 from tapeworks_service.jobs.document import checkpoint_document
+from tapeworks_service.jobs.fence import Fence, held, hold, holds, lease_lost, lease_token, lock
 from tapeworks_service.jobs.journal import NewEvent
 from tapeworks_service.jobs.records import append, merged_facts
 from tapeworks_service.problems import Problem, invalid_value
@@ -60,9 +61,9 @@ async def leased_before(tx: Transaction, wanted: LeaseRequest, *, secret: bytes)
     if request is None:
         return False, None
     job_id, attempt = request["job_id"], request["attempt"]
-    token = queue.lease_token(secret, job_id=job_id, attempt=attempt, request_id=wanted.request_id)
+    token = lease_token(secret, job_id=job_id, attempt=attempt, request_id=wanted.request_id)
     try:
-        row = await queue.hold(tx, queue.Fence(job_id, attempt, token))
+        row = await held(tx, Fence(job_id, attempt, token))
     except Problem:
         return True, None
     return True, await lease_document(tx, row, token)
@@ -114,9 +115,9 @@ async def lease_document(tx: Transaction, row: RowMapping, token: str) -> dict[s
 # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────
 
 
-async def announce(tx: Transaction, fence: queue.Fence, told: CheckpointAnnouncement) -> str:
+async def announce(tx: Transaction, fence: Fence, told: CheckpointAnnouncement) -> str:
     """Make an uploaded file a checkpoint of the job; the same upload again gives the same. Raises 409, 422."""
-    job = await queue.hold(tx, fence)
+    job = await hold(tx, fence)
     own = (checkpoints.c.project_id == job["project_id"], checkpoints.c.job_id == job["id"])
     known = await tx.one(select(checkpoints.c.id).where(*own, checkpoints.c.upload_id == told.upload_id))
     if known is not None:
@@ -173,16 +174,14 @@ class Finished:
     repeated: bool
 
 
-async def finish(
-    tx: Transaction, fence: queue.Fence, told: Finish, *, body_hash: str, retry_seconds: float
-) -> Finished:
+async def finish(tx: Transaction, fence: Fence, told: Finish, *, body_hash: str, retry_seconds: float) -> Finished:
     """Publish, fail or hand back. The same request again is answered alike. Raises 404, 409, 422."""
-    row = await queue.lock(tx, fence.job_id)
-    if not queue.holds(row, fence):
+    row = await lock(tx, fence.job_id)
+    if not holds(row, fence):
         ended = (row["ended_attempt"], row["ended_token_hash"], row["ended_body_hash"])
         if ended == (fence.attempt, fence.token_hash, body_hash):
             return Finished(row["state"], repeated=True)
-        raise queue.lease_lost()
+        raise lease_lost()
     if row["record_index"] < told.last_record:
         raise Problem(
             ProblemCode.CONFLICT,

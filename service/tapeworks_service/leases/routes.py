@@ -31,6 +31,7 @@ from tapeworks_service.context import Context, House
 from tapeworks_service.database.tables import checkpoints
 from tapeworks_service.exchange import answer, problems, read_message, takes
 from tapeworks_service.jobs import queue, records
+from tapeworks_service.jobs.fence import Fence, held
 from tapeworks_service.jobs.routes import JobId
 from tapeworks_service.leases import attempts
 from tapeworks_service.problems import not_found
@@ -127,7 +128,7 @@ async def heartbeat(
     told = await read_message(request, Heartbeat, house.settings.max_body_bytes)
     seconds = house.settings.lease_seconds
     async with house.database.write() as tx:
-        row = await queue.renew(tx, queue.Fence(job_id, attempt, token), lease_seconds=seconds)
+        row = await queue.renew(tx, Fence(job_id, attempt, token), lease_seconds=seconds)
         if told.progress is not None:
             await records.write_progress(tx, row, told.progress)
         await heard_of(tx, row["worker_id"])
@@ -155,11 +156,11 @@ async def commands(
 ) -> Response:
     """What the user asked for, as soon as it is asked; 409 `lease_lost` as soon as the attempt is over."""
     deadline = time.monotonic() + min(wait, house.settings.wait_seconds)
-    fence = queue.Fence(job_id, attempt, token)
+    fence = Fence(job_id, attempt, token)
     with house.hub.listen(job_topic(job_id)) as listener:
         while True:
             async with house.database.read() as tx:
-                row = await queue.hold(tx, fence)
+                row = await held(tx, fence)
             if (command := _command(row["requested"])) is not None:
                 return answer(Command(command=command))
             left = deadline - time.monotonic()
@@ -182,7 +183,7 @@ async def store_records(
     """A batch; records stored before are skipped, and what follows a gap is left for a resend."""
     told = await read_message(request, Records, house.settings.max_registration_bytes)
     async with house.database.write() as tx:
-        stored = await records.store(tx, queue.Fence(job_id, attempt, token), list(told.records))
+        stored = await records.store(tx, Fence(job_id, attempt, token), list(told.records))
     return answer(RecordsAnswer(stored=stored))
 
 
@@ -201,7 +202,7 @@ async def announce_checkpoint(
     """This makes it visible, and older ones beyond `training.checkpoint.keep` go."""
     told = await read_message(request, CheckpointAnnouncement, house.settings.max_body_bytes)
     async with house.database.write() as tx:
-        checkpoint_id = await attempts.announce(tx, queue.Fence(job_id, attempt, token), told)
+        checkpoint_id = await attempts.announce(tx, Fence(job_id, attempt, token), told)
     await delete_noted(house.database, house.store)
     return answer(CheckpointAnnounced(checkpoint_id=checkpoint_id), 201)
 
@@ -224,7 +225,7 @@ async def read_checkpoint(
 ) -> Response:
     """For the attempt that holds the job."""
     async with house.database.read() as tx:
-        job = await queue.hold(tx, queue.Fence(job_id, attempt, token))
+        job = await held(tx, Fence(job_id, attempt, token))
         own = (checkpoints.c.project_id == job["project_id"], checkpoints.c.job_id == job_id)
         row = await tx.one(select(checkpoints).where(*own, checkpoints.c.id == checkpoint_id.replace("\x00", "")))
     if row is None:
@@ -251,7 +252,7 @@ async def finish_attempt(
     async with house.database.write() as tx:
         finished = await attempts.finish(
             tx,
-            queue.Fence(job_id, attempt, token),
+            Fence(job_id, attempt, token),
             told,
             body_hash=body_hash,
             retry_seconds=house.settings.retry_seconds,
