@@ -54,6 +54,10 @@ def compiled(model: keras.Model, arguments: Mapping[str, Any] | None) -> Iterato
         vars(model).update(before)
 
 
+_COMPILE = keras.Model.compile
+"""A model with a compile of its own is left to its author."""
+
+
 def compile_arguments(assembly: Assembly, role: str) -> dict[str, Any] | None:
     """Arguments of `Model.compile` that go on with this job; None where `fit` could not.
 
@@ -61,6 +65,10 @@ def compile_arguments(assembly: Assembly, role: str) -> dict[str, Any] | None:
     """
     names = [name for name, roles in assembly.step.optimizers.items() if role in roles]
     if len(names) != 1 or list(assembly.step.optimizers[names[0]]) != [role] or role not in assembly.losses:
+        return None
+    model = assembly.models[role]
+    owned = [id(variable) for variable in assembly.owned[names[0]]]
+    if owned != [id(variable) for variable in model.trainable_variables] or type(model).compile is not _COMPILE:
         return None
     loss = assembly.losses[role]
     arguments: dict[str, Any] = {"optimizer": assembly.optimizers[names[0]]}
