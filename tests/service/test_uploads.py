@@ -108,6 +108,37 @@ def test_a_file_of_the_same_name_with_other_bytes_is_another_upload(lease: HandL
     assert api.get(f"/v1/jobs/{lease.job_id}/artifacts/file.bin").content == b"second"
 
 
+def test_what_an_attempt_uploaded_in_vain_goes_with_it(own_service: Any, tmp_path: Path) -> None:
+    with own_service(reaper_seconds=0.05) as (client, worker):
+        worker.register()
+        worker.submit()
+        lease = worker.lease()
+        checkpoint = lease.upload("checkpoints/1.tar", b"kept")
+        lease.post("checkpoints", {"upload_id": checkpoint["upload_id"], "step": 1, "epoch": 0})
+        file = lease.upload("report.txt", b"kept too")
+        lease.upload("left.bin", b"left over")
+        half = lease.begin("half.bin", os.urandom(PART + 1)).json()
+        lease.part(half["id"], 2, b"x")
+        assert lease.finish("succeeded", files=[file]).status_code == 200
+        assert client.get(f"/v1/uploads/{half['id']}").status_code == 404
+        root = tmp_path / "data" / "artifacts"
+        kept = {"probe", "1.tar", "report.txt"}
+        while {path.name for path in root.rglob("*") if path.is_file()} - kept:
+            client.get("/healthz")
+        assert client.get(f"/v1/jobs/{lease.job_id}/artifacts/report.txt").content == b"kept too"
+
+
+def test_a_file_that_the_store_lost_is_503_and_not_half_an_answer(own_service: Any, tmp_path: Path) -> None:
+    with own_service() as (client, worker):
+        worker.register()
+        worker.submit()
+        path = published(worker.lease(), b"bundle")
+        for stored in (tmp_path / "data" / "artifacts").rglob("bundle.tar.gz"):
+            stored.unlink()
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
+
+
 # ── downloads ────────────────────────────────────────────────────────────────────────────────────
 
 

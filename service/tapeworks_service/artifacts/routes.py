@@ -174,7 +174,7 @@ async def get_artifact(request: Request, caller: Reader, house: House, job_id: J
         row = await tx.one(select(artifacts).where(*own, artifacts.c.path == path.replace("\x00", "")))
     if row is None:
         raise not_found("artifact", path)
-    return download(request, house.store, StoredFile.of(row, name=path.rpartition("/")[2]))
+    return await download(request, house.store, StoredFile.of(row, name=path.rpartition("/")[2]))
 
 
 @router.get(
@@ -200,7 +200,7 @@ async def get_model(
     if row is None:
         raise _no_model(job["state"], job["document"].get("model"), role)
     suffix = "" if format is None else f"-{format}"
-    return download(request, house.store, StoredFile.of(row, name=f"{job_id}{suffix}.tar.gz"))
+    return await download(request, house.store, StoredFile.of(row, name=f"{job_id}{suffix}.tar.gz"))
 
 
 def _no_model(state: str, model: object, role: str) -> Problem:
@@ -247,4 +247,4 @@ async def get_checkpoint(request: Request, caller: Reader, house: House, job_id:
         row = await tx.one(select(checkpoints).where(*own, checkpoints.c.id == checkpoint_id.replace("\x00", "")))
     if row is None:
         raise not_found("checkpoint", checkpoint_id)
-    return download(request, house.store, StoredFile.of(row, name=f"{checkpoint_id}.tar"))
+    return await download(request, house.store, StoredFile.of(row, name=f"{checkpoint_id}.tar"))

@@ -61,14 +61,20 @@ class Store:
         with _coded("be written"):
             await obstore.put_async(self._store, key, data, use_multipart=False)
 
-    async def chunks(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes start … end-1, in chunks of about a MiB. Raises 503."""
+    async def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """Open an object for the bytes start … end-1, in chunks of about a MiB. Raises 503."""
         with _coded("be read"):
-            if end <= start:
-                return
-            result = await obstore.get_async(self._store, key, options={"range": (start, end)})
-            async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
-                yield bytes(chunk)
+            # An empty range is an error to the store; the object is opened all the same.
+            options: obstore.GetOptions = {"range": (start, end)} if end > start else {"head": True}
+            result = await obstore.get_async(self._store, key, options=options)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            with _coded("be read"):
+                if end > start:
+                    async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+                        yield bytes(chunk)
+
+        return chunks()
 
     async def digest(self, key: str) -> Digest:
         """Read an object and digest what is really there. Raises 503."""

@@ -17,7 +17,7 @@ from tapeworks.wire import ManifestFile, Upload, UploadRequest
 from tapeworks_service.artifacts.deletions import later_delete
 from tapeworks_service.artifacts.store import Store
 from tapeworks_service.database.engine import Database, Transaction
-from tapeworks_service.database.tables import upload_parts, uploads
+from tapeworks_service.database.tables import artifacts, checkpoints, upload_parts, uploads
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs.fence import Fence, held, hold
 from tapeworks_service.problems import Problem, invalid_value, not_found
@@ -143,6 +143,19 @@ async def complete(database: Database, store: Store, upload: RowMapping) -> Uplo
         await tx.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload["id"]))
         await later_delete(tx, [f"{upload['project_id']}/uploads/{upload['id']}"])
     return state.model_copy(update={"completed": True, "missing": []})
+
+
+async def drop_unreferenced(tx: Transaction, job: RowMapping) -> None:
+    """When an attempt has ended: uploads that became neither a checkpoint nor an artifact, with their files."""
+    own = (uploads.c.project_id == job["project_id"], uploads.c.job_id == job["id"])
+    kept = [
+        select(table.c.key).where(table.c.project_id == job["project_id"], table.c.job_id == job["id"])
+        for table in (artifacts, checkpoints)
+    ]
+    for upload in await tx.all(select(uploads).where(*own, *(uploads.c.key.not_in(keys) for keys in kept))):
+        await tx.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload["id"]))
+        await tx.execute(delete(uploads).where(uploads.c.project_id == job["project_id"], uploads.c.id == upload["id"]))
+        await later_delete(tx, [f"{upload['project_id']}/uploads/{upload['id']}", upload["key"]])
 
 
 async def completed_file(tx: Transaction, job: RowMapping, file: ManifestFile, *, pointer: str) -> RowMapping:

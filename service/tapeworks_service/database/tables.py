@@ -124,6 +124,7 @@ Index("ix_jobs_list", jobs.c.project_id, jobs.c.kind, jobs.c.queue_seq)
 Index("ix_jobs_list_state", jobs.c.project_id, jobs.c.kind, jobs.c.state, jobs.c.queue_seq)
 Index("ix_jobs_name", jobs.c.project_id, jobs.c.name, jobs.c.queue_seq)
 Index("ix_jobs_lease", jobs.c.state, jobs.c.lease_expires_at)
+Index("ix_jobs_started", jobs.c.state, jobs.c.started_at)
 
 fits = Table(
     "fits",

@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from tapeworks.errors import FAILURES, FailureCode, ProblemCode
 from tapeworks.jobs import FINAL, HELD, Failure, Requested, State
 from tapeworks_service.artifacts.deletions import later_delete
+from tapeworks_service.artifacts.uploads import drop_unreferenced
 from tapeworks_service.database.clock import instant
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import fits, job_labels, jobs, upload_parts, uploads
@@ -282,6 +283,7 @@ async def finish(tx: Transaction, row: RowMapping, ending: Ending, *, retry_seco
     to = move.to or State.FAILED  # every branch above names a state
     when = {"finished_at": now} if to in FINAL else {"queued_at": now} if to is State.QUEUED else {}
     await _move(tx, row, replace(move, values={**move.values, **when}))
+    await drop_unreferenced(tx, row)
     return to
 
 
@@ -329,7 +331,9 @@ def _lapsed(now: float) -> ColumnElement[bool]:
 
 
 def _overdue(now: float) -> ColumnElement[bool]:
-    return and_(jobs.c.state == State.QUEUED.value, jobs.c.started_at + jobs.c.timeout_seconds < now)
+    return and_(
+        jobs.c.state == State.QUEUED.value, jobs.c.started_at > 0, jobs.c.started_at + jobs.c.timeout_seconds < now
+    )
 
 
 async def anything_to_reap(tx: Transaction) -> bool:

@@ -230,7 +230,7 @@ async def read_checkpoint(
         row = await tx.one(select(checkpoints).where(*own, checkpoints.c.id == checkpoint_id.replace("\x00", "")))
     if row is None:
         raise not_found("checkpoint", checkpoint_id)
-    return download(request, house.store, StoredFile.of(row, name=f"{checkpoint_id}.tar"))
+    return await download(request, house.store, StoredFile.of(row, name=f"{checkpoint_id}.tar"))
 
 
 # ── the end ──────────────────────────────────────────────────────────────────────────────────────

@@ -156,6 +156,7 @@ def upgrade() -> None:
     op.create_index("ix_jobs_list_state", "jobs", ["project_id", "kind", "state", "queue_seq"], unique=False)
     op.create_index("ix_jobs_name", "jobs", ["project_id", "name", "queue_seq"], unique=False)
     op.create_index("ix_jobs_round", "jobs", ["state", "priority", "fair_rank"], unique=False)
+    op.create_index("ix_jobs_started", "jobs", ["state", "started_at"], unique=False)
     op.create_table(
         "artifacts",
         sa.Column("project_id", sa.String(length=64), nullable=False),
@@ -306,6 +307,7 @@ def downgrade() -> None:
     op.drop_table("events")
     op.drop_table("checkpoints")
     op.drop_table("artifacts")
+    op.drop_index("ix_jobs_started", table_name="jobs")
     op.drop_index("ix_jobs_round", table_name="jobs")
     op.drop_index("ix_jobs_name", table_name="jobs")
     op.drop_index("ix_jobs_list_state", table_name="jobs")
