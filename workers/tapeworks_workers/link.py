@@ -23,7 +23,6 @@ import httpx
 import structlog
 from pydantic import BaseModel
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
-from tenacity.stop import stop_after_attempt, stop_base, stop_never
 from tenacity.wait import wait_base
 
 from tapeworks import wire
@@ -32,6 +31,8 @@ from tapeworks_workers.files import OpenFile
 
 STORE_TRIES = 4
 """A store that is full or cannot be written is asked so often before the attempt fails."""
+DEFECT_TRIES = 20
+"""A service that answers 500 is there: it will go on doing so, and a job must not wait for it for ever."""
 LONGEST_PAUSE = 10.0
 """Seconds between two tries."""
 STORE_CODES = {"storage_full": FailureCode.STORAGE_FULL, "storage_unavailable": FailureCode.STORAGE_UNAVAILABLE}
@@ -92,7 +93,8 @@ class Link:
     ) -> httpx.Response:
         """Send a request until it is answered, for ever where the service is away.
 
-        Raises ApiError's classes for what must change; StoreRefused after some tries where the store is at fault.
+        Raises ApiError's classes for what must change; StoreRefused after some tries where the store is at fault,
+        Unavailable after more where the service has a defect.
         """
         sent = {**(headers or {})}
         if body is not None:
@@ -118,26 +120,22 @@ class Link:
 
 async def persist(once: Callable[[], Awaitable[Result]], *, what: str, pause: float = LONGEST_PAUSE) -> Result:
     """Repeat a call that may be sent again while its refusal is `Unavailable`; at most `pause` seconds apart."""
-    stop = _StopAtStore(STORE_TRIES)
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(Unavailable),
         wait=_Backoff(pause),
-        stop=stop,
+        stop=_give_up,
         reraise=True,
         before_sleep=lambda state: _tell(what, state),
     )
     return await retrying(once)
 
 
-class _StopAtStore(stop_base):
-    """Endless for a service that is away, few tries for a store that refuses."""
-
-    def __init__(self, tries: int) -> None:
-        self._store = stop_after_attempt(tries)
-
-    def __call__(self, state: RetryCallState) -> bool:
-        refused = state.outcome is not None and isinstance(state.outcome.exception(), StoreRefused)
-        return self._store(state) if refused else stop_never(state)
+def _give_up(state: RetryCallState) -> bool:
+    """Endless for a service that is away; few tries for a store that refuses, some for a defect."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    if isinstance(error, StoreRefused):
+        return state.attempt_number >= STORE_TRIES
+    return isinstance(error, Unavailable) and error.status == 500 and state.attempt_number >= DEFECT_TRIES
 
 
 class _Backoff(wait_base):

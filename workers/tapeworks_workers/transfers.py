@@ -17,7 +17,7 @@ import structlog
 from pydantic import ValidationError
 
 from tapeworks import wire
-from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound, Rejected
+from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound
 from tapeworks.jobs import Failure
 from tapeworks_workers.files import UnsafePath, open_beneath
 from tapeworks_workers.link import AttemptLink
@@ -90,8 +90,8 @@ class Transfers:
             return wire.Finish.model_validate(finish)
         except (ValidationError, UnsafePath) as error:
             raise JobFailure(FailureCode.INTERNAL, f"the runner's result cannot be published: {error}") from error
-        except Rejected as error:
-            raise JobFailure(FailureCode.INTERNAL, f"the service refused a file: {error}") from error
+        except ApiError as error:
+            raise JobFailure(FailureCode.INTERNAL, f"the service did not take a file: {error}") from error
 
     async def _publish_model(self, published: dict[str, Any]) -> wire.Published:
         bundle = published.get("bundle")
