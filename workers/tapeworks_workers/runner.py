@@ -46,7 +46,6 @@ class Attempt:
     folder: Path
     resume: tuple[Path, ...]
     """Checkpoints of earlier attempts, newest first."""
-    timeout_seconds: float | None
     components: list[dict[str, Any]]
 
     @classmethod
@@ -59,8 +58,7 @@ class Attempt:
         folder = Path(frame["folder"])
         resume = tuple(folder / item["path"] for item in frame.get("resume", []))
         spec = JobSpec.model_validate(lease["spec"])
-        components = list(lease.get("components", []))
-        return cls(spec, lease["attempt"], folder, resume, lease.get("timeout_seconds"), components)
+        return cls(spec, lease["attempt"], folder, resume, list(lease.get("components", [])))
 
 
 def main(sock: socket.socket) -> None:

@@ -41,6 +41,8 @@ class Numbers(Source):
                 return tf.data.Dataset.from_tensor_slices((named, y))
             case "onehot":
                 return tf.data.Dataset.from_tensor_slices((x, np.eye(3, dtype="float32")[y]))
+            case "two outputs":
+                return tf.data.Dataset.from_tensor_slices((x, {"kind": y, "sum": x.sum(axis=1, keepdims=True)}))
             case "regression":
                 return tf.data.Dataset.from_tensor_slices((x, x.sum(axis=1)))
         raise ValueError(f"unknown form {self.form!r}")
@@ -110,6 +112,21 @@ class PickedLoss(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         picked = tf.one_hot(tf.cast(y_true, tf.int32), y_pred.shape[-1])
         return -tf.reduce_sum(picked * tf.nn.log_softmax(y_pred), -1)
+
+
+@component("lab/Largest")
+class Largest(keras.metrics.Metric):
+    """The largest output; its result is worked out with NumPy."""
+
+    def __init__(self, name: str = "largest", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.largest = self.add_variable((), initializer="zeros", name="largest")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.largest.assign(keras.ops.maximum(self.largest, keras.ops.max(y_pred)))
+
+    def result(self) -> Any:
+        return np.float32(self.largest.numpy())
 
 
 @component("lab/Gan")

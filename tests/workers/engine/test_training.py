@@ -254,6 +254,32 @@ def test_a_metric_with_a_value_for_each_class(tmp_path: Path) -> None:
     assert result.events("epoch")[0]["logs"].keys() == {"loss", "f1_score_0", "f1_score_1", "f1_score_2"}
 
 
+def test_a_metric_that_computes_its_result_in_numpy(tmp_path: Path) -> None:
+    assert trained(job(metrics=["lab/Largest"]), tmp_path).history("largest")[-1] > 0
+
+
+def test_losses_and_metrics_by_output(tmp_path: Path) -> None:
+    x = keras.Input((4,), name="x")
+    outputs = {"kind": keras.layers.Dense(3, name="kind")(x), "sum": keras.layers.Dense(1, name="sum")(x)}
+    config = json.loads(keras.Model(x, outputs).to_json())["config"]
+    mse = {"component": "keras/MeanSquaredError", "weight": 0.5}
+    spec = job(
+        data={"source": numbers(form="two outputs")},
+        model={"component": "functional", "config": {"config": config}},
+        loss={"outputs": {"kind": CROSS_ENTROPY, "sum": mse}},
+        metrics={"outputs": {"kind": ["keras/SparseCategoricalAccuracy"], "sum": ["keras/MeanSquaredError"]}},
+        optimizer={"component": "keras/SGD", "config": {"learning_rate": 0.0}},
+    )
+    result = trained(spec, tmp_path)
+    logs = result.events("epoch")[0]["logs"]
+    assert logs.keys() == {"loss", "kind_sparse_categorical_accuracy", "sum_mean_squared_error"}
+    x_all, y_all = next(iter(result.data.training.dataset(0).unbatch().batch(1000)))
+    found = result.assembly.models["model"](x_all)
+    expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y_all["kind"], found["kind"])
+    expected += 0.5 * keras.losses.MeanSquaredError()(y_all["sum"], found["sum"])
+    assert math.isclose(logs["loss"], float(expected), rel_tol=1e-5)
+
+
 @pytest.mark.parametrize(("command", "outcome"), [("cancel", "cancelled"), ("pause", "paused"), ("drain", "released")])
 def test_commands_are_taken_between_calls(tmp_path: Path, command: str, outcome: str) -> None:
     control = Control()

@@ -197,7 +197,16 @@ class Means:
         if values[-2] == 0:
             return {}
         means = dict(zip(self._compiled.names, (values[:-2] / values[-2]).tolist(), strict=True))
-        return means | metric_results.as_floats(self._results())
+        return means | metric_results.as_floats(self._read_results())
+
+    def _read_results(self) -> dict[str, Any]:
+        """In one graph; a metric whose `result` needs NumPy or Python numbers is read eagerly, as in `fit`."""
+        if self._results is not None:
+            try:
+                return dict(self._results())
+            except (NotImplementedError, TypeError, AttributeError):
+                self._results = None
+        return self._compute()
 
     def finite_steps(self) -> int:
         """Steps since the reset before the first value that was not finite."""
