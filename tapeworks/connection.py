@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tapeworks.errors import ApiError, Conflict, NotFound, Rejected, Unauthorized, Unavailable
 
-PATIENCE = 10.0
+PATIENCE = 5.0
 """Seconds for which a call is repeated."""
 LONGEST_PAUSE = 5.0
 

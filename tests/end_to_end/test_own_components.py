@@ -1,0 +1,49 @@
+"""A user's own file: served, trained with, changed while the server runs."""
+
+import shutil
+from pathlib import Path
+
+import tapeworks
+from tapeworks.jobs import ComponentInfo, State
+from tests.end_to_end.serving import ROOT, eventually, serving, spec
+
+OWN_LOSS = ROOT / "examples" / "own_loss"
+SECOND = '''
+from tapeworks import component
+
+
+@component("acme/halve")
+def halve(x, y):
+    """Half of the features."""
+    return x / 2.0, y
+'''
+
+
+def test_the_example_is_served_trained_and_loaded_again_when_it_changes(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(OWN_LOSS, own, ignore=shutil.ignore_patterns("__pycache__"))
+    with serving(tmp_path / "data", "--components", str(own), "--cpu-slots", "1") as served:
+        first = served.client.component("loss", "acme/SmoothedCrossEntropy")
+        assert first.workers
+        job = served.client.wait(served.client.submit(own / "job.json").id, 240)
+        assert job.state is State.SUCCEEDED, job.failure
+        assert job.metrics["test_sparse_categorical_accuracy"] > 0.9
+        models = tapeworks.load(served.client.download(job.id, tmp_path))
+        assert models["model"].loss.smoothing == 0.05
+
+        file = own / "acme_losses.py"
+        file.write_text(file.read_text().replace("smoothing: float = 0.1", "smoothing: float = 0.2"))
+        (own / "acme_more.py").write_text(SECOND)
+
+        def changed() -> ComponentInfo | None:
+            served_now = {component.name: component for component in served.client.components()}
+            loss = served_now.get(first.name)
+            return loss if loss and loss.digest != first.digest and "acme/halve" in served_now else None
+
+        now = eventually(changed, 60, "the changed file is served")
+        properties = now.config_schema["properties"]
+        assert isinstance(properties, dict)
+        assert "0.2" in str(properties["smoothing"])
+        mapped = spec(pipeline=[{"op": "map", "function": "acme/halve"}], loss="acme/SmoothedCrossEntropy")
+        job = served.run(mapped)
+        assert job.state is State.SUCCEEDED, job.failure
