@@ -37,9 +37,25 @@ class Folded:
 
     def original(self, pointer: str) -> str:
         """The user's own pointer for a place of the canonical document."""
+        pointer = self._as_written(pointer)
         for plural, singular in self.moved.items():
             if pointer == plural or pointer.startswith(plural + "/"):
                 return singular + pointer[len(plural) :]
+        return pointer
+
+    def _as_written(self, pointer: str) -> str:
+        """A bare string stands for a reference: what is said of its name or config is said of the string."""
+        value: Any = self.document
+        for position, step in enumerate(pointer.split("/")[1:]):
+            if isinstance(value, str):
+                return "/".join(pointer.split("/")[: position + 1])
+            key = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(value, dict) and key in value:
+                value = value[key]
+            elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
+                value = value[int(key)]
+            else:
+                break
         return pointer
 
 

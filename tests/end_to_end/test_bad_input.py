@@ -16,7 +16,7 @@ def with_model(**config: Any) -> dict[str, Any]:
 
 
 REFUSED = {
-    "unknown component": (spec(loss={"component": "focall"}), "/loss/component", "unknown_component"),
+    "unknown component": (spec(loss="focall"), "/loss", "unknown_component"),
     "unknown Keras class": (spec(optimizer={"component": "keras/Adamm"}), "/optimizer/component", "unknown_component"),
     "code in a spec": (
         spec(model={"component": "sequential", "config": {"layers": [{"component": "keras/Lambda", "config": {}}]}}),

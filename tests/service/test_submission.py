@@ -35,7 +35,7 @@ def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
-        (spec(model="mpl"), ("/model/component", "unknown_component")),
+        (spec(model="mpl"), ("/model", "unknown_component")),
         (spec(loss={"component": "focal", "version": "9"}), ("/loss/version", "unknown_component")),
         (spec(loss={"component": "focal", "config": {"gamma": "two"}}), ("/loss/config/gamma", "invalid_config")),
         (spec(loss={"component": "focal", "config": {"gama": 2.0}}), ("/loss/config/gama", "invalid_config")),
@@ -43,13 +43,13 @@ def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
         (spec(optimiser="keras/Adam"), ("/optimiser", "unknown_field")),
         (spec(training={"epochs": "5"}), ("/training/epochs", "invalid_value")),
         ({key: value for key, value in spec().items() if key != "data"}, ("/data", "missing_field")),
-        (spec(metrics=["keras/Hinge", "keras/Wrong"]), ("/metrics/1/component", "unknown_component")),
+        (spec(metrics=["keras/Hinge", "keras/Wrong"]), ("/metrics/1", "unknown_component")),
         (spec(losses={"model": "focal"}), ("/loss", "invalid_value")),
         (spec(metrics={"other": ["keras/Hinge"]}), ("/metrics/other", "unknown_role")),
         (spec(data=data(pipeline=[])), ("/data/pipeline", "missing_batch")),
         (spec(data=data(pipeline=[*BATCH, {"op": "repeat"}])), ("/data/pipeline/1", "endless_data")),
         (spec(data=data(pipeline=[{"op": "map", "function": "scael"}, *BATCH])),
-         ("/data/pipeline/0/function/component", "unknown_component")),
+         ("/data/pipeline/0/function", "unknown_component")),
         (spec(gradients=[{"component": "clip_by_global_norm", "optimizer": "critic"}]),
          ("/gradients/0/optimizer", "unknown_role")),
         (spec(export={"models": ["critic"]}), ("/export/models/0", "unknown_role")),
@@ -116,8 +116,8 @@ def test_a_hint_says_what_may_have_been_meant(api: httpx.Client, worker: HandWor
 def test_all_findings_come_at_once(api: httpx.Client, worker: HandWorker) -> None:
     document = spec(model="mpl", loss="fokal", data=data(pipeline=[]))
     assert findings(api, document) == {
-        ("/model/component", "unknown_component"),
-        ("/loss/component", "unknown_component"),
+        ("/model", "unknown_component"),
+        ("/loss", "unknown_component"),
         ("/data/pipeline", "missing_batch"),
     }
 

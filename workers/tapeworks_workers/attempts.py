@@ -64,7 +64,7 @@ class Attempt:
         self._finished = False
         self._progress: Progress | None = None
         self._spool: Spool
-        self._transfers = Transfers(link, self._run_folder, self._keep)
+        self._transfers = Transfers(link, self._run_folder, self._keep, self._told)
         self._relay = Relay(
             launcher=terms.launcher,
             folder=self._run_folder,
@@ -249,6 +249,10 @@ class Attempt:
             limit = MAX_BATCH_RECORDS
             self._spool.forget(stored)
             await _wait_for(self._hurry, RECORD_SECONDS)
+
+    async def _told(self) -> None:
+        """Wait until the service has every record so far."""
+        await self._spool.reached(self._spool.last)
 
     def _keep(self, record: Record) -> None:
         """Spool a record of the runner; one that is not valid is told as a note."""

@@ -27,7 +27,7 @@ from tapeworks_workers.engine.checkpoint_files import CheckpointFiles, opened
 from tapeworks_workers.engine.control import Control, Interrupted
 from tapeworks_workers.engine.epochs import Training
 from tapeworks_workers.engine.evaluation import Evaluation
-from tapeworks_workers.engine.export import export_bundle
+from tapeworks_workers.engine.export import export_bundle, exported_roles
 from tapeworks_workers.engine.pipeline import Data, build_data
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step import compile_train_step
@@ -97,6 +97,7 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
 
     reporter.enter(State.RUNNING, "compiling")
     assembly = assemble(spec, data.element_spec, datasets=datasets(data))
+    exported_roles(assembly)  # a role that does not exist is told before it is trained for
     training, evaluation = compile_parts(assembly, data, reporter=reporter, control=control, folder=attempt.folder)
     resume(attempt, training, reporter)
 

@@ -45,6 +45,7 @@ class Spool:
         self.dropped = 0
         """Records that were dropped for want of space."""
         self._news = asyncio.Event()
+        self._moved = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
 
@@ -79,6 +80,11 @@ class Spool:
         """Wait until a record is there that the service does not have."""
         await self._news.wait()
 
+    async def reached(self, index: int) -> None:
+        """Wait until the service has every record up to an index."""
+        while self.stored < index:
+            await self._moved.wait()
+
     async def emptied(self) -> None:
         """Wait until the service has every record."""
         await self._emptied.wait()
@@ -112,6 +118,8 @@ class Spool:
         while self._lines and self.stored < stored:
             self._lines.popleft()
             self.stored += 1
+        self._moved.set()
+        self._moved = asyncio.Event()
         if not self._lines:
             self._news.clear()
             self._emptied.set()

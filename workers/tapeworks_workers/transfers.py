@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Transfers:
-    """The files of one attempt. `folder` is the runner's; `keep` takes records about what went wrong."""
+    """The files of one attempt. `folder` is the runner's; `keep` takes records about what went wrong;
+    `told` waits until the service has every record so far."""
 
     link: AttemptLink
     folder: Path
     keep: Callable[[Record], None]
+    told: Callable[[], Awaitable[None]]
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
 
@@ -68,6 +70,7 @@ class Transfers:
             try:
                 with checkpoint.file as file:
                     uploaded = await self.link.upload(file, checkpoint.path)
+                await self.told()  # its event follows those of the steps before it
                 await self.link.announce(_announcement(checkpoint, uploaded))
             except (JobFailure, ApiError, OSError, ValidationError) as error:
                 log.error("a checkpoint could not be stored", step=checkpoint.step, error=str(error))

@@ -40,6 +40,8 @@ class Catalogue:
 
     entries: dict[tuple[Kind, str, str], ComponentEntry] = field(default_factory=dict)
     workers: dict[tuple[Kind, str, str], list[str]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Name → why it did not pass a worker's admission."""
 
     def add(self, known: Known, worker_id: str) -> None:
         """Take in a worker's catalogue; what is there already stays."""
@@ -48,6 +50,7 @@ class Catalogue:
             present = self.entries.setdefault(key, entry)
             if present.digest == entry.digest:
                 self.workers.setdefault(key, []).append(worker_id)
+        self.refused.update({item["name"]: item["reason"] for item in known.refused})
 
     def find(self, kind: Kind, name: str, version: str | None = None) -> ComponentEntry | None:
         """The entry of that version, or the newest one."""

@@ -6,8 +6,8 @@ against their schemas and the spec's roles against the step's. Nothing is import
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tapeworks.canonical import fold, parse_spec
@@ -67,7 +67,8 @@ def accept(document: Any, catalogue: Catalogue) -> Accepted:
     if step is not None and step.roles is not None:
         findings += role_findings(spec, step.name, step.roles)
     if findings:
-        raise SpecInvalid([_told(finding, original(finding.pointer)) for finding in _unique(findings)])
+        told = [replace(finding, pointer=original(finding.pointer)) for finding in dict.fromkeys(findings)]
+        raise SpecInvalid(told)
     components = [
         PinnedComponent(kind=entry.kind.value, name=entry.name, version=entry.version, digest=entry.digest)
         for entry in pins.entries.values()
@@ -160,6 +161,8 @@ def _unknown(place: Place, version: str | None, catalogue: Catalogue) -> Finding
 
 
 def _meant(name: str, kind: Kind, catalogue: Catalogue) -> str:
+    if reason := catalogue.refused.get(name):
+        return f"A worker has it and refuses it: {reason}"
     close = [other for other in catalogue.close_names(name, kind) if other != name]
     if close:
         return "Did you mean " + " or ".join(repr(other) for other in close) + "?"
@@ -190,11 +193,3 @@ def _data_findings(spec: JobSpec, pins: _Pins) -> Iterator[Finding]:
                 message = "repeat without a count never ends, and neither steps_per_epoch nor max_steps says when to"
                 hint = "Give it a count, or set training.steps_per_epoch or training.max_steps."
                 yield Finding(f"/data/pipeline/{index}", ProblemCode.ENDLESS_DATA, message, hint)
-
-
-def _told(finding: Finding, pointer: str) -> Finding:
-    return Finding(pointer, finding.code, finding.message, finding.hint)
-
-
-def _unique(findings: Iterable[Finding]) -> list[Finding]:
-    return list(dict.fromkeys(findings))

@@ -42,15 +42,18 @@ async def register_worker(
     told = await read_message(request, Registration, house.settings.max_registration_bytes)
     async with house.database.write() as tx:
         now = await tx.now()
-        row = told.model_dump(mode="json", exclude={"catalogue"})
-        await _upsert(tx, workers, ["id"], {"id": worker_id, **row, "heartbeat_at": now}, registered_at=now)
         if told.catalogue is not None:
             document = told.catalogue.model_dump(mode="json")
             content = {"digest": told.catalogue_digest, "document": document}
             await _upsert(tx, catalogues, ["digest"], content, created_at=now)
+        known = await tx.one(select(catalogues.c.digest).where(catalogues.c.digest == told.catalogue_digest))
+        row = told.model_dump(mode="json", exclude={"catalogue", "catalogue_digest"})
+        digest = {"catalogue_digest": told.catalogue_digest}
+        # Until its new catalogue is here, what a worker announced before stands: nothing of it disappears meanwhile.
+        values, first = (row | digest, {}) if known is not None else (row, digest)
+        await _upsert(tx, workers, ["id"], {"id": worker_id, **values, "heartbeat_at": now}, registered_at=now, **first)
         used = select(workers.c.catalogue_digest)
         await tx.execute(delete(catalogues).where(catalogues.c.digest.not_in(used)))
-        known = await tx.one(select(catalogues.c.digest).where(catalogues.c.digest == told.catalogue_digest))
         digests = [one["catalogue_digest"] for one in await tx.all(used)]
     house.catalogues.forget(digests)
     registered = Registered(
@@ -86,17 +89,20 @@ async def list_workers(caller: Reader, house: House) -> Response:
         data = []
         for row in rows:
             refused = (await house.catalogues.known(tx, row.catalogue_digest)).refused
-            data.append({**_worker_document(row), "jobs": running[row.id], "refused": list(refused)})
+            data.append(_worker_document(row, jobs=running[row.id]) | {"refused": list(refused)})
     return answer({"data": data, "has_more": False, "next": None})
 
 
-def _worker_document(row: WorkerRow) -> dict[str, Any]:
+def _worker_document(row: WorkerRow, *, jobs: list[str]) -> dict[str, Any]:
+    # Devices are as the worker last registered them; what runs there is known better here.
+    devices = [{**device, "job_id": device["job_id"] if device["job_id"] in jobs else None} for device in row.devices]
     state = "lost" if row.lost else "draining" if row.draining else "ready"
     return {
         "id": row.id,
         "state": state,
         "labels": row.labels,
-        "devices": row.devices,
+        "devices": devices,
+        "jobs": jobs,
         "versions": row.versions,
         "registered_at": instant(row.registered_at),
         "heartbeat_at": instant(row.heartbeat_at),

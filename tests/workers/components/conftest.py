@@ -8,13 +8,6 @@ import pytest
 from tapeworks.components import load_installed, registry
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # Keras 3.15 converts variables with np.array(variable), which NumPy 2.4 warns about: not ours to mend.
-    config.addinivalue_line(
-        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-    )
-
-
 @pytest.fixture(autouse=True, scope="session")
 def built_in() -> None:
     """Load them."""

@@ -19,14 +19,6 @@ from tapeworks_workers.engine.step import compile_train_step
 from tapeworks_workers.launcher import ForkLauncher, Work
 from tapeworks_workers.lifelines import become_subreaper
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Keras 3.15 converts variables with np.array(variable), which NumPy 2.4 warns about: not ours to mend."""
-    config.addinivalue_line(
-        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-    )
-
-
 FEATURES, CLASSES, BATCH = 8, 3, 16
 ELEMENT = (tf.TensorSpec([None, FEATURES], tf.float32), tf.TensorSpec([None], tf.int64))
 

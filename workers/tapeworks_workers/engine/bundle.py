@@ -31,7 +31,7 @@ class Sealed:
     parts: dict[str, Path]
     formats: list[str]
     verified: dict[str, Any]
-    """The certificate."""
+    """Verifier → report, versions, device and tolerance: the certificate without its list of files."""
 
 
 def seal(
@@ -66,7 +66,8 @@ def seal(
     parts = {
         part: _pack(folder, folder.parent / f"{name}.{part}.tar.gz", _begins_with(prefixes[part])) for part in formats
     }
-    return Sealed(bundle, parts, formats, certificate)
+    verified = {**certificate["verified"], **{name: certificate[name] for name in ("versions", "device", "tolerance")}}
+    return Sealed(bundle, parts, formats, verified)
 
 
 def _begins_with(prefixes: tuple[str, ...]) -> Callable[[str], bool]:
