@@ -58,9 +58,9 @@ def mutated(draw: st.DrawFn) -> Any:
         for step in path[:-1]:
             place = place[step]
         if isinstance(place, dict) and draw(st.booleans()):
-            place[draw(names)] = draw(values)
+            place[draw(names)] = copy.deepcopy(draw(values))  # a sampled dict is one object for all examples
         else:
-            place[path[-1]] = draw(values)
+            place[path[-1]] = copy.deepcopy(draw(values))  # a sampled dict is one object for all examples
     return document
 
 
