@@ -143,7 +143,7 @@ def compile_parts(
     for split in (data.validation, data.test):
         if split is not None:
             evaluation.trace(split)
-    for code, message in assembly.run.notes:
+    for code, message in assembly.notes():
         reporter.diagnostic(code, message)
     checkpoint = assembly.spec.training.checkpoint
     files = CheckpointFiles(folder, keep=checkpoint.keep if checkpoint is not None else 1)

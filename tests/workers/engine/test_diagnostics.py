@@ -142,3 +142,39 @@ def test_source_lines_are_found() -> None:
     component = registry.get(Kind.STEP, "lab/Gan")
     _, first = inspect.getsourcelines(component.target)
     assert component_at(str(component.file), first + 3) == "lab/Gan"
+
+
+def focal(*, from_logits: bool) -> dict[str, Any]:
+    return {"component": "focal", "config": {"from_logits": from_logits}}
+
+
+def ending_in(*layers: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    listed = [{"component": f"keras/{name}", "config": config} for name, config in layers]
+    return {"component": "sequential", "config": {"layers": listed}}
+
+
+DENSE, SOFTMAX = ("Dense", {"units": 3}), ("Softmax", {})
+IMAGE = (("Reshape", {"target_shape": [2, 2, 1]}), ("Conv2D", {"filters": 3, "kernel_size": 2}), ("Flatten", {}))
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "says"),
+    [
+        (mlp(), focal(from_logits=False), "loss 'focal' takes probabilities"),
+        (mlp(), "keras/SparseCategoricalCrossentropy", "takes probabilities"),
+        (ending_in(("Dense", {"units": 3, "use_bias": False})), focal(from_logits=False), "takes probabilities"),
+        (ending_in(*IMAGE), focal(from_logits=False), "takes probabilities"),
+        (ending_in(DENSE, SOFTMAX), focal(from_logits=True), "come from a softmax"),
+        (ending_in(("Dense", {"units": 3, "activation": "softmax"})), focal(from_logits=True), "come from a softmax"),
+        (ending_in(("Dense", {"units": 3, "activation": "sigmoid"})), focal(from_logits=True), "come from a sigmoid"),
+        (mlp(), focal(from_logits=True), None),
+        (ending_in(DENSE, SOFTMAX), focal(from_logits=False), None),
+        (ending_in(DENSE, ("Activation", {"activation": "relu"})), focal(from_logits=False), None),
+        (mlp(), "lab/PickedLoss", None),
+    ],
+)
+def test_logits_where_probabilities_are_taken(tmp_path: Path, model: Any, loss: Any, says: str | None) -> None:
+    result = prepared(job(model=model, loss=loss, data={"validation": 0.2}), tmp_path)
+    told = result.events("diagnostic")
+    assert [item["code"] for item in told] == ([] if says is None else ["from_logits"])
+    assert says is None or says in told[0]["message"]

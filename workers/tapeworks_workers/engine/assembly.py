@@ -89,6 +89,10 @@ class Assembly:
         for metrics in self.metrics.values():
             yield from metrics
 
+    def notes(self) -> list[tuple[str, str]]:
+        """(code, message) of what was found while tracing and is no failure."""
+        return [*self.run.notes, *(note for loss in self.losses.values() for note in loss.notes)]
+
     def select(self, batch: Any) -> Any:
         """The batch with exactly the named inputs that the models take of the element's x."""
         x = batch[0] if isinstance(batch, tuple) else batch

@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras.src.losses.losses import LossFunctionWrapper
 
 from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks_workers.engine import logits
 from tapeworks_workers.engine.tracing import engine_code, outside_trace
 
 _PROBE = 7
@@ -32,6 +33,8 @@ class SpecLoss:
         self.labels: tf.Variable | None = None
         """[smallest, largest] label seen, int64; made when a trace shows that the loss indexes by label."""
         self.classes: int | None = None
+        self.notes: list[tuple[str, str]] = []
+        """(code, message) of what was found while tracing and is no failure."""
 
     @engine_code
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
@@ -44,6 +47,7 @@ class SpecLoss:
             return
         if y_true.shape.rank is None or y_pred.shape.rank is None or y_pred.shape.rank < 1:
             return
+        self._check_logits(y_pred)
         outputs = y_pred.shape[-1]
         if y_true.shape.rank == 1 and y_pred.shape.rank == 2 and outputs == 1:
             self._check_broadcast(y_true, y_pred)
@@ -52,6 +56,11 @@ class SpecLoss:
         )
         if y_true.dtype.is_integer and one_label_each and outputs is not None and outputs > 1:
             self._keep_range(y_true, y_pred)
+
+    def _check_logits(self, y_pred: tf.Tensor) -> None:
+        told = logits.mismatch(self.loss, y_pred)
+        if told is not None and not self.notes:  # validation is traced too, and says the same
+            self.notes.append(("from_logits", f"loss {self.component!r} {told}"))
 
     def _check_broadcast(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> None:
         if isinstance(self.loss, LossFunctionWrapper):
@@ -129,6 +138,11 @@ class OutputLosses:
 
     def __init__(self, losses: Mapping[str, tuple[SpecLoss, float]]) -> None:
         self.losses = dict(losses)
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """See `SpecLoss.notes`."""
+        return [note for loss, _ in self.losses.values() for note in loss.notes]
 
     @engine_code
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
