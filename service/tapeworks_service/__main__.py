@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from pydantic import ValidationError
-
 from tapeworks_service.server import run
-from tapeworks_service.settings import ServiceSettings, StartRefused
+from tapeworks_service.settings import StartRefused, read_settings
 
 if __name__ == "__main__":
     try:
-        run(ServiceSettings())
-    except (StartRefused, ValidationError) as refusal:
+        run(read_settings())
+    except StartRefused as refusal:
         sys.exit(f"tapeworks_service: {refusal}")

@@ -33,14 +33,14 @@ log = structlog.get_logger(__name__)
 
 
 def create_app(settings: ServiceSettings) -> FastAPI:
-    """The service as an ASGI application. Starting it raises `StartRefused` where the settings do not allow it."""
+    """The service as an ASGI application. Making or starting it raises `StartRefused`."""
     measures = Measures()
     hub = Hub()
+    database = Database(settings.database, hub=hub, busy_seconds=settings.busy_seconds)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        database = Database(settings.database, hub=hub, busy_seconds=settings.busy_seconds)
         try:
             await database.open()
             async with database.write() as tx:

@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Default: TAPEWORKS_HOST, or 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="0: a free one. Default: TAPEWORKS_PORT, or 8000.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="0: a free one. Default: TAPEWORKS_PORT, or 8000.")
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Everything is written here. Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data.")
     ] = None,
@@ -64,11 +66,11 @@ def _require(module: str, extra: str, what: str) -> None:
 
 
 def _settings(host: str | None, port: int | None, data_dir: Path | None) -> ServiceSettings:
-    """Options over the environment. Raises `StartRefused` for an open address without a key."""
-    from tapeworks_service.settings import ServiceSettings, StartRefused
+    """Options over the environment. Raises `StartRefused` for a value that is none, an open address without a key."""
+    from tapeworks_service.settings import StartRefused, read_settings
 
     given = {"host": host, "port": port, "data_dir": data_dir}
-    settings = ServiceSettings.model_validate({key: value for key, value in given.items() if value is not None})
+    settings = read_settings({key: value for key, value in given.items() if value is not None})
     if settings.first_key() is None and not settings.loopback:
         raise StartRefused(
             f"without a key the service listens on a loopback address only, not on {settings.host}: "
@@ -105,7 +107,6 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
     configure(settings)
 
     logs = folder / "logs"
-    logs.mkdir(exist_ok=True)
     with bound(settings.host, settings.port) as listening, announced(folder) as announce:
         port = listening.getsockname()[1]
         url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"

@@ -182,9 +182,14 @@ class EmbeddedServer(Server):
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """The folder for this process alone. Raises `StartRefused` where another server has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "serve.lock").open("w") as lock:
+    """The folder for this process alone. Raises `StartRefused` where another server has it, or nobody can write."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / "logs").mkdir(exist_ok=True)
+        lock = (folder / "serve.lock").open("w")
+    except OSError as error:
+        raise StartRefused(f"cannot write in {folder}: {error.strerror}; choose another --data-dir") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tapeworks.errors import TapeworksError
@@ -92,3 +93,15 @@ class ServiceSettings(BaseSettings):
         if len(key) < 16 or any(character.isspace() for character in key):
             raise StartRefused("the key must be one word of at least 16 characters, e.g. tw_ and 40 random ones")
         return key
+
+
+def read_settings(given: Mapping[str, Any] | None = None) -> ServiceSettings:
+    """The settings of the environment, and over them what is given. Raises `StartRefused` naming what is wrong."""
+    try:
+        return ServiceSettings(**(given or {}))
+    except ValidationError as error:
+        wrong = [
+            f"{'TAPEWORKS_' if item['loc'][0] not in (given or {}) else ''}{str(item['loc'][0]).upper()}: {item['msg']}"
+            for item in error.errors(include_url=False)
+        ]
+        raise StartRefused("; ".join(wrong)) from error

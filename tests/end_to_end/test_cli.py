@@ -142,3 +142,25 @@ def test_an_open_address_needs_a_key(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0", "--data-dir", str(tmp_path), "--no-worker"])  # noqa: S104
     assert done.exit_code == 8
     assert "key" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "code", "words"),
+    [
+        (["--data-dir", "{file}"], {}, 8, "choose another --data-dir"),
+        (["--data-dir", "{file}/below"], {}, 8, "choose another --data-dir"),
+        (["--port", "99999"], {}, 2, "--port"),
+        ([], {"TAPEWORKS_PORT": "http"}, 8, "TAPEWORKS_PORT"),
+        ([], {"TAPEWORKS_DATABASE_URL": "nonsense"}, 8, "database URL"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why(
+    tmp_path: Path, options: list[str], settings: dict[str, str], code: int, words: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    line = ["serve", "--data-dir", str(tmp_path / "data"), "--no-worker"]
+    line += [option.format(file=tmp_path / "file") for option in options]
+    done = CliRunner().invoke(app, line, env=settings)
+    assert done.exit_code == code, done.output
+    assert words in done.stderr
+    assert "Traceback" not in done.output

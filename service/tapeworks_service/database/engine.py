@@ -13,7 +13,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Executable, RowMapping, event, make_url, select
+from sqlalchemy import URL, Connection, CursorResult, Executable, RowMapping, event, make_url, select
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from tapeworks_service.database.clock import epoch_now
@@ -57,7 +58,7 @@ class Database:
     """The engines and the lock of one service process."""
 
     def __init__(self, url: str, *, hub: Hub, busy_seconds: float) -> None:
-        self.url = make_url(url)
+        self.url = _parsed(url)
         self._hub = hub
         self._busy_seconds = busy_seconds
         self._exit = AsyncExitStack()
@@ -137,3 +138,11 @@ class Database:
             connection.exec_driver_sql(begin)
 
         return engine
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError:
+        # Said without the text: a URL that is nearly right holds a password.
+        raise StartRefused("the database URL cannot be read: write sqlite+aiosqlite:///FILE") from None
