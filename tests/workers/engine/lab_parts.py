@@ -34,6 +34,8 @@ class Numbers(Source):
             case "generator":
                 signature = (tf.TensorSpec([4], tf.float32), tf.TensorSpec([], tf.int64))
                 return tf.data.Dataset.from_generator(lambda: zip(x, y, strict=True), output_signature=signature)
+            case "endless":
+                return tf.data.Dataset.from_tensor_slices((x, y)).repeat()
             case "float64":
                 return tf.data.Dataset.from_tensor_slices((x.astype("float64"), y))
             case "named":

@@ -21,6 +21,7 @@ from tapeworks.operations import BATCHING, training_only
 from tapeworks.references import Kind, ReferenceFields
 from tapeworks.spec import JobSpec
 from tapeworks.spec import Split as SplitSpec
+from tapeworks.spec import TrainingSpec
 from tapeworks_workers.engine import operations, splitting
 from tapeworks_workers.engine.building import build
 
@@ -34,7 +35,6 @@ class Split:
     """Nest of specs of a batch, the batch dimension None."""
     steps: int | None
     """Batches in a pass; None where only iterating tells."""
-    endless: bool
     dataset: Callable[[int], tf.data.Dataset] = field(repr=False)
     """The dataset of pass 0, 1, …"""
 
@@ -114,12 +114,13 @@ def _pipeline(spec: JobSpec, name: str, raw: tf.data.Dataset, *, batched: bool) 
     size = int(first.cardinality())
     if size == 0:
         raise empty(name)
+    if size == tf.data.INFINITE_CARDINALITY:
+        _check_end(name, training)
     _check_precision(first.element_spec, name, training.precision)
     return Split(
         name=name,
         element_spec=tf.nest.map_structure(lambda leaf: relaxed(leaf, name), first.element_spec),
         steps=size if size > 0 else None,
-        endless=size == tf.data.INFINITE_CARDINALITY,
         dataset=dataset,
     )
 
@@ -150,6 +151,22 @@ def relaxed(spec: Any, name: str) -> Any:
     if isinstance(spec, tf.SparseTensorSpec):
         return tf.SparseTensorSpec(shape, spec.dtype)
     return tf.RaggedTensorSpec(shape, spec.dtype, spec.ragged_rank, spec.row_splits_dtype)
+
+
+def _check_end(name: str, training: TrainingSpec) -> None:
+    """An endless split is fine where something else ends the epoch."""
+    if name != "training":
+        raise JobFailure(
+            FailureCode.INVALID_DATA,
+            f"the {name} split never ends: its source is endless",
+            hint=f"Give data.{name} a source that ends.",
+        )
+    if training.steps_per_epoch is None and training.max_steps is None:
+        raise JobFailure(
+            FailureCode.INVALID_SPEC,
+            "the training split never ends, so no epoch would",
+            hint="Set training.steps_per_epoch or training.max_steps, or take a number of elements.",
+        )
 
 
 def _check_precision(element: Any, name: str, precision: str) -> None:
