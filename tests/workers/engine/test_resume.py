@@ -96,6 +96,25 @@ def test_restored_best_weights_survive_a_resume(tmp_path: Path) -> None:
     assert_same(whole, trained(spec, tmp_path / "resumed", resume=later))
 
 
+@pytest.mark.usefixtures("deterministic")
+def test_a_best_checkpoint_holds_the_verdict_on_its_epoch(tmp_path: Path) -> None:
+    sgd = {"component": "keras/SGD", "config": {"learning_rate": 1.0}}
+    training = {
+        "epochs": 30,
+        "early_stopping": {"monitor": "val_loss", "mode": "max", "patience": 2},  # falls, so the first is best
+        "checkpoint": {"every_seconds": None, "keep": 99, "best": {"monitor": "val_loss"}},
+    }
+    spec = noisy(optimizer=sgd, training=training)
+    whole = trained(spec, tmp_path / "whole")
+    assert len(whole.events("epoch")) == 3
+    best = [path for path in whole.checkpoints() if "best" in path.name]
+    assert [_step(path) for path in best] == [8, 16, 24]
+    for checkpoint in best:
+        again = trained(spec, tmp_path / checkpoint.stem, resume=checkpoint)
+        assert_same(whole, again)
+        assert len(again.events("epoch")) == 3 - _step(checkpoint) // 8
+
+
 def _step(path: Path) -> int:
     return int(path.name.split("-")[1].split(".")[0])
 

@@ -15,6 +15,7 @@ from tapeworks.references import Kind
 from tapeworks_workers.engine import assembly as assembling
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.control import Control, Interrupted
+from tapeworks_workers.engine.stopping import Monitor
 from tests.workers.engine.trainings import BATCH, CROSS_ENTROPY, SHUFFLE, Trained, job, mlp, numbers, prepared, trained
 
 
@@ -130,6 +131,22 @@ def runner_evaluation(result: Trained) -> dict[str, float]:
 
     assert result.data.validation is not None
     return Evaluation(result.assembly, "loop", Control()).run(result.data.validation, "val_")
+
+
+def test_a_stopped_training_is_told_as_done(tmp_path: Path) -> None:
+    stopping = {"monitor": "loss", "mode": "max", "patience": 0}
+    result = trained(job(training={"epochs": 50, "early_stopping": stopping}), tmp_path)
+    last = [facts["progress"] for facts in result.records("facts") if "progress" in facts][-1]
+    assert (last["step"], last["total_steps"], last["epoch"], last["eta_seconds"]) == (20, 20, 2, 0)
+    (note,) = result.events("note")
+    assert note["message"].startswith("Early stopping after epoch 2; loss was best in epoch 1: 1.")
+
+
+def test_a_value_that_is_never_finite_is_no_best() -> None:
+    monitor = Monitor("val_loss", rising=False, patience=2, place="here")
+    assert [monitor.improved(epoch, {"val_loss": math.nan}) for epoch in (1, 2)] == [False, False]
+    assert monitor.exhausted
+    assert str(monitor) == "val_loss was never finite"
 
 
 def test_a_monitor_that_is_not_reported(tmp_path: Path) -> None:

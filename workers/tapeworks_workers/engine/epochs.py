@@ -74,7 +74,13 @@ class Training:
         if wanted is None:
             return None
         rising = rises(wanted.monitor, wanted.mode, self._assembly)
-        return Monitor(wanted.monitor, rising=rising, min_delta=getattr(wanted, "min_delta", 0.0), place=place)
+        return Monitor(
+            wanted.monitor,
+            rising=rising,
+            min_delta=getattr(wanted, "min_delta", 0.0),
+            patience=getattr(wanted, "patience", None),
+            place=place,
+        )
 
     # ── state ────────────────────────────────────────────────────────────────────────────────────
 
@@ -113,9 +119,8 @@ class Training:
     def train(self) -> None:
         """Train to the end, put the weights to be exported in place, and write the last checkpoint."""
         self._saved_at = self._told_at = time.monotonic()
-        while not self.counters.complete and not self._bounds.reached(self.counters):
-            if self._epoch():
-                break
+        while not (self.counters.complete or self._bounds.reached(self.counters) or self._stopped()):
+            self._epoch()
         if self._bounds.epochs == 0 and self._data.validation is not None:
             self.counters.logs = self._evaluation.run(self._data.validation, "val_")
             self._reporter.metrics(0, self.counters.logs)
@@ -132,10 +137,16 @@ class Training:
             finalize(self._assembly)
         self._best_weights = {}
         self.counters.complete = True
+        if self._stopped():
+            self._tell_progress()
         self.save()
 
-    def _epoch(self) -> bool:
-        """One epoch, or the rest of one. Returns whether early stopping ends the training."""
+    def _stopped(self) -> bool:
+        """Whether early stopping has ended the training, in this attempt or in the one that left the checkpoint."""
+        return self._stopping is not None and self._stopping.exhausted
+
+    def _epoch(self) -> None:
+        """One epoch, or the rest of one."""
         counters = self.counters
         began = time.monotonic()
         self._reporter.enter(State.RUNNING, "training", quietly=self.counters.epoch > 0)
@@ -154,7 +165,7 @@ class Training:
             if self._left() > 0:
                 self._boundary()
         counters.steps_per_epoch = counters.steps_per_epoch or counters.step_in_epoch
-        return self._end_epoch(time.monotonic() - began)
+        self._end_epoch(time.monotonic() - began)
 
     def _left(self) -> int:
         """Steps that this epoch still has; a large number where only the data's end tells."""
@@ -213,7 +224,7 @@ class Training:
                 raise Interrupted(OUTCOMES[command])
         self._control.check_time()
 
-    def _end_epoch(self, seconds: float) -> bool:
+    def _end_epoch(self, seconds: float) -> None:
         counters = self.counters
         logs = self._means.read()
         self._measure()
@@ -230,21 +241,21 @@ class Training:
             "epoch", {"epoch": counters.epoch, "step": counters.step, "logs": logs, "seconds": round(seconds, 3)}
         )
         self._tell_progress()
-        stop = self._judge(logs)
-        if not (stop or self._bounds.reached(counters)):
-            self._obey()
-            if self._checkpoint_is_due():
-                self.save()
-        return stop
-
-    def _judge(self, logs: Mapping[str, float]) -> bool:
-        """Best epoch and early stopping; returns whether to stop."""
-        counters = self.counters
+        self._judge(logs)
+        # Last: what is saved here must hold the verdict, or a resumed attempt would judge this epoch never.
         if self._best is not None and self._best.improved(counters.epoch, logs):
             self._reporter.facts(best=_told(self._best, counters))
             self.save(best=True)
+        if not (self._stopped() or self._bounds.reached(counters)):
+            self._obey()
+            if self._checkpoint_is_due():
+                self.save()
+
+    def _judge(self, logs: Mapping[str, float]) -> None:
+        """Early stopping."""
+        counters = self.counters
         if self._stopping is None or self._spec.early_stopping is None:
-            return False
+            return
         if self._stopping.improved(counters.epoch, logs):
             if self._best is None:
                 self._reporter.facts(best=_told(self._stopping, counters))
@@ -253,12 +264,8 @@ class Training:
                     variables = self._assembly.variables()
                     models = [name for name in variables if name.startswith("models/")]
                     self._best_weights = {EXTRA + name: variables[name].numpy() for name in models}
-            return False
-        if self._stopping.wait < self._spec.early_stopping.patience:
-            return False
-        best = f"{self._stopping.monitor} was best in epoch {self._stopping.best_epoch}: {self._stopping.best:.6g}"
-        self._reporter.note(f"Early stopping after epoch {counters.epoch}; {best}.")
-        return True
+        elif self._stopping.exhausted:
+            self._reporter.note(f"Early stopping after epoch {counters.epoch}; {self._stopping}.")
 
     # ── checks and progress ──────────────────────────────────────────────────────────────────────
 
@@ -285,7 +292,7 @@ class Training:
 
     def _tell_progress(self) -> None:
         counters = self.counters
-        total = self._bounds.total(counters.steps_per_epoch)
+        total = counters.step if counters.complete else self._bounds.total(counters.steps_per_epoch)
         eta = None
         if total is not None and self._examples_per_second and self._batch:
             eta = (total - counters.step) * self._batch / self._examples_per_second

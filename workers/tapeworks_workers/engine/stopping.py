@@ -27,15 +27,28 @@ def rises(monitor: str, mode: str, assembly: Assembly) -> bool:
 class Monitor:
     """Follows one value over the epochs."""
 
-    def __init__(self, monitor: str, *, rising: bool, min_delta: float = 0.0, place: str) -> None:
+    def __init__(
+        self, monitor: str, *, rising: bool, min_delta: float = 0.0, patience: int | None = None, place: str
+    ) -> None:
         self.monitor = monitor
         self._sign = 1.0 if rising else -1.0
         self._min_delta = min_delta
+        self._patience = patience
         self._place = place
         self.best: float | None = None
         self.best_epoch = 0
         self.wait = 0
         """Epochs since the best."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there was no better value for longer than the patience lasts; with a patience of 0, at the first."""
+        return self._patience is not None and self.wait >= max(self._patience, 1)
+
+    def __str__(self) -> str:
+        if self.best is None:
+            return f"{self.monitor} was never finite"
+        return f"{self.monitor} was best in epoch {self.best_epoch}: {self.best:.6g}"
 
     def improved(self, epoch: int, logs: Mapping[str, float]) -> bool:
         """Take an epoch's logs. Raises JobFailure `invalid_spec` where the value is not among them."""
