@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tapeworks.bundle import load
     from tapeworks.client import Client
     from tapeworks.components import component
+    from tapeworks.keras import from_keras
     from tapeworks.spec import JobSpec
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ _HOMES = {
     "Source": "tapeworks.authoring",
     "TrainingStep": "tapeworks.authoring",
     "component": "tapeworks.components",
+    "from_keras": "tapeworks.keras",
     "load": "tapeworks.bundle",
 }
 
@@ -46,6 +48,7 @@ __all__ = [
     "TrainingStep",
     "component",
     "errors",
+    "from_keras",
     "load",
 ]
 

@@ -10,7 +10,7 @@ import tapeworks
 
 EXPORTS = {
     "Callback", "Client", "Evaluator", "Files", "GradientTransform", "JobSpec", "Run", "Source", "TrainingStep",
-    "component", "errors", "load",
+    "component", "errors", "from_keras", "load",
 }  # fmt: skip
 
 
