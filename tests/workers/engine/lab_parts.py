@@ -36,6 +36,8 @@ class Numbers(Source):
                 return tf.data.Dataset.from_generator(lambda: zip(x, y, strict=True), output_signature=signature)
             case "endless":
                 return tf.data.Dataset.from_tensor_slices((x, y)).repeat()
+            case "texts":
+                return tf.data.Dataset.from_tensor_slices((x, y.astype("str")))
             case "float64":
                 return tf.data.Dataset.from_tensor_slices((x.astype("float64"), y))
             case "named":
@@ -252,6 +254,20 @@ class Uneven(Source):
     def dataset(self) -> tf.data.Dataset:
         data = tf.data.Dataset.range(20).map(lambda i: (tf.ones([i % 3 + 2]), i % 3))
         return data.map(lambda x, y: (tf.ensure_shape(x, [None]), y))
+
+
+@component("lab/Raising")
+class Raising(keras.layers.Layer):
+    """Its call has a mistake."""
+
+    def __init__(self, ready: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ready = ready
+
+    def call(self, x: Any) -> Any:
+        if not self.ready:
+            raise RuntimeError("nothing is ready")
+        return x
 
 
 @component("lab/Idle")

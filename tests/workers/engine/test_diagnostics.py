@@ -64,6 +64,41 @@ def test_a_mistake_in_a_transform(tmp_path: Path) -> None:
     assert "takes 1 positional argument but 2 were given" in failure["message"]
 
 
+def test_a_mistake_in_a_layer(tmp_path: Path) -> None:
+    layers = [
+        {"component": "lab/Raising", "config": {"ready": False}},
+        {"component": "keras/Dense", "config": {"units": 3}},
+    ]
+    failure = failure_of(job(model={"component": "sequential", "config": {"layers": layers}}), tmp_path)
+    assert failure["code"] == "component_error"
+    assert failure["message"].endswith("RuntimeError: nothing is ready")
+    component = registry.get(Kind.LAYER, "lab/Raising")
+    assert failure["location"]["file"] == str(component.file)
+    assert failure["location"]["component"] == "lab/Raising"
+    source = Path(str(component.file)).read_text().splitlines()
+    assert "raise RuntimeError" in source[failure["location"]["line"] - 1]
+
+
+def test_labels_that_are_texts(tmp_path: Path) -> None:
+    failure = failure_of(job(data={"source": numbers(form="texts")}), tmp_path)
+    assert failure["code"] == "dtype_mismatch", failure
+    assert failure["message"].startswith("strings reached an operation")
+
+
+def test_what_a_running_graph_says_is_told_without_its_frames() -> None:
+    running = tf.errors.InvalidArgumentError(
+        None, None, 'Graph execution error:\n\nDetected at node a/b defined at (most recent call last):\n'
+        '  File "/x/y.py", line 295, in f\n\n  File "/x/z.py", line 2, in g\n\nno such thing\n\t [[{{node a/b}}]] [Op:__f_1]',
+    )  # fmt: skip
+    assert diagnostics.classify(running).message == "InvalidArgumentError: no such thing"
+
+
+def test_one_model_for_several_inputs(tmp_path: Path) -> None:
+    failure = failure_of(job(data={"source": numbers(form="named")}), tmp_path)
+    assert failure["code"] == "invalid_spec"
+    assert "mlp takes one tensor, the element's x is a dict of age, height, noise" in failure["message"]
+
+
 def test_a_model_that_does_not_take_the_element(tmp_path: Path) -> None:
     loss = "keras/CategoricalCrossentropy"  # wants y of the outputs' shape
     failure = failure_of(job(loss=loss), tmp_path)

@@ -84,10 +84,13 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def text(error: BaseException) -> str:
-    """What an exception says, without the frames that Keras and AutoGraph put around it."""
+    """What an exception says, without the frames that Keras, AutoGraph and a running graph put around it."""
     message = str(error)
     message = re.split(r"\n+Arguments received by |\n+Call arguments received by |\nStack trace for op", message)[0]
+    message = re.sub(r"Graph execution error:\n+|Detected at node [^\n]*\n+(\s*File [^\n]*\n+)*", "", message)
+    message = re.sub(r"\s*\[\[\{\{.*", "", message, flags=re.DOTALL)
     message = re.sub(r"Exception encountered when calling [^\n]*\n+", "", message)
+    message = re.sub(r"Could not automatically infer .*?Error encountered:\n+", "", message, flags=re.DOTALL)
     message = re.sub(r"in user code:\n+(\s+File .*\n.*\n)*\s*", "", message)
     message = re.sub(r"\{\{[^}]*\}\}\s*|\[Op:\w+\]\s*(name:)?|\x1b\[[0-9;]*m", "", message)
     return message.strip()
@@ -204,6 +207,12 @@ RULES: tuple[Rule, ...] = (
     ),
     Pattern(FailureCode.NO_GRADIENT, r"No gradients provided for any variable", "{text}"),
     _dtype,
+    Pattern(
+        FailureCode.DTYPE_MISMATCH,
+        r"Cast string to (\w+) is not supported",
+        "strings reached an operation that computes with {0}",
+        "Turn them into numbers first: labels into 0 … outputs-1 in the source, inputs by a keras/StringLookup layer.",
+    ),
     _label,
     Pattern(
         FailureCode.INVALID_DATA,

@@ -12,7 +12,9 @@ from tapeworks.authoring import TrainingStep
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, ModelSpec
+from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.diagnostics import text
 
 
 def build_models(spec: JobSpec, step: TrainingStep, element_spec: Any) -> tuple[dict[str, keras.Model], dict[str, Any]]:
@@ -74,6 +76,12 @@ def build_model(reference: ModelSpec, input_spec: Any, *, pointer: str) -> tuple
 
 
 def _built(model: keras.Model, input_spec: Any, name: str, pointer: str) -> keras.Model:
+    if type(model) is keras.Sequential and not isinstance(input_spec, tf.TypeSpec):
+        raise JobFailure(
+            FailureCode.INVALID_SPEC,
+            f"{pointer}: {name} takes one tensor, the element's x is {_listed(input_spec)}",
+            hint="Give the source one vector of features, or take a model with named inputs (functional).",
+        )
     try:
         if type(model) is keras.Sequential:
             # Sequential.build knows shapes only: with an input of its own the dtype comes back after a reload too.
@@ -85,15 +93,21 @@ def _built(model: keras.Model, input_spec: Any, name: str, pointer: str) -> kera
     except Exception as error:
         raise JobFailure(
             FailureCode.COMPONENT_ERROR,
-            f"{pointer}: {name} could not be built for {input_spec}: {type(error).__name__}: {error}",
-            location=Location(component=name),
+            f"{pointer}: {name} could not be built for {input_spec}: {type(error).__name__}: {text(error)}",
+            location=places.location(error) or Location(component=name),
         ) from error
+
+
+def _listed(input_spec: Any) -> str:
+    return f"a dict of {', '.join(sorted(input_spec))}" if isinstance(input_spec, Mapping) else "several"
 
 
 def named_inputs(model: keras.Model) -> list[str] | None:
     """The names of a functional model's inputs where it takes them by name, in its order; None elsewhere."""
     if not model.built or not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         return None
+    if isinstance(model, keras.Sequential):
+        return None  # it takes x whole, and one made from a config has no `input` before its first call
     struct = model.input
     if isinstance(struct, Mapping):
         return list(struct)

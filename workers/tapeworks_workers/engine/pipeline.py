@@ -19,9 +19,8 @@ from tapeworks.authoring import Source
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.operations import BATCHING, training_only
 from tapeworks.references import Kind, ReferenceFields
-from tapeworks.spec import JobSpec
+from tapeworks.spec import JobSpec, TrainingSpec
 from tapeworks.spec import Split as SplitSpec
-from tapeworks.spec import TrainingSpec
 from tapeworks_workers.engine import operations, splitting
 from tapeworks_workers.engine.building import build
 
