@@ -46,7 +46,24 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert WorkerSettings(server="http://other").server == "http://other"
 
 
-@pytest.mark.parametrize("wrong", [{"id": "a b"}, {"labels": "zone"}, {"runner": "thread"}, {"cpu_slots": -1}])
+def test_two_workers_of_one_host_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = WorkerSettings(work_dir=tmp_path / "a"), WorkerSettings(work_dir=tmp_path / "b")
+    assert first.id != second.id
+    monkeypatch.chdir(tmp_path)
+    assert WorkerSettings(work_dir=Path("a")).id == first.id, "the same after a restart"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": "a b"},
+        {"labels": "zone"},
+        {"runner": "thread"},
+        {"cpu_slots": -1},
+        {"server": "service:8000"},
+        {"server": "nonsense"},
+    ],
+)
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         WorkerSettings(**wrong)

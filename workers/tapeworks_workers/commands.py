@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 def worker(
     server: Annotated[str | None, typer.Option(help="URL of the service.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="File with a key of scope worker.")] = None,
-    worker_id: Annotated[str | None, typer.Option("--id", help="Name of this worker; default: the host's.")] = None,
+    worker_id: Annotated[
+        str | None, typer.Option("--id", help="Name of this worker; default: the host's, and a mark of --work-dir.")
+    ] = None,
     work_dir: Annotated[Path | None, typer.Option(help="Folder for attempts and the cached catalogue.")] = None,
     components: Annotated[list[Path] | None, typer.Option(help="File or folder of your own components.")] = None,
     data_root: Annotated[list[Path] | None, typer.Option(help="Folder that sources may read below.")] = None,

@@ -5,13 +5,15 @@ How processes are started is `TAPEWORKS_RUNNER`: `fork` (from the zygotes) or `s
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BeforeValidator, Field, PositiveFloat
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, PositiveFloat
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tapeworks.wire import WorkerId
@@ -32,9 +34,18 @@ def _labels(value: Any) -> Any:
     return {name: text for name, _, text in pairs}
 
 
-def _host_id() -> str:
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()).lstrip("_.-")
-    return (name or "worker")[:100]
+def _default_id(given: dict[str, Any]) -> str:
+    """The host's name, and a mark of the work folder, which has one worker: two on one host are told apart."""
+    host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()).lstrip("_.-") or "worker"
+    folder = str(given.get("work_dir", Path()).resolve())
+    return f"{host[:90]}-{hashlib.sha256(folder.encode()).hexdigest()[:6]}"
+
+
+def _address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{value!r} is not the address of a service: write http://HOST:PORT")
+    return value
 
 
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_paths)]
@@ -47,14 +58,14 @@ class WorkerSettings(BaseSettings):
         env_prefix="TAPEWORKS_WORKER_", extra="ignore", frozen=True, populate_by_name=True
     )
 
-    server: str = "http://127.0.0.1:8000"
+    server: Annotated[str, AfterValidator(_address)] = "http://127.0.0.1:8000"
     """URL of the service."""
     key_file: Path | None = None
     """A file with a key of scope `worker`; none where the service asks for none."""
-    id: WorkerId = Field(default_factory=_host_id)
-    """Stays the same over restarts; one running worker each."""
     work_dir: Path = Path("tapeworks-work")
     """Attempts' folders and the cached catalogue; made where missing."""
+    id: WorkerId = Field(default_factory=_default_id)
+    """Stays the same over restarts; one running worker each."""
     components: Paths = Field(default_factory=list)
     """Files and folders of users' own components; watched."""
     data_roots: Paths = Field(default_factory=list)
