@@ -86,10 +86,10 @@ def test_labels_that_are_texts(tmp_path: Path) -> None:
 
 
 def test_what_a_running_graph_says_is_told_without_its_frames() -> None:
-    running = tf.errors.InvalidArgumentError(
-        None, None, 'Graph execution error:\n\nDetected at node a/b defined at (most recent call last):\n'
-        '  File "/x/y.py", line 295, in f\n\n  File "/x/z.py", line 2, in g\n\nno such thing\n\t [[{{node a/b}}]] [Op:__f_1]',
-    )  # fmt: skip
+    frames = '  File "/x/y.py", line 295, in f\n\n  File "/x/z.py", line 2, in g\n\n'
+    said = "Graph execution error:\n\nDetected at node a/b defined at (most recent call last):\n"
+    node = "\n\t [[{{node a/b}}]] [Op:__f_1]"
+    running = tf.errors.InvalidArgumentError(None, None, said + frames + "no such thing" + node)
     assert diagnostics.classify(running).message == "InvalidArgumentError: no such thing"
 
 

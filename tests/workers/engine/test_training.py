@@ -150,9 +150,21 @@ def test_a_value_that_is_never_finite_is_no_best() -> None:
 
 
 def test_a_monitor_that_is_not_reported(tmp_path: Path) -> None:
+    accuracy = ["keras/SparseCategoricalAccuracy"]
+    best = {"best": {"monitor": "val_accuracy"}}
+    told = r"'val_accuracy', which is not reported; there are: loss, sparse_categorical_accuracy, val_loss, val_sparse"
+    with pytest.raises(JobFailure, match=told):  # before anything is trained
+        prepared(job(data={"validation": 0.2}, metrics=accuracy, training={"checkpoint": best}), tmp_path)
     with pytest.raises(JobFailure, match=r"'val_loss', which is not reported; there are: loss") as caught:
-        trained(job(training={"early_stopping": {}}), tmp_path)
+        prepared(job(training={"early_stopping": {}}), tmp_path)
     assert caught.value.code == "invalid_spec"
+    with pytest.raises(JobFailure, match="which is not reported"):
+        trained(job(training={"early_stopping": {}, "execution": {"plan": "eager"}}), tmp_path)
+    of_one_class = {"monitor": "val_f1_score_1", "mode": "max"}
+    f1 = [{"component": "keras/F1Score", "config": {}}]
+    data = {"source": numbers(form="onehot"), "validation": 0.2}
+    loss = {"component": "keras/CategoricalCrossentropy", "config": {"from_logits": True}}
+    prepared(job(data=data, loss=loss, metrics=f1, training={"early_stopping": of_one_class}), tmp_path)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

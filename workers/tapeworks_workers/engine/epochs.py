@@ -68,6 +68,9 @@ class Training:
         self._stopping = self._monitor(training.early_stopping, "training.early_stopping.monitor")
         best = training.checkpoint.best if training.checkpoint is not None else None
         self._best = self._monitor(best, "training.checkpoint.best.monitor")
+        if (reported := self._reported(step)) is not None:
+            for monitor in filter(None, (self._stopping, self._best)):
+                monitor.expect(reported)
         self.counters = Counters(steps_per_epoch=training.steps_per_epoch or data.training.steps, plan=plan)
 
     def _monitor(self, wanted: Any, place: str) -> Monitor | None:
@@ -81,6 +84,16 @@ class Training:
             patience=getattr(wanted, "patience", None),
             place=place,
         )
+
+    def _reported(self, step: CompiledStep) -> list[str] | None:
+        """What an epoch's logs will hold; None where only running tells."""
+        if step.concrete is None:
+            return None
+        metrics = [metric.name for metric in self._assembly.all_metrics()]
+        names = [*step.names, *metrics]
+        if self._data.validation is not None:
+            names += [f"val_{name}" for name in (*self._evaluation.scalars(self._data.validation), *metrics)]
+        return names
 
     # ── state ────────────────────────────────────────────────────────────────────────────────────
 

@@ -35,6 +35,10 @@ class Evaluation:
         self._traced.append((split.element_spec, step, means, plan))
         return means, plan
 
+    def scalars(self, split: Split) -> tuple[str, ...]:
+        """The names of what the step returns for a split, without a prefix."""
+        return self.trace(split)[0].names
+
     def run(self, split: Split, prefix: str, *, calls_of: int = 64) -> dict[str, float]:
         """Evaluate the whole split. Raises JobFailure, and Interrupted where the user cancels meanwhile.
 

@@ -177,6 +177,11 @@ class Means:
         self._results: Any = tf.function(self._compute, autograph=False)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The scalars that the step returns."""
+        return self._compiled.names
+
+    @property
     def _vector(self) -> tf.Variable:
         return self._compiled.assembly.means[self._compiled.split]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tapeworks.errors import FailureCode, JobFailure
@@ -50,13 +50,15 @@ class Monitor:
             return f"{self.monitor} was never finite"
         return f"{self.monitor} was best in epoch {self.best_epoch}: {self.best:.6g}"
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Raises JobFailure `invalid_spec` where none of these names, nor a part of one (`name_0`), is the value."""
+        if not any(self.monitor == name or self.monitor.startswith(f"{name}_") for name in names):
+            raise self._not_reported(names)
+
     def improved(self, epoch: int, logs: Mapping[str, float]) -> bool:
         """Take an epoch's logs. Raises JobFailure `invalid_spec` where the value is not among them."""
         if self.monitor not in logs:
-            raise JobFailure(
-                FailureCode.INVALID_SPEC,
-                f"{self._place} is {self.monitor!r}, which is not reported; there are: {', '.join(sorted(logs))}",
-            )
+            raise self._not_reported(logs)
         value = logs[self.monitor]
         better = self.best is None or self._sign * (value - self.best) > self._min_delta
         if better and math.isfinite(value):
@@ -64,6 +66,12 @@ class Monitor:
             return True
         self.wait += 1
         return False
+
+    def _not_reported(self, names: Iterable[str]) -> JobFailure:
+        return JobFailure(
+            FailureCode.INVALID_SPEC,
+            f"{self._place} is {self.monitor!r}, which is not reported; there are: {', '.join(sorted(names))}",
+        )
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
