@@ -35,9 +35,9 @@ class MacroFBeta(keras.metrics.Metric):
             raise ValueError(f"classes must be 2 or more and beta positive, not {classes} and {beta}")
         self.classes = classes
         self.beta = beta
-        self.hits = self.add_weight(name="hits", shape=(classes,), initializer="zeros")
-        self.predicted = self.add_weight(name="predicted", shape=(classes,), initializer="zeros")
-        self.actual = self.add_weight(name="actual", shape=(classes,), initializer="zeros")
+        self.hits = self.add_weight(name="hits", shape=(classes,), initializer="zeros", dtype=self.dtype)
+        self.predicted = self.add_weight(name="predicted", shape=(classes,), initializer="zeros", dtype=self.dtype)
+        self.actual = self.add_weight(name="actual", shape=(classes,), initializer="zeros", dtype=self.dtype)
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         y_true = tf.reshape(tf.cast(y_true, tf.int32), [-1])
