@@ -126,15 +126,15 @@ class Client:
     def wait(self, job_id: str, timeout: float | None = None, on_change: Callable[[Job], object] | None = None) -> Job:
         """Wait until the job has finished, well or not; look at its `state`.
 
-        `on_change` is called with the job as it is first, and at each change that is seen. Raises TimeoutError
-        after `timeout` seconds; the job goes on.
+        `on_change` is called with the job as it is first, and at each change that is seen, of whether a worker can
+        take it too. Raises TimeoutError after `timeout` seconds; the job goes on.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        job, told = self.get(job_id), -1
+        job, told = self.get(job_id), None
         while True:
-            if on_change is not None and job.revision != told:
+            if on_change is not None and (job.revision, job.unschedulable) != told:
                 on_change(job)
-                told = job.revision
+                told = (job.revision, job.unschedulable)
             if job.finished:
                 return job
             left = WAIT_SECONDS if end is None else end - time.monotonic()

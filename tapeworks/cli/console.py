@@ -24,6 +24,9 @@ from tapeworks.client import Client
 from tapeworks.errors import ApiError, Conflict, NotFound, Rejected, SpecInvalid, TapeworksError, Unauthorized
 from tapeworks.errors import Unavailable as UnavailableError
 
+_NO_WIDTH = 10_000
+"""Of a pipe or a file: no row is folded."""
+
 
 class ExitCode(IntEnum):
     """What a script can rely on; docs/cli.md explains each. `NO`: the job did not succeed, no worker is ready."""
@@ -73,8 +76,9 @@ def session_of(context: typer.Context) -> Session:
 
 
 def out() -> Console:
-    """Standard output; made anew so that a test's or a pipe's redirection counts."""
-    return Console(soft_wrap=True, highlight=False)
+    """Standard output; made anew so that a test's or a pipe's redirection counts. Only a terminal has a width."""
+    console = Console(soft_wrap=True, highlight=False)
+    return console if console.is_terminal else Console(soft_wrap=True, highlight=False, width=_NO_WIDTH)
 
 
 def err() -> Console:
@@ -99,7 +103,7 @@ def table(*columns: str) -> Table:
     """A table without frames: easy to read and to cut."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=column == "ID")  # to be copied whole
     return made
 
 
@@ -116,6 +120,11 @@ class Commands(TyperGroup):
         except FileNotFoundError as error:
             err().print(Text(f"error: no file {error.filename}", style="red"))
             raise typer.Exit(ExitCode.USAGE) from None
+        except OSError as error:
+            if error.filename is None:
+                raise  # a closed pipe: click ends quietly
+            err().print(Text(f"error: {error.filename}: {error.strerror}", style="red"))
+            raise typer.Exit(ExitCode.ERROR) from None
 
 
 def exit_code(error: TapeworksError) -> ExitCode:

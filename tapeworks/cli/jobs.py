@@ -104,6 +104,8 @@ def download(
     json: Json = False,
 ) -> None:
     """Fetch a job's model bundle, checked against its digest."""
+    if not output.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {str(output.parent)!r}", param_hint="--output")
     with session_of(context).client() as client:
         if job_id is None:
             last = next(client.list(state=State.SUCCEEDED), None)

@@ -47,7 +47,7 @@ def _lines(console: Console) -> Show:
 
     def show(job: Job) -> None:
         nonlocal told
-        now = (job.attempt, job.state, job.phase, job.progress.epoch)
+        now = (job.attempt, job.state, job.phase, job.progress.epoch, job.unschedulable)
         if now != told:
             console.print(Text(line(job)))
             told = now
@@ -63,6 +63,8 @@ def line(job: Job) -> str:
     if job.progress.step:
         words.append(_progress(job))
     words += [f"{name}={number(value)}" for name, value in job.metrics.items()]
+    if job.unschedulable is not None:
+        words.append(f"waits: {job.unschedulable.reason}")
     if job.failure is not None:
         words.append(f"{job.failure.code.value}: {job.failure.message}")
     return "  ".join(words)

@@ -9,6 +9,7 @@ import typer
 
 from tapeworks.cli.console import ExitCode, Json, err, out, session_of, show_json, table
 from tapeworks.cli.progress import age
+from tapeworks.errors import NotFound, ProblemCode
 from tapeworks.jobs import Device, WorkerInfo
 
 
@@ -26,6 +27,8 @@ def workers(
     """List workers with their devices."""
     with session_of(context).client() as client:
         found = [worker for worker in client.workers() if worker_id in (None, worker.id)]
+    if worker_id is not None and not found and not ready:
+        raise NotFound(404, ProblemCode.NOT_FOUND, f"there is no worker {worker_id!r}")
     _show(found, json=json)
     if ready and not any(worker.state == "ready" for worker in found):
         raise typer.Exit(ExitCode.NO)

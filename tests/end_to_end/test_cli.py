@@ -117,6 +117,7 @@ def test_workers_are_listed(served: Served) -> None:
     (worker,) = json.loads(served.tapeworks("workers", "--json").stdout)
     assert worker["id"] in served.tapeworks("workers", "--ready").stdout
     served.tapeworks("workers", "nobody", "--ready", expect=1)
+    assert "nobody" in served.tapeworks("workers", "nobody", expect=5).stderr
 
 
 def test_an_unknown_job_ends_with_five(served: Served) -> None:

@@ -4,9 +4,11 @@ import io
 import json
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from tapeworks.cli import progress
+from tapeworks.cli.console import out, table
 from tapeworks.jobs import Job
 from tests.tapeworks import answers
 
@@ -60,6 +62,18 @@ def test_a_failure_is_told_with_its_hint() -> None:
 def test_a_queued_job_that_fits_nowhere_says_why() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     assert "no GPU" in shown(console, job("queued", unschedulable={"reason": "no GPU"}))
+    plain = Console(file=io.StringIO(), soft_wrap=True)
+    lines = shown(plain, job("queued"), job("queued", unschedulable={"reason": "no GPU"})).splitlines()
+    assert lines == ["job_1  queued", "job_1  queued  waits: no GPU"]
+
+
+def test_a_table_in_a_pipe_keeps_its_rows_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = table("ID", "NAME", "STATE")
+    rows.add_row("job_01a20a779b387031a9aaefb13284bb3f", "a name of many words " * 5, "succeeded")
+    out().print(rows)
+    _, row = capsys.readouterr().out.splitlines()
+    assert row.split()[0] == "job_01a20a779b387031a9aaefb13284bb3f"
+    assert row.split()[-1] == "succeeded"
 
 
 def test_a_sparkline_has_its_own_range_and_ends_with_the_last_value() -> None:

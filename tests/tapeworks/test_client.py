@@ -167,6 +167,14 @@ def test_waiting_tells_each_change_once_and_ends_with_the_job() -> None:
     assert service.requests[1].extensions["timeout"]["read"] > float(service.requests[1].url.params["wait"])
 
 
+def test_waiting_tells_that_no_worker_fits_any_more() -> None:
+    alone = {"unschedulable": {"reason": "no worker is connected"}}
+    service = Service(ok(), ok(**alone), ok("succeeded", revision=2))
+    seen: list[object] = []
+    client(service).wait("job_1", on_change=lambda job: seen.append(job.unschedulable and job.unschedulable.reason))
+    assert seen == [None, "no worker is connected", None]
+
+
 def test_waiting_ends_in_time() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         return ok("running", revision=3)
