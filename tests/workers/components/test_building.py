@@ -228,3 +228,17 @@ def test_every_entry_with_no_required_argument_can_be_built() -> None:
     for entry in keras_entries():
         if entry.kind in plain and "required" not in entry.config_schema:
             build(entry.name, entry.kind)
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind", "attribute"),
+    [
+        (ref("keras/Huber", delta=0.5), Kind.LOSS, lambda made: made._fn_kwargs["delta"]),
+        (ref("keras/CosineSimilarity", axis=1), Kind.LOSS, lambda made: made._fn_kwargs["axis"]),
+        (ref("keras/CategoryEncoding", num_tokens=3, sparse=True), Kind.LAYER, lambda made: made.sparse),
+    ],
+)
+def test_what_keras_leaves_out_of_a_config_comes_back(reference: Any, kind: Kind, attribute: Any) -> None:
+    made = build(reference, kind)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
+    assert attribute(again) == attribute(made)

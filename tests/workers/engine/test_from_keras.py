@@ -7,11 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tapeworks
 from tapeworks.components import load_installed
 from tapeworks.errors import ComponentError
 from tapeworks.references import Kind
+from tapeworks_workers.engine.assembly import assemble
 from tapeworks_workers.engine.building import build
 
 load_installed()
@@ -45,6 +47,14 @@ def test_the_model_comes_back_as_it_was() -> None:
     x = np.random.default_rng(0).random((5, 64), np.float32)
     np.testing.assert_array_equal(again(x, training=False), model(x, training=False))
     assert (spec.name, spec.training.epochs, spec.training.seed) == ("moved over", 3, 7)
+
+
+def test_a_model_of_layers_can_be_assembled() -> None:
+    model = classifier()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    element = (tf.TensorSpec([None, 64], tf.float32), tf.TensorSpec([None], tf.int64))
+    assembly = assemble(tapeworks.from_keras(model, data=DATA), element)
+    assert assembly.models["model"](np.zeros((2, 64), np.float32)).shape == (2, 10)
 
 
 def test_the_optimizer_comes_back_with_its_schedule() -> None:

@@ -147,7 +147,22 @@ def _build_keras(name: str, kind: Kind, config: dict[str, Any], pointer: str) ->
         argument: _build_nested(value, argument, None, f"{pointer}/config/{escape(argument)}")
         for argument, value in config.items()
     }
-    return _call(cls, arguments, name=name, pointer=pointer)
+    return _complete(_call(cls, arguments, name=name, pointer=pointer), config)
+
+
+def _complete(made: Any, given: Mapping[str, Any]) -> Any:
+    """Some classes of Keras leave arguments out of their config (Huber its delta, CategoryEncoding its sparse), and
+    would come back with the default: what the spec gave is written beside what they write."""
+    parameters = inspect.signature(type(made).__init__).parameters
+    config = made.get_config()
+    left_out = {
+        argument: value
+        for argument, value in given.items()
+        if argument not in config and argument in parameters and value != parameters[argument].default
+    }
+    if left_out:
+        made.get_config = lambda: {**type(made).get_config(made), **left_out}
+    return made
 
 
 def _refuse_serialised(value: Any, name: str, pointer: str) -> None:

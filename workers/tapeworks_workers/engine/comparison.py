@@ -175,12 +175,20 @@ def comparable(config: Any) -> Any:
     return {key: comparable(value) for key, value in config.items() if key not in dropped}
 
 
-def first_path(left: Any, right: Any, at: str = "") -> str | None:
+def first_path(left: Any, right: Any, at: str = "", *, of_keras: bool = False) -> str | None:
+    """The first place where two configs differ.
+
+    `of_keras`: they are one of Keras' own objects'. Some of those leave out arguments that they were given (Huber its
+    delta), which the stored config has beside: its constructor took it, though it does not say so again.
+    """
     if isinstance(left, dict) and isinstance(right, dict):
+        inner = str(left.get("module", "")).partition(".")[0] == "keras"
         for key in [*left, *(k for k in right if k not in left)]:
+            if of_keras and key not in right:
+                continue
             if key not in left or key not in right:
                 return f"{at}/{key}"
-            where = first_path(left[key], right[key], f"{at}/{key}")
+            where = first_path(left[key], right[key], f"{at}/{key}", of_keras=inner and key == "config")
             if where:
                 return where
         return None
