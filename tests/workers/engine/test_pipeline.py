@@ -158,3 +158,11 @@ def test_files_of_a_source_are_in_the_lineage() -> None:
     assert len(file["sha256"]) == 64
     assert file["bytes"] > 0
     assert "/" not in file["name"]
+
+
+def test_tuning_is_left_to_pipelines_that_have_something_to_tune() -> None:
+    cast = {"op": "cast", "dtype": "float16"}
+    shuffle = {"op": "shuffle", "buffer_size": 100}
+    for pipeline, tuned in (([shuffle, BATCH], False), ([shuffle, cast, BATCH], True)):
+        options = data_of(pipeline=pipeline).training.dataset(0).options()
+        assert options.autotune.enabled is tuned

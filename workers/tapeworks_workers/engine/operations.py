@@ -23,6 +23,8 @@ from tapeworks_workers.engine.randomness import derive_seed
 from tapeworks_workers.engine.tracing import call_user_code, engine_code
 
 AUTOTUNE = tf.data.AUTOTUNE
+PARALLEL = frozenset({"map", "cast"})
+"""Operations whose parallel calls tf.data tunes while they run."""
 _FIELDS = ("x", "y", "sample_weight")
 
 

@@ -104,10 +104,14 @@ def _pipeline(spec: JobSpec, name: str, raw: tf.data.Dataset, *, batched: bool) 
     fixed, varying = _parted(applied)
     base = functools.reduce(lambda dataset, item: item.apply(dataset, 0), fixed, raw)
     prefetched = any(item.operation.op == "prefetch" for item in applied)
+    # Where no operation runs in parallel there is nothing to tune, and the thread that would do it costs every pass
+    # 20 ms at its end: as much as 30 small steps. Prefetch sizes its own buffer then.
+    options = tf.data.Options()
+    options.autotune.enabled = any(item.operation.op in operations.PARALLEL for item in applied)
 
     def dataset(number: int) -> tf.data.Dataset:
         result = functools.reduce(lambda dataset, item: item.apply(dataset, number), varying, base)
-        return result if prefetched else result.prefetch(operations.AUTOTUNE)
+        return (result if prefetched else result.prefetch(operations.AUTOTUNE)).with_options(options)
 
     first = dataset(0)
     size = int(first.cardinality())
