@@ -109,6 +109,24 @@ PROBLEM_SCHEMA: dict[str, Any] = {
             },
         },
     },
+    "examples": [
+        {
+            "type": "urn:tapeworks:problem:invalid_request",
+            "title": "The request is not valid",
+            "status": 422,
+            "detail": "/limit: Input should be less than or equal to 200",
+            "code": "invalid_request",
+            "hint": "See errors for each place.",
+            "errors": [
+                {
+                    "pointer": "/limit",
+                    "code": "invalid_value",
+                    "message": "Input should be less than or equal to 200",
+                    "hint": "",
+                }
+            ],
+        }
+    ],
 }
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from sqlalchemy import func, select
 
+from tapeworks.errors import ProblemCode
 from tapeworks_service.auth import Reader
 from tapeworks_service.context import House
 from tapeworks_service.database.tables import catalogues, jobs
@@ -39,8 +40,11 @@ async def readyz(house: House) -> Response:
         await house.store.check()
     except Problem as problem:
         checks["store"] = problem.detail
-    ready = all(value == "ok" for value in checks.values())
-    return answer({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
+    wrong = [value for value in checks.values() if value != "ok"]
+    if wrong:
+        hint = "Each of checks says what is missing; a first start takes longer."
+        raise Problem(ProblemCode.UNAVAILABLE, "; ".join(wrong), hint=hint, extra={"checks": checks})
+    return answer({"status": "ready", "checks": checks})
 
 
 @router.get("/metrics", operation_id="prometheus", summary="Metrics for Prometheus", responses=problems(401, 403, 503))

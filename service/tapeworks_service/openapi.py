@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,10 +11,13 @@ from pydantic.json_schema import models_json_schema
 
 from tapeworks import wire
 from tapeworks.spec import editor_schema
+from tapeworks_service.examples import ANSWERS, BODIES, STREAMED
 from tapeworks_service.exchange import PROBLEM_SCHEMA
 from tapeworks_service.jobs.routes import JobChange
 
 _REFERENCE = "#/components/schemas/{model}"
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BYTES = frozenset({"get_artifact", "get_model", "get_checkpoint", "read_checkpoint"})
 _BODIES = (
     JobChange, wire.Registration, wire.LeaseRequest, wire.Heartbeat, wire.Records, wire.CheckpointAnnouncement,
     wire.Finish, wire.UploadRequest,
@@ -52,6 +56,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for path in document["paths"].values():
         for operation in path.values():
             operation.pop("x-body-model", None)
+            _describe_content(operation)
             # Parameters that are not valid are told as problems too.
             if "422" in operation["responses"]:
                 operation["responses"]["422"] = {
@@ -61,6 +66,27 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     return document
+
+
+def _describe_content(operation: dict[str, Any]) -> None:
+    """Examples, and the media types that routes answer with beside JSON."""
+    name, responses = operation["operationId"], operation["responses"]
+    if name in BODIES:
+        operation["requestBody"]["content"]["application/json"]["example"] = BODIES[name]
+    for status in ("200", "201"):
+        if name in ANSWERS and status in responses:
+            responses[status]["content"]["application/json"]["example"] = ANSWERS[name]
+        if name in _BYTES and status in responses:
+            responses[status]["content"] = {"application/octet-stream": _BINARY}
+    if name in STREAMED:
+        entry = STREAMED[name]
+        message = f"id: {entry['seq']}\ndata: {json.dumps(entry)}\n\n"
+        responses["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}, "example": message}
+    if "206" in responses:
+        responses["206"]["content"] = {"application/octet-stream": _BINARY}
+    if name == "prometheus":
+        text = {"schema": {"type": "string"}, "example": 'tapeworks_jobs{state="queued"} 1.0\n'}
+        responses["200"]["content"] = {"text/plain": text}
 
 
 def _moved(schema: Any) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -161,6 +162,26 @@ def test_the_openapi_document_is_whole(api: httpx.Client) -> None:
     assert "model" in document["components"]["schemas"]["JobSpecInput"]["properties"]
     assert "application/problem+json" in submit["responses"]["422"]["content"]
     assert api.post("/v1/jobs/validate", json=body["example"]).status_code in (200, 422)
+
+
+def test_every_operation_has_an_example_that_fits_its_schema(api: httpx.Client) -> None:
+    document = api.get("/openapi.json").json()
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    without = {"pause_job", "resume_job", "retry_job", "drain_worker"}  # answered with a problem alone
+    for operation in operations:
+        answers = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
+        media = [part for answer in answers for part in answer.get("content", {}).items()]
+        asked = list(operation.get("requestBody", {}).get("content", {}).items())
+        for kind, content in media + asked:
+            if kind != "application/json" or operation["operationId"] in without:
+                continue
+            assert "example" in content, operation["operationId"]
+            schema = {**content["schema"], "components": document["components"]}
+            jsonschema.Draft202012Validator(schema).validate(content["example"])
+    by_id = {operation["operationId"]: operation for operation in operations}
+    assert "text/event-stream" in by_id["list_events"]["responses"]["200"]["content"]
+    assert list(by_id["get_model"]["responses"]["206"]["content"]) == ["application/octet-stream"]
+    assert list(by_id["prometheus"]["responses"]["200"]["content"]) == ["text/plain"]
 
 
 def test_prometheus_counts_by_route(api: httpx.Client, worker: HandWorker) -> None:

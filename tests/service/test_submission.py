@@ -153,7 +153,10 @@ def test_before_any_worker_came_a_job_is_refused_with_the_reason(own_service: An
         answer = client.post("/v1/jobs", json=spec())
         assert (answer.status_code, answer.json()["code"]) == (422, "unknown_component")
         assert "worker" in answer.json()["hint"]
-        assert client.get("/readyz").status_code == 503
+        absent = client.get("/readyz")
+        assert (absent.status_code, absent.json()["code"]) == (503, "unavailable")
+        assert absent.headers["Content-Type"] == "application/problem+json"
+        assert absent.json()["checks"]["database"] == "ok"
         worker.register()
         assert client.post("/v1/jobs", json=spec()).status_code == 201
         assert client.get("/readyz").json()["status"] == "ready"
