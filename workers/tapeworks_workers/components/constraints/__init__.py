@@ -1,0 +1,1 @@
+"""Constraints: what a weight must satisfy after each update."""
