@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -414,6 +416,18 @@ def test_a_restart_reaps_nothing_before_workers_could_renew(own_service: Any, tm
         assert HandLease(client, lease.lease).heartbeat().status_code == 200
         assert worker.job(job["id"])["attempt"] == 1
         assert HandLease(client, lease.lease).finish("succeeded").status_code == 200
+
+
+def test_lease_requests_are_forgotten_where_nothing_is_reaped(own_service: Any, tmp_path: Path) -> None:
+    with own_service(lease_seconds=0.3, reaper_seconds=0.05) as (_, worker):
+        worker.register()
+        worker.submit()
+        worker.lease().finish("succeeded")
+        with closing(sqlite3.connect(tmp_path / "data" / "tapeworks.db", isolation_level=None)) as database:
+            database.execute("UPDATE lease_requests SET created_at = 0")
+            end = time.monotonic() + 20
+            while database.execute("SELECT count(*) FROM lease_requests").fetchone() != (0,):
+                assert time.monotonic() < end
 
 
 def test_workers_are_listed_with_what_they_run(api: httpx.Client, worker: HandWorker) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import time
 
 import structlog
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -42,13 +42,14 @@ async def reap_forever(house: Context) -> None:
 
 async def _round(house: Context) -> None:
     async with house.database.read() as tx:
-        idle = not await queue.anything_to_reap(tx)
+        old = lease_requests.c.created_at < await tx.now() - _REQUEST_SECONDS
+        forgotten = await tx.one(select(lease_requests.c.request_id).where(old).limit(1))
+        idle = forgotten is None and not await queue.anything_to_reap(tx)
     if idle:
         return
     async with house.database.write() as tx:
         reaped = await queue.reap(tx, retry_seconds=house.settings.retry_seconds)
-        now = await tx.now()
-        await tx.execute(delete(lease_requests).where(lease_requests.c.created_at < now - _REQUEST_SECONDS))
+        await tx.execute(delete(lease_requests).where(old))
     for job_id in reaped:
         log.warning("lease_reaped", job_id=job_id)
         house.measures.reaped.inc()
