@@ -77,6 +77,13 @@ def test_a_pipeline_that_cannot_be_saved_is_skipped_to(tmp_path: Path) -> None:
     assert_same(whole, trained(spec, tmp_path / "resumed", resume=whole.checkpoints()[0]))
 
 
+def test_a_resumed_training_says_once_that_it_trains(tmp_path: Path) -> None:
+    spec = noisy(training={"checkpoint": {"every_steps": 8, "every_seconds": None, "keep": 99}})
+    first = trained(spec, tmp_path / "first")
+    for one in (first, trained(spec, tmp_path / "resumed", resume=first.checkpoints()[1])):
+        assert [record["phase"] for record in one.records("state")].count("training") == 1
+
+
 def test_a_finished_training_goes_straight_on(tmp_path: Path) -> None:
     whole = trained(noisy(), tmp_path / "whole")
     last = whole.checkpoints()[-1]

@@ -162,7 +162,7 @@ class Training:
         """One epoch, or the rest of one."""
         counters = self.counters
         began = time.monotonic()
-        self._reporter.enter(State.RUNNING, "training", quietly=self.counters.epoch > 0)
+        self._reporter.enter(State.RUNNING, "training", quietly=self._reporter.phase == "validating")
         if counters.step_in_epoch == 0:
             self._means.reset()
         self._examples = self._means.examples()
