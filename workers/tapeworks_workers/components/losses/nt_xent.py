@@ -51,7 +51,7 @@ class NTXent(keras.losses.Loss):
             raise ValueError(f"nt_xent needs embeddings of shape (n, d), not {embeddings.shape}")
         labels = tf.reshape(y_true, [-1])
         own = tf.eye(tf.size(labels), dtype=tf.bool)
-        positive = tf.cast((labels[:, tf.newaxis] == labels[tf.newaxis, :]) & ~own, embeddings.dtype)
+        positive = tf.cast(tf.equal(labels[:, tf.newaxis], labels[tf.newaxis, :]) & ~own, embeddings.dtype)
         unit = _unit(embeddings)
         similarity = tf.matmul(unit, unit, transpose_b=True) / self.temperature
         # The lowest finite number, not -inf: a batch of one has nothing else in its row, and log 0 no gradient.

@@ -67,7 +67,7 @@ class Triplet(keras.losses.Loss):
         if embeddings.shape.rank != 2:
             raise ValueError(f"triplet needs embeddings of shape (n, d), not {embeddings.shape}")
         labels = tf.reshape(y_true, [-1])
-        same = labels[:, tf.newaxis] == labels[tf.newaxis, :]
+        same = tf.equal(labels[:, tf.newaxis], labels[tf.newaxis, :])
         positive = same & ~tf.eye(tf.size(labels), dtype=tf.bool)
         distances = _distances(embeddings, self.distance)
         mine = {"semi_hard": _semi_hard, "hard": _hard, "all": _all}[self.mining]

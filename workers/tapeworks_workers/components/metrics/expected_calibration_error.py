@@ -79,7 +79,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
             if y.shape.rank == y_pred.shape.rank and y.shape[-1] != 1:
                 y = tf.argmax(y, axis=-1)
         labels = tf.reshape(tf.cast(y, tf.int32), [-1])
-        return confidence, tf.cast(guess == labels, self.dtype)
+        return confidence, tf.cast(tf.equal(guess, labels), self.dtype)
 
     def result(self) -> Any:
         gaps = tf.reduce_sum(tf.abs(self.correct.value - self.confidence.value))

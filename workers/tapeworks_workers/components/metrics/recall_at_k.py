@@ -56,7 +56,7 @@ class RecallAtK(keras.metrics.Metric):
             recall = tf.math.divide_no_nan(found, tf.reduce_sum(relevant, axis=-1))
         else:
             labels = tf.reshape(tf.cast(y_true, highest.dtype), [-1, 1])
-            recall = tf.cast(tf.reduce_any(highest == labels, axis=-1), self.dtype)
+            recall = tf.cast(tf.reduce_any(tf.equal(highest, labels), axis=-1), self.dtype)
             weight = tf.ones_like(recall)
         if sample_weight is not None:
             weight *= tf.reshape(tf.cast(sample_weight, self.dtype), [-1])
