@@ -105,7 +105,7 @@ def test_a_job_that_fits_no_worker_says_why(own_service: Any) -> None:
 
 def test_gpus_are_taken_where_there_are_any(own_service: Any) -> None:
     with own_service() as (_, worker):
-        worker.register(devices=GPUS)
+        worker.register(devices=[*GPUS, {"id": "cpu0", "kind": "cpu"}])
         worker.submit()
         assert worker.ask(free_cpu_slots=1).status_code == 204, "it waits for a GPU"
         assert worker.lease(free_gpus=["GPU-a"]).lease["gpus"] == 1

@@ -91,6 +91,8 @@ class Needs:
         if self.memory_gib is not None and (worker.memory_bytes or 0) < self.memory_gib * GIB:
             return f"it has {(worker.memory_bytes or 0) / GIB:.1f} of {self.memory_gib:g} GiB memory"
         wanted = self.gpus_on(worker)
+        if wanted == 0 and not worker.cpu_slots:
+            return "it has no CPU slot"
         large = sum(self._large_enough(device) for device in worker.gpus)
         if large < wanted:
             size = f" with {self.gpu_memory_gib:g} GiB" if self.gpu_memory_gib else ""

@@ -33,6 +33,11 @@ class WorkerRow:
         """Its devices of kind gpu."""
         return [device for device in self.devices if device["kind"] == "gpu"]
 
+    @property
+    def cpu_slots(self) -> int:
+        """How many jobs it takes on the CPU at once."""
+        return sum(device["kind"] == "cpu" for device in self.devices)
+
 
 def _row(row: RowMapping, *, now: float, lost_after: float) -> WorkerRow:
     return WorkerRow(**row, lost=row["heartbeat_at"] < now - lost_after)
