@@ -1,6 +1,6 @@
 """`clip_by_value`: each entry of each gradient held in an interval (tf.clip_by_value).
 
-Mikolov, "Statistical Language Models Based on Neural Networks" (2012), section 3.3.
+Mikolov, "Statistical Language Models Based on Neural Networks" (2012), PhD thesis, Brno University of Technology.
 """
 
 from __future__ import annotations
