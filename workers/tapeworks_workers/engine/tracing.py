@@ -25,7 +25,8 @@ def call_user_code(function: Callable[..., Any], *args: Any) -> Any:
     """
     if tf.executing_eagerly():
         return function(*args)
-    options = converter.ConversionOptions(recursive=True, user_requested=True)
+    # As tf.function does: without the optional features, whose own control dependencies let assertions be pruned.
+    options = converter.ConversionOptions(recursive=True, user_requested=True, optional_features=None)
     with ag_ctx.ControlStatusCtx(status=ag_ctx.Status.ENABLED, options=options):
         return api.converted_call(function, args, {}, options=options)
 
