@@ -270,6 +270,19 @@ class Raising(keras.layers.Layer):
         return x
 
 
+@component("lab/Bounded")
+class Bounded(keras.layers.Layer):
+    """Asserts what it is given."""
+
+    def __init__(self, limit: float = 1e9, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.limit = limit
+
+    def call(self, x: Any) -> Any:
+        tf.debugging.assert_less(tf.reduce_max(x), self.limit, "beyond the limit")
+        return x
+
+
 @component("lab/Idle")
 class Idle(keras.layers.Layer):
     """Has a weight that it does not use."""

@@ -79,6 +79,18 @@ def test_a_mistake_in_a_layer(tmp_path: Path) -> None:
     assert "raise RuntimeError" in source[failure["location"]["line"] - 1]
 
 
+@pytest.mark.parametrize("plan", ["loop", "steps", "eager"])
+def test_an_assertion_in_a_layer_holds_while_it_is_trained(tmp_path: Path, plan: str) -> None:
+    layers = [
+        {"component": "lab/Bounded", "config": {"limit": 0.5}},
+        {"component": "keras/Dense", "config": {"units": 3}},
+    ]
+    model = {"component": "sequential", "config": {"layers": layers}}
+    failure = failure_of(job(model=model, training={"execution": {"plan": plan}}), tmp_path)
+    assert failure["code"] == "component_error"
+    assert "beyond the limit" in failure["message"]
+
+
 def test_labels_that_are_texts(tmp_path: Path) -> None:
     failure = failure_of(job(data={"source": numbers(form="texts")}), tmp_path)
     assert failure["code"] == "dtype_mismatch", failure
