@@ -35,4 +35,4 @@ class Orthogonal(keras.regularizers.Regularizer):
         wide = matrix.shape[0] is not None and matrix.shape[0] < matrix.shape[1]
         gram = tf.matmul(matrix, matrix, transpose_a=not wide, transpose_b=wide)
         identity = tf.eye(tf.shape(gram)[0], dtype=x.dtype)
-        return tf.cast(self.factor, x.dtype) * tf.reduce_sum(tf.square(gram - identity))
+        return tf.constant(self.factor, x.dtype) * tf.reduce_sum(tf.square(gram - identity))
