@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tapeworks import wire
 from tapeworks.errors import ApiError, FailureCode, JobFailure, Rejected
-from tapeworks.jobs import Failure, Progress, State
+from tapeworks.jobs import Failure, State
 from tapeworks_workers import endings
 from tapeworks_workers.launcher import Launcher, LaunchFailed
 from tapeworks_workers.link import AttemptLink, LeaseLost
@@ -62,7 +62,6 @@ class Attempt:
         self._disk: OSError | None = None
         self._timed_out = False
         self._finished = False
-        self._progress: Progress | None = None
         self._spool: Spool
         self._transfers = Transfers(link, self._run_folder, self._keep, self._told)
         self._relay = Relay(
@@ -219,9 +218,8 @@ class Attempt:
 
     async def _send_heartbeats(self) -> None:
         while True:
-            answer = await self._link.heartbeat(
-                wire.Heartbeat(progress=self._progress), pause=self._terms.heartbeat_seconds
-            )
+            # Progress goes with the records: told here it would run ahead of them, a new attempt's of its `rewound`.
+            answer = await self._link.heartbeat(wire.Heartbeat(), pause=self._terms.heartbeat_seconds)
             if answer.command is not None and answer.command != self._asked:
                 self._obey(answer.command)
             await asyncio.sleep(self._terms.heartbeat_seconds)
@@ -261,9 +259,6 @@ class Attempt:
             kept = valid.model_dump(mode="json", exclude={"index", "at_offset"})
         except ValidationError as error:
             kept = note(f"the runner sent a record that is not valid: {str(error)[:500]}")
-        else:
-            if isinstance(valid, wire.FactsRecord) and valid.progress is not None:
-                self._progress = valid.progress
         try:
             self._spool.append(kept)
         except OSError as error:
