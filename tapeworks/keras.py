@@ -39,12 +39,13 @@ def from_keras(model: Any, *, data: Mapping[str, Any], epochs: int = 1, **fields
     if compiled.get("optimizer") is None:
         raise ComponentError("the model was compiled without an optimizer")
     outputs = list(getattr(model, "output_names", None) or [])
+    loss = _serialized(model.loss)
     parts = {
         "data": dict(data),
         "model": _model(model),
         "optimizer": _reference(compiled["optimizer"], "the optimizer"),
-        "loss": _losses(_serialized(model.loss), compiled.get("loss_weights"), outputs),
-        "metrics": _metrics(compiled, outputs, model),
+        "loss": _losses(loss, compiled.get("loss_weights"), outputs),
+        "metrics": _metrics(compiled, loss, outputs, model),
         "training": {"epochs": epochs, **fields.pop("training", {})},
     }
     return JobSpec.model_validate({**{key: value for key, value in parts.items() if value is not None}, **fields})
@@ -114,17 +115,16 @@ def _weight(weights: Any, index: int, output: str) -> float:
     return 1.0 if weights is None else float(weights)
 
 
-def _metrics(compiled: Mapping[str, Any], outputs: list[str], model: Any) -> Any:
+def _metrics(compiled: Mapping[str, Any], loss: Any, outputs: list[str], model: Any) -> Any:
     """A list, or lists by output; `weighted_metrics` are marked."""
     found: dict[str, list[dict[str, Any]]] = {}
+    losses = _by_output(loss, outputs)
     for place, weighted in (("metrics", False), ("weighted_metrics", True)):
         given = compiled.get(place)
         if given is None:
             continue
         for output, item in _each(given, outputs):
-            loss = compiled["loss"]
-            loss = loss.get(output) if isinstance(loss, Mapping) and "class_name" not in loss else loss
-            reference = _measure(_accuracy(item, loss, output, model), "metrics")
+            reference = _measure(_accuracy(item, losses.get(output, loss), output, model), "metrics")
             found.setdefault(output, []).append({**reference, "weighted": weighted} if weighted else reference)
     if len(outputs) <= 1 or not found:
         return [item for items in found.values() for item in items]

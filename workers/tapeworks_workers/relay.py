@@ -69,7 +69,6 @@ class Relay:
     checkpoints: asyncio.Queue[CheckpointFile] = field(default_factory=asyncio.Queue)
     state: State = State.STARTING
     _writer: asyncio.StreamWriter | None = None
-    _child: Child | None = None
     _finish: dict[str, Any] | None = None
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -78,7 +77,6 @@ class Relay:
         kills = endings.oom_kills()
         output = Output(self.keep)
         child = await self.launcher.runner(environment=self.environment, folder=self.folder)
-        self._child = child
         try:
             async with asyncio.TaskGroup() as group:
                 printing = [
