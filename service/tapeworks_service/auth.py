@@ -34,7 +34,6 @@ class Caller:
     """Who sent a request."""
 
     project_id: str
-    key_id: str | None
     scopes: frozenset[str]
 
 
@@ -87,7 +86,7 @@ async def identify(request: Request, house: Context) -> Caller:
             locked = await tx.one(select(api_keys.c.id).where(api_keys.c.revoked_at.is_(None)).limit(1))
             if locked is None:
                 _refuse_other_sites(request)
-                return Caller(DEFAULT_PROJECT, None, frozenset(SCOPES))
+                return Caller(DEFAULT_PROJECT, frozenset(SCOPES))
             raise Problem(
                 ProblemCode.UNAUTHENTICATED,
                 "this key is not known or was revoked" if hashed else "no key was sent",
@@ -97,7 +96,7 @@ async def identify(request: Request, house: Context) -> Caller:
     if (row["last_used_at"] or 0.0) < now - _USED_EVERY_SECONDS:
         async with house.database.write() as tx:
             await tx.execute(update(api_keys).where(api_keys.c.id == row["id"]).values(last_used_at=now))
-    return Caller(row["project_id"], row["id"], frozenset(row["scopes"]))
+    return Caller(row["project_id"], frozenset(row["scopes"]))
 
 
 def _refuse_other_sites(request: Request) -> None:
