@@ -139,3 +139,12 @@ def test_what_cannot_be_named_is_refused_with_the_remedy() -> None:
     own.compile("adam", "mse")
     with pytest.raises(ComponentError, match="functional API"):
         tapeworks.from_keras(own, data=DATA)
+
+
+def test_accuracy_follows_its_output_through_a_list_of_losses() -> None:
+    a = keras.Input((4,))
+    model = keras.Model(a, [keras.layers.Dense(1, name="p")(a), keras.layers.Dense(3, name="q")(a)])
+    model.compile("adam", ["mse", "sparse_categorical_crossentropy"], metrics=[["mae"], ["accuracy"]])
+    metrics = tapeworks.from_keras(model, data=DATA).document()["metrics"]["model"]["outputs"]
+    assert [item["component"] for item in metrics["p"]] == ["keras/MeanAbsoluteError"]
+    assert [item["component"] for item in metrics["q"]] == ["keras/SparseCategoricalAccuracy"]
