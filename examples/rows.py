@@ -52,8 +52,16 @@ class Example:
 
 def examples() -> list[Example]:
     """All of them, in the file's order."""
-    listed = tomllib.loads((EXAMPLES / "rows.toml").read_text())
-    return [Example(row=row["name"], **item) for row in listed["row"] for item in row["examples"]]
+    return [Example(row=name, **item) for name, row in _listed().items() for item in row["examples"]]
+
+
+def rows() -> list[str]:
+    """The rows of the guide: docs/guide/ROW.md is the page of each."""
+    return list(_listed())
+
+
+def _listed() -> dict[str, dict[str, Any]]:
+    return tomllib.loads((EXAMPLES / "rows.toml").read_text())
 
 
 def submit(client: Client, example: Example, known: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 import tapeworks
+from examples.rows import examples
 from tapeworks.canonical import parse_spec
 from tapeworks.cli.console import ExitCode
 from tapeworks.cli.main import app
@@ -33,12 +34,12 @@ def test_every_command_and_exit_code_is_documented() -> None:
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == set(ExitCode)
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "examples").rglob("*.json")), ids=lambda path: path.name)
+@pytest.mark.parametrize("file", [example.path for example in examples()], ids=lambda path: path.name)
 def test_the_examples_are_specs(file: Path) -> None:
     parse_spec(json.loads(file.read_text()))
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))],
                          ids=lambda path: path.name)  # fmt: skip
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", page.read_text())

@@ -1,4 +1,4 @@
-"""`tapeworks worker`: the command that this package adds to the CLI. `python -m tapeworks_workers` is the same.
+"""`tapeworks worker`, and `tapeworks component`: the commands that this package adds to the CLI. `python -m tapeworks_workers` is the same.
 
 Exit codes: 0 after SIGTERM or SIGINT, 2 for a wrong option, 1 where the worker cannot start.
 """
@@ -16,13 +16,15 @@ import structlog
 import typer
 
 from tapeworks.errors import ApiError
+from tapeworks_workers.authoring.commands import component
 from tapeworks_workers.launcher import LaunchFailed
 from tapeworks_workers.settings import WorkerSettings
 
 
 def register(app: typer.Typer) -> None:
-    """Add `worker` to the CLI."""
+    """Add `worker` and `component` to the CLI."""
     app.command("worker")(worker)
+    app.add_typer(component, name="component")
 
 
 def worker(

@@ -125,5 +125,7 @@ def attempt(spec: JobSpec | dict[str, Any], folder: Path, **lease: Any) -> list[
             channel.send({"reply": message["id"], "ok": True, "report": {}})
     thread.join()
     channel.close()
+    for reader in (thread for thread in threading.enumerate() if thread.name == "frames"):
+        reader.join(30)  # it has heard that the other end is closed
     theirs.close()
     return frames

@@ -1,0 +1,256 @@
+"""A component tried as a worker and a job would: `python -m tapeworks_workers.engine.rehearsal PATH`.
+
+    load → admit (build, save, reload, trace, differentiate) → the same in a process without Tapeworks (alone.py)
+         → losses: their gradient against numeric differences in float64 → the jobs beside the components
+
+Interface: `rehearse(path)` gives a `Finding` for every component and job. Prints them, or JSON with `--json`; the exit
+code is 1 if anything would fail as a job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tapeworks.canonical import parse_json, parse_spec
+from tapeworks.components import KERAS_KINDS, Component, load_components, load_installed
+from tapeworks.errors import SpecInvalid, TapeworksError
+from tapeworks.jobs import RefusedComponent
+from tapeworks.references import Kind
+from tapeworks_workers.engine import alone, diagnostics
+from tapeworks_workers.engine.admission import admit
+from tapeworks_workers.engine.building import build, set_data_roots
+from tapeworks_workers.engine.component_sources import copy_sources
+from tapeworks_workers.engine.nests import Arrays
+from tapeworks_workers.engine.trials import NotTried, sample
+
+_NUMERIC_STEP = 1e-6
+_NUMERIC_TOLERANCE = 1e-4
+_NUMERIC_ELEMENTS = 24
+"""Elements of y_pred whose derivative is compared."""
+
+
+@dataclass
+class Finding:
+    """What was found of one component or job."""
+
+    name: str
+    kind: str
+    problems: list[str] = field(default_factory=list)
+    """What would fail as a job."""
+    notes: list[str] = field(default_factory=list)
+
+
+def rehearse(path: Path) -> list[Finding]:
+    """Try every component that a file or folder holds, and every job beside them. Raises ComponentError."""
+    load_installed()
+    components = load_components([path])
+    findings = {(one.kind, one.name): _admitted(one) for one in components}
+    for component, problem in _in_another_process([one for one in components if not _of(findings, one).problems]):
+        _of(findings, component).problems.append(problem)
+    for component in components:
+        if component.kind is Kind.LOSS and not _of(findings, component).problems:
+            _check_gradient(component, _of(findings, component))
+    folder = path if path.is_dir() else path.parent
+    return [*findings.values(), *(_job(file) for file in sorted(folder.glob("*.json")))]
+
+
+def _of(findings: dict[tuple[Kind, str], Finding], component: Component) -> Finding:
+    return findings[component.kind, component.name]
+
+
+def _admitted(component: Component) -> Finding:
+    verdict = admit(component)
+    if isinstance(verdict, RefusedComponent):
+        return Finding(component.name, component.kind.value, problems=[verdict.reason])
+    return Finding(component.name, component.kind.value, notes=list(verdict.warnings))
+
+
+def _built(component: Component, example: dict[str, Any]) -> Any:
+    reference = {"component": component.name, "config": example.get("config", {})}
+    return build(reference, component.kind)
+
+
+# ── in another process ───────────────────────────────────────────────────────────────────────────
+
+
+def _in_another_process(components: Sequence[Component]) -> Iterator[tuple[Component, str]]:
+    """Components of Keras' kinds that do not come back where Tapeworks cannot be imported, and why."""
+    arrays, objects = Arrays(), []
+    mine = {one.name: one for one in components if one.kind in KERAS_KINDS}
+    for component in mine.values():
+        try:
+            objects.append(_written(component, arrays))
+        except NotTried:
+            continue  # admission has noted it
+    if not objects:
+        return
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
+        folder = Path(name)
+        document = {
+            "floatx": keras.config.floatx(),
+            "objects": objects,
+            "components": copy_sources(mine.values(), folder / "components"),
+        }
+        (folder / "objects.json").write_text(json.dumps(document), encoding="utf-8")
+        arrays.write(folder / "values.npz")
+        shutil.copyfile(Path(__file__).parent / "bundled" / "load.py", folder / "load.py")
+        command = [sys.executable, "-I", alone.__file__, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise RuntimeError(f"the process without Tapeworks ended with {done.returncode}: {done.stderr[-2000:]}")
+    for component_name, problem in json.loads(done.stdout.splitlines()[-1]).items():
+        if problem is not None:
+            yield mine[component_name], problem
+
+
+def _written(component: Component, arrays: Arrays) -> dict[str, Any]:
+    """The object, its weights, and what it gives for its example's inputs. Raises NotTried."""
+    example = dict(component.example or {})
+    instance = _built(component, example)
+    inputs = [sample(spec) for spec in _inputs(component.kind, example)]
+    outputs = alone.observe(component.kind.value, instance, inputs)
+    weights = instance.get_weights() if component.kind in (Kind.LAYER, Kind.MODEL) else None
+    return {
+        "component": component.name,
+        "kind": component.kind.value,
+        "config": json.loads(json.dumps(keras.saving.serialize_keras_object(instance))),
+        "weights": arrays.add(weights),
+        "inputs": arrays.add(inputs),
+        "outputs": arrays.add(outputs),
+    }
+
+
+def _inputs(kind: Kind, example: dict[str, Any]) -> list[Any]:
+    defaults = {
+        Kind.REGULARIZER: [tf.TensorSpec([4, 3], tf.float32)],
+        Kind.CONSTRAINT: [tf.TensorSpec([4, 3], tf.float32)],
+        Kind.SCHEDULE: [tf.TensorSpec([], tf.int64)],
+        Kind.LOSS: [tf.TensorSpec([None, 1], tf.float32)] * 2,
+        Kind.METRIC: [tf.TensorSpec([None, 1], tf.float32)] * 2,
+        Kind.INITIALIZER: [],
+        Kind.OPTIMIZER: [],
+    }
+    if kind in (Kind.LOSS, Kind.METRIC) and {"y_true", "y_pred"} <= example.keys():
+        return [example["y_true"], example["y_pred"]]
+    if "inputs" in example:
+        return [example["inputs"]]
+    if kind not in defaults:
+        raise NotTried("it has no example with 'inputs'")
+    return defaults[kind]
+
+
+# ── the gradient of a loss ───────────────────────────────────────────────────────────────────────
+
+
+def _check_gradient(component: Component, finding: Finding) -> None:
+    """Compare the tape's gradient with central differences, both in float64."""
+    example = dict(component.example or {})
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        loss = _built(component, example)
+        y_true, y_pred = (_in_float64(sample(spec, size=3)) for spec in _inputs(Kind.LOSS, example))
+        with tf.GradientTape() as tape:
+            tape.watch(y_pred)
+            value = loss(y_true, y_pred)
+        gradient = tape.gradient(value, y_pred)
+        if gradient is None or not np.any(gradient):
+            finding.problems.append("its gradient with respect to y_pred is zero everywhere: nothing would be learnt")
+            return
+        worst = _largest_difference(loss, y_true, np.asarray(y_pred), np.asarray(gradient))
+    except (TapeworksError, ValueError, TypeError, tf.errors.OpError) as error:
+        finding.notes.append(f"its gradient was not compared in float64: {type(error).__name__}: {error}")
+        return
+    finally:
+        keras.config.set_floatx(before)
+    if worst > _NUMERIC_TOLERANCE:
+        finding.problems.append(
+            f"its gradient differs from numeric differences by {worst:.2g} of the largest: "
+            "is a part of it stopped (tf.stop_gradient), rounded, or computed outside of TensorFlow?"
+        )
+
+
+def _in_float64(tensor: Any) -> Any:
+    return tf.cast(tensor, tf.float64) if tensor.dtype.is_floating else tensor
+
+
+def _largest_difference(loss: Any, y_true: Any, y_pred: np.ndarray, gradient: np.ndarray) -> float:
+    """Relative to the largest derivative; strided over the elements."""
+    flat = y_pred.ravel()
+    stride = max(1, flat.size // _NUMERIC_ELEMENTS)
+    worst = 0.0
+    for index in range(0, flat.size, stride):
+        values = []
+        for sign in (1.0, -1.0):
+            moved = flat.copy()
+            moved[index] += sign * _NUMERIC_STEP
+            values.append(float(loss(y_true, tf.constant(moved.reshape(y_pred.shape)))))
+        numeric = (values[0] - values[1]) / (2.0 * _NUMERIC_STEP)
+        worst = max(worst, abs(numeric - float(gradient.ravel()[index])))
+    return worst / max(float(np.abs(gradient).max()), 1e-12)
+
+
+# ── the jobs beside ──────────────────────────────────────────────────────────────────────────────
+
+
+def _job(file: Path) -> Finding:
+    """Build and trace a job as a worker would, and run a few of its steps."""
+    finding = Finding(file.name, "job")
+    try:
+        spec = parse_spec(parse_json(file.read_bytes()))
+    except SpecInvalid as error:
+        finding.problems += [f"{one.pointer or '/'}: {one.message}" for one in error.findings]
+        return finding
+    try:
+        finding.notes += [warning["message"] for warning in inspect_job(spec)["warnings"]]
+    except Exception as error:  # whatever a component raises is what the job would fail with
+        told = diagnostics.failure(error, spec=spec.document(), phase=None)
+        place = told["location"] or {}
+        where = f" ({place['file']}, line {place['line']})" if place.get("file") else ""
+        finding.problems.append(f"{told['code']}: {told['message']}{where}. {told['hint']}")
+    return finding
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; its exit code."""
+    parser = argparse.ArgumentParser(prog="tapeworks component test")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--data-root", type=Path, action="append", default=[])
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    set_data_roots(given.data_root)
+    try:
+        findings = rehearse(given.path)
+    except TapeworksError as error:
+        findings = [Finding(str(given.path), "path", problems=[str(error)])]
+    if given.json:
+        sys.stdout.write(json.dumps([asdict(one) for one in findings], indent=2) + "\n")
+    else:
+        sys.stdout.write("".join(_lines(findings)))
+    return 1 if any(one.problems for one in findings) else 0
+
+
+def _lines(findings: Sequence[Finding]) -> Iterator[str]:
+    for one in findings:
+        yield f"{'FAILS' if one.problems else 'ok   '} {one.kind} {one.name}\n"
+        yield from (f"        {problem}\n" for problem in one.problems)
+        yield from (f"        note: {note}\n" for note in one.notes)
+    wrong = sum(bool(one.problems) for one in findings)
+    yield f"{len(findings)} tried, {wrong} would fail as a job\n" if findings else "no component was found\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
