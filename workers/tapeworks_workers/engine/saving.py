@@ -63,12 +63,10 @@ def compile_arguments(assembly: Assembly, role: str) -> dict[str, Any] | None:
 
     It can where one optimizer owns this role's model and nothing else, and the role has a loss.
     """
-    names = [name for name, roles in assembly.step.optimizers.items() if role in roles]
-    if len(names) != 1 or list(assembly.step.optimizers[names[0]]) != [role] or role not in assembly.losses:
-        return None
     model = assembly.models[role]
-    owned = [id(variable) for variable in assembly.owned[names[0]]]
-    if owned != [id(variable) for variable in model.trainable_variables] or type(model).compile is not _COMPILE:
+    trained = [id(variable) for variable in model.trainable_variables]
+    names = [name for name, owned in assembly.owned.items() if [id(variable) for variable in owned] == trained]
+    if len(names) != 1 or role not in assembly.losses or type(model).compile is not _COMPILE:
         return None
     loss = assembly.losses[role]
     arguments: dict[str, Any] = {"optimizer": assembly.optimizers[names[0]]}
