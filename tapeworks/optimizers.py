@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from tapeworks.errors import Finding, ProblemCode
 from tapeworks.references import escape, nested_references
@@ -95,7 +96,7 @@ def doubled_arguments(spec: JobSpec) -> Iterator[Finding]:
         yield from _doubled(optimizer.component, optimizer.config, f"/optimizers/{escape(name)}", clipped)
 
 
-def _doubled(component: str, config: dict[str, object], pointer: str, clipped: bool) -> Iterator[Finding]:
+def _doubled(component: str, config: dict[str, Any], pointer: str, clipped: bool) -> Iterator[Finding]:
     if component == _LOSS_SCALING:
         message = f"{component} would divide gradients by a scale that no loss was multiplied with"
         hint = f"Name its inner optimizer here. {_DONE_BY_THE_JOB['loss_scale_factor']}"

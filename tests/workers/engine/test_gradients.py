@@ -55,8 +55,8 @@ def stepped(spec: JobSpec, steps: int = 5) -> Assembly:
     return assembly
 
 
-def paths(variables: Any) -> set[str]:
-    return {variable.path.split("/")[-2] for variable in variables}
+def layers_of(assembly: Assembly) -> dict[str, set[str]]:
+    return {name: {v.path.split("/")[-2] for v in owned} for name, owned in assembly.owned.items()}
 
 
 # ── ownership ────────────────────────────────────────────────────────────────────────────────────
@@ -64,10 +64,7 @@ def paths(variables: Any) -> set[str]:
 
 def test_two_optimizers_on_one_models_layers() -> None:
     ours = assemble(divided(), ELEMENT)
-    assert {name: paths(owned) for name, owned in ours.owned.items()} == {
-        "body": {"body_in", "body_out"},
-        "head": {"head"},
-    }
+    assert layers_of(ours) == {"body": {"body_in", "body_out"}, "head": {"head"}}
     model = keras.models.clone_model(ours.models["model"])
     model.set_weights(ours.models["model"].get_weights())
     optimizers = keras.optimizers.SGD(0.1), keras.optimizers.Adam(0.01)
@@ -87,10 +84,7 @@ def test_two_optimizers_on_one_models_layers() -> None:
 
 def test_the_declared_optimizer_may_be_one_of_several() -> None:
     ours = assemble(divided(optimizers={"model": sgd(0.1, BODY), "head": sgd(0.0, HEAD)}), ELEMENT)
-    assert {name: paths(owned) for name, owned in ours.owned.items()} == {
-        "model": {"body_in", "body_out"},
-        "head": {"head"},
-    }
+    assert layers_of(ours) == {"model": {"body_in", "body_out"}, "head": {"head"}}
     whole = assemble(job(optimizer=sgd(0.1, [{"model": "model"}])), ELEMENT)
     assert len(whole.owned["model"]) == 4
     assert compile_arguments(whole, "model") is not None
@@ -149,10 +143,10 @@ def test_every_variable_has_one_owner(optimizers: dict[str, Any], told: str) -> 
 
 
 def test_layers_inside_layers_are_named_by_path() -> None:
-    inner = {"component": "mlp", "config": {"hidden": [3], "outputs": 3, "name": "inner"}}
+    inner = {"component": "mlp", "config": {"hidden": [3], "outputs": 3}}
     head = {"component": "keras/Dense", "config": {"units": 3, "name": "head"}}
     model = {"component": "sequential", "config": {"layers": [inner, head]}}
-    parts = {"inner": sgd(0.1, [{"model": "model", "layers": ["inner/*"]}]), "head": sgd(0.1, HEAD)}
+    parts = {"inner": sgd(0.1, [{"model": "model", "layers": ["mlp/*"]}]), "head": sgd(0.1, HEAD)}
     ours = assemble(divided(model=model, optimizers=parts), ELEMENT)
     assert [len(ours.owned[name]) for name in ("inner", "head")] == [4, 2]
 
@@ -194,16 +188,15 @@ class Seen(GradientTransform):
 
 
 def test_metrics_of_transforms_are_reported_and_begin_anew_with_each_epoch(tmp_path: Path) -> None:
-    add = {"component": "lab/Times", "config": {"factor": 0.0}}
     clip = {"component": "clip_by_global_norm", "config": {"max_norm": 0.001}}
-    gradients = ["gradient_norm", clip, {"component": "gradient_norm", "config": {"name": "clipped"}}, add, "lab/Seen"]
+    gradients = ["gradient_norm", clip, {"component": "gradient_norm", "config": {"name": "clipped"}}, "lab/Seen"]
     result = trained(job(gradients=gradients, data={"validation": 0.2}), tmp_path)
     logs = [event["logs"] for event in result.events("epoch")]
     assert set(logs[0]) == {"loss", "val_loss", "gradient_norm", "gradient_norm_max", "clipped", "clipped_max", "seen"}
     for one in logs:
         assert 0.001 < one["gradient_norm"] < one["gradient_norm_max"]
         assert one["clipped"] == pytest.approx(0.001, rel=1e-4)
-        assert one["seen"] == 0
+        assert 0 < one["seen"] <= 0.001
     assert logs[0]["gradient_norm"] != logs[1]["gradient_norm"]
     assert int(result.values()["metrics/gradient_norm/1"]) == 8, "the updates of the last epoch"
 
@@ -251,10 +244,8 @@ def test_sam_is_the_papers_loop(tmp_path: Path) -> None:
         optimizer.apply(downhill, model.trainable_variables)
     for mine, theirs in zip(ours.models["model"].get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
-    curve = trained(spec.model_copy(update={"training": job(training={"epochs": 5}).training}), tmp_path).history(
-        "loss"
-    )
-    assert curve[-1] < curve[0]
+    curve = trained(spec, tmp_path).history("loss")
+    assert curve[1] < curve[0]
 
 
 def test_a_step_that_gives_too_few_gradients_is_told() -> None:
