@@ -142,6 +142,19 @@ def test_every_variable_has_one_owner(optimizers: dict[str, Any], told: str) -> 
     assert caught.value.code == "invalid_spec"
 
 
+def test_a_frozen_layer_has_no_owner_and_stays() -> None:
+    model = layered()
+    for layer in model["config"]["layers"][:2]:
+        layer["config"]["trainable"] = False
+    ours = assemble(divided(model=model, optimizers={"head": sgd(0.1, HEAD)}), ELEMENT)
+    before = ours.models["model"].get_weights()
+    compile_train_step(ours)(BATCHES[0])
+    changed = [not np.array_equal(a, b) for a, b in zip(before, ours.models["model"].get_weights(), strict=True)]
+    assert changed == [False] * 4 + [True] * 2
+    with pytest.raises(JobFailure, match="/optimizers/body/variables/0 holds no trainable variable"):
+        assemble(divided(model=model), ELEMENT)
+
+
 def test_layers_inside_layers_are_named_by_path() -> None:
     inner = {"component": "mlp", "config": {"hidden": [3], "outputs": 3}}
     head = {"component": "keras/Dense", "config": {"units": 3, "name": "head"}}

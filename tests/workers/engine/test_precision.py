@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,6 +14,7 @@ from tapeworks.errors import JobFailure
 from tapeworks.spec import JobSpec
 from tapeworks_workers.engine import assembly as assembling
 from tapeworks_workers.engine.assembly import assemble
+from tapeworks_workers.engine.saving import compile_arguments, save_keras
 from tapeworks_workers.engine.step import compile_train_step
 from tests.workers.engine import conftest as exporting
 from tests.workers.engine.trainings import job, prepared, trained
@@ -117,6 +119,39 @@ def test_a_job_in_float16_learns_and_reports_its_scale(tmp_path: Path) -> None:
     assert ours.history("loss_scale") == [2.0**15] * 2
     assert "val_loss_scale" not in ours.events("epoch")[0]["logs"]
     assert {variable.dtype for variable in ours.assembly.models["model"].trainable_variables} == {"float32"}
+
+
+@component("lab/Momentum")
+class Momentum(keras.optimizers.Optimizer):
+    """Written as Keras' own page shows: its build does not ask whether it was built."""
+
+    def build(self, variables: Any) -> None:
+        super().build(variables)
+        self.momentums = [self.add_variable_from_reference(one, name="momentum") for one in variables]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        momentum = self.momentums[self._get_variable_index(variable)]
+        self.assign(momentum, 0.9 * momentum - learning_rate * gradient)
+        self.assign_add(variable, momentum)
+
+
+def test_fit_goes_on_where_a_float16_job_ended(tmp_path: Path) -> None:
+    optimizer = {"component": "lab/Momentum", "config": {"learning_rate": 0.05}}
+    ours = assemble(job(optimizer=optimizer, training={"precision": "mixed_float16"}), ELEMENT)
+    compile_train_step(ours)(BATCH)
+    before = [variable.numpy() for variable in ours.optimizers["model"].variables]
+    file = tmp_path / "model.keras"
+    save_keras(ours.models["model"], file, compile_arguments(ours, "model"))
+    for old, new in zip(before, ours.optimizers["model"].variables, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())
+    assembling.reset(job())
+    again = keras.models.load_model(file)
+    assert isinstance(again.optimizer, keras.optimizers.LossScaleOptimizer)
+    for old, new in zip(before, again.optimizer.inner_optimizer.variables, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())
+    losses = again.fit(*BATCH, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    assert int(again.optimizer.inner_optimizer.iterations) == 6
 
 
 def test_a_mixed_model_reloads_equal(acme: Path, tmp_path: Path, verify: Callable[[str, Path], dict[str, Any]]) -> None:
