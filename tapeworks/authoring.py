@@ -135,6 +135,9 @@ class Source:
 class GradientTransform:
     """What is done to the gradients of one optimizer before they are applied, in the spec's order."""
 
+    metrics: Sequence[Any] = ()
+    """keras.metrics.Metric objects, made in `__init__` or `build`, that `__call__` updates; logs hold them."""
+
     def build(self, variables: Sequence[Any]) -> None:
         """Create state for these variables, outside any trace."""
 

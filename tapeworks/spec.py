@@ -118,13 +118,14 @@ class VariableSelection(SpecModel):
     """Variables that an optimizer owns."""
 
     model: Role
-    layers: list[str] | None = None
+    layers: Annotated[list[str], Field(min_length=1)] | None = None
+    """Globs over layer paths (`encoder/dense*`); None: the whole model."""
 
 
 class OptimizerSpec(ReferenceFields):
     """An optimizer; `variables` default to the step's declaration."""
 
-    variables: list[VariableSelection] | None = None
+    variables: Annotated[list[VariableSelection], Field(min_length=1)] | None = None
 
 
 class OutputLoss(ReferenceFields):

@@ -20,6 +20,15 @@ GAN = {
 }
 
 
+def part(*models: str) -> dict[str, Any]:
+    """An optimizer that says what it owns."""
+    return {"component": "keras/Adam", "variables": [{"model": model} for model in models]}
+
+
+def adam(**config: Any) -> dict[str, Any]:
+    return {"component": "keras/Adam", "config": config}
+
+
 def data(**changes: Any) -> dict[str, Any]:
     return {"source": "digits", "pipeline": BATCH, **changes}
 
@@ -59,7 +68,26 @@ def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
         ({**GAN, "losses": {}}, ("/losses/adversarial", "missing_role")),
         ({**GAN, "data": data(validation=0.2)}, ("/data/validation", "missing_validation_step")),
         (spec(evaluators=["confusion"]), ("/evaluators", "not_supported")),
-        (spec(training={"precision": "mixed_float16"}), ("/training/precision", "not_supported")),
+        (spec(optimizer=None, optimizers={"head": "keras/Adam"}), ("/optimizers/head", "unknown_role")),
+        (spec(optimizer=None, optimizers={"head": {"component": "keras/Adam", "variables": [{"model": "other"}]}}),
+         ("/optimizers/head/variables", "unknown_role")),
+        (spec(optimizer=None, optimizers={"model": "keras/Adam", "head": part("model")}),
+         ("/optimizers/head/variables", "invalid_value")),
+        ({**GAN, "optimizers": {"generator": part("critic"), "critic": "keras/Adam"}},
+         ("/optimizers/generator/variables", "unknown_role")),
+        ({**GAN, "optimizers": {"generator": "keras/Adam", "both": part("critic", "generator")}},
+         ("/optimizers/both/variables", "unknown_role")),
+        (spec(optimizer={"component": "keras/Adam", "variables": []}), ("/optimizer/variables", "invalid_value")),
+        (spec(optimizer=adam(gradient_accumulation_steps=2)),
+         ("/optimizer/config/gradient_accumulation_steps", "invalid_value")),
+        (spec(optimizer=adam(loss_scale_factor=2.0)), ("/optimizer/config/loss_scale_factor", "invalid_value")),
+        (spec(optimizer=adam(clipnorm=1.0), gradients=["clip_by_global_norm"]),
+         ("/optimizer/config/clipnorm", "invalid_value")),
+        (spec(optimizer={"component": "keras/LossScaleOptimizer", "config": {"inner_optimizer": adam(clipvalue=1.0)}},
+              gradients=["clip_by_global_norm"]),
+         ("/optimizer/config/inner_optimizer/config/clipvalue", "invalid_value")),
+        (spec(optimizer={"component": "keras/LossScaleOptimizer", "config": {"inner_optimizer": adam()}}),
+         ("/optimizer/component", "invalid_value")),
         (spec(training={"execution": {"plan": "fused"}}), ("/training/execution/plan", "not_supported")),
         (spec(resources={"workers": 2}), ("/resources/workers", "not_supported")),
         (spec(resources={"gpus": 2}), ("/resources/gpus", "not_supported")),
@@ -141,6 +169,13 @@ def test_what_is_allowed_is_accepted(api: httpx.Client, worker: HandWorker) -> N
         spec(data=data(pipeline=[{"op": "repeat"}, *BATCH]), training={"max_steps": 10}),
         spec(loss=None),
         spec(training={"epochs": 0}, optimizer=None),
+        spec(training={"precision": "mixed_float16", "gradient_accumulation": 4}),
+        spec(
+            optimizer=None,
+            optimizers={"body": part("model"), "head": part("model")},
+            gradients=[{"component": "clip_by_global_norm", "optimizer": "head"}],
+        ),
+        {**GAN, "optimizers": {"generator": "keras/Adam", "critic": part("critic"), "critic_head": part("critic")}},
         spec(data=data(validation="digits", test={"fraction": 0.1, "split": "tail"})),
     ]
     for document in accepted:

@@ -91,6 +91,7 @@ def _verify(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     before = set(sys.modules)
     loader = _bundle_loader(folder)
     keras.config.set_floatx(manifest["floatx"])  # optimizers rebuilt here must round as in training
+    keras.config.set_dtype_policy(manifest["dtype_policy"])  # a rebuilt Sequential takes the process's own
     tolerance = float(manifest["tolerance"])
     models: dict[str, Any] = {}
     for role, entry in manifest["models"].items():

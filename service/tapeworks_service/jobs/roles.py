@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from tapeworks.errors import Finding, ProblemCode
+from tapeworks.optimizers import grouped
 from tapeworks.references import escape
 from tapeworks.spec import JobSpec
 
@@ -14,18 +15,18 @@ from tapeworks.spec import JobSpec
 def role_findings(spec: JobSpec, step: str, roles: dict[str, Any]) -> Iterator[Finding]:
     """Roles that the step does not know, roles that it needs, and a validation that it cannot do."""
     models = [*roles.get("models", ()), *(role for role in roles.get("frozen", ()) if role not in roles["models"])]
-    optimizers = list(roles.get("optimizers", {}))
     losses = list(roles.get("losses", ()))
     yield from _compare("/models", spec.models, models, step=step, needed=models)
     trains = spec.training.epochs != 0 or spec.training.max_steps is not None
-    yield from _compare("/optimizers", spec.optimizers, optimizers, step=step, needed=optimizers if trains else ())
+    _, findings = grouped(spec.optimizers, roles.get("optimizers", {}), step=step)
+    yield from (one for one in findings if trains or one.code is not ProblemCode.MISSING_ROLE)
     # A supervised model may bring its own losses (add_loss), so its loss is allowed, not needed.
     needed = () if step == "supervised" else losses
     yield from _compare("/losses", spec.losses, [*losses, *models], step=step, needed=needed)
     yield from _compare("/metrics", spec.metrics, models, step=step)
     for index, transform in enumerate(spec.gradients):
-        if transform.optimizer is not None and transform.optimizer not in optimizers:
-            yield _unknown(f"/gradients/{index}/optimizer", transform.optimizer, optimizers, step=step)
+        if transform.optimizer is not None and transform.optimizer not in spec.optimizers:
+            yield _unknown(f"/gradients/{index}/optimizer", transform.optimizer, spec.optimizers, step=step)
     for index, role in enumerate((spec.export and spec.export.models) or ()):
         if role not in models:
             yield _unknown(f"/export/models/{index}", role, models, step=step)

@@ -14,6 +14,7 @@ from tapeworks.canonical import fold, parse_spec
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.jobs import ComponentEntry
 from tapeworks.operations import BATCHING
+from tapeworks.optimizers import doubled_arguments
 from tapeworks.references import Kind, escape, kind_of_argument, nested_references
 from tapeworks.spec import JobSpec
 from tapeworks.wire import PinnedComponent
@@ -63,6 +64,7 @@ def accept(document: Any, catalogue: Catalogue) -> Accepted:
         _pin(place, pins)
     findings += pins.findings
     findings += _data_findings(spec, pins)
+    findings += doubled_arguments(spec)
     step = pins.entries.get((Kind.STEP, spec.step.component))
     if step is not None and step.roles is not None:
         findings += role_findings(spec, step.name, step.roles)

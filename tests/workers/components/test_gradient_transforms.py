@@ -105,6 +105,37 @@ def test_centralize() -> None:
     agree(transform("centralize"), expected, sparse=False)
 
 
+@pytest.mark.parametrize("max_norm", [0.7, 1e6])
+def test_clip_by_global_norm_adds_repeated_rows_up_first(max_norm: float) -> None:
+    given, dense = slices()
+    other = normal(4)
+    one = transform("clip_by_global_norm", max_norm=max_norm)
+    results = apply(one, [given, tf.constant(other)], [variable(dense), variable(other)])
+    factor = min(1, max_norm / np.sqrt((dense**2).sum() + (other**2).sum()))
+    assert isinstance(results[0], tf.IndexedSlices)
+    np.testing.assert_allclose(tf.convert_to_tensor(results[0]), dense * factor, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(results[1], other * factor, rtol=0, atol=1e-12)
+
+
+def test_gradient_norm_changes_nothing_and_records_mean_and_largest() -> None:
+    given, dense = slices()
+    gradients = [tf.constant(normal(4)), given]
+    one = transform("gradient_norm", name="size")
+    norms = []
+    for factor in (1.0, 3.0, 2.0):
+        scaled = [gradients[0] * factor, tf.IndexedSlices(given.values * factor, given.indices, given.dense_shape)]
+        results = apply(one, scaled, [variable(normal(4)), variable(dense)])
+        np.testing.assert_array_equal(results[0], scaled[0])
+        np.testing.assert_array_equal(results[1].values, scaled[1].values)
+        norms.append(factor * np.sqrt((dense**2).sum() + float(tf.reduce_sum(gradients[0] ** 2))))
+    mean, largest = one.metrics
+    assert (mean.name, largest.name) == ("size", "size_max")
+    assert float(mean.result()) == pytest.approx(np.mean(norms), rel=1e-6)
+    assert float(largest.result()) == pytest.approx(np.max(norms), rel=1e-6)
+    largest.reset_state()
+    assert float(largest.result()) == 0
+
+
 def test_clip_by_norm_agrees_with_tensorflow() -> None:
     gradient = tf.constant(normal(5, 3))
     (ours,) = apply(transform("clip_by_norm", max_norm=1.0), [gradient], [variable(normal(5, 3))])

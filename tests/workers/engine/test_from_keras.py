@@ -57,6 +57,14 @@ def test_a_model_of_layers_can_be_assembled() -> None:
     assert assembly.models["model"](np.zeros((2, 64), np.float32)).shape == (2, 10)
 
 
+def test_accumulation_becomes_the_jobs_own() -> None:
+    model = classifier()
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=4), "sparse_categorical_crossentropy")
+    spec = tapeworks.from_keras(model, data=DATA)
+    assert spec.training.gradient_accumulation == 4
+    assert "gradient_accumulation_steps" not in spec.optimizers["model"].config
+
+
 def test_the_optimizer_comes_back_with_its_schedule() -> None:
     schedule = keras.optimizers.schedules.CosineDecay(0.01, 100, warmup_target=0.02, warmup_steps=10)
     model = classifier()

@@ -1,4 +1,4 @@
-"""The step and the loop: what is trained is what `fit` trains, and what goes wrong is told."""
+"""The step and the loop: how data is walked through, what is reported, and what goes wrong is told."""
 
 import json
 import math
@@ -11,59 +11,10 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import JobFailure
-from tapeworks.references import Kind
 from tapeworks_workers.engine import assembly as assembling
-from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.control import Control, Interrupted
 from tapeworks_workers.engine.stopping import Monitor
 from tests.workers.engine.trainings import BATCH, CROSS_ENTROPY, SHUFFLE, Trained, job, mlp, numbers, prepared, trained
-
-
-def regularized() -> dict[str, Any]:
-    l2 = {"component": "keras/L2", "config": {"l2": 0.01}}
-    layers = [
-        {"component": "keras/Dense", "config": {"units": 8, "activation": "relu", "kernel_regularizer": l2}},
-        {"component": "keras/BatchNormalization", "config": {}},
-        {"component": "keras/Dropout", "config": {"rate": 0.3}},
-        {"component": "keras/Dense", "config": {"units": 3}},
-    ]
-    return {"component": "sequential", "config": {"layers": layers}}
-
-
-def test_supervised_is_what_fit_does(tmp_path: Path) -> None:
-    accuracy = "keras/SparseCategoricalAccuracy"
-    spec = job(
-        data={"source": numbers(95, "weighted"), "validation": 0.1},
-        model=regularized(),
-        metrics=[accuracy, {"component": accuracy, "config": {"name": "weighted"}, "weighted": True}],
-        training={"epochs": 6, "seed": 5},
-    )
-    ours = prepared(spec, tmp_path)
-    model = keras.models.clone_model(ours.assembly.models["model"])
-    for mine, theirs in zip(ours.assembly.models["model"].variables, model.variables, strict=True):
-        theirs.assign(mine.numpy())
-    named = keras.metrics.SparseCategoricalAccuracy
-    model.compile(
-        optimizer=build("keras/Adam", Kind.OPTIMIZER),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[named()],
-        weighted_metrics=[named(name="weighted")],
-    )
-    assert ours.data.validation is not None
-    fitted = model.fit(
-        ours.data.training.dataset(0),
-        validation_data=ours.data.validation.dataset(0),
-        epochs=6,
-        shuffle=False,
-        verbose=0,
-    ).history
-    ours.training.train()
-    assert ours.training.counters.step == 54
-    assert set(fitted) == set(ours.training.counters.logs)
-    for name, curve in fitted.items():
-        np.testing.assert_allclose(ours.history(name), curve, atol=1e-5, err_msg=name)
-    for mine, theirs in zip(ours.assembly.models["model"].variables, model.variables, strict=True):
-        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=1e-5, err_msg=mine.path)
 
 
 @pytest.mark.parametrize("plan", ["loop", "steps"])

@@ -21,9 +21,10 @@ from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, OutputLosses
 from tapeworks_workers.engine import losses as spec_losses
 from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.gradients import build_transforms, owned_variables
-from tapeworks_workers.engine.metrics import RoleMetric, build_metrics
+from tapeworks_workers.engine.gradients import build_minimizers, build_transforms, named_metrics
+from tapeworks_workers.engine.metrics import RoleMetric, build_metrics, gradient_metrics
 from tapeworks_workers.engine.models import build_models
+from tapeworks_workers.engine.ownership import divide
 from tapeworks_workers.engine.randomness import derive_seed, philox
 from tapeworks_workers.engine.run import Run
 
@@ -31,8 +32,9 @@ PRECISIONS = {
     "float32": ("float32", "float32"),
     "float64": ("float64", "float64"),
     "mixed_bfloat16": ("float32", "mixed_bfloat16"),
+    "mixed_float16": ("float32", "mixed_float16"),
 }
-"""`training.precision` → (floatx, dtype policy) of those that this version trains in."""
+"""`training.precision` → (floatx, dtype policy)."""
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Assembly:
     losses: dict[str, Any]
     metrics: dict[str, list[RoleMetric]]
     transforms: dict[str, list[GradientTransform]]
+    gradient_metrics: list[RoleMetric]
+    """What transforms and loss scales tell of training; no role's."""
     run: Run
     inputs: frozenset[str] | None = None
     """The keys of the element's x that the models take, where they take x whole and by name."""
@@ -84,10 +88,12 @@ class Assembly:
         named.update(_found(self.step, "step", known))
         return named
 
-    def all_metrics(self) -> Iterator[RoleMetric]:
-        """The metrics of every role."""
+    def all_metrics(self, split: str = "training") -> Iterator[RoleMetric]:
+        """The metrics of every role; of training also those of the gradients."""
         for metrics in self.metrics.values():
             yield from metrics
+        if split == "training":
+            yield from self.gradient_metrics
 
     def notes(self) -> list[tuple[str, str]]:
         """(code, message) of what was found while tracing and is no failure."""
@@ -111,18 +117,18 @@ def assemble(spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | 
     with philox():
         step = build(spec.step, Kind.STEP, pointer="/step")
         models, input_specs = build_models(spec, step, element_spec)
-        owned = owned_variables(step, models)
+        ownership = divide(spec, step, models)
+        owned = ownership.owned
         optimizers = {name: _optimizer(spec, name, variables) for name, variables in owned.items()}
         losses = spec_losses.Losses({name: _loss(spec.losses[name], name) for name in spec.losses})
         metrics = build_metrics(spec, models)
         transforms = build_transforms(spec, owned)
-        run = Run(
-            models=models, losses=losses, optimizers=optimizers, owned=owned, transforms=transforms, metrics=metrics,
-            seed=spec.training.seed,
-        )  # fmt: skip
+        minimizers = build_minimizers(spec, ownership, optimizers, transforms)
+        run = Run(models=models, losses=losses, minimizers=minimizers, metrics=metrics, seed=spec.training.seed)
         assembly = Assembly(
             spec=spec, element_spec=element_spec, step=step, models=models, input_specs=input_specs,
             optimizers=optimizers, owned=owned, losses=losses, metrics=metrics, transforms=transforms, run=run,
+            gradient_metrics=gradient_metrics(named_metrics(transforms, minimizers), metrics),
             inputs=_selection(step, models, input_specs, element_spec),
         )  # fmt: skip
         run.datasets.update(datasets or {})
@@ -146,8 +152,6 @@ def _refuse_unsupported(spec: JobSpec) -> None:
     """The service answers these at POST; an older one may not. Raises JobFailure `not_supported`."""
     training = spec.training
     refused = {
-        f"training.precision {training.precision!r}": training.precision not in PRECISIONS,
-        "training.gradient_accumulation": training.gradient_accumulation != 1,
         "training.initial_state": training.initial_state is not None,
         "evaluators": bool(spec.evaluators),
         "callbacks": bool(spec.callbacks),
@@ -158,10 +162,7 @@ def _refuse_unsupported(spec: JobSpec) -> None:
 
 
 def _optimizer(spec: JobSpec, name: str, variables: list[Any]) -> keras.optimizers.Optimizer:
-    reference = spec.optimizers[name]
-    if reference.variables is not None:
-        raise JobFailure(FailureCode.NOT_SUPPORTED, f"optimizers/{name}/variables is not supported yet")
-    optimizer = build(reference, Kind.OPTIMIZER, pointer=f"/optimizers/{name}")
+    optimizer = build(spec.optimizers[name], Kind.OPTIMIZER, pointer=f"/optimizers/{name}")
     # A Keras optimizer refuses variables that it was not built with.
     optimizer.build(variables)
     return optimizer

@@ -92,6 +92,7 @@ class Training:
         metrics = [metric.name for metric in self._assembly.all_metrics()]
         names = [*step.names, *metrics]
         if self._data.validation is not None:
+            metrics = [metric.name for metric in self._assembly.all_metrics("validation")]
             names += [f"val_{name}" for name in (*self._evaluation.scalars(self._data.validation), *metrics)]
         return names
 

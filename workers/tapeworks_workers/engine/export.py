@@ -81,6 +81,7 @@ def export_bundle(
         "models": models,
         "tolerance": export.tolerance,
         "floatx": keras.config.floatx(),
+        "dtype_policy": keras.config.dtype_policy().name,
         "metrics": {name: float(value) for name, value in metrics.items() if np.isfinite(value)},
         "lineage": dict(lineage),
         "counters": counters,

@@ -57,6 +57,16 @@ def build_metrics(spec: JobSpec, models: Mapping[str, keras.Model]) -> dict[str,
     return built
 
 
+def gradient_metrics(
+    named: Mapping[str, keras.metrics.Metric], metrics: Mapping[str, list[RoleMetric]]
+) -> list[RoleMetric]:
+    """Metrics that nobody updates from outputs. Raises JobFailure `invalid_spec` where a role's has the name too."""
+    taken = {metric.name for of_role in metrics.values() for metric in of_role}
+    for name in sorted(taken & set(named)):
+        raise JobFailure(FailureCode.INVALID_SPEC, f"a metric and a gradient transform both report {name!r}")
+    return [RoleMetric(name, metric, None, False) for name, metric in named.items()]
+
+
 def own_name(metric: keras.metrics.Metric, reference: MetricSpec) -> str:
     """`config.name`, or Keras' own name for the metric less the number that tells two instances apart."""
     if isinstance(given := reference.config.get("name"), str):

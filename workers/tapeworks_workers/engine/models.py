@@ -32,7 +32,6 @@ def check_roles(spec: JobSpec, step: TrainingStep) -> None:
     """The spec must fill exactly the roles that the step declares. Raises JobFailure `invalid_spec`."""
     for place, given, declared in (
         ("models", spec.models, step.models),
-        ("optimizers", spec.optimizers, step.optimizers),
         ("losses", spec.losses, step.losses),
     ):
         # A loss may be left out where the model adds its own; a step that asks for it is told by run.losses.

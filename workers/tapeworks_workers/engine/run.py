@@ -1,8 +1,9 @@
 """`run`: the only door from a step to the engine. Its interface is `tapeworks.authoring.Run`.
 
 Everything here may be called while the step is traced. State lives in tf.Variables that
-`variables()` names for checkpoints: the step counter, the random streams, the running means, and
-`health`, which turns NaN with the first gradient that is not finite and stays so.
+`variables()` names for checkpoints: the step counter, the random streams, what the minimizers keep
+(gradients.py), and `health`, which turns NaN with the first gradient that is not finite and stays so;
+in mixed_float16 with a loss that is not, or a loss scale that has become useless.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any, NoReturn
 import keras
 import tensorflow as tf
 
-from tapeworks.authoring import GradientTransform
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import metrics as metric_updates
+from tapeworks_workers.engine.gradients import Minimizer
 from tapeworks_workers.engine.metrics import RoleMetric
 from tapeworks_workers.engine.randomness import Streams
-from tapeworks_workers.engine.tracing import call_user_code, engine_code
+from tapeworks_workers.engine.tracing import engine_code
 
 
 class Run:
@@ -30,9 +31,7 @@ class Run:
         *,
         models: Mapping[str, keras.Model],
         losses: Mapping[str, Any],
-        optimizers: Mapping[str, keras.optimizers.Optimizer],
-        owned: Mapping[str, Sequence[Any]],
-        transforms: Mapping[str, Sequence[GradientTransform]],
+        minimizers: Mapping[str, Minimizer],
         metrics: Mapping[str, Sequence[RoleMetric]],
         seed: int,
     ) -> None:
@@ -42,9 +41,7 @@ class Run:
         self.streams = Streams(seed)
         self.notes: list[tuple[str, str]] = []
         """(failure code, message) of what was found while tracing and is no failure."""
-        self._optimizers = optimizers
-        self._owned = owned
-        self._transforms = transforms
+        self._minimizers = minimizers
         self._metrics = metrics
         self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self._health = tf.Variable(0.0, dtype=tf.float32, trainable=False, name="health")
@@ -61,23 +58,27 @@ class Run:
 
     @property
     def health(self) -> tf.Variable:
-        """0 as long as every gradient was finite, NaN from then on."""
+        """0 as long as all was finite that should be, NaN from then on."""
         return self._health
 
     def variables(self) -> dict[str, tf.Variable]:
         """What a checkpoint must hold of the run itself."""
         streams = {f"streams/{name}": state for name, state in self.streams.variables().items()}
-        return {"step": self._counter, "health": self._health, **streams}
+        kept = {name: state for one in self._minimizers.values() for name, state in one.state().items()}
+        return {"step": self._counter, "health": self._health, **streams, **kept}
 
     # ── training ─────────────────────────────────────────────────────────────────────────────────
 
     @engine_code
     def gradients(self, optimizer: str, loss: Any, tape: tf.GradientTape) -> list[Any]:
-        """Gradients of the variables that `optimizer` owns, in their order; None for one that the loss misses."""
-        variables = self._of(optimizer)
-        gradients = tape.gradient(loss, variables)
-        missing = [v.path for v, g in zip(variables, gradients, strict=True) if g is None]
-        if variables and len(missing) == len(variables):
+        """Unscaled gradients of the variables that `optimizer` owns, in the models' order; None where the loss misses.
+
+        Raises JobFailure `no_gradient` where the loss reaches none of them.
+        """
+        minimizer = self._of(optimizer)
+        gradients = minimizer.gradients(loss, tape, self._health)
+        missing = [v.path for v, g in zip(minimizer.variables, gradients, strict=True) if g is None]
+        if gradients and len(missing) == len(gradients):
             raise JobFailure(
                 FailureCode.NO_GRADIENT,
                 f"the loss given to optimizer {optimizer!r} reaches none of its variables: {_names(missing)}",
@@ -85,57 +86,40 @@ class Run:
             )
         if missing:
             self.notes.append((FailureCode.NO_GRADIENT, f"optimizer {optimizer!r}: no gradient for {_names(missing)}"))
-        return list(gradients)
+        return gradients
 
     @engine_code
     def apply(self, optimizer: str, gradients: Sequence[Any], when: Any = None) -> tf.Tensor:
-        """Transform and apply. `when` (bool scalar) False: nothing happens. Returns whether variables changed."""
-        variables = self._of(optimizer)
-        if len(gradients) != len(variables):
+        """Accumulate, transform and apply. `when` (bool scalar) False: nothing happens, nothing is counted.
+
+        Returns whether variables changed: a bool scalar.
+        """
+        minimizer = self._of(optimizer)
+        if len(gradients) != len(minimizer.variables):
             raise JobFailure(
                 FailureCode.COMPONENT_ERROR,
-                f"optimizer {optimizer!r} owns {len(variables)} variables, the step gives {len(gradients)} gradients",
+                f"optimizer {optimizer!r} owns {len(minimizer.variables)} variables, the step gives {len(gradients)} "
+                "gradients",
                 hint="Give the list that run.gradients(optimizer, loss, tape) returned, one for each variable.",
             )
-        pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-        if when is None:
-            self._apply(optimizer, pairs)
-            return tf.constant(True)
 
-        def changed() -> tf.Tensor:
-            self._apply(optimizer, pairs)
-            return tf.constant(True)
+        def applied() -> tf.Tensor:
+            return minimizer.apply(gradients, self, self._health)
 
-        return tf.cond(tf.cast(when, tf.bool), changed, lambda: tf.constant(False))
+        return applied() if when is None else tf.cond(tf.cast(when, tf.bool), applied, lambda: tf.constant(False))
 
     @engine_code
     def minimize(self, optimizer: str, loss: Any, tape: tf.GradientTape, when: Any = None) -> tf.Tensor:
         """`apply(optimizer, gradients(optimizer, loss, tape), when)`."""
         return self.apply(optimizer, self.gradients(optimizer, loss, tape), when)
 
-    def _apply(self, optimizer: str, pairs: list[tuple[Any, Any]]) -> None:
-        gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
-        sums = [tf.reduce_sum(g.values if isinstance(g, tf.IndexedSlices) else g) for g in gradients]
-        if sums:
-            # 0·NaN and 0·Inf are NaN, and NaN + anything stays NaN: one addition remembers it without a read.
-            self._health.assign_add(0.0 * tf.add_n([tf.cast(s, tf.float32) for s in sums]))
-        for transform in self._transforms[optimizer]:
-            gradients = list(call_user_code(transform, gradients, variables, self))
-            if len(gradients) != len(variables):
-                name = type(transform).__name__
-                raise JobFailure(
-                    FailureCode.COMPONENT_ERROR,
-                    f"gradient transform {name} returned {len(gradients)} gradients for {len(variables)} variables",
-                )
-        self._optimizers[optimizer].apply(gradients, variables)
-
-    def _of(self, optimizer: str) -> list[Any]:
-        if optimizer not in self._owned:
+    def _of(self, optimizer: str) -> Minimizer:
+        if optimizer not in self._minimizers:
             raise JobFailure(
                 FailureCode.COMPONENT_ERROR,
-                f"the step has no optimizer {optimizer!r}; it declares {sorted(self._owned)}",
+                f"the step has no optimizer {optimizer!r}; it declares {sorted(self._minimizers)}",
             )
-        return list(self._owned[optimizer])
+        return self._minimizers[optimizer]
 
     @engine_code
     def regularization(self, role: str) -> tf.Tensor:

@@ -63,15 +63,16 @@ def compile_arguments(assembly: Assembly, role: str) -> dict[str, Any] | None:
 
     It can where one optimizer owns this role's model and nothing else, and the role has a loss.
     """
-    names = [name for name, roles in assembly.step.optimizers.items() if role in roles]
-    if len(names) != 1 or list(assembly.step.optimizers[names[0]]) != [role] or role not in assembly.losses:
-        return None
     model = assembly.models[role]
-    owned = [id(variable) for variable in assembly.owned[names[0]]]
-    if owned != [id(variable) for variable in model.trainable_variables] or type(model).compile is not _COMPILE:
+    trained = [id(variable) for variable in model.trainable_variables]
+    names = [name for name, owned in assembly.owned.items() if [id(variable) for variable in owned] == trained]
+    if len(names) != 1 or role not in assembly.losses or type(model).compile is not _COMPILE:
         return None
     loss = assembly.losses[role]
-    arguments: dict[str, Any] = {"optimizer": assembly.optimizers[names[0]]}
+    optimizer = assembly.optimizers[names[0]]
+    if assembly.spec.training.precision == "mixed_float16":
+        optimizer = _scaling(optimizer, model)
+    arguments: dict[str, Any] = {"optimizer": optimizer}
     if isinstance(loss, OutputLosses):
         arguments["loss"] = {name: one.loss for name, (one, _) in loss.losses.items()}
         arguments["loss_weights"] = {name: weight for name, (_, weight) in loss.losses.items()}
@@ -82,6 +83,17 @@ def compile_arguments(assembly: Assembly, role: str) -> dict[str, Any] | None:
         if chosen:
             arguments[key] = _by_output([(item.output, _fresh(item.metric)) for item in chosen])
     return arguments
+
+
+def _scaling(optimizer: Any, model: keras.Model) -> keras.optimizers.Optimizer:
+    """The optimizer as `fit` needs it in float16. Said in the file: a reloaded model's own policy may be float32."""
+    scaling = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build = lambda variables: None  # it is built, and one of a user's own would build its state anew
+    try:
+        scaling.build(model.trainable_variables)
+    finally:
+        del optimizer.build
+    return scaling
 
 
 def _by_output(metrics: list[tuple[str | None, keras.metrics.Metric]]) -> Any:

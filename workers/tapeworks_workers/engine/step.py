@@ -121,7 +121,7 @@ def _scalars(returned: Any, assembly: Assembly, split: str) -> dict[str, tf.Tens
     if not isinstance(returned, Mapping) or not all(isinstance(name, str) for name in returned):
         message = f"{method} must return a dict of named scalars, not {type(returned).__name__}"
         raise JobFailure(FailureCode.COMPONENT_ERROR, message, location=where)
-    taken = {metric.name for metric in assembly.all_metrics()}
+    taken = {metric.name for metric in assembly.all_metrics(split)}
     scalars = {}
     for name in sorted(returned):
         value = tf.convert_to_tensor(returned[name])
@@ -190,7 +190,7 @@ class Means:
         assembly = self._compiled.assembly
         if self._compiled.split in assembly.means:
             self._vector.assign(tf.zeros_like(self._vector))
-        for metric in assembly.all_metrics():
+        for metric in assembly.all_metrics(self._compiled.split):
             metric.metric.reset_state()
         for model in assembly.models.values():
             model.reset_metrics()
@@ -228,6 +228,6 @@ class Means:
 
     def _compute(self) -> dict[str, tf.Tensor]:
         results: dict[str, tf.Tensor] = {}
-        for metric in self._compiled.assembly.all_metrics():
+        for metric in self._compiled.assembly.all_metrics(self._compiled.split):
             results |= metric_results.scalars(metric.name, metric.metric.result())
         return results

@@ -14,8 +14,8 @@ from tapeworks import GradientTransform, Run, component
 class ClipByGlobalNorm(GradientTransform):
     """Where the norm of all gradients together exceeds `max_norm`, multiply each by `max_norm / norm`.
 
-    `tf.clip_by_global_norm`: the direction stays. tf.IndexedSlices stay sparse; their norm is that of their
-    values, as in Keras' `global_clipnorm`. A norm that is not finite makes every gradient NaN, which fails the job
+    `tf.clip_by_global_norm`: the direction stays. tf.IndexedSlices stay sparse: rows given more than once are added up
+    first, since the norm is that of their sum. A norm that is not finite makes every gradient NaN, which fails the job
     as `non_finite`.
 
     Args:
@@ -28,5 +28,13 @@ class ClipByGlobalNorm(GradientTransform):
         self.max_norm = max_norm
 
     def __call__(self, gradients: Sequence[Any], variables: Sequence[Any], run: Run) -> Sequence[Any]:
-        clipped, _ = tf.clip_by_global_norm(list(gradients), self.max_norm)
+        exact = [_summed(one) if isinstance(one, tf.IndexedSlices) else one for one in gradients]
+        clipped, _ = tf.clip_by_global_norm(exact, self.max_norm)
         return list(clipped)
+
+
+def _summed(slices: tf.IndexedSlices) -> tf.IndexedSlices:
+    """The same gradient, each row at most once."""
+    rows, position = tf.unique(slices.indices)
+    values = tf.math.unsorted_segment_sum(slices.values, position, tf.size(rows))
+    return tf.IndexedSlices(values, rows, slices.dense_shape)

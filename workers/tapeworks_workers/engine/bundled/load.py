@@ -39,13 +39,15 @@ def load(folder: str | Path | None = None, roles: Sequence[str] | None = None) -
     if unknown:
         raise KeyError(f"this bundle has no Keras model {', '.join(unknown)}; it has {', '.join(held) or 'none'}")
     # Keras lets what is registered globally win over a custom_object_scope: the bundle's own classes stand in both.
-    before = keras.config.floatx()
+    before, policy = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx(manifest["floatx"])  # .keras files do not say it, and optimizers and losses take it
+    keras.config.set_dtype_policy(manifest["dtype_policy"])  # nor do they keep the policy of a model beside its layers'
     try:
         with _registered(custom), keras.saving.custom_object_scope(custom):
             return {role: keras.models.load_model(folder / held[role]) for role in roles or held}
     finally:
         keras.config.set_floatx(before)
+        keras.config.set_dtype_policy(policy)
 
 
 def check(folder: Path) -> dict[str, Any]:

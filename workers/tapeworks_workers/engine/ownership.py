@@ -1,0 +1,136 @@
+"""Who owns which variables: every trainable variable of a trained role has exactly one optimizer.
+
+An optimizer owns what the step declares, or what its `variables` say: globs over layer paths. A layer's path is its
+name below the model, after the names of the layers that hold it: `encoder/dense_1`; `*` matches `/` too, and a layer
+that matches brings all that is in it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import keras
+
+from tapeworks.authoring import TrainingStep
+from tapeworks.errors import FailureCode, Finding, JobFailure
+from tapeworks.optimizers import Groups, doubled_arguments, grouped
+from tapeworks.spec import JobSpec, OptimizerSpec
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """What the optimizers of a spec own, and how the step speaks of them."""
+
+    owned: dict[str, list[Any]]
+    """Optimizer of the spec → its trainable variables, in the models' order."""
+    groups: Groups
+    """Optimizer of the step → those of the spec that do its work."""
+    reached: dict[str, list[Any]]
+    """Optimizer of the step → the variables of its group, each once, in the models' order."""
+
+
+def divide(spec: JobSpec, step: TrainingStep, models: Mapping[str, keras.Model]) -> Ownership:
+    """Divide the models' trainable variables among the spec's optimizers.
+
+    Raises JobFailure `invalid_spec` where a variable has two owners, or none and is not frozen, where a glob matches no
+    layer, and where Keras' own arguments would do what the job does.
+    """
+    groups, findings = grouped(spec.optimizers, step.optimizers, step=spec.step.component)
+    for finding in (*findings, *doubled_arguments(spec)):
+        raise _failure(finding)
+    owner: dict[int, str] = {}
+    owned: dict[str, list[Any]] = {}
+    for group, members in groups.items():
+        trained = {role: models[role].trainable_variables for role in step.optimizers[group]}
+        for name in members:
+            owned[name] = _owned(name, spec.optimizers[name], trained, models)
+            for variable in owned[name]:
+                other = owner.setdefault(id(variable), name)
+                if other != name:
+                    raise JobFailure(
+                        FailureCode.INVALID_SPEC,
+                        f"variable {variable.path!r} has two optimizers: {other!r} and {name!r}",
+                        hint="Give every variable one optimizer: change `variables`, or the step's `optimizers`.",
+                    )
+    _refuse_orphans(step, models, owner)
+    reached = {
+        group: _once(
+            variable
+            for role in step.optimizers[group]
+            for variable in models[role].trainable_variables
+            if owner.get(id(variable)) in members
+        )
+        for group, members in groups.items()
+    }
+    return Ownership(owned, groups, reached)
+
+
+def _failure(finding: Finding) -> JobFailure:
+    return JobFailure(FailureCode.INVALID_SPEC, f"{finding.pointer}: {finding.message}", hint=finding.hint or None)
+
+
+def _owned(
+    name: str, reference: OptimizerSpec, trained: Mapping[str, Sequence[Any]], models: Mapping[str, keras.Model]
+) -> list[Any]:
+    if reference.variables is None:
+        return _once(variable for variables in trained.values() for variable in variables)
+    chosen: set[int] = set()
+    for index, selection in enumerate(reference.variables):
+        pointer = f"/optimizers/{name}/variables/{index}"
+        model = models[selection.model]
+        layers = [model] if selection.layers is None else matching(model, selection.layers, pointer=f"{pointer}/layers")
+        found = {id(variable) for layer in layers for variable in layer.trainable_variables}
+        if not found:
+            raise JobFailure(FailureCode.INVALID_SPEC, f"{pointer} holds no trainable variable")
+        chosen |= found
+    return _once(variable for variables in trained.values() for variable in variables if id(variable) in chosen)
+
+
+def _once(variables: Iterator[Any]) -> list[Any]:
+    return list({id(variable): variable for variable in variables}.values())
+
+
+def _refuse_orphans(step: TrainingStep, models: Mapping[str, keras.Model], owner: Mapping[int, str]) -> None:
+    for role, model in models.items():
+        orphans = [v.path for v in model.trainable_variables if id(v) not in owner]
+        if orphans and role not in step.frozen:
+            raise JobFailure(
+                FailureCode.INVALID_SPEC,
+                f"no optimizer owns {len(orphans)} trainable variables of role {role!r}, the first is {orphans[0]!r}",
+                hint="Add its layer to the `variables` of an optimizer, or its role to the step's `optimizers`; or "
+                "freeze it: the model's `freeze`, the step's `frozen`.",
+            )
+
+
+# ── layers by name ───────────────────────────────────────────────────────────────────────────────
+
+
+def matching(model: keras.Model, globs: Sequence[str], *, pointer: str) -> list[keras.Layer]:
+    """The layers whose paths match one of the globs. Raises JobFailure `invalid_spec` for a glob that matches none."""
+    layers = list(layer_paths(model))
+    found: list[keras.Layer] = []
+    for glob in globs:
+        matched = [layer for path, layer in layers if fnmatchcase(path, glob)]
+        if not matched:
+            paths = [path for path, _ in layers if path]
+            close = difflib.get_close_matches(glob, paths, n=1)
+            listed = ", ".join(paths[:10]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")
+            raise JobFailure(
+                FailureCode.INVALID_SPEC,
+                f"{pointer}: {glob!r} matches no layer; there are: {listed}",
+                hint=f"Did you mean {close[0]!r}?" if close else 'A glob with "*" at its end matches numbered names.',
+            )
+        found += matched
+    return found
+
+
+def layer_paths(layer: keras.Layer, path: str = "") -> Iterator[tuple[str, keras.Layer]]:
+    """(path, layer) of the layer itself, whose path is "", and of all layers in it but inputs."""
+    yield path, layer
+    for inner in layer._flatten_layers(recursive=False, include_self=False):
+        if not isinstance(inner, keras.layers.InputLayer):
+            yield from layer_paths(inner, f"{path}/{inner.name}" if path else inner.name)
