@@ -106,7 +106,7 @@ def frechet(mean: Array, covariance: Array, other_mean: Array, other_covariance:
 def _until(model: Any, layer: str | None) -> Any:
     if layer is None:
         return model
-    if not isinstance(model, (keras.Sequential, keras.src.models.functional.Functional)):
+    if getattr(model, "inputs", None) is None:
         raise ValueError(f"until needs a functional or sequential model, not {type(model).__name__}")
     return keras.Model(model.inputs, model.get_layer(layer).output)
 
