@@ -76,7 +76,7 @@ def test_features_of_a_layer_are_compared_and_noise_is_its_own() -> None:
 @pytest.mark.parametrize(
     ("config", "size", "message"),
     [({}, 1, "two examples"), ({"role": "narrow"}, 9, "'narrow' gives 2 numbers"), ({"samples": 1}, 9, "samples"),
-     ({"until": "only"}, 9, "features names no model"), ({"features": "generator", "until": "none"}, 9, "No such layer")],
+     ({"until": "only"}, 9, "features names no model"), ({"features": "narrow", "until": "no"}, 9, "No such layer")],
 )  # fmt: skip
 def test_what_does_not_fit_is_told(config: dict[str, Any], size: int, message: str) -> None:
     x = GENERATOR.normal(size=(size, 3)).astype("float32")

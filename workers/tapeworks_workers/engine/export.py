@@ -99,7 +99,7 @@ def exported_roles(assembly: Assembly) -> list[str]:
 
     Raises JobFailure `invalid_spec`.
     """
-    wanted = assembly.spec.export.models if assembly.spec.export is not None else None
+    wanted: Sequence[str] | None = assembly.spec.export.models if assembly.spec.export is not None else None
     wanted = assembly.step.exported if wanted is None else wanted
     if wanted is None:
         trained = {role for roles in assembly.step.optimizers.values() for role in roles}

@@ -1,7 +1,7 @@
 """`gan`: a generator against a discriminator, Goodfellow et al., "Generative Adversarial Nets" (2014), arXiv:1406.2661.
 
-With convolutions it is the DCGAN of Radford et al. (2015), arXiv:1511.06434. One-sided label smoothing: Salimans et al.,
-"Improved Techniques for Training GANs" (2016), arXiv:1606.03498, section 3.4.
+With convolutions it is the DCGAN of Radford et al. (2015), arXiv:1511.06434. One-sided label smoothing: Salimans et
+al., "Improved Techniques for Training GANs" (2016), arXiv:1606.03498, section 3.4.
 """
 
 from __future__ import annotations
