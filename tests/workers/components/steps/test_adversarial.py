@@ -93,6 +93,19 @@ def test_a_loss_that_the_spec_lacks_is_told() -> None:
         trained(assembly, batch())
 
 
+@pytest.mark.parametrize(("step", "judge"), [("gan", "discriminator"), ("wgan_gp", "critic")])
+def test_a_generator_of_another_shape_is_told(step: str, judge: str) -> None:
+    """Also where the other model would take any: a pooling discriminator, an interpolation that broadcasts."""
+    anything = {"component": "sequential", "config": {"layers": [{"component": "keras/UnitNormalization"}]}}
+    losses = dict.fromkeys(("generator", judge), "wasserstein") if step == "gan" else {}
+    assembly = assembled(
+        step, {"latent_dim": LATENT}, {"generator": mlp(1), judge: anything},
+        optimizers={"generator": SGD, judge: SGD}, losses=losses,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"the generator gives \(None, 1\), the data's x is \(None, 4\)"):
+        trained(assembly, batch())
+
+
 @pytest.mark.parametrize("step", ["gan", "wgan_gp"])
 def test_generate_draws_from_its_seed_alone(step: str) -> None:
     assembly = gan() if step == "gan" else wgan()

@@ -35,8 +35,8 @@ BERNOULLI = {"component": "keras/BinaryCrossentropy", "config": {"from_logits": 
 # ── vae ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def vae(code: int = 4, loss: Any = BERNOULLI, **config: Any) -> Any:
-    models = {"encoder": mlp(code), "decoder": mlp(FEATURES)}
+def vae(code: int = 4, loss: Any = BERNOULLI, decoded: int = FEATURES, **config: Any) -> Any:
+    models = {"encoder": mlp(code), "decoder": mlp(decoded)}
     given = {"latent_dim": 2, **config}
     return assembled("vae", given, models, optimizers={"autoencoder": SGD}, losses={"decoder": loss})
 
@@ -87,9 +87,11 @@ def test_vae_generates_and_reconstructs() -> None:
     np.testing.assert_array_equal(first, again)
 
 
-def test_an_encoder_of_another_size_is_told() -> None:
+def test_models_of_another_size_are_told() -> None:
     with pytest.raises(ValueError, match=r"the encoder must give 4 numbers .* it gives \(3,\)"):
         trained(vae(code=3), batch())
+    with pytest.raises(ValueError, match=r"the decoder gives \(None, 1\), the data's x is \(None, 4\)"):
+        trained(vae(decoded=1), batch())
 
 
 # ── distillation ─────────────────────────────────────────────────────────────────────────────────

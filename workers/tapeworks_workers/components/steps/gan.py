@@ -87,6 +87,10 @@ class Gan(TrainingStep):
         return run.random_normal([tf.shape(real)[0], self.latent_dim])
 
     def _discriminator_loss(self, real: Any, fake: Any, run: Run, *, training: bool) -> Any:
+        if not fake.shape[1:].is_compatible_with(real.shape[1:]):
+            raise ValueError(
+                f"the generator gives {fake.shape}, the data's x is {real.shape}: they must have the same shape"
+            )
         discriminator, loss = run.models["discriminator"], run.losses["discriminator"]
         on_real, on_fake = discriminator(real, training=training), discriminator(fake, training=training)
         ones, zeros = tf.ones_like(on_real), tf.zeros_like(on_fake)

@@ -80,6 +80,10 @@ class Vae(TrainingStep):
         mean, log_variance = tf.split(encoded, 2, axis=-1)
         code = mean + tf.exp(0.5 * log_variance) * run.random_normal(tf.shape(mean))
         decoded = run.models["decoder"](code, training=training)
+        if not decoded.shape[1:].is_compatible_with(x.shape[1:]):
+            raise ValueError(
+                f"the decoder gives {decoded.shape}, the data's x is {x.shape}: they must have the same shape"
+            )
         run.update_metrics("decoder", x, decoded)
         elements = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), dtype)
         reconstruction = elements * tf.cast(run.losses["decoder"](x, decoded), dtype)

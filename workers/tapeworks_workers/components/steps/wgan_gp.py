@@ -86,6 +86,10 @@ class WganGp(TrainingStep):
         return run.random_normal([tf.shape(real)[0], self.latent_dim])
 
     def _critic(self, real: Any, fake: Any, run: Run, *, training: bool) -> dict[str, Any]:
+        if not fake.shape[1:].is_compatible_with(real.shape[1:]):
+            raise ValueError(
+                f"the generator gives {fake.shape}, the data's x is {real.shape}: they must have the same shape"
+            )
         critic, dtype = run.models["critic"], keras.config.floatx()
         on_real, on_fake = critic(real, training=training), critic(fake, training=training)
         run.update_metrics("critic", tf.ones_like(on_real), on_real)
