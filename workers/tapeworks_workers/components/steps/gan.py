@@ -93,7 +93,7 @@ class Gan(TrainingStep):
             )
         discriminator, loss = run.models["discriminator"], run.losses["discriminator"]
         on_real, on_fake = discriminator(real, training=training), discriminator(fake, training=training)
-        ones, zeros = tf.ones_like(on_real), tf.zeros_like(on_fake)
+        ones, zeros = tf.ones_like(on_real, keras.config.floatx()), tf.zeros_like(on_fake, keras.config.floatx())
         run.update_metrics("discriminator", ones, on_real)
         run.update_metrics("discriminator", zeros, on_fake)
         total = loss((1.0 - self.label_smoothing) * ones, on_real) + loss(zeros, on_fake)
