@@ -1,1 +1,1 @@
-"""Measures over a whole split."""
+"""Evaluators."""
