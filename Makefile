@@ -12,13 +12,17 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check rules docs lock clean
+.PHONY: help demo examples test check rules docs lock clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
 
 demo: $(STAMP)
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python -m examples.demo
+
+# Every row of the guide against a server of its own; ONLY=gan: those whose row or file says so.
+examples: $(STAMP)
+	@$(BIN)/python -m examples.run $(ONLY)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q

@@ -8,18 +8,14 @@ Ends with 0 only if the held-out accuracy is at least 0.95 and the loaded model 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import httpx
-
+from examples.serving import served
 from tapeworks import Client
 from tapeworks.bundle import check, extract
 from tapeworks.jobs import Job, State
@@ -28,21 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "demo"
 WANTED = 0.95
 TOLERANCE = 1e-5
-READY_SECONDS = 240
 JOB_SECONDS = 600
-
-IN_A_FRESH_PYTHON = """
-import importlib.abc, runpy, sys
-
-class Barred(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("tapeworks", "tapeworks_workers", "tapeworks_service"):
-            raise ModuleNotFoundError(f"{name} is barred here", name=name)
-
-sys.meta_path.insert(0, Barred())
-sys.argv = [sys.argv[1]]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def main() -> int:
@@ -50,7 +32,7 @@ def main() -> int:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     began = time.monotonic()
-    with served(FOLDER / "data") as url, Client(url) as client:
+    with served(FOLDER) as url, Client(url) as client:
         print(f"serving on {url}, ready after {time.monotonic() - began:.0f} s")
         job = client.submit(ROOT / "examples" / "digits_focal.json")
         job = client.wait(job.id, JOB_SECONDS, each_change())
@@ -64,38 +46,6 @@ def main() -> int:
     check(bundle)
     loaded = load_in_a_fresh_python(bundle)
     return report(job, bundle, loaded)
-
-
-@contextmanager
-def served(data: Path) -> Iterator[str]:
-    """A `tapeworks serve` that is ready; stopped in the end, whatever happens."""
-    command = [sys.executable, "-m", "tapeworks.cli.main", "serve", "--port", "0", "--data-dir", str(data)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TAPEWORKS_")}
-    with (FOLDER / "serve.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        yield ready(process, data)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
-    if code:
-        raise SystemExit(f"tapeworks serve ended with {code}")
-
-
-def ready(process: subprocess.Popen[bytes], data: Path) -> str:
-    """The address, once /readyz answers 200."""
-    end = time.monotonic() + READY_SECONDS
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise SystemExit(f"tapeworks serve ended with {process.returncode}")
-        try:
-            url = str(json.loads((data / "server.json").read_text())["url"])
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return url
-        except (FileNotFoundError, httpx.TransportError):
-            pass
-        time.sleep(0.2)
-    raise SystemExit(f"not ready after {READY_SECONDS} s: see {FOLDER / 'serve.log'} and {data / 'logs'}")
 
 
 def each_change() -> Callable[[Job], None]:
@@ -118,11 +68,10 @@ def each_change() -> Callable[[Job], None]:
 
 
 def load_in_a_fresh_python(bundle: Path) -> int:
-    """The exit code of the bundle's own load.py, run where Tapeworks cannot be imported; it prints what it compared."""
-    command = [sys.executable, "-I", "-c", IN_A_FRESH_PYTHON, str(bundle / "load.py")]
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, cwd=bundle, env=environment, timeout=300, capture_output=True, text=True)
-    print(done.stdout if done.returncode == 0 else done.stdout + done.stderr, end="")
+    """The exit code of reload.py, run where Tapeworks cannot be imported; prints what it compared."""
+    command = [sys.executable, "-I", str(Path(__file__).with_name("reload.py")), str(bundle)]
+    done = subprocess.run(command, timeout=300, capture_output=True, text=True)
+    print(json.loads(done.stdout)["text"] if done.stdout else done.stderr, end="")
     return done.returncode
 
 

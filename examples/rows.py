@@ -1,0 +1,93 @@
+"""The examples as rows.toml lists them, and one of them run on a server: POST → download.
+
+A `from` in an example's spec names another example's file (`continue/pretrain.json`): that one is submitted first and
+its job's id is put there.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from examples.serving import EXAMPLES
+from tapeworks import Client
+from tapeworks.jobs import Job
+
+
+@dataclass(frozen=True)
+class Example:
+    """One spec, and what its job must reach."""
+
+    row: str
+    spec: str
+    """The file's path below examples/."""
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    fast: bool = False
+    """Runs in the tests too."""
+
+    @property
+    def path(self) -> Path:
+        return EXAMPLES / self.spec
+
+    def reached(self, value: float | None) -> bool:
+        """Whether a value is what was stated."""
+        if value is None:
+            return False
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+    @property
+    def stated(self) -> str:
+        return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
+
+    def needs(self) -> set[str]:
+        """The examples whose jobs this one goes on from."""
+        return {value for value in _froms(json.loads(self.path.read_text())) if value.endswith(".json")}
+
+
+def examples() -> list[Example]:
+    """All of them, in the file's order."""
+    listed = tomllib.loads((EXAMPLES / "rows.toml").read_text())
+    return [Example(row=row["name"], **item) for row in listed["row"] for item in row["examples"]]
+
+
+def submit(client: Client, example: Example, known: dict[str, str]) -> str:
+    """Submit an example, those first that it goes on from; `known`: example → id of its job, which grows."""
+    if example.spec not in known:
+        by_spec = {one.spec: one for one in examples()}
+        for needed in sorted(example.needs()):
+            submit(client, by_spec[needed], known)
+        spec = _with_ids(json.loads(example.path.read_text()), known)
+        known[example.spec] = client.submit(spec).id
+    return known[example.spec]
+
+
+def traces(job: Job, client: Client) -> int:
+    """The largest number of times that a function was traced."""
+    counts = [int(str(event.data["count"])) for event in client.events(job.id) if event.type == "trace"]
+    return max(counts, default=0)
+
+
+def _froms(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("from"), str):
+            yield value["from"]
+        for item in value.values():
+            yield from _froms(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _froms(item)
+
+
+def _with_ids(value: Any, known: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: known.get(item, item) if key == "from" and isinstance(item, str) else _with_ids(item, known)
+            for key, item in value.items()
+        }
+    return [_with_ids(item, known) for item in value] if isinstance(value, list) else value
