@@ -11,7 +11,7 @@ import scipy.stats
 import tensorflow as tf
 
 from tapeworks_workers.components.steps.distillation import divergence as distilled
-from tapeworks_workers.components.steps.vae import divergence
+from tapeworks_workers.components.steps.vae import divergence, parameters
 from tapeworks_workers.engine.export import exported_roles
 from tests.workers.components.steps.step_jobs import (
     ELEMENT,
@@ -87,8 +87,16 @@ def test_vae_generates_and_reconstructs() -> None:
     np.testing.assert_array_equal(first, again)
 
 
+def test_an_encoder_may_give_a_pair() -> None:
+    mean, log_variance = np.ones((3, 2)), np.zeros((3, 2))
+    for encoded in ([mean, log_variance], tf.concat([mean, log_variance], axis=1)):
+        found = parameters(encoded, 2)
+        np.testing.assert_array_equal(found[0], mean)
+        np.testing.assert_array_equal(found[1], log_variance)
+
+
 def test_models_of_another_size_are_told() -> None:
-    with pytest.raises(ValueError, match=r"the encoder must give 4 numbers .* it gives \(3,\)"):
+    with pytest.raises(ValueError, match=r"the encoder must give 2 means .* it gives \[\(None, 3\)\]"):
         trained(vae(code=3), batch())
     with pytest.raises(ValueError, match=r"the decoder gives \(None, 1\), the data's x is \(None, 4\)"):
         trained(vae(decoded=1), batch())

@@ -17,11 +17,11 @@ from tapeworks import Run, TrainingStep, component
 class Vae(TrainingStep):
     """An encoder and a decoder under one optimizer, `autoencoder`: reconstruction + beta · KL, and what layers add.
 
-    The element is `x` or `(x, …)`, of which `x` alone is used: one float tensor. The encoder gives
-    `(n, 2 · latent_dim)`: means, then log-variances, of a normal distribution. The decoder takes a sample of it,
-    `(n, latent_dim)`, and gives what has the shape of x. The loss `decoder`, `loss(x, decoded)`, is the mean over an
-    example's elements, as Keras' own are; it is multiplied by their number, so that with `beta` 1 the sum is the
-    negative evidence lower bound.
+    The element is `x` or `(x, …)`, of which `x` alone is used: one float tensor. The encoder gives the means and the
+    log-variances of a normal distribution: a pair of `(n, latent_dim)`, or one tensor `(n, 2 · latent_dim)`. The
+    decoder takes a sample of it, `(n, latent_dim)`, and gives what has the shape of x. The loss `decoder`,
+    `loss(x, decoded)`, is the mean over an example's elements, as Keras' own are; it is multiplied by their number, so
+    that with `beta` 1 the sum is the negative evidence lower bound.
 
     Reports `loss`, `reconstruction` and `kl` (nats an example). Validation samples too, from a stream of its own. The
     decoder's metrics see x and the reconstruction. Signatures: of the decoder `generate(seed, n)`, the seed (int64, two
@@ -65,19 +65,14 @@ class Vae(TrainingStep):
 
         @tf.function(input_signature=[tf.TensorSpec(self._x_spec.shape, self._x_spec.dtype, "x")])
         def reconstruct(x: Any) -> Any:
-            return decoder(encoder(x, training=False)[:, :latent_dim], training=False)
+            mean, _ = parameters(encoder(x, training=False), latent_dim)
+            return decoder(mean, training=False)
 
         return {"encoder": {"reconstruct": reconstruct}, "decoder": {"generate": generate}}
 
     def _losses(self, x: Any, run: Run, *, training: bool) -> dict[str, Any]:
         dtype = keras.config.floatx()
-        encoded = tf.cast(run.models["encoder"](x, training=training), dtype)
-        if encoded.shape[1:] != [2 * self.latent_dim]:
-            raise ValueError(
-                f"with latent_dim {self.latent_dim} the encoder must give {2 * self.latent_dim} numbers an example, "
-                f"means and log-variances; it gives {tuple(encoded.shape[1:])}"
-            )
-        mean, log_variance = tf.split(encoded, 2, axis=-1)
+        mean, log_variance = parameters(run.models["encoder"](x, training=training), self.latent_dim)
         code = mean + tf.exp(0.5 * log_variance) * run.random_normal(tf.shape(mean))
         decoded = run.models["decoder"](code, training=training)
         if not decoded.shape[1:].is_compatible_with(x.shape[1:]):
@@ -90,6 +85,19 @@ class Vae(TrainingStep):
         kl = divergence(mean, log_variance)
         added = run.regularization("encoder") + run.regularization("decoder")
         return {"loss": reconstruction + self.beta * kl + added, "reconstruction": reconstruction, "kl": kl}
+
+
+def parameters(encoded: Any, latent_dim: int) -> tuple[Any, Any]:
+    """Mean and log-variance, each `(n, latent_dim)` in floatx, of what an encoder gave. Raises ValueError."""
+    pair = encoded if isinstance(encoded, (list, tuple)) else [encoded]
+    both = tf.concat([tf.cast(part, keras.config.floatx()) for part in pair], axis=-1)
+    if len(pair) > 2 or both.shape[1:] != [2 * latent_dim]:
+        raise ValueError(
+            f"with latent_dim {latent_dim} the encoder must give {latent_dim} means and as many log-variances, as a "
+            f"pair or in one tensor; it gives {[tuple(part.shape) for part in pair]}"
+        )
+    mean, log_variance = tf.split(both, 2, axis=-1)
+    return mean, log_variance
 
 
 def divergence(mean: Any, log_variance: Any) -> Any:
