@@ -42,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
         "metrics": {"discriminator": [{"component": "keras/BinaryAccuracy", "config": {"threshold": 0.0}}]},
     },
     "wgan_gp": {
-        "step": {"component": "wgan_gp", "config": {"latent_dim": 3, "critic_steps": 3}},
+        "step": {"component": "wgan_gp", "config": {"latent_dim": 3, "critic_steps": 2}},
         "models": {"generator": mlp(4), "critic": mlp(1)},
         "optimizers": {"generator": ADAM, "critic": ADAM},
     },
@@ -68,7 +68,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 UPDATES = {
     "gan": {"generator": 1, "discriminator": 2},
-    "wgan_gp": {"generator": 1, "critic": 3},
+    "wgan_gp": {"generator": 1, "critic": 2},
     "vae": {"autoencoder": 1},
     "distillation": {"student": 1},
     "contrastive": {"encoder": 1},
