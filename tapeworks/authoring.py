@@ -83,13 +83,17 @@ class TrainingStep:
 
     Declarations may be class attributes or be set in `__init__`:
     `models` are built in this order; `optimizers` maps a name to the roles whose variables it owns;
-    `losses` are the names the spec must fill (`run.losses`); `frozen` are roles nobody trains.
+    `losses` are the names the spec must fill (`run.losses`), less the `optional_losses` among them;
+    `frozen` are roles nobody trains; `exported` are the roles that a spec without `export.models`
+    exports: None means those that an optimizer owns.
     """
 
     models: Sequence[str] = ("model",)
     optimizers: Mapping[str, Sequence[str]] = {"model": ("model",)}
     losses: Sequence[str] = ()
+    optional_losses: Sequence[str] = ()
     frozen: Sequence[str] = ()
+    exported: Sequence[str] | None = None
 
     def build(self, run: Run) -> None:
         """Create variables and statistics; called once, outside any trace, after the models are built."""

@@ -9,17 +9,21 @@ from pydantic import JsonValue
 
 from tapeworks.authoring import TrainingStep
 
-DECLARATIONS = ("models", "optimizers", "losses", "frozen")
+DECLARATIONS = ("models", "optimizers", "losses", "optional_losses", "frozen")
 
 
 def declared_roles(step: type[TrainingStep]) -> dict[str, JsonValue] | None:
-    """`{models, optimizers, losses, frozen, validation_step}`; None where `__init__` or a property decides."""
+    """`{models, optimizers, losses, optional_losses, frozen, validation_step}`.
+
+    None where `__init__` or a property decides.
+    """
     if _set_in_init(step) or any(isinstance(getattr(step, name), property) for name in DECLARATIONS):
         return None
     return {
         "models": list(step.models),
         "optimizers": {name: list(roles) for name, roles in step.optimizers.items()},
         "losses": list(step.losses),
+        "optional_losses": list(step.optional_losses),
         "frozen": list(step.frozen),
         "validation_step": step.can_validate(),
     }

@@ -21,7 +21,8 @@ def _schema(**properties: Any) -> dict[str, Any]:
 
 
 ROLES = {
-    "models": ["model"], "optimizers": {"model": ["model"]}, "losses": ["model"], "frozen": [], "validation_step": True,
+    "models": ["model"], "optimizers": {"model": ["model"]}, "losses": ["model"], "optional_losses": ["model"],
+    "frozen": [], "validation_step": True,
 }  # fmt: skip
 REFERENCE = {"type": "object", "required": ["component"]}
 COMPONENTS: list[dict[str, Any]] = [

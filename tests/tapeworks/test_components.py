@@ -203,7 +203,8 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_a_step_tells_its_roles(module: Callable[[str, str], Path]) -> None:
     body = """models = ("generator", "critic")
         optimizers = {"g": ("generator",), "c": ("critic",)}
-        losses = ("g",)
+        losses = ("g", "extra")
+        optional_losses = ("extra",)
 
         def validation_step(self, batch, run):
             return {}
@@ -212,7 +213,8 @@ def test_a_step_tells_its_roles(module: Callable[[str, str], Path]) -> None:
     assert loaded.entry().roles == {
         "models": ["generator", "critic"],
         "optimizers": {"g": ["generator"], "c": ["critic"]},
-        "losses": ["g"],
+        "losses": ["g", "extra"],
+        "optional_losses": ["extra"],
         "frozen": [],
         "validation_step": True,
     }

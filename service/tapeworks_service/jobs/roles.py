@@ -20,8 +20,8 @@ def role_findings(spec: JobSpec, step: str, roles: dict[str, Any]) -> Iterator[F
     trains = spec.training.epochs != 0 or spec.training.max_steps is not None
     _, findings = grouped(spec.optimizers, roles.get("optimizers", {}), step=step)
     yield from (one for one in findings if trains or one.code is not ProblemCode.MISSING_ROLE)
-    # A supervised model may bring its own losses (add_loss), so its loss is allowed, not needed.
-    needed = () if step == "supervised" else losses
+    optional = roles.get("optional_losses", ())
+    needed = [name for name in losses if name not in optional]
     yield from _compare("/losses", spec.losses, [*losses, *models], step=step, needed=needed)
     yield from _compare("/metrics", spec.metrics, models, step=step)
     for index, transform in enumerate(spec.gradients):

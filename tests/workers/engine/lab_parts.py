@@ -49,6 +49,8 @@ class Numbers(Source):
                 return tf.data.Dataset.from_tensor_slices((x, np.eye(3, dtype="float32")[y]))
             case "two outputs":
                 return tf.data.Dataset.from_tensor_slices((x, {"kind": y, "sum": x.sum(axis=1, keepdims=True)}))
+            case "unpaired":
+                return tf.data.Dataset.from_tensor_slices({"a": x[:, :2], "b": x[:, 2:] + 1})
             case "regression":
                 return tf.data.Dataset.from_tensor_slices((x, x.sum(axis=1)))
         raise ValueError(f"unknown form {self.form!r}")

@@ -96,8 +96,12 @@ def export_bundle(
 
 
 def exported_roles(assembly: Assembly) -> list[str]:
-    """`export.models`, else every model that the step trains, in the step's order. Raises JobFailure `invalid_spec`."""
-    wanted = assembly.spec.export.models if assembly.spec.export is not None else None
+    """`export.models`, else the step's `exported`, else every model that it trains, in its order.
+
+    Raises JobFailure `invalid_spec`.
+    """
+    wanted: Sequence[str] | None = assembly.spec.export.models if assembly.spec.export is not None else None
+    wanted = assembly.step.exported if wanted is None else wanted
     if wanted is None:
         trained = {role for roles in assembly.step.optimizers.values() for role in roles}
         return [role for role in assembly.models if role in trained] or list(assembly.models)

@@ -6,7 +6,7 @@ even then). The states of seed generators are stored beside the outputs: `.keras
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,21 @@ def probe_inputs(spec: Any, batch: Any) -> Any:
 
     A step may feed a role what no batch holds (noise for a generator).
     """
-    candidates = [batch, *(batch if isinstance(batch, tuple) else ())]
-    for candidate in candidates:
+    for candidate in _parts(batch):
         fitting = _fitting(spec, candidate)
         if fitting is not None:
             return fitting
     size = next((len(leaf) for leaf in tf.nest.flatten(batch) if getattr(leaf, "ndim", 0)), _UNKNOWN_SIZE)
     generator = np.random.default_rng(_SYNTHETIC_SEED)
     return tf.nest.map_structure(lambda leaf: _synthetic(leaf, size, generator), spec)
+
+
+def _parts(nest: Any) -> Iterator[Any]:
+    """The nest and everything inside it: a role of several unpaired sources takes a part of a part."""
+    yield nest
+    if isinstance(nest, (dict, list, tuple)) and not hasattr(nest, "dtype"):
+        for part in nest.values() if isinstance(nest, dict) else nest:
+            yield from _parts(part)
 
 
 def _fitting(spec: Any, value: Any) -> Any:

@@ -20,6 +20,7 @@ class Supervised(TrainingStep):
     models = ("model",)
     optimizers = {"model": ("model",)}  # noqa: RUF012  # a declaration, read as it stands
     losses = ("model",)
+    optional_losses = ("model",)
 
     def train_step(self, batch: Any, run: Run) -> dict[str, Any]:
         x, y, sample_weight = _unpacked(batch)
