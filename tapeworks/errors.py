@@ -53,6 +53,7 @@ class FailureCode(StrEnum):
     CHECKPOINT_CORRUPT = "checkpoint_corrupt"
     DEPENDENCY_FAILED = "dependency_failed"
     RETRACING = "retracing"
+    NONDETERMINISTIC_OP = "nondeterministic_op"
     NOT_SUPPORTED = "not_supported"
     TIMEOUT = "timeout"
     INTERNAL = "internal"
@@ -203,8 +204,13 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         "Mend and retry that job first.",
     ),
     FailureCode.RETRACING: FailureInfo(
-        "The training step was traced more often than max_traces allows",
+        "A function was traced more often than max_traces allows",
         "Give batches one rank and dtype; pass changing numbers as tensors, not as Python values.",
+    ),
+    FailureCode.NONDETERMINISTIC_OP: FailureInfo(
+        "A deterministic job uses an operation that is not",
+        "Draw random numbers from run.random_*, use another operation in place of the one named, or set "
+        "training.deterministic to false.",
     ),
     FailureCode.NOT_SUPPORTED: FailureInfo(
         "The job needs something this version cannot do",

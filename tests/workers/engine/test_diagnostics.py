@@ -13,7 +13,7 @@ from tapeworks.errors import FAILURES, FailureCode, JobFailure, Location
 from tapeworks.references import Kind
 from tapeworks_workers.engine import diagnostics
 from tapeworks_workers.engine.pipeline import build_data
-from tests.workers.engine.trainings import BATCH, job, mlp, numbers, prepared, trained
+from tests.workers.engine.trainings import BATCH, attempt, job, mlp, numbers, prepared, trained
 
 MISTAKES = {
     "dtype_mismatch": ("dtype_mismatch", "tf.cast(…, tf.float32) around the int64 tensor", "ones_like(y)"),
@@ -40,8 +40,9 @@ def failure_of(spec: Any, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_a_step(tmp_path: Path, mistake: str) -> None:
     code, says, line = MISTAKES[mistake]
-    step = {"component": "lab/Mistaken", "config": {"mistake": mistake}}
-    failure = failure_of(job(step=step, loss=None), tmp_path)
+    spec = job(step={"component": "lab/Mistaken", "config": {"mistake": mistake}}, loss=None)
+    failure = failure_of(spec, tmp_path)
+    assert attempt(spec, tmp_path, kind="validate")[-1]["failure"] == failure
     assert failure["code"] == code, failure
     assert says in failure["message"]
     assert failure["hint"]
@@ -166,6 +167,8 @@ def test_a_partial_gradient_is_a_diagnostic(tmp_path: Path) -> None:
     result = prepared(job(model={"component": "sequential", "config": {"layers": layers}}), tmp_path)
     (told,) = result.events("diagnostic")
     assert told["code"] == "no_gradient"
+    assert told["location"]["component"] == "supervised"
+    assert told["hint"]
     assert "unused" in told["message"]
     result.training.train()
 

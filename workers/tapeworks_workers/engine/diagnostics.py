@@ -173,6 +173,25 @@ def _label(error: BaseException, precision: str) -> Found:
     )
 
 
+_NONDETERMINISTIC = r"[Dd]eterminism is (not yet supported|enabled)|[Dd]eterministic GPU impl|is not deterministic"
+_OF_AN_OP = (
+    r'"?([\w.]+)"? (?:requires|cannot be called)',
+    r"(?:implementation of|supported for|support(?:ed)? in GPU implementation of) ([\w ]+?)(?: is | not |, |\.|$)",
+    r"Deterministic GPU implementation of ([\w ]+?) not",
+    r"from ([\w.]+) is not deterministic",
+)
+
+
+def _nondeterministic(error: BaseException, precision: str) -> Found:
+    said = text(error)
+    if not re.search(
+        r"[Dd]eterminis\w+ (is|in|of|kernel|GPU|XLA)|not (\w+ )*deterministic|deterministic (GPU|XLA)", said
+    ):
+        return None
+    named = next((match[1] for regex in _OF_AN_OP if (match := re.search(regex, said))), "an operation")
+    return FailureCode.NONDETERMINISTIC_OP, f"{named} does not work in a deterministic job: {said}", None
+
+
 def _control_flow(error: BaseException, precision: str) -> Found:
     if isinstance(error, tf.errors.OperatorNotAllowedInGraphError):
         return FailureCode.PYTHON_CONTROL_FLOW, text(error), None
@@ -182,6 +201,7 @@ def _control_flow(error: BaseException, precision: str) -> Found:
 RULES: tuple[Rule, ...] = (
     _storage,
     _memory,
+    _nondeterministic,
     Pattern(
         FailureCode.VARIABLE_CREATION_IN_GRAPH,
         r"only supports singleton tf\.Variables|tried to create variables on non-first call",

@@ -140,6 +140,30 @@ class Training:
         if not self.counters.complete:
             self._finish()
 
+    def rehearse(self, seconds: float) -> list[tuple[int, float]]:
+        """(steps, seconds) of each call that would be made in so long; the first is one step, with its compilation.
+
+        Whatever a step can show is shown, and the state moves, but nothing is told, judged or saved.
+        """
+        calls: list[tuple[int, float]] = []
+        self._means.reset()
+        until = time.monotonic() + seconds
+        while not self._bounds.reached(self.counters) and time.monotonic() < until:
+            began = time.monotonic()
+            done, wanted = self._call(self._left() if calls else 1)
+            calls.append((done, time.monotonic() - began))
+            if done < wanted or self._left() == 0:
+                if self._feed.position == 0:
+                    raise empty("training")
+                self.counters.epoch += 1
+                self.counters.steps_per_epoch = self.counters.steps_per_epoch or self.counters.step_in_epoch
+                self.counters.step_in_epoch = 0
+                self._means.reset()
+                if done < wanted or self._spec.steps_per_epoch is None:
+                    self._feed.next_pass()
+            self._control.check_time()
+        return calls
+
     def _finish(self) -> None:
         stopping = self._spec.early_stopping
         if stopping is not None and stopping.restore_best and self._best_weights:

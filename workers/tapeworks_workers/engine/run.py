@@ -15,10 +15,12 @@ import keras
 import tensorflow as tf
 
 from tapeworks.authoring import GradientTransform
-from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.errors import FAILURES, FailureCode, JobFailure
 from tapeworks_workers.engine import metrics as metric_updates
+from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.metrics import RoleMetric
 from tapeworks_workers.engine.randomness import Streams
+from tapeworks_workers.engine.traces import Note
 from tapeworks_workers.engine.tracing import call_user_code, engine_code
 
 
@@ -40,8 +42,8 @@ class Run:
         self.losses = losses
         self.datasets: dict[str, Any] = {}
         self.streams = Streams(seed)
-        self.notes: list[tuple[str, str]] = []
-        """(failure code, message) of what was found while tracing and is no failure."""
+        self.notes: list[Note] = []
+        """What was found while tracing and is no failure."""
         self._optimizers = optimizers
         self._owned = owned
         self._transforms = transforms
@@ -84,7 +86,9 @@ class Run:
                 hint="Compute the loss inside the tape from the models' outputs, with differentiable operations only.",
             )
         if missing:
-            self.notes.append((FailureCode.NO_GRADIENT, f"optimizer {optimizer!r}: no gradient for {_names(missing)}"))
+            message = f"optimizer {optimizer!r}: no gradient for {_names(missing)}"
+            hint = FAILURES[FailureCode.NO_GRADIENT].hint
+            self.notes.append(Note(FailureCode.NO_GRADIENT, message, hint, places.here()))
         return list(gradients)
 
     @engine_code
