@@ -141,8 +141,9 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         "Create variables in __init__ or build(); the step is traced and may only use them.",
     ),
     FailureCode.PYTHON_CONTROL_FLOW: FailureInfo(
-        "A Python if or while on a tensor could not be converted",
-        "Use tf.cond, tf.while_loop or tf.where there.",
+        "A Python if, while or bool() of a tensor could not become part of the graph",
+        "AutoGraph converts the if, while and for of a component's functions, not what a library or a "
+        "comprehension does with a tensor: use tf.cond, tf.while_loop or tf.where there.",
     ),
     FailureCode.GRAPH_TENSOR_LEAKED: FailureInfo(
         "A tensor of one graph was used in another",

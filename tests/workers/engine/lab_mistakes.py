@@ -71,6 +71,14 @@ class Trapped(TrainingStep):
         return tf.reduce_mean(tf.nn.fractional_max_pool(images, [1.0, 1.4, 1.4, 1.0])[0])
 
 
+@component("lab/Slowly", kind="transform")
+def slowly(x: Any, y: Any) -> Any:
+    """Works long on each element."""
+    for _ in range(200):
+        x = tf.linalg.matmul(tf.tile(x[None], [64, 1]), tf.eye(4))[0]
+    return x, y
+
+
 @component("lab/Chatty")
 class Chatty(keras.layers.Layer):
     """Prints its input's shape."""

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
+from tapeworks.components import load_components
 from tapeworks_workers.engine.flops import flops
 from tests.workers.engine.trainings import BATCH, SHUFFLE, attempt, job, mlp, numbers
+
+load_components([Path(__file__).with_name("lab_mistakes.py")])
 
 Frames = list[dict[str, Any]]
 DIGITS = {
@@ -53,7 +56,8 @@ def test_what_a_validation_tells(validated: tuple[Frames, Path]) -> None:
     assert result["plan"]["name"] == "loop"
     assert result["plan"]["steps_per_second"] > 1
     assert result["traces"] == {"training": 1, "validation": 1}
-    assert result["warnings"] == []
+    assert 0 <= result["input_wait"] < 1
+    assert [told["code"] for told in result["warnings"] if told["code"] != "input_wait"] == []
     quote = result["quote"]
     assert quote["steps"] == 5 * 45
     assert 0 < quote["seconds"][0] < quote["seconds"][1]
@@ -78,6 +82,16 @@ def test_what_a_job_takes_lies_in_its_quote(validated: tuple[Frames, Path], tmp_
     low, high = result_of(validated[0])["quote"]["seconds"]
     assert seconds < high
     assert low < 4 * seconds  # the verifiers are answered for here
+
+
+def test_a_slow_pipeline_is_told_with_the_operation_to_change(tmp_path: Path) -> None:
+    slow = {"op": "map", "function": "lab/Slowly"}
+    spec = job(data={"source": numbers(2000), "pipeline": [slow, {**BATCH, "batch_size": 100}]})
+    result = result_of(attempt(spec, tmp_path, kind="validate"))
+    assert 0.2 < result["input_wait"] <= 1
+    (told,) = result["warnings"]
+    assert told["code"] == "input_wait"
+    assert "data.pipeline/0 (map)" in told["hint"]
 
 
 def test_flops_are_null_where_they_cannot_be_known(tmp_path: Path) -> None:

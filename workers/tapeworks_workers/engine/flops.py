@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import ops
+from tensorflow.python.util import deprecation
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _BRANCHES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
@@ -44,7 +45,8 @@ def _of(operation: tf.Operation, graph: Any) -> int | None:
     if operation.type in _CALLS | _BRANCHES | _LOOPS:
         return _nested(operation, graph)
     try:
-        statistics = ops.get_stats_for_node_def(graph, operation.node_def, "flops")
+        with deprecation.silence():  # TensorFlow's own statistics use what it calls deprecated
+            statistics = ops.get_stats_for_node_def(graph, operation.node_def, "flops")
     except (ValueError, TypeError, AttributeError):  # a shape that the graph does not know
         return None
     return int(statistics.value or 0)

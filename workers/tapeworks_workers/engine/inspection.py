@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tapeworks.spec import JobSpec
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.control import Control
 from tapeworks_workers.engine.elements import documents
@@ -27,6 +28,8 @@ from tapeworks_workers.engine.step import compile_train_step
 
 STEP_SECONDS = 2.0
 SPLIT_SECONDS = 0.5
+WAIT_SECONDS = 0.5
+MUCH_WAIT = 0.2
 COUNT_SECONDS = 1.0
 """For the batches of a source that does not know its size."""
 
@@ -44,6 +47,9 @@ def inspect(
 ) -> dict[str, Any]:
     """The `result` of a validation. Raises what training would raise in its first seconds."""
     calls = training.rehearse(STEP_SECONDS)
+    waited = training.input_wait(calls, WAIT_SECONDS)
+    if waited is not None and waited > MUCH_WAIT:
+        reporter.diagnostic("input_wait", f"{waited:.0%} of a step is waiting for data", hint=_faster(assembly.spec))
     splits = [split for split in (data.validation, data.test) if split is not None]
     evaluations = [(split.steps, *_evaluated(evaluation, assembly, split)) for split in splits]
     control.check_time()
@@ -57,6 +63,7 @@ def inspect(
         "memory_bytes": measured.memory_bytes,
         "flops_per_step": _flops(assembly, data),
         "plan": {"name": training.counters.plan, "steps_per_second": measured.steps_per_second},
+        "input_wait": waited,
         "traces": dict(traces),
         "warnings": list(reporter.diagnostics),
         "quote": quote(assembly.spec, measured, steps_per_epoch=per_epoch),
@@ -77,6 +84,20 @@ def _evaluated(evaluation: Evaluation, assembly: Assembly, split: Split) -> tupl
     for loss in assembly.losses.values():
         loss.check_labels()
     return max(steps, 1), seconds
+
+
+def _faster(spec: JobSpec) -> str:
+    """The operation to change: the first that works on every element and is not behind a cache."""
+    operations = [operation.op for operation in spec.data.pipeline]
+    last_cache = max((index for index, op in enumerate(operations) if op == "cache"), default=-1)
+    for index, op in enumerate(operations[last_cache + 1 :], start=last_cache + 1):
+        if op in ("map", "filter", "apply"):
+            return (
+                f'data.pipeline/{index} ({op}) works on every pass: put {{"op": "cache"}} after it, or batch before it.'
+            )
+    if last_cache < 0:
+        return 'Put {"op": "cache"} before the shuffle, where the data fits in memory.'
+    return "Use a larger batch: fewer, larger pieces go through the pipeline."
 
 
 def _count(split: Split) -> int | None:

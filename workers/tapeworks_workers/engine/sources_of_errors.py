@@ -51,6 +51,12 @@ def here() -> Location | None:
     return _innermost(tf_stack.extract_stack())
 
 
+def of_function(function: Any) -> Location | None:
+    """Where a user's function or method begins."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return _at(code.co_filename, code.co_firstlineno) if code is not None and is_users(code.co_filename) else None
+
+
 def of_tensor(tensor: tf.Tensor) -> Location | None:
     """The line of a user's source that made a tensor of a graph."""
     return _innermost(tensor.op.traceback or ())

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine import metrics as metric_results
+from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.randomness import philox
 from tapeworks_workers.engine.traces import Traces
@@ -107,8 +108,8 @@ def _compile(
 
 def _scalars(returned: Any, assembly: Assembly, split: str) -> dict[str, tf.Tensor]:
     """What a step returned, as scalars sorted by name. Raises JobFailure where it is no dict of scalars."""
-    where = Location(component=assembly.spec.step.component)
     method = "train_step" if split == TRAINING else "validation_step"
+    where = places.of_function(getattr(assembly.step, method)) or Location(component=assembly.spec.step.component)
     if not isinstance(returned, Mapping) or not all(isinstance(name, str) for name in returned):
         message = f"{method} must return a dict of named scalars, not {type(returned).__name__}"
         raise JobFailure(FailureCode.COMPONENT_ERROR, message, location=where)
