@@ -54,8 +54,8 @@ def test_a_mistake_in_a_step(tmp_path: Path, mistake: str) -> None:
         assert failure["location"]["file"] == str(component.file)
         source = Path(str(component.file)).read_text().splitlines()
         assert line in source[failure["location"]["line"] - 1]
-    if line is not None and mistake != "not_scalars":  # raised by the engine, when the step has returned
-        assert line in failure["traceback_tail"]
+    if mistake not in ("not_scalars", "graph_tensor_leaked"):  # their place is not in the traceback
+        assert line is None or line in failure["traceback_tail"]
         assert "site-packages" not in failure["traceback_tail"]
 
 

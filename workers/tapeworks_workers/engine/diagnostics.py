@@ -222,7 +222,7 @@ RULES: tuple[Rule, ...] = (
     _control_flow,
     Pattern(
         FailureCode.GRAPH_TENSOR_LEAKED,
-        r"([^\n]*?)(?: is out of scope|cannot be accessed from here|cannot be accessed here|must be from the same graph)",
+        r"([^\n]*?)(?: is out of scope| cannot be accessed (?:from )?here|must be from the same graph)",
         "a tensor made in one graph is used in another: {0}",
     ),
     Pattern(FailureCode.NO_GRADIENT, r"No gradients provided for any variable", "{text}"),

@@ -32,6 +32,8 @@ from tapeworks_workers.engine.step import CompiledStep, Means
 from tapeworks_workers.engine.stopping import Monitor, rises
 
 PROGRESS_SECONDS = 1.0
+MEASURABLE_SECONDS = 0.1
+"""What a shorter call takes, is mostly its beginning and its end."""
 
 
 class Training:
@@ -141,16 +143,16 @@ class Training:
             self._finish()
 
     def rehearse(self, seconds: float) -> list[tuple[int, float]]:
-        """(steps, seconds) of each call that would be made in so long; the first is one step, with its compilation.
+        """(steps, seconds) of the calls of so long, two at least; the first is one step, with its compilation.
 
         Whatever a step can show is shown, and the state moves, but nothing is told, judged or saved.
         """
         calls: list[tuple[int, float]] = []
         self._means.reset()
         until = time.monotonic() + seconds
-        while not self._bounds.reached(self.counters) and time.monotonic() < until:
+        while not self._bounds.reached(self.counters) and (len(calls) < 2 or time.monotonic() < until):
             began = time.monotonic()
-            done, wanted = self._call(self._left() if calls else 1)
+            done, wanted = self._call(self._left() if calls and began < until else 1)
             calls.append((done, time.monotonic() - began))
             if done < wanted or self._left() == 0:
                 if self._feed.position == 0:
@@ -170,7 +172,7 @@ class Training:
         The same steps run for so long on one batch that is always there: what they are faster by was the wait.
         """
         steps, took = max(calls[1:], default=(0, 0.0))
-        if not steps:
+        if not steps or took < MEASURABLE_SECONDS:
             return None
         iterator = iter(self._data.training.dataset(0).take(1).cache().repeat())
         self._plan.run(iterator, 1)

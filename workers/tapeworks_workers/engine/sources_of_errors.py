@@ -20,6 +20,8 @@ import tapeworks_workers
 from tapeworks.components import registry
 from tapeworks.errors import Location
 
+MAX_SAID = 2_000
+"""Characters of an exception's own text below the frames: TensorFlow's may hold whole stacks."""
 _COMPONENTS = str(Path(str(tapeworks_workers.__file__)).parent / "components")
 _OURS = tuple(str(Path(str(package.__file__)).parent) for package in (tapeworks, tapeworks_workers))
 _LIBRARIES = tuple(
@@ -85,7 +87,7 @@ def tail(error: BaseException) -> str:
             lines.append(f"    {frame.code.strip()}")
     if not lines:
         return "".join(traceback.format_exception(error)[-8:])
-    return "\n".join([*lines, "".join(traceback.format_exception_only(error)).strip()])
+    return "\n".join([*lines, "".join(traceback.format_exception_only(error)).strip()[:MAX_SAID]])
 
 
 def component_at(file: str, line: int) -> str | None:
