@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ MISTAKES = {
     "incompatible_shapes": ("invalid_spec", "3 and 4", "outputs + x"),
     "not_scalars": ("component_error", "returned 'loss' of shape", "def train_step"),
 }
+
+
+ONLY_ON_A_GPU = "A deterministic GPU implementation of SparseTensorDenseMatmulOp is not currently available."
 
 
 def failure_of(spec: Any, folder: Path) -> dict[str, Any]:
@@ -138,6 +142,7 @@ def test_elements_of_different_shapes(tmp_path: Path) -> None:
         (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"), "out_of_memory"),
         (tf.errors.ResourceExhaustedError(None, None, "/x; No space left on device"), "storage_full"),
         (MemoryError(), "out_of_memory"),
+        (tf.errors.UnimplementedError(None, None, ONLY_ON_A_GPU), "nondeterministic_op"),
         (tf.errors.InvalidArgumentError(None, None, "indices[3] = 12 is not in [0, 10)"), "invalid_data"),
         (tf.errors.InvalidArgumentError(None, None, "x : Tensor had NaN values"), "non_finite"),
         (tf.errors.InternalError(None, None, "something broke"), "component_error"),
@@ -148,6 +153,27 @@ def test_errors_that_are_hard_to_cause(error: Exception, code: str) -> None:
     found = diagnostics.classify(error)
     assert found.code == FailureCode(code)
     assert found.retryable == FAILURES[found.code].retryable
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "A deterministic GPU implementation of ResizeNearestNeighborGrad is not currently available.",
+        "Determinism is not yet supported in GPU implementation of ResizeNearestNeighborGrad.",
+        "Determinism is not yet supported for ResizeNearestNeighborGrad.",
+        "Deterministic GPU implementation of ResizeNearestNeighborGrad not available.",
+    ],
+)
+def test_what_a_gpu_says_of_an_operation_without_a_deterministic_kernel(said: str) -> None:
+    found = diagnostics.classify(tf.errors.UnimplementedError(None, None, said))
+    assert found.message == f"ResizeNearestNeighborGrad does not work in a deterministic job: {said}"
+
+
+def test_the_page_of_traps_names_codes_that_exist() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "diagnostics.md").read_text()
+    named = set(re.findall(r"^### (\w+)$", page, re.MULTILINE))
+    assert named - {"python_print", "from_logits", "input_wait"} <= set(FailureCode)
+    assert {code for code, _, _ in MISTAKES.values()} - {"component_error", "invalid_spec"} <= named
 
 
 def test_a_failure_that_was_told_stays_as_it_is() -> None:

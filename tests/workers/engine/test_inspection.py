@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tapeworks.components import load_components
 from tapeworks_workers.engine.flops import flops
+from tapeworks_workers.engine.quote import Measured, quote
 from tests.workers.engine.trainings import BATCH, SHUFFLE, attempt, job, mlp, numbers
 
 load_components([Path(__file__).with_name("lab_mistakes.py")])
@@ -81,6 +82,30 @@ def test_what_a_job_takes_lies_in_its_quote(validated: tuple[Frames, Path], tmp_
     low, high = result_of(validated[0])["quote"]["seconds"]
     assert seconds < high
     assert low < 4 * seconds  # the verifiers are answered for here
+
+
+def test_a_quote_is_a_range_around_what_was_measured() -> None:
+    measured = Measured(4.0, [(1, 2.0), (10, 2.0), (20, 2.0)], [(10, 5, 1.0)], 100)
+    told = quote(job(training={"epochs": 3}, export=None), measured, steps_per_epoch=50)
+    assert told["steps"] == 150
+    low, high = told["seconds"]
+    evaluated = 3 * 10 * 1.0 / 5
+    assert low == pytest.approx(0.3 + 0.5 * (4.0 + 2.0 + 149 * 2.0 / 20 + evaluated), abs=0.01)
+    assert high == pytest.approx(15.0 + 3 * (4.0 + 2.0 + 149 * 4.0 / 30 + evaluated), abs=0.01)
+    stopping = {"epochs": 3, "early_stopping": {"monitor": "val_loss", "patience": 1}}
+    stopped = quote(job(training=stopping, data={"validation": 0.2}, export=None), measured, steps_per_epoch=50)
+    assert stopped["seconds"][0] < low
+    assert stopped["seconds"][1] == high
+    unknown = quote(job(), measured, steps_per_epoch=None)
+    assert (unknown["steps"], unknown["seconds"], unknown["device_seconds"]) == (None, [None, None], [None, None])
+
+
+def test_evaluate_only(tmp_path: Path) -> None:
+    spec = job(data={"validation": 0.2}, training={"epochs": 0}, export=None)
+    result = result_of(attempt(spec, tmp_path, kind="validate"))
+    assert result["plan"]["steps_per_second"] is None
+    assert result["quote"]["steps"] == 0
+    assert 0 < result["quote"]["seconds"][0] < result["quote"]["seconds"][1]
 
 
 def test_a_slow_pipeline_is_told_with_the_operation_to_change(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tapeworks.jobs import State
 from tapeworks.spec import JobSpec
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.control import Control
@@ -46,6 +47,7 @@ def inspect(
     traces: Mapping[str, int],
 ) -> dict[str, Any]:
     """The `result` of a validation. Raises what training would raise in its first seconds."""
+    reporter.enter(State.RUNNING, "rehearsing")
     calls = training.rehearse(STEP_SECONDS)
     waited = training.input_wait(calls, WAIT_SECONDS)
     if waited is not None and waited > MUCH_WAIT:

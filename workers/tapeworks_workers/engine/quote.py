@@ -86,7 +86,7 @@ def _seconds(measured: Measured, steps: int | None, epochs: int | None, *, end: 
             continue
         if size is None:
             return None if end else round(total, 2)
-        times = (1 if epochs is None else epochs) if index == 0 else 1
+        times = max(1, epochs or 1) if index == 0 else 1
         total += pace * times * size * seconds / timed
     return round(total, 2)
 
