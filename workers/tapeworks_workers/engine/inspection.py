@@ -31,6 +31,8 @@ STEP_SECONDS = 2.0
 SPLIT_SECONDS = 0.5
 WAIT_SECONDS = 0.5
 MUCH_WAIT = 0.2
+CARED_SECONDS = 10.0
+"""Of waiting in the whole job: the pipeline of a short job is always beginning."""
 COUNT_SECONDS = 1.0
 """For the batches of a source that does not know its size."""
 
@@ -50,13 +52,14 @@ def inspect(
     reporter.enter(State.RUNNING, "rehearsing")
     calls = training.rehearse(STEP_SECONDS)
     waited = training.input_wait(calls, WAIT_SECONDS)
-    if waited is not None and waited > MUCH_WAIT:
-        reporter.diagnostic("input_wait", f"{waited:.0%} of a step is waiting for data", hint=_faster(assembly.spec))
     splits = [split for split in (data.validation, data.test) if split is not None]
     evaluations = [(split.steps, *_evaluated(evaluation, assembly, split)) for split in splits]
     control.check_time()
     measured = Measured(build_seconds, calls, evaluations, _peak_bytes())
     per_epoch = training.counters.steps_per_epoch or _count(data.training)
+    quoted = quote(assembly.spec, measured, steps_per_epoch=per_epoch)
+    if waited is not None and waited > MUCH_WAIT and _costs(waited, measured, quoted["steps"]):
+        reporter.diagnostic("input_wait", f"{waited:.0%} of a step is waiting for data", hint=_faster(assembly.spec))
     return {
         "element_spec": documents(data.element_spec),
         "models": {role: _model(assembly, role) for role in assembly.models},
@@ -68,7 +71,7 @@ def inspect(
         "input_wait": waited,
         "traces": dict(traces),
         "warnings": list(reporter.diagnostics),
-        "quote": quote(assembly.spec, measured, steps_per_epoch=per_epoch),
+        "quote": quoted,
     }
 
 
@@ -86,6 +89,12 @@ def _evaluated(evaluation: Evaluation, assembly: Assembly, split: Split) -> tupl
     for loss in assembly.losses.values():
         loss.check_labels()
     return max(steps, 1), seconds
+
+
+def _costs(waited: float, measured: Measured, steps: int | None) -> bool:
+    """Whether the whole job waits long enough for anybody to care."""
+    rate = measured.steps_per_second
+    return steps is None or rate is None or waited * steps / rate > CARED_SECONDS
 
 
 def _faster(spec: JobSpec) -> str:
