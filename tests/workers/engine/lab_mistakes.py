@@ -74,7 +74,7 @@ class Trapped(TrainingStep):
 @component("lab/Slowly", kind="transform")
 def slowly(x: Any, y: Any) -> Any:
     """Works long on each element."""
-    for _ in range(40):
+    for _ in range(150):
         x = tf.linalg.matmul(tf.tile(x[None], [64, 1]), tf.eye(4))[0]
     return x, y
 

@@ -33,7 +33,7 @@ from tapeworks_workers.engine.stopping import Monitor, rises
 
 PROGRESS_SECONDS = 1.0
 MEASURABLE_SECONDS = 0.1
-"""What a shorter call takes, is mostly its beginning and its end."""
+"""Calls that took less together say nothing of what steps wait for."""
 
 
 class Training:
@@ -169,16 +169,17 @@ class Training:
     def input_wait(self, calls: Sequence[tuple[int, float]], seconds: float) -> float | None:
         """The part of a step of these rehearsed calls that was waiting for data; None where nothing can be said.
 
-        The same steps run for so long on one batch that is always there: what they are faster by was the wait.
+        Calls as long run for so many seconds on one batch that is always there: what they are faster by was the wait.
         """
-        steps, took = max(calls[1:], default=(0, 0.0))
+        steps, took = (sum(column) for column in zip(*calls[1:], strict=True)) if calls[1:] else (0, 0.0)
         if not steps or took < MEASURABLE_SECONDS:
             return None
+        each = max(1, int(steps) // len(calls[1:]))
         iterator = iter(self._data.training.dataset(0).take(1).cache().repeat())
         self._plan.run(iterator, 1)
         began, done = time.monotonic(), 0
         while time.monotonic() - began < seconds:
-            done += self._plan.run(iterator, steps)
+            done += self._plan.run(iterator, each)
         alone = (time.monotonic() - began) / done
         return round(max(0.0, 1.0 - alone * steps / took), 3)
 
