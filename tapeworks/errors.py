@@ -53,6 +53,7 @@ class FailureCode(StrEnum):
     CHECKPOINT_CORRUPT = "checkpoint_corrupt"
     DEPENDENCY_FAILED = "dependency_failed"
     RETRACING = "retracing"
+    NONDETERMINISTIC_OP = "nondeterministic_op"
     NOT_SUPPORTED = "not_supported"
     TIMEOUT = "timeout"
     INTERNAL = "internal"
@@ -140,8 +141,9 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         "Create variables in __init__ or build(); the step is traced and may only use them.",
     ),
     FailureCode.PYTHON_CONTROL_FLOW: FailureInfo(
-        "A Python if or while on a tensor could not be converted",
-        "Use tf.cond, tf.while_loop or tf.where there.",
+        "A Python if, while or bool() of a tensor could not become part of the graph",
+        "AutoGraph converts the if, while and for of a component's functions, not what a library or a "
+        "comprehension does with a tensor: use tf.cond, tf.while_loop or tf.where there.",
     ),
     FailureCode.GRAPH_TENSOR_LEAKED: FailureInfo(
         "A tensor of one graph was used in another",
@@ -203,8 +205,13 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         "Mend and retry that job first.",
     ),
     FailureCode.RETRACING: FailureInfo(
-        "The training step was traced more often than max_traces allows",
+        "A function was traced more often than max_traces allows",
         "Give batches one rank and dtype; pass changing numbers as tensors, not as Python values.",
+    ),
+    FailureCode.NONDETERMINISTIC_OP: FailureInfo(
+        "A deterministic job uses an operation that is not",
+        "Draw random numbers from run.random_*, use another operation in place of the one named, or set "
+        "training.deterministic to false.",
     ),
     FailureCode.NOT_SUPPORTED: FailureInfo(
         "The job needs something this version cannot do",

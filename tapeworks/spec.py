@@ -234,6 +234,7 @@ class TrainingSpec(SpecModel):
     report_every_steps: PositiveInt = 100
     """Metric points are recorded so often within an epoch, and at each epoch's end."""
     max_traces: PositiveInt = 8
+    """How often one function may be traced: the step, or a `tf.function` inside it. More fails as `retracing`."""
 
     @model_validator(mode="before")
     @classmethod

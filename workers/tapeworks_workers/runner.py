@@ -3,14 +3,17 @@
     prepare → pipeline → assemble → trace → restore → train → last checkpoint → test split
             → export → verify in fresh processes → seal → finish
 
+A validation takes the same way as far as the trace, runs two seconds of steps and tells what it saw (`inspection`).
 `main` talks frames to the agent that started it and holds no credential. Whatever goes wrong ends
 as a finish frame with a coded failure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +31,17 @@ from tapeworks_workers.engine.control import Control, Interrupted
 from tapeworks_workers.engine.epochs import Training
 from tapeworks_workers.engine.evaluation import Evaluation
 from tapeworks_workers.engine.export import export_bundle, exported_roles
+from tapeworks_workers.engine.inspection import inspect
 from tapeworks_workers.engine.pipeline import Data, build_data
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step import compile_train_step
+from tapeworks_workers.engine.traces import Traces
 from tapeworks_workers.frames import Channel, ChannelClosed
 
 BUNDLE = "bundle"
 PROBE_BATCHES = 2
+NOTHING: dict[str, Any] = {"bundle": None, "parts": {}, "formats": [], "verified": {}, "result": None}
+"""What a finish frame publishes, empty."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Attempt:
     """The start frame, read."""
 
     spec: JobSpec
+    kind: JobKind
     number: int
     folder: Path
     resume: tuple[Path, ...]
@@ -52,13 +60,13 @@ class Attempt:
     def of(cls, frame: Mapping[str, Any]) -> Attempt:
         """Raises JobFailure where this runner cannot take the lease."""
         lease = frame["lease"]
-        if lease["kind"] != JobKind.TRAIN:
+        if lease["kind"] not in (JobKind.TRAIN, JobKind.VALIDATE):
             raise JobFailure(FailureCode.NOT_SUPPORTED, f"jobs of kind {lease['kind']!r} are not supported yet")
         set_data_roots([Path(root) for root in frame.get("data_roots", [])])
         folder = Path(frame["folder"])
         resume = tuple(folder / item["path"] for item in frame.get("resume", []))
         spec = JobSpec.model_validate(lease["spec"])
-        return cls(spec, lease["attempt"], folder, resume, list(lease.get("components", [])))
+        return cls(spec, JobKind(lease["kind"]), lease["attempt"], folder, resume, list(lease.get("components", [])))
 
 
 def main(sock: socket.socket) -> None:
@@ -90,18 +98,31 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
     """The recipe. Returns the finish frame's fields; raises JobFailure, Interrupted, and what components raise."""
     spec = attempt.spec
     environment.prepare(spec)
+    began = time.monotonic()
+    traces = Traces(reporter, limit=spec.training.max_traces)
     reporter.enter(State.RUNNING, "building")
-    data = build_data(spec)
+    with traces.watching():
+        data = build_data(spec)
     lineage = {**environment.lineage(spec), "sources": data.sources, "components": attempt.components}
     reporter.facts(lineage=lineage)
 
     reporter.enter(State.RUNNING, "compiling")
-    assembly = assemble(spec, data.element_spec, datasets=datasets(data))
+    with traces.watching():
+        assembly = assemble(spec, data.element_spec, datasets=datasets(data))
     exported_roles(assembly)  # a role that does not exist is told before it is trained for
-    training, evaluation = compile_parts(assembly, data, reporter=reporter, control=control, folder=attempt.folder)
+    training, evaluation = compile_parts(
+        assembly, data, reporter=reporter, control=control, folder=attempt.folder, traces=traces
+    )
+    if attempt.kind is JobKind.VALIDATE:
+        result = inspect(
+            assembly, data, training=training, evaluation=evaluation, reporter=reporter, control=control,
+            build_seconds=time.monotonic() - began, traces=traces.counts,
+        )  # fmt: skip
+        return {"outcome": "succeeded", "published": {**NOTHING, "result": result}, "facts": {"lineage": lineage}}
     resume(attempt, training, reporter)
 
-    training.train()
+    with traces.watching() if training.counters.plan == "eager" else contextlib.nullcontext():
+        training.train()
     counters = training.counters
     metrics = dict(counters.logs)
     if data.test is not None:
@@ -120,31 +141,36 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
         reports = {verifier: verify(channel, verifier) for verifier in ("reload", "certify")}
         sealed = seal(attempt.folder / BUNDLE, reports, max_artifact_bytes=spec.limits.max_artifact_bytes)
         published = {
+            **NOTHING,
             "bundle": relative(sealed.bundle, attempt.folder),
             "parts": {name: relative(part, attempt.folder) for name, part in sealed.parts.items()},
             "formats": sealed.formats,
             "verified": sealed.verified,
-            "result": None,
         }
     return {"outcome": "succeeded", "published": published, "metrics": metrics, "facts": {"lineage": lineage}}
 
 
 def compile_parts(
-    assembly: Assembly, data: Data, *, reporter: Reporter, control: Control, folder: Path
+    assembly: Assembly,
+    data: Data,
+    *,
+    reporter: Reporter,
+    control: Control,
+    folder: Path,
+    traces: Traces | None = None,
 ) -> tuple[Training, Evaluation]:
     """Trace every function once, before anything is trained: a mistake in a step costs no epoch."""
     plan = plans.choose(assembly.spec)
-
-    def on_trace(function: str, count: int, reason: str) -> None:
-        reporter.event("trace", {"function": function, "count": count, "reason": reason})
-
-    step = compile_train_step(assembly, on_trace=on_trace, eager=plan == "eager")
-    evaluation = Evaluation(assembly, plan, control, on_trace)
-    for split in (data.validation, data.test):
-        if split is not None:
-            evaluation.trace(split)
-    for code, message in assembly.notes():
-        reporter.diagnostic(code, message)
+    traces = traces or Traces(reporter, limit=assembly.spec.training.max_traces)
+    with traces.watching():
+        step = compile_train_step(assembly, traces=traces, eager=plan == "eager")
+        evaluation = Evaluation(assembly, plan, control, traces)
+        for split in (data.validation, data.test):
+            if split is not None:
+                evaluation.trace(split)
+    for note in assembly.notes():
+        traces.note(note)
+    reporter.facts(diagnostics={"traces": traces.counts, "plan": plan})
     checkpoint = assembly.spec.training.checkpoint
     files = CheckpointFiles(folder, keep=checkpoint.keep if checkpoint is not None else 1)
     training = Training(

@@ -27,6 +27,7 @@ from tapeworks_workers.engine.models import build_models
 from tapeworks_workers.engine.ownership import divide
 from tapeworks_workers.engine.randomness import derive_seed, philox
 from tapeworks_workers.engine.run import Run
+from tapeworks_workers.engine.traces import Note
 
 PRECISIONS = {
     "float32": ("float32", "float32"),
@@ -95,8 +96,8 @@ class Assembly:
         if split == "training":
             yield from self.gradient_metrics
 
-    def notes(self) -> list[tuple[str, str]]:
-        """(code, message) of what was found while tracing and is no failure."""
+    def notes(self) -> list[Note]:
+        """What was found while tracing and is no failure."""
         return [*self.run.notes, *(note for loss in self.losses.values() for note in loss.notes)]
 
     def select(self, batch: Any) -> Any:

@@ -173,15 +173,41 @@ def _label(error: BaseException, precision: str) -> Found:
     )
 
 
+_NONDETERMINISTIC = r"[Dd]eterminism is (not yet supported|enabled)|[Dd]eterministic GPU impl|is not deterministic"
+_NO_PYTHON_VALUE = r"as a Python `?bool`? is not allowed|Iterating over a symbolic"
+_OF_AN_OP = (
+    r'"?([\w.]+)"? (?:requires|cannot be called)',
+    r"(?:implementation of|supported for|support(?:ed)? in GPU implementation of) ([\w ]+?)(?: is | not |, |\.|$)",
+    r"Deterministic GPU implementation of ([\w ]+?) not",
+    r"from ([\w.]+) is not deterministic",
+)
+
+
+def _nondeterministic(error: BaseException, precision: str) -> Found:
+    said = text(error)
+    if not re.search(
+        r"[Dd]eterminis\w+ (is|in|of|kernel|GPU|XLA)|not (\w+ )*deterministic|deterministic (GPU|XLA)", said
+    ):
+        return None
+    named = next((match[1] for regex in _OF_AN_OP if (match := re.search(regex, said))), "an operation")
+    return FailureCode.NONDETERMINISTIC_OP, f"{named} does not work in a deterministic job: {said}", None
+
+
 def _control_flow(error: BaseException, precision: str) -> Found:
-    if isinstance(error, tf.errors.OperatorNotAllowedInGraphError):
-        return FailureCode.PYTHON_CONTROL_FLOW, text(error), None
+    said = text(error)
+    named = re.search(r"'?(\w+)'? (?:must also be initialized|is None at the end|must be defined before)", said)
+    if named is not None:
+        hint = f"Give {named[1]} a value of one dtype and shape before the if or the loop."
+        return FailureCode.PYTHON_CONTROL_FLOW, said, hint
+    if isinstance(error, tf.errors.OperatorNotAllowedInGraphError) or re.search(_NO_PYTHON_VALUE, said):
+        return FailureCode.PYTHON_CONTROL_FLOW, said.split(" You can attempt the following")[0], None
     return None
 
 
 RULES: tuple[Rule, ...] = (
     _storage,
     _memory,
+    _nondeterministic,
     Pattern(
         FailureCode.VARIABLE_CREATION_IN_GRAPH,
         r"only supports singleton tf\.Variables|tried to create variables on non-first call",
@@ -195,15 +221,9 @@ RULES: tuple[Rule, ...] = (
     ),
     _control_flow,
     Pattern(
-        FailureCode.PYTHON_CONTROL_FLOW,
-        r"must also be initialized in the|is None at the end of the|must be defined before the loop"
-        r"|as a Python `?bool`? is not allowed|Iterating over a symbolic",
-        "{text}",
-    ),
-    Pattern(
         FailureCode.GRAPH_TENSOR_LEAKED,
-        r"is out of scope|cannot be accessed from here|cannot be accessed here|must be from the same graph",
-        "a tensor made in one graph is used in another: {text}",
+        r"([^\n]*?)(?: is out of scope| cannot be accessed (?:from )?here|must be from the same graph)",
+        "a tensor made in one graph is used in another: {0}",
     ),
     Pattern(FailureCode.NO_GRADIENT, r"No gradients provided for any variable", "{text}"),
     _dtype,

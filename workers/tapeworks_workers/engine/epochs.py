@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from tapeworks_workers.engine.step import CompiledStep, Means
 from tapeworks_workers.engine.stopping import Monitor, rises
 
 PROGRESS_SECONDS = 1.0
+MEASURABLE_SECONDS = 0.1
+"""Calls that took less together say nothing of what steps wait for."""
 
 
 class Training:
@@ -140,6 +142,47 @@ class Training:
             self._reporter.metrics(0, self.counters.logs)
         if not self.counters.complete:
             self._finish()
+
+    def rehearse(self, seconds: float) -> list[tuple[int, float]]:
+        """(steps, seconds) of the calls of so long, two at least; the first is one step, with its compilation.
+
+        Whatever a step can show is shown, and the state moves, but nothing is told, judged or saved.
+        """
+        calls: list[tuple[int, float]] = []
+        self._means.reset()
+        until = time.monotonic() + seconds
+        while not self._bounds.reached(self.counters) and (len(calls) < 2 or time.monotonic() < until):
+            began = time.monotonic()
+            done, wanted = self._call(self._left() if calls and began < until else 1)
+            calls.append((done, time.monotonic() - began))
+            if done < wanted or self._left() == 0:
+                if self._feed.position == 0:
+                    raise empty("training")
+                self.counters.epoch += 1
+                self.counters.steps_per_epoch = self.counters.steps_per_epoch or self.counters.step_in_epoch
+                self.counters.step_in_epoch = 0
+                self._means.reset()
+                if done < wanted or self._spec.steps_per_epoch is None:
+                    self._feed.next_pass()
+            self._control.check_time()
+        return calls
+
+    def input_wait(self, calls: Sequence[tuple[int, float]], seconds: float) -> float | None:
+        """The part of a step of these rehearsed calls that was waiting for data; None where nothing can be said.
+
+        Calls as long run for so many seconds on one batch that is always there: what they are faster by was the wait.
+        """
+        steps, took = (sum(column) for column in zip(*calls[1:], strict=True)) if calls[1:] else (0, 0.0)
+        if not steps or took < MEASURABLE_SECONDS:
+            return None
+        each = max(1, int(steps) // len(calls[1:]))
+        iterator = iter(self._data.training.dataset(0).take(1).cache().repeat())
+        self._plan.run(iterator, 1)
+        began, done = time.monotonic(), 0
+        while time.monotonic() - began < seconds:
+            done += self._plan.run(iterator, each)
+        alone = (time.monotonic() - began) / done
+        return round(max(0.0, 1.0 - alone * steps / took), 3)
 
     def _finish(self) -> None:
         stopping = self._spec.early_stopping

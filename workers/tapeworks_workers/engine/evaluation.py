@@ -10,17 +10,18 @@ from tapeworks_workers.engine import plans
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
 from tapeworks_workers.engine.pipeline import Split, empty
-from tapeworks_workers.engine.step import CompiledStep, Means, OnTrace, compile_validation_step
+from tapeworks_workers.engine.step import CompiledStep, Means, compile_validation_step
+from tapeworks_workers.engine.traces import Traces
 
 
 class Evaluation:
     """Evaluates splits with one traced validation step for each element spec."""
 
-    def __init__(self, assembly: Assembly, plan: str, control: Control, on_trace: OnTrace | None = None) -> None:
+    def __init__(self, assembly: Assembly, plan: str, control: Control, traces: Traces | None = None) -> None:
         self._assembly = assembly
         self._plan = plan
         self._control = control
-        self._on_trace = on_trace
+        self._traces = traces
         self._traced: list[tuple[Any, CompiledStep, Means, plans.Plan]] = []
 
     def trace(self, split: Split) -> tuple[Means, plans.Plan]:
@@ -29,7 +30,7 @@ class Evaluation:
             if spec == split.element_spec:
                 return means, plan
         step = compile_validation_step(
-            self._assembly, element_spec=split.element_spec, on_trace=self._on_trace, eager=self._plan == "eager"
+            self._assembly, element_spec=split.element_spec, traces=self._traces, eager=self._plan == "eager"
         )
         means, plan = Means(step), plans.make(self._plan, step)
         self._traced.append((split.element_spec, step, means, plan))

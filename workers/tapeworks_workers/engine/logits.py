@@ -17,21 +17,22 @@ _SUMS = frozenset({"MatMul", "BatchMatMulV2", "Einsum", "Conv1D", "Conv2D", "Con
 _ADDED = frozenset({"BiasAdd", "AddV2"})
 
 
-def mismatch(loss: Any, y_pred: Any) -> str | None:
-    """What to tell of a loss that takes the one and is given the other; None where they agree or nothing is known."""
+def mismatch(loss: Any, y_pred: Any) -> tuple[str, str] | None:
+    """Message and hint for a loss that takes the one and is given the other; None where they agree or none knows."""
     wanted = getattr(loss, "from_logits", getattr(loss, "_fn_kwargs", {}).get("from_logits"))
     if not isinstance(wanted, bool) or not tf.is_symbolic_tensor(y_pred):
         return None
     operation = _origin(y_pred)
     if wanted and operation.type in _PROBABILITIES:
         return (
-            f"takes logits (from_logits is true), and the outputs come from a {operation.type.lower()}: "
-            'give it {"from_logits": false}, or leave the last activation out'
+            f"takes logits (from_logits is true), and the outputs come from a {operation.type.lower()}",
+            'Give it {"from_logits": false}, or leave the last activation out.',
         )
     if not wanted and _is_weighted_sum(operation):
         return (
             "takes probabilities (from_logits is false), and the outputs are logits, no softmax or sigmoid after the "
-            'last layer: give it {"from_logits": true}, or end the model with one'
+            "last layer",
+            'Give it {"from_logits": true}, or end the model with one.',
         )
     return None
 

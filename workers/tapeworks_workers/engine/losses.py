@@ -16,6 +16,8 @@ from keras.src.losses.losses import LossFunctionWrapper
 
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine import logits
+from tapeworks_workers.engine import sources_of_errors as places
+from tapeworks_workers.engine.traces import Note
 from tapeworks_workers.engine.tracing import engine_code, outside_trace
 
 _PROBE = 7
@@ -33,8 +35,8 @@ class SpecLoss:
         self.labels: tf.Variable | None = None
         """[smallest, largest] label seen, int64; made when a trace shows that the loss indexes by label."""
         self.classes: int | None = None
-        self.notes: list[tuple[str, str]] = []
-        """(code, message) of what was found while tracing and is no failure."""
+        self.notes: list[Note] = []
+        """What was found while tracing and is no failure."""
 
     @engine_code
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
@@ -60,18 +62,21 @@ class SpecLoss:
     def _check_logits(self, y_pred: tf.Tensor) -> None:
         told = logits.mismatch(self.loss, y_pred)
         if told is not None and not self.notes:  # validation is traced too, and says the same
-            self.notes.append(("from_logits", f"loss {self.component!r} {told}"))
+            message, hint = told
+            place = Location(component=self.component)
+            self.notes.append(Note("from_logits", f"loss {self.component!r} {message}", hint, place))
 
     def _check_broadcast(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> None:
         if isinstance(self.loss, LossFunctionWrapper):
             return  # Keras' own function losses squeeze
         for operation in self._operations(y_true, y_pred):
-            if any(output.shape.as_list()[:2] == [_PROBE, _PROBE] for output in operation.outputs if output.shape.rank):
+            crossed = (out for out in operation.outputs if out.shape.rank and out.shape[:2] == [_PROBE, _PROBE])
+            if (output := next(crossed, None)) is not None:
                 raise JobFailure(
                     FailureCode.BROADCAST_LOSS,
                     f"loss {self.component!r} broadcasts y of shape (n,) against outputs of shape (n, 1) to (n, n)",
                     hint="Squeeze y_pred or expand y_true in its call: tf.squeeze(y_pred, -1), or y_true[:, None].",
-                    location=Location(component=self.component),
+                    location=places.of_tensor(output) or Location(component=self.component),
                 )
 
     def _operations(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> list[tf.Operation]:
@@ -140,7 +145,7 @@ class OutputLosses:
         self.losses = dict(losses)
 
     @property
-    def notes(self) -> list[tuple[str, str]]:
+    def notes(self) -> list[Note]:
         """See `SpecLoss.notes`."""
         return [note for loss, _ in self.losses.values() for note in loss.notes]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tapeworks.spec import JobSpec, TrainingSpec
 from tapeworks.spec import Split as SplitSpec
 from tapeworks_workers.engine import operations, splitting
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.elements import fields
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _check_end(name: str, training: TrainingSpec) -> None:
 
 def _check_precision(element: Any, name: str, precision: str) -> None:
     x = element[0] if isinstance(element, tuple) else element
-    for path, leaf in named_leaves(x, "x"):
+    for path, leaf in fields(x, "x"):
         if leaf.dtype == tf.float64 and precision != "float64":
             raise JobFailure(
                 FailureCode.FLOAT64_INPUT,
@@ -182,15 +183,6 @@ def _check_precision(element: Any, name: str, precision: str) -> None:
                 hint=f'Add {{"op": "cast", "dtype": "float32", "field": "{path}"}} to data.pipeline, '
                 "or cast in the source.",
             )
-
-
-def named_leaves(nest: Any, path: str) -> list[tuple[str, Any]]:
-    """The leaves of a nest with their field paths."""
-    if isinstance(nest, Mapping):
-        return [leaf for key in nest for leaf in named_leaves(nest[key], f"{path}.{key}")]
-    if isinstance(nest, tuple | list):
-        return [leaf for index, item in enumerate(nest) for leaf in named_leaves(item, f"{path}.{index}")]
-    return [(path, nest)]
 
 
 def empty(name: str) -> JobFailure:

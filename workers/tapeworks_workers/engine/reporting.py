@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
+from tapeworks.errors import Location
 from tapeworks.jobs import State
 
 Send = Callable[[dict[str, Any]], None]
@@ -22,6 +24,8 @@ class Reporter:
         self._send = send
         self.state = State.STARTING
         self.phase: str | None = None
+        self.diagnostics: list[dict[str, Any]] = []
+        """What `diagnostic` told: code, message, hint and location of each."""
 
     def enter(self, state: State, phase: str | None = None, *, quietly: bool = False) -> None:
         """The attempt is in a state and phase from now on; said once.
@@ -41,9 +45,12 @@ class Reporter:
         """An event that only has words."""
         self.event("note", {"message": message})
 
-    def diagnostic(self, code: str, message: str, *, hint: str = "") -> None:
+    def diagnostic(self, code: str, message: str, *, hint: str = "", location: Location | None = None) -> None:
         """Something that is no failure and that the user should know."""
-        self.event("diagnostic", {"code": code, "message": message, "hint": hint, "location": None})
+        place = None if location is None else asdict(location)
+        told = {"code": str(code), "message": message, "hint": hint, "location": place}
+        self.diagnostics.append(told)
+        self.event("diagnostic", told)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Values of metrics at a step."""

@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 import keras
 import tensorflow as tf
 
-from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.errors import FAILURES, FailureCode, JobFailure
 from tapeworks_workers.engine import metrics as metric_updates
+from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.gradients import Minimizer
 from tapeworks_workers.engine.metrics import RoleMetric
 from tapeworks_workers.engine.randomness import Streams
+from tapeworks_workers.engine.traces import Note
 from tapeworks_workers.engine.tracing import engine_code
 
 
@@ -39,8 +41,8 @@ class Run:
         self.losses = losses
         self.datasets: dict[str, Any] = {}
         self.streams = Streams(seed)
-        self.notes: list[tuple[str, str]] = []
-        """(failure code, message) of what was found while tracing and is no failure."""
+        self.notes: list[Note] = []
+        """What was found while tracing and is no failure."""
         self._minimizers = minimizers
         self._metrics = metrics
         self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
@@ -85,7 +87,9 @@ class Run:
                 hint="Compute the loss inside the tape from the models' outputs, with differentiable operations only.",
             )
         if missing:
-            self.notes.append((FailureCode.NO_GRADIENT, f"optimizer {optimizer!r}: no gradient for {_names(missing)}"))
+            message = f"optimizer {optimizer!r}: no gradient for {_names(missing)}"
+            hint = FAILURES[FailureCode.NO_GRADIENT].hint
+            self.notes.append(Note(FailureCode.NO_GRADIENT, message, hint, places.here()))
         return gradients
 
     @engine_code

@@ -7,17 +7,21 @@ import re
 import site
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.util import tf_stack
 
 import tapeworks
 import tapeworks_workers
 from tapeworks.components import registry
 from tapeworks.errors import Location
 
+MAX_SAID = 2_000
+"""Characters of an exception's own text below the frames: TensorFlow's may hold whole stacks."""
 _COMPONENTS = str(Path(str(tapeworks_workers.__file__)).parent / "components")
 _OURS = tuple(str(Path(str(package.__file__)).parent) for package in (tapeworks, tapeworks_workers))
 _LIBRARIES = tuple(
@@ -41,10 +45,32 @@ class Frame:
 def location(error: BaseException) -> Location | None:
     """The innermost line of a user's source, and the component it belongs to."""
     frames = list(_relevant(error))
-    if not frames:
-        return None
-    frame = frames[-1]
-    return Location(file=frame.file, line=frame.line, component=component_at(frame.file, frame.line))
+    return _at(frames[-1].file, frames[-1].line) if frames else None
+
+
+def here() -> Location | None:
+    """The innermost line of a user's source that is running now; in what AutoGraph converted, the original's."""
+    return _innermost(tf_stack.extract_stack())
+
+
+def of_function(function: Any) -> Location | None:
+    """Where a user's function or method begins."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return _at(code.co_filename, code.co_firstlineno) if code is not None and is_users(code.co_filename) else None
+
+
+def of_tensor(tensor: tf.Tensor) -> Location | None:
+    """The line of a user's source that made a tensor of a graph."""
+    return _innermost(tensor.op.traceback or ())
+
+
+def _innermost(stack: Iterable[Any]) -> Location | None:
+    users = [(frame.filename, frame.lineno) for frame in stack if is_users(frame.filename)]
+    return _at(*users[-1]) if users else None
+
+
+def _at(file: str, line: int) -> Location:
+    return Location(file=file, line=line, component=component_at(file, line))
 
 
 def in_component(error: BaseException) -> bool:
@@ -61,7 +87,7 @@ def tail(error: BaseException) -> str:
             lines.append(f"    {frame.code.strip()}")
     if not lines:
         return "".join(traceback.format_exception(error)[-8:])
-    return "\n".join([*lines, "".join(traceback.format_exception_only(error)).strip()])
+    return "\n".join([*lines, "".join(traceback.format_exception_only(error)).strip()[:MAX_SAID]])
 
 
 def component_at(file: str, line: int) -> str | None:
@@ -85,7 +111,7 @@ def _relevant(error: BaseException) -> Iterator[Frame]:
         chain.append(current)
         current = current.__cause__ or current.__context__
     for item in reversed(chain):
-        frames = [frame for frame in _frames(item) if _is_users(frame.file)]
+        frames = [frame for frame in _frames(item) if is_users(frame.file)]
         if frames:
             yield from frames
             return
@@ -101,7 +127,8 @@ def _frames(error: BaseException) -> list[Frame]:
     return frames + [Frame(file, int(line), function) for file, line, function in _IN_TEXT.findall(str(error))]
 
 
-def _is_users(file: str) -> bool:
+def is_users(file: str) -> bool:
+    """Whether a file is a component's or a user's own: neither the engine's nor a library's."""
     if "__autograph_generated_file" in file or file.startswith("<"):
         return False
     if any(item.file is not None and str(item.file) == file for item in registry) or file.startswith(_COMPONENTS):

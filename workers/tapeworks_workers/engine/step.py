@@ -8,8 +8,9 @@ value that was not finite, which names the step of a `non_finite` failure.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine import metrics as metric_results
+from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.randomness import philox
+from tapeworks_workers.engine.traces import Traces
 from tapeworks_workers.engine.tracing import call_user_code, outside_trace
 
 TRAINING, VALIDATION = "training", "validation"
-OnTrace = Callable[[str, int, str], None]
-"""Called while tracing: (which function, how often it was traced by now, why)."""
 
 
 @dataclass
@@ -36,10 +37,8 @@ class CompiledStep:
     body: Callable[[Any], dict[str, tf.Tensor]]
     names: tuple[str, ...] = ()
     """The scalars it returns, sorted."""
-    traces: int = 0
     concrete: Any = None
     """The ConcreteFunction; None where the plan is eager."""
-    on_trace: OnTrace | None = field(default=None, repr=False)
 
     def __call__(self, batch: Any) -> dict[str, tf.Tensor]:
         return self.on_device(as_tensors(batch, self.element_spec))
@@ -50,23 +49,26 @@ class CompiledStep:
         return self.body if self.concrete is None else self.concrete
 
 
-def compile_train_step(assembly: Assembly, *, on_trace: OnTrace | None = None, eager: bool = False) -> CompiledStep:
+def compile_train_step(
+    assembly: Assembly, *, element_spec: Any = None, traces: Traces | None = None, eager: bool = False
+) -> CompiledStep:
     """Trace the training step once; calling the result trains one step. Raises JobFailure and what a component raises.
 
-    `eager` runs it without a graph, to debug.
+    `element_spec`: where batches are not to be as the assembly says. `eager` runs it without a graph, to debug.
     """
-    return _compile(assembly, TRAINING, assembly.step.train_step, on_trace=on_trace, eager=eager)
+    function = assembly.step.train_step
+    return _compile(assembly, TRAINING, function, element_spec=element_spec, traces=traces, eager=eager)
 
 
 def compile_validation_step(
-    assembly: Assembly, *, element_spec: Any = None, on_trace: OnTrace | None = None, eager: bool = False
+    assembly: Assembly, *, element_spec: Any = None, traces: Traces | None = None, eager: bool = False
 ) -> CompiledStep:
     """The same for `validation_step`, which draws from the validation stream and counts no step.
 
     `element_spec`: where the split's batches differ from the training split's.
     """
     function = assembly.step.validation_step
-    return _compile(assembly, VALIDATION, function, element_spec=element_spec, on_trace=on_trace, eager=eager)
+    return _compile(assembly, VALIDATION, function, element_spec=element_spec, traces=traces, eager=eager)
 
 
 def _compile(
@@ -75,7 +77,7 @@ def _compile(
     function: Callable[..., Any],
     *,
     element_spec: Any = None,
-    on_trace: OnTrace | None,
+    traces: Traces | None,
     eager: bool,
 ) -> CompiledStep:
     element_spec = assembly.element_spec if element_spec is None else element_spec
@@ -83,9 +85,12 @@ def _compile(
     training = split == TRAINING
 
     def body(batch: Any) -> dict[str, tf.Tensor]:
-        if not tf.executing_eagerly():
-            _count_trace(compiled)
-        with philox(), run.streams.using(split):
+        with contextlib.ExitStack() as stack:
+            if traces is not None and not tf.executing_eagerly():
+                traces.step(split, element_spec)
+                stack.enter_context(tf.variable_creator_scope(traces.variable_made))
+            stack.enter_context(philox())
+            stack.enter_context(run.streams.using(split))
             batch = assembly.select(batch)
             scalars = _scalars(call_user_code(function, batch, run), assembly, split)
             compiled.names = tuple(scalars)
@@ -94,30 +99,17 @@ def _compile(
                 run.counter.assign_add(1)
         return scalars
 
-    compiled = CompiledStep(assembly, split, element_spec, body, on_trace=on_trace)
+    compiled = CompiledStep(assembly, split, element_spec, body)
     if not eager:
         traced = tf.function(body, input_signature=[element_spec], autograph=False)
         compiled.concrete = traced.get_concrete_function()
     return compiled
 
 
-def _count_trace(compiled: CompiledStep) -> None:
-    compiled.traces += 1
-    limit = compiled.assembly.spec.training.max_traces
-    reason = "first trace" if compiled.traces == 1 else "traced again for the same signature"
-    if compiled.on_trace is not None:
-        compiled.on_trace(compiled.split, compiled.traces, reason)
-    if compiled.traces > limit:
-        raise JobFailure(
-            FailureCode.RETRACING,
-            f"the {compiled.split} step was traced {compiled.traces} times, max_traces is {limit}",
-        )
-
-
 def _scalars(returned: Any, assembly: Assembly, split: str) -> dict[str, tf.Tensor]:
     """What a step returned, as scalars sorted by name. Raises JobFailure where it is no dict of scalars."""
-    where = Location(component=assembly.spec.step.component)
     method = "train_step" if split == TRAINING else "validation_step"
+    where = places.of_function(getattr(assembly.step, method)) or Location(component=assembly.spec.step.component)
     if not isinstance(returned, Mapping) or not all(isinstance(name, str) for name in returned):
         message = f"{method} must return a dict of named scalars, not {type(returned).__name__}"
         raise JobFailure(FailureCode.COMPONENT_ERROR, message, location=where)

@@ -1,0 +1,45 @@
+"""An element, a batch or a call's arguments as words: each leaf with its path, its kind, shape and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+_OF_AN_ELEMENT = ("x", "y", "sample_weight")
+
+
+def fields(nest: Any, path: str | None = None) -> list[tuple[str, Any]]:
+    """The leaves of a nest with their paths; without a `path` it is an element: `x`, `(x, y)`, …, as in Keras."""
+    if path is None:
+        parts = nest if isinstance(nest, tuple) else (nest,)
+        return [leaf for name, part in zip(_OF_AN_ELEMENT, parts, strict=False) for leaf in fields(part, name)]
+    if isinstance(nest, Mapping):
+        return [leaf for key in nest for leaf in fields(nest[key], f"{path}.{key}")]
+    if isinstance(nest, tuple | list):
+        return [leaf for index, item in enumerate(nest) for leaf in fields(item, f"{path}.{index}")]
+    return [(path, nest)]
+
+
+def document(path: str, value: Any) -> dict[str, Any]:
+    """A tensor or its spec as JSON: field, kind (dense, ragged or sparse), shape (null: unknown) and dtype."""
+    spec = value if isinstance(value, tf.TypeSpec) else tf.type_spec_from_value(value)
+    kinds = {tf.RaggedTensorSpec: "ragged", tf.SparseTensorSpec: "sparse"}
+    shape = None if spec.shape.rank is None else spec.shape.as_list()
+    return {"field": path, "kind": kinds.get(type(spec), "dense"), "shape": shape, "dtype": spec.dtype.name}
+
+
+def documents(nest: Any, path: str | None = None) -> list[dict[str, Any]]:
+    """`document` of each leaf."""
+    return [document(field, leaf) for field, leaf in fields(nest, path)]
+
+
+def described(value: Any) -> str:
+    """A leaf in words: `float32 (None, 4)`, `ragged int64 (None, None)`; a Python value as Python writes it."""
+    if not isinstance(value, tf.TypeSpec) and not tf.is_tensor(value):
+        return f"the Python value {value!r}"[:100]
+    told = document("", value)
+    kind = "" if told["kind"] == "dense" else told["kind"] + " "
+    shape = "of unknown rank" if told["shape"] is None else str(tuple(told["shape"]))
+    return f"{kind}{told['dtype']} {shape}"
