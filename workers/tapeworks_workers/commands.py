@@ -1,4 +1,6 @@
-"""`tapeworks worker`, and `tapeworks component`: the commands that this package adds to the CLI. `python -m tapeworks_workers` is the same.
+"""`tapeworks worker` and `tapeworks component`: what this package adds to the CLI.
+
+`python -m tapeworks_workers` is the worker too.
 
 Exit codes: 0 after SIGTERM or SIGINT, 2 for a wrong option, 1 where the worker cannot start.
 """

@@ -29,8 +29,8 @@ def new(
     typer.echo(f"  tapeworks submit {written / 'job.json'} --watch")
 
 
-@component.command()
-def test(
+@component.command("test")
+def try_out(
     path: Annotated[Path, typer.Argument(help="A file or a folder with components.", exists=True, show_default=False)],
     data_root: Annotated[list[Path] | None, typer.Option(help="Sources may read below here.", exists=True)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
@@ -39,6 +39,6 @@ def test(
 
     Prints what would fail as a job; ends with 1 if anything would.
     """
-    command = [sys.executable, "-m", "tapeworks_workers.engine.rehearsal", str(path)]
+    command = [sys.executable, "-m", "tapeworks_workers.authoring.rehearsal", str(path)]
     command += [part for root in data_root or () for part in ("--data-root", str(root))]
     raise typer.Exit(subprocess.run([*command, *(["--json"] if json else [])]).returncode)

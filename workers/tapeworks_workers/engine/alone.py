@@ -1,7 +1,7 @@
 """Rebuilds components where Tapeworks cannot be imported, run by path: python -I alone.py FOLDER.
 
-The folder is what `rehearsal.py` wrote: objects.json, values.npz, components/ and load.py, as in a bundle. Prints a JSON
-object: component → what is wrong with it, or null. Only the standard library, NumPy, Keras and TensorFlow are used.
+The folder is what `rehearsal.py` wrote: objects.json, values.npz, components/ and load.py, as in a bundle. Prints a
+JSON object: component → what is wrong with it, or null. Uses the standard library, NumPy, Keras and TensorFlow only.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _compared(entry: dict[str, Any], loader: ModuleType, arrays: dict[str, Any])
     expected = loader.nest(entry["outputs"], arrays)
     for a, b in zip(*(tf.nest.flatten(nest, expand_composites=True) for nest in (expected, found)), strict=True):
         if not np.array_equal(a, b):
-            return "it gives other values in another process: something that matters is neither in its config nor a weight"
+            return "it gives other values in another process: what matters is neither in its config nor a weight"
     return None
 
 

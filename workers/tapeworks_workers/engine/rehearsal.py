@@ -1,22 +1,20 @@
-"""A component tried as a worker and a job would: `python -m tapeworks_workers.engine.rehearsal PATH`.
+"""Components of an author tried as a worker and a job would, before either sees them.
 
     load → admit (build, save, reload, trace, differentiate) → the same in a process without Tapeworks (alone.py)
-         → losses: their gradient against numeric differences in float64 → the jobs beside the components
+         → losses: their gradient against numeric differences in float64
 
-Interface: `rehearse(path)` gives a `Finding` for every component and job. Prints them, or JSON with `--json`; the exit
-code is 1 if anything would fail as a job.
+Interface: `rehearse(path)` gives a `Finding` for every component of a file or folder.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tapeworks.canonical import parse_json, parse_spec
 from tapeworks.components import KERAS_KINDS, Component, load_components, load_installed
-from tapeworks.errors import SpecInvalid, TapeworksError
+from tapeworks.errors import TapeworksError
 from tapeworks.jobs import RefusedComponent
 from tapeworks.references import Kind
-from tapeworks_workers.engine import alone, diagnostics
+from tapeworks_workers.engine import alone
 from tapeworks_workers.engine.admission import admit
-from tapeworks_workers.engine.building import build, set_data_roots
+from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.component_sources import copy_sources
 from tapeworks_workers.engine.nests import Arrays
 from tapeworks_workers.engine.trials import NotTried, sample
@@ -54,7 +51,7 @@ class Finding:
 
 
 def rehearse(path: Path) -> list[Finding]:
-    """Try every component that a file or folder holds, and every job beside them. Raises ComponentError."""
+    """Try every component that a file or folder holds. Raises ComponentError."""
     load_installed()
     components = load_components([path])
     findings = {(one.kind, one.name): _admitted(one) for one in components}
@@ -63,8 +60,7 @@ def rehearse(path: Path) -> list[Finding]:
     for component in components:
         if component.kind is Kind.LOSS and not _of(findings, component).problems:
             _check_gradient(component, _of(findings, component))
-    folder = path if path.is_dir() else path.parent
-    return [*findings.values(), *(_job(file) for file in sorted(folder.glob("*.json")))]
+    return list(findings.values())
 
 
 def _of(findings: dict[tuple[Kind, str], Finding], component: Component) -> Finding:
@@ -201,56 +197,3 @@ def _largest_difference(loss: Any, y_true: Any, y_pred: np.ndarray, gradient: np
         numeric = (values[0] - values[1]) / (2.0 * _NUMERIC_STEP)
         worst = max(worst, abs(numeric - float(gradient.ravel()[index])))
     return worst / max(float(np.abs(gradient).max()), 1e-12)
-
-
-# ── the jobs beside ──────────────────────────────────────────────────────────────────────────────
-
-
-def _job(file: Path) -> Finding:
-    """Build and trace a job as a worker would, and run a few of its steps."""
-    finding = Finding(file.name, "job")
-    try:
-        spec = parse_spec(parse_json(file.read_bytes()))
-    except SpecInvalid as error:
-        finding.problems += [f"{one.pointer or '/'}: {one.message}" for one in error.findings]
-        return finding
-    try:
-        finding.notes += [warning["message"] for warning in inspect_job(spec)["warnings"]]
-    except Exception as error:  # whatever a component raises is what the job would fail with
-        told = diagnostics.failure(error, spec=spec.document(), phase=None)
-        place = told["location"] or {}
-        where = f" ({place['file']}, line {place['line']})" if place.get("file") else ""
-        finding.problems.append(f"{told['code']}: {told['message']}{where}. {told['hint']}")
-    return finding
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The command; its exit code."""
-    parser = argparse.ArgumentParser(prog="tapeworks component test")
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--data-root", type=Path, action="append", default=[])
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args(arguments)
-    set_data_roots(given.data_root)
-    try:
-        findings = rehearse(given.path)
-    except TapeworksError as error:
-        findings = [Finding(str(given.path), "path", problems=[str(error)])]
-    if given.json:
-        sys.stdout.write(json.dumps([asdict(one) for one in findings], indent=2) + "\n")
-    else:
-        sys.stdout.write("".join(_lines(findings)))
-    return 1 if any(one.problems for one in findings) else 0
-
-
-def _lines(findings: Sequence[Finding]) -> Iterator[str]:
-    for one in findings:
-        yield f"{'FAILS' if one.problems else 'ok   '} {one.kind} {one.name}\n"
-        yield from (f"        {problem}\n" for problem in one.problems)
-        yield from (f"        note: {note}\n" for note in one.notes)
-    wrong = sum(bool(one.problems) for one in findings)
-    yield f"{len(findings)} tried, {wrong} would fail as a job\n" if findings else "no component was found\n"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
