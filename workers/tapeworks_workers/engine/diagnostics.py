@@ -218,7 +218,7 @@ RULES: tuple[Rule, ...] = (
         FailureCode.INVALID_DATA,
         r"Cannot batch tensors with different shapes|Cannot add tensor to the batch",
         "elements of different shapes cannot be one batch: {text}",
-        "Give every element the same shape, by a map before the batch.",
+        "Use padded_batch or ragged_batch, or give every element the same shape by a map before the batch.",
     ),
     Pattern(FailureCode.NON_FINITE, r"Tensor had (NaN|Inf|-Inf)", "{text}"),
     Pattern(
