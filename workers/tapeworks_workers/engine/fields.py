@@ -106,8 +106,13 @@ def one_hot(ids: Any, *, depth: int, dtype: str, sparse: bool) -> Any:
         return tf.one_hot(ids, depth, dtype=dtype)
     if isinstance(ids, tf.RaggedTensor):
         raise JobFailure(FailureCode.INVALID_DATA, "one_hot with sparse takes no ragged ids")
-    inside = (ids >= 0) & (ids < depth)
-    at = tf.concat([tf.where(inside), tf.boolean_mask(tf.reshape(ids, [-1]), tf.reshape(inside, [-1]))[:, None]], 1)
+    flat = tf.reshape(ids, [-1])
+    kept = tf.where((flat >= 0) & (flat < depth))
+    if ids.shape.rank:
+        before = tf.transpose(tf.unravel_index(kept[:, 0], tf.shape(ids, tf.int64)))
+    else:
+        before = kept[:, :0]
+    at = tf.concat([before, tf.gather_nd(flat, kept)[:, None]], 1)
     shape = tf.concat([tf.shape(ids, tf.int64), [depth]], 0)
     result = tf.SparseTensor(at, tf.ones([tf.shape(at)[0]], dtype), shape)
     # The static shape: what the batch's spec tells the model of its last dimension.
