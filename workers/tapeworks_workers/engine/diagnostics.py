@@ -214,6 +214,7 @@ RULES: tuple[Rule, ...] = (
         "Turn them into numbers first: labels into 0 … outputs-1 in the source, inputs by a keras/StringLookup layer.",
     ),
     _label,
+    Pattern(FailureCode.INVALID_DATA, r"invalid data: (.+)", "{0}"),
     Pattern(
         FailureCode.INVALID_DATA,
         r"Cannot batch tensors with different shapes|Cannot add tensor to the batch",

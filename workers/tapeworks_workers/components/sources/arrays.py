@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -18,7 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Arrays(Source):
     """Named arrays of one or several `.npz` files, one element for each index of the first dimension.
 
-    Files are concatenated in order of name. float64 is cast to float32 unless `dtypes` says otherwise.
+    Files are concatenated in order of name. Floats take the job's dtype unless `dtypes` says otherwise.
 
     Args:
         files: a glob, or several, below a data root.
@@ -71,7 +72,7 @@ class Arrays(Source):
             array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         except ValueError as error:
             raise _invalid(f"the arrays {name!r} of {_names(self.paths)} do not fit together: {error}") from error
-        dtype = self.dtypes.get(name, "float32" if array.dtype == np.float64 else None)
+        dtype = self.dtypes.get(name, keras.config.floatx() if array.dtype in (np.float32, np.float64) else None)
         try:
             return array if dtype is None else array.astype(dtype)
         except (TypeError, ValueError) as error:
