@@ -13,8 +13,10 @@ import tensorflow as tf
 
 from tapeworks import Branch, SourceOfSources, component, errors
 
+_SOURCE = {"component": "iris"}
 
-@component("zip")
+
+@component("zip", example={"config": {"sources": {"a": _SOURCE, "b": _SOURCE}}})
 class Zip(SourceOfSources):
     """One element of each source side by side: `{NAME: element}`. The sources are not paired: each has an order of
     its own.
@@ -63,7 +65,7 @@ def _unmarked(marked: Mapping[str, Any]) -> dict[str, Any]:
     return {name: element for name, (element, _) in marked.items()}
 
 
-@component("concatenate")
+@component("concatenate", example={"config": {"sources": [_SOURCE, _SOURCE]}})
 class Concatenate(SourceOfSources):
     """The elements of each source after those of the one before it.
 
@@ -82,7 +84,7 @@ class Concatenate(SourceOfSources):
         return result
 
 
-@component("sample")
+@component("sample", example={"config": {"sources": [_SOURCE, _SOURCE]}})
 class Sample(SourceOfSources):
     """Draws each element from one of the sources at random, seeded, another draw each pass, until all have ended.
 
