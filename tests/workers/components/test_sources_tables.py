@@ -138,6 +138,20 @@ def test_files_are_read_in_turns_in_the_same_order(root: Path, form: str) -> Non
     assert [path.name for path in one.files()] == [f"s{shard}.{form}" for shard in range(3)]
 
 
+@both
+def test_a_stream_resumes_in_the_middle_of_a_part(root: Path, form: str, tmp_path: Path) -> None:
+    for shard in range(3):
+        write(root, form, [{"x": [shard] * (row + 1)} for row in range(7)], f"s{shard}")
+    one = source(form, files=f"*.{form}", features="x")
+    iterator = iter(one.dataset().batch(2))
+    begun = [next(iterator).to_list() for _ in range(4)]
+    tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / "saved"))
+    resumed = iter(source(form, files=f"*.{form}", features="x").dataset().batch(2))
+    tf.train.Checkpoint(iterator=resumed).read(str(tmp_path / "saved")).assert_consumed()
+    rest = [batch.to_list() for batch in resumed]
+    assert [*begun, *rest] == [batch.to_list() for batch in one.dataset().batch(2)]
+
+
 def test_what_does_not_fit_is_told_with_its_place(root: Path) -> None:
     write(root, "jsonl", [*ROWS, {**ROWS[0], "label": None}], "null")
     write(root, "jsonl", [*ROWS, {**ROWS[0], "label": "one"}], "text")

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.feed import Feed
 from tapeworks_workers.engine.pipeline import Data, build_data
-from tests.workers.engine.trainings import BATCH, SHUFFLE, job, numbers
+from tests.workers.engine.trainings import BATCH, SHUFFLE, job, numbers, trained
 
 SENTENCES = {"component": "lab/Sequences", "config": {"form": "ragged"}}
 SERIES = {"component": "lab/Sequences", "config": {"form": "series"}}
@@ -189,6 +189,8 @@ def test_what_does_not_fit_the_element_is_told(pipeline: Any, says: str) -> None
         (SENTENCES, [{"op": "filter", "function": "lab/Coin"}, {"op": "repeat", "count": 3}, PADDED]),
         (SPARSE, [SHUFFLE, BATCH, {"op": "rebatch", "batch_size": 4}]),
         (SENTENCES, [BATCH, {"op": "unbatch"}, SHUFFLE, BATCH]),
+        (numbers(40), [{"op": "apply", "function": {"component": "windows", "config": {"size": 3}}}, SHUFFLE, BATCH]),
+        (numbers(40), [{"op": "apply", "function": {"component": "balance", "config": {"classes": 3, "take": 60}}}, BATCH]),
         (numbers(40), [{"op": "apply", "function": "lab/Dealt"}, {**BATCH, "batch_size": 4}]),
         ({"component": "zip", "config": {"stop": "longest", "sources": {
             "a": {"source": SENTENCES, "pipeline": [SHUFFLE]}, "b": {"source": numbers(9), "pipeline": [SHUFFLE]}}}},
@@ -219,3 +221,15 @@ def test_a_pass_resumes_in_its_middle_exactly(tmp_path: Path, source: Any, pipel
     assert resumed.savable
     assert [*begun, *taken(resumed)] == whole
     assert len(whole) > 2
+
+
+def test_labels_of_other_widths_train_alike(tmp_path: Path) -> None:
+    def logs(dtype: str) -> dict[str, float]:
+        cast = {"op": "cast", "dtype": dtype, "field": "y"}
+        data = {"source": numbers(30), "pipeline": [cast, BATCH]}
+        spec = job(data=data, metrics=["keras/SparseCategoricalAccuracy"], training={"epochs": 1})
+        return trained(spec, tmp_path / dtype).events("epoch")[0]["logs"]
+
+    expected = logs("int64")
+    for dtype in ("int8", "uint16", "uint64"):
+        assert logs(dtype) == expected, dtype
