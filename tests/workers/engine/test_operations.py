@@ -190,7 +190,8 @@ def test_what_does_not_fit_the_element_is_told(pipeline: Any, says: str) -> None
         (SPARSE, [SHUFFLE, BATCH, {"op": "rebatch", "batch_size": 4}]),
         (SENTENCES, [BATCH, {"op": "unbatch"}, SHUFFLE, BATCH]),
         (numbers(40), [{"op": "apply", "function": {"component": "windows", "config": {"size": 3}}}, SHUFFLE, BATCH]),
-        (numbers(40), [{"op": "apply", "function": {"component": "balance", "config": {"classes": 3, "take": 60}}}, BATCH]),
+        (numbers(40), [
+            {"op": "apply", "function": {"component": "balance", "config": {"classes": 3, "take": 60}}}, BATCH]),
         (numbers(40), [{"op": "apply", "function": "lab/Dealt"}, {**BATCH, "batch_size": 4}]),
         ({"component": "zip", "config": {"stop": "longest", "sources": {
             "a": {"source": SENTENCES, "pipeline": [SHUFFLE]}, "b": {"source": numbers(9), "pipeline": [SHUFFLE]}}}},

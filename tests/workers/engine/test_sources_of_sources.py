@@ -129,8 +129,8 @@ def test_windows_of_a_series() -> None:
     found = windows(size=4, shift=3)
     assert [x[:, 0].tolist() for x, _ in found] == [list(range(start, start + 4)) for start in range(0, 46, 3)]
     assert [y[0] for _, y in found] == [start + 4 for start in range(0, 46, 3)]
-    many = rows(build_data(job(data={"source": numbers(700, "index"), "pipeline": [
-        {"op": "apply", "function": {"component": "windows", "config": {"size": 3, "shift": 2}}}, BATCH]})))  # fmt: skip
+    stepping = {"op": "apply", "function": {"component": "windows", "config": {"size": 3, "shift": 2}}}
+    many = rows(build_data(job(data={"source": numbers(700, "index"), "pipeline": [stepping, BATCH]})))
     assert [x[0, 0] for x, _ in many] == list(range(0, 697, 2)), "none is lost where stretches meet"
     with pytest.raises(JobFailure, match="training split is empty"):
         windows(size=50)
