@@ -84,7 +84,7 @@ def _plain(operation: Any, dataset: tf.data.Dataset) -> tf.data.Dataset:
         case spec_operations.PaddedBatch():
             return batching.padded_batch(operation, dataset)
         case spec_operations.RaggedBatch():
-            return dataset.ragged_batch(operation.batch_size, drop_remainder=operation.drop_remainder)
+            return batching.ragged_batch(dataset, operation.batch_size, drop_remainder=operation.drop_remainder)
         case spec_operations.BucketBySequenceLength():
             return batching.bucketed(operation, dataset)
         case spec_operations.Rebatch():
