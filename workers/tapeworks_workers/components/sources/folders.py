@@ -75,7 +75,8 @@ class Images(Source):
         if self.size is not None:
             image = tf.clip_by_value(tf.image.resize(image, size, antialias=True), 0.0, 255.0)
         # Without resizing an image of another size ends the job here, and not where nobody knows which it was.
-        told = tf.strings.join([b"invalid data: ", path, b" has another size than the first: give size"])
+        name = tf.strings.regex_replace(path, ".*/", "")
+        told = tf.strings.join([b"invalid data: ", name, b" has another size than the first: give size"])
         same = tf.reduce_all(tf.shape(image)[:2] == tf.constant(size))
         with tf.control_dependencies([tf.debugging.Assert(same, [told])]):
             image = tf.cast(image, keras.config.floatx())

@@ -162,7 +162,8 @@ class _Table(Source):
             # Stateless, since all that it reads is named by its arguments: so the iterator can be saved.
             flat = list(tf.numpy_function(read, [file, part], dtypes, stateful=False))
             tensors = {column.name: column.tensor([flat.pop(0) for _ in column.outputs]) for column in columns}
-            return tf.data.Dataset.from_tensor_slices(self._element(tensors, features))
+            # Not from_tensor_slices: inside a graph it warns of the type of ragged tensors, for every job.
+            return tf.data.Dataset.from_tensors(self._element(tensors, features)).unbatch()
 
         def of_file(file: tf.Tensor) -> tf.data.Dataset:
             return tf.data.Dataset.from_tensor_slices(parts[file]).flat_map(functools.partial(rows, file))
