@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tapeworks import errors
-    from tapeworks.authoring import Callback, Evaluator, Files, GradientTransform, Run, Source, TrainingStep
+    from tapeworks.authoring import (
+        Branch,
+        Callback,
+        Evaluator,
+        Files,
+        GradientTransform,
+        Run,
+        Source,
+        SourceOfSources,
+        TrainingStep,
+    )
     from tapeworks.bundle import load
     from tapeworks.client import Client
     from tapeworks.components import component
@@ -22,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Branch": "tapeworks.authoring",
     "Callback": "tapeworks.authoring",
     "Client": "tapeworks.client",
     "Evaluator": "tapeworks.authoring",
@@ -30,6 +41,7 @@ _HOMES = {
     "JobSpec": "tapeworks.spec",
     "Run": "tapeworks.authoring",
     "Source": "tapeworks.authoring",
+    "SourceOfSources": "tapeworks.authoring",
     "TrainingStep": "tapeworks.authoring",
     "component": "tapeworks.components",
     "from_keras": "tapeworks.keras",
@@ -37,6 +49,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Branch",
     "Callback",
     "Client",
     "Evaluator",
@@ -45,6 +58,7 @@ __all__ = [
     "JobSpec",
     "Run",
     "Source",
+    "SourceOfSources",
     "TrainingStep",
     "component",
     "errors",

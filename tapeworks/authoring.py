@@ -29,6 +29,14 @@ Files = Annotated[str | list[str], _FilesMark()]
 """Annotation of a source's argument: the engine replaces the glob with the list of local paths, sorted."""
 
 
+class _BranchMark:
+    """Marks an argument, or a part of one, that holds a source with operations of its own."""
+
+
+Branch = Annotated[dict[str, Any], _BranchMark()]
+"""Annotation in a `SourceOfSources`: a source's reference, or `{"source": …, "pipeline": […]}`."""
+
+
 class Run(Protocol):
     """The engine, as a component sees it. Inside `train_step` everything here may be called under tracing."""
 
@@ -134,6 +142,21 @@ class Source:
     def files(self) -> list[Path]:
         """The files that were read: their digests go into the job's lineage."""
         return []
+
+
+class SourceOfSources(Source):
+    """A source made of others: `zip`, `concatenate`, `sample`.
+
+    Its `__init__` takes `sources: dict[str, Branch]` or `list[Branch]`. The engine builds them, cuts the splits of
+    each, runs their pipelines and calls `combine` for each split and pass; `dataset` is not called.
+    """
+
+    sources: Mapping[str, Any] | Sequence[Any]
+    """The argument as it was given."""
+
+    def combine(self, datasets: Any, seed: int) -> Any:
+        """A tf.data.Dataset from those of the sources, a dict or a list as `sources` is; `seed`: another each pass."""
+        raise NotImplementedError(f"{type(self).__name__} must define combine(datasets, seed)")
 
 
 class GradientTransform:

@@ -172,11 +172,6 @@ def _code_and_hint(item: Any, document: Any, model: type[BaseModel]) -> tuple[Pr
         return ProblemCode.UNKNOWN_FIELD, f"Did you mean {close[0]!r}?" if close else ""
     if kind == "missing":
         return ProblemCode.MISSING_FIELD, ""
-    if kind == "union_tag_invalid" and "tag" in item.get("ctx", {}):
-        from tapeworks.operations import PLANNED_OPERATIONS
-
-        if item["ctx"]["tag"] in PLANNED_OPERATIONS:
-            return ProblemCode.NOT_SUPPORTED, "This version does not have that operation yet."
     return ProblemCode.INVALID_VALUE, ""
 
 

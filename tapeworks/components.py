@@ -79,7 +79,8 @@ class Component:
 
     def entry(self, warnings: Sequence[str] = ()) -> ComponentEntry:
         """The component as the catalogue shows it."""
-        batched = getattr(self.target, "batched", None) if self.kind is Kind.SOURCE else None
+        batching = (Kind.SOURCE, Kind.DATASET_FUNCTION)
+        batched = getattr(self.target, "batched", None) if self.kind in batching else None
         return ComponentEntry(
             kind=self.kind,
             name=self.name,

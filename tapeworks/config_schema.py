@@ -25,7 +25,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, WithJsonSchema, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
 
-from tapeworks.authoring import Callback, Evaluator, GradientTransform, Source, TrainingStep, _FilesMark
+from tapeworks.authoring import (
+    Callback,
+    Evaluator,
+    GradientTransform,
+    Source,
+    TrainingStep,
+    _BranchMark,
+    _FilesMark,
+)
 from tapeworks.errors import ComponentError
 from tapeworks.references import Kind, is_reference
 
@@ -107,6 +115,8 @@ class Config:
     """Argument → the kind that references in it must have."""
     files: frozenset[str]
     """Arguments annotated `tapeworks.Files`."""
+    branches: frozenset[str]
+    """Arguments that hold `tapeworks.Branch`es: references and pipelines that the engine builds, not the config."""
     declared: frozenset[str] = field(default_factory=frozenset)
     """Arguments that the author's own signatures name; the others are Keras'."""
 
@@ -139,6 +149,7 @@ def config_of(target: Any, kind: Kind, name: str) -> Config:
     """Read a component's arguments. Raises ComponentError naming the argument and what to write instead."""
     kinds: dict[str, Kind] = {}
     files: set[str] = set()
+    branches: set[str] = set()
     fields: dict[str, Any] = {}
     parameters = _parameters(target, kind, name)
     for index, (argument, (annotation, default)) in enumerate(parameters.items()):
@@ -146,14 +157,16 @@ def config_of(target: Any, kind: Kind, name: str) -> Config:
         taken = _references_marked(annotation, found)
         if len(set(found)) == 1:
             kinds[argument] = found[0]
-        if _is_files(annotation):
+        if _is_marked(annotation, _FilesMark):
             files.add(argument)
+        if _is_marked(annotation, _BranchMark):
+            branches.add(argument)
         _check_typable(taken, argument, name)
         # Aliases, since pydantic refuses fields that begin with "_" or hide its own attributes ("copy", "schema").
         fields[f"argument_{index}"] = (taken, _field(argument, default))
     model = create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False), **fields)
     declared = frozenset(_declared(target, kind))
-    return Config(model, _schema(model, name), kinds, frozenset(files), declared)
+    return Config(model, _schema(model, name), kinds, frozenset(files), frozenset(branches), declared)
 
 
 def _field(argument: str, default: Any) -> Any:
@@ -197,6 +210,8 @@ def _references_marked(annotation: Any, found: list[Kind]) -> Any:
         marks = [mark for mark in arguments[1:] if isinstance(mark, Reference)]
         if marks:
             return _references_marked(marks[0], found)
+        if any(isinstance(mark, _BranchMark) for mark in arguments[1:]):
+            return Annotated[(*arguments[:1], WithJsonSchema({"type": "object", "x-branch": True}))]
         inner = _references_marked(arguments[0], found)
         return Annotated[(inner, *arguments[1:])]
     if origin in (None, typing.Literal):
@@ -210,6 +225,8 @@ def _references_marked(annotation: Any, found: list[Kind]) -> Any:
 
 def _holds_reference(annotation: Any) -> bool:
     if inspect.isclass(annotation) and reference_kind(annotation) is not None:
+        return True
+    if any(isinstance(mark, _BranchMark) for mark in getattr(annotation, "__metadata__", ())):
         return True
     return any(_holds_reference(one) for one in typing.get_args(annotation))
 
@@ -245,10 +262,10 @@ def reference_kind(annotation: type) -> Kind | None:
     return None
 
 
-def _is_files(annotation: Any) -> bool:
-    if any(isinstance(mark, _FilesMark) for mark in getattr(annotation, "__metadata__", ())):
+def _is_marked(annotation: Any, mark: type) -> bool:
+    if any(isinstance(one, mark) for one in getattr(annotation, "__metadata__", ())):
         return True
-    return any(_is_files(one) for one in typing.get_args(annotation))
+    return any(_is_marked(one, mark) for one in typing.get_args(annotation))
 
 
 def _check_typable(annotation: Any, argument: str, name: str) -> None:

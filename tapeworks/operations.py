@@ -6,11 +6,14 @@ an operation that the validation and test splits leave out; `shuffle` and `repea
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from tapeworks.references import Reference
+from tapeworks.references import Kind, Reference
 
 DType = Literal[
     "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64",
@@ -19,6 +22,8 @@ DType = Literal[
 
 FieldPath = Annotated[str, Field(pattern=r"^(x|y|sample_weight)(\.[^.\s]+)*$")]
 """A path into the element: `x`, `x.age`, `y`, `sample_weight`."""
+
+Scalar = bool | int | float | str
 
 
 class OperationBase(BaseModel):
@@ -40,9 +45,81 @@ class Shuffle(OperationBase):
 
 
 class Batch(OperationBase):
-    """`tf.data.Dataset.batch`."""
+    """`tf.data.Dataset.batch`; ragged and sparse elements become ragged and sparse batches."""
 
     op: Literal["batch"]
+    batch_size: PositiveInt
+    drop_remainder: bool = False
+
+
+class PaddingFields(OperationBase):
+    """How elements of unequal shapes are filled up; ragged elements are made dense for it."""
+
+    padded_shapes: dict[FieldPath, list[PositiveInt | None]] = Field(default_factory=dict)
+    """Field → the shape that its elements get; null, and fields that are not named: as long as the longest."""
+    padding_values: dict[FieldPath, Scalar] = Field(default_factory=dict)
+    """Field → what fills it up. Default: 0, false, or the empty string."""
+
+
+class PaddedBatch(PaddingFields):
+    """`tf.data.Dataset.padded_batch`."""
+
+    op: Literal["padded_batch"]
+    batch_size: PositiveInt
+    drop_remainder: bool = False
+
+
+class RaggedBatch(OperationBase):
+    """`tf.data.Dataset.ragged_batch`: tensors whose shapes are not fully known become RaggedTensors."""
+
+    op: Literal["ragged_batch"]
+    batch_size: PositiveInt
+    drop_remainder: bool = False
+
+
+class BucketBySequenceLength(PaddingFields):
+    """`tf.data.Dataset.bucket_by_sequence_length`: elements of similar length share a batch, padded or ragged.
+
+    `bucket_boundaries` [10, 20] makes three buckets, of lengths below 10, below 20, and the rest.
+    """
+
+    op: Literal["bucket_by_sequence_length"]
+    bucket_boundaries: list[PositiveInt] = Field(min_length=1)
+    bucket_batch_sizes: list[PositiveInt]
+    """One for each bucket: one more than there are boundaries."""
+    length_field: FieldPath = "x"
+    """The field whose first dimension is the length."""
+    ragged: bool = False
+    """RaggedTensors instead of padding."""
+    pad_to_bucket_boundary: bool = False
+    """Pad to the bucket's boundary less 1; an element of the last bucket then fails the job."""
+    drop_remainder: bool = False
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        bounds = self.bucket_boundaries
+        if any(later <= earlier for earlier, later in pairwise(bounds)):
+            raise ValueError(f"bucket_boundaries rise, {bounds} do not")
+        if len(self.bucket_batch_sizes) != len(bounds) + 1:
+            raise ValueError(
+                f"{len(bounds)} bucket_boundaries make {len(bounds) + 1} buckets, "
+                f"and bucket_batch_sizes has {len(self.bucket_batch_sizes)}: give one for each"
+            )
+        if self.ragged and (self.pad_to_bucket_boundary or self.padded_shapes or self.padding_values):
+            raise ValueError("ragged batches are not padded: leave out what says how, or ragged")
+        return self
+
+
+class Unbatch(OperationBase):
+    """`tf.data.Dataset.unbatch`: the elements of batches."""
+
+    op: Literal["unbatch"]
+
+
+class Rebatch(OperationBase):
+    """`tf.data.Dataset.rebatch`: batches of another size."""
+
+    op: Literal["rebatch"]
     batch_size: PositiveInt
     drop_remainder: bool = False
 
@@ -61,6 +138,48 @@ class Cast(OperationBase):
     op: Literal["cast"]
     dtype: DType
     field: FieldPath = "x"
+
+
+class Filter(OperationBase):
+    """`tf.data.Dataset.filter`: keep the elements for which a transform returns true, of the element or one field."""
+
+    op: Literal["filter"]
+    function: Reference
+    field: FieldPath | None = None
+
+
+class Apply(OperationBase):
+    """`tf.data.Dataset.apply`: a registered function from a dataset to a dataset (windows, balancing)."""
+
+    op: Literal["apply"]
+    function: Reference
+
+
+class OneHot(OperationBase):
+    """`tf.one_hot` of one field: integers of any shape get a last dimension `depth`; out of range: zeros."""
+
+    op: Literal["one_hot"]
+    depth: PositiveInt
+    field: FieldPath = "y"
+    dtype: DType = "float32"
+    sparse: bool = False
+    """A SparseTensor: the zeros are never made. Several ids side by side are several ones in their rows."""
+
+
+class ToSparse(OperationBase):
+    """`tf.sparse.from_dense` of one field (default `x`, every tensor below it); ragged ones too."""
+
+    op: Literal["to_sparse"]
+    field: FieldPath = "x"
+
+
+class ToRagged(OperationBase):
+    """`tf.RaggedTensor.from_tensor` of one field of a batch (default `x`); sparse ones too."""
+
+    op: Literal["to_ragged"]
+    field: FieldPath = "x"
+    padding: Scalar | None = None
+    """What trails in a row and is cut off; null: rows keep their length. Sparse tensors have no padding."""
 
 
 class Cache(OperationBase):
@@ -98,20 +217,59 @@ class Prefetch(OperationBase):
     """None: `tf.data.AUTOTUNE`."""
 
 
-Operation = Annotated[Shuffle | Batch | Map | Cast | Cache | Repeat | Take | Skip | Prefetch, Field(discriminator="op")]
+Operation = Annotated[
+    Shuffle | Batch | PaddedBatch | RaggedBatch | BucketBySequenceLength | Unbatch | Rebatch
+    | Map | Filter | Apply | Cast | OneHot | ToSparse | ToRagged
+    | Cache | Repeat | Take | Skip | Prefetch,
+    Field(discriminator="op"),
+]  # fmt: skip
 
-BATCHING = frozenset({"batch"})
+BATCHING = frozenset({"batch", "padded_batch", "ragged_batch", "bucket_by_sequence_length"})
 """Operations after which an element is a batch."""
 
-PLANNED_OPERATIONS = frozenset(
-    {
-        "padded_batch", "ragged_batch", "bucket_by_sequence_length", "filter", "apply", "one_hot",
-        "to_sparse", "to_ragged", "rebatch", "unbatch",
-    }
-)  # fmt: skip
-"""Named by the contract, answered with `not_supported` by this version."""
+
+class SourceBranch(BaseModel):
+    """A source with operations of its own, inside a source of sources."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    source: Reference
+    pipeline: list[Operation] = Field(default_factory=list, max_length=100)
+
+
+def branch_of(value: Any) -> Any:
+    """What the config of a source of sources holds, as `SourceBranch` takes it: a bare reference has no pipeline."""
+    return {"source": value} if isinstance(value, dict) and "component" in value else value
 
 
 def training_only(operation: Any) -> bool:
     """Whether the operation is left out of the validation and test splits."""
     return operation.training_only or operation.op in ("shuffle", "repeat")
+
+
+@dataclass(frozen=True)
+class Batching:
+    """What a pipeline does to the shape of its elements."""
+
+    batched: bool
+    """Whether batches come out."""
+    misplaced: int | None
+    """The first `rebatch` or `unbatch` that meets single elements, by its index."""
+
+
+def batching(operations: Sequence[Any], batched: bool, batches: Callable[[Any], bool]) -> Batching:
+    """Follow a pipeline over elements that are batches or not; `batches` tells whether an `apply` makes them."""
+    misplaced = None
+    for index, operation in enumerate(operations):
+        if operation.op in ("rebatch", "unbatch") and not batched and misplaced is None:
+            misplaced = index
+        if operation.op in BATCHING or (operation.op == "apply" and batches(operation)):
+            batched = True
+        elif operation.op == "unbatch":
+            batched = False
+    return Batching(batched, misplaced)
+
+
+def function_kind(operation: str) -> Kind:
+    """The kind of component that an operation's `function` is."""
+    return Kind.DATASET_FUNCTION if operation == "apply" else Kind.TRANSFORM

@@ -5,6 +5,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -14,6 +15,7 @@ from examples.rows import examples
 from tapeworks.canonical import parse_spec
 from tapeworks.cli.console import ExitCode
 from tapeworks.cli.main import app
+from tapeworks.operations import Operation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +39,19 @@ def test_every_command_and_exit_code_is_documented() -> None:
 @pytest.mark.parametrize("file", [example.path for example in examples()], ids=lambda path: path.name)
 def test_the_examples_are_specs(file: Path) -> None:
     parse_spec(json.loads(file.read_text()))
+
+
+def test_the_data_on_the_page_of_data_is_data() -> None:
+    blocks = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 5
+    for block in blocks:
+        parse_spec({"data": json.loads(block), "model": "mlp"})
+
+
+def test_every_operation_is_on_the_page_of_data() -> None:
+    page = (ROOT / "docs" / "data.md").read_text()
+    for operation in get_args(get_args(Operation)[0]):
+        assert f"`{get_args(operation.model_fields['op'].annotation)[0]}`" in page
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))],

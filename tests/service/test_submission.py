@@ -33,6 +33,12 @@ def data(**changes: Any) -> dict[str, Any]:
     return {"source": "digits", "pipeline": BATCH, **changes}
 
 
+def zipped(branch: Any) -> dict[str, Any]:
+    """A job on a source of two sources."""
+    config = {"sources": {"a": {"component": "digits"}, "b": branch}}
+    return spec(data=data(source={"component": "zip", "config": config}))
+
+
 def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
     answer = api.post("/v1/jobs/validate", json=document)
     assert answer.status_code == 422, answer.text
@@ -92,7 +98,28 @@ def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
         (spec(resources={"workers": 2}), ("/resources/workers", "not_supported")),
         (spec(resources={"gpus": 2}), ("/resources/gpus", "not_supported")),
         (spec(model={**MLP, "freeze": ["dense*"]}), ("/model/freeze", "not_supported")),
-        (spec(data=data(pipeline=[*BATCH, {"op": "rebatch", "batch_size": 3}])), ("/data/pipeline/1", "not_supported")),
+        (spec(data=data(pipeline=[{"op": "rebatch", "batch_size": 3}, *BATCH])), ("/data/pipeline/0", "missing_batch")),
+        (spec(data=data(pipeline=[*BATCH, {"op": "unbatch"}])), ("/data/pipeline", "missing_batch")),
+        (spec(data=data(pipeline=[{**BATCH[0], "training_only": True}], validation=0.1)),
+         ("/data/pipeline", "missing_batch")),
+        (spec(data=data(pipeline=[{"op": "apply", "function": "scale"}, *BATCH])),
+         ("/data/pipeline/0/function", "unknown_component")),
+        (zipped({"component": "digitz"}), ("/data/source/config/sources/b/component", "unknown_component")),
+        (zipped({"source": "digitz"}), ("/data/source/config/sources/b/source", "unknown_component")),
+        (zipped("digits"), ("/data/source/config/sources/b", "invalid_config")),
+        (zipped({"source": "digits", "pipeline": [{"op": "batch"}]}),
+         ("/data/source/config/sources/b/pipeline/0/batch_size", "missing_field")),
+        (zipped({"source": "digits", "pipeline": [{"op": "map", "function": {"component": "scael"}}]}),
+         ("/data/source/config/sources/b/pipeline/0/function/component", "unknown_component")),
+        (zipped({"source": "digits", "pipeline": [
+            {"op": "map", "function": {"component": "scale", "config": {"factor": "two"}}}]}),
+         ("/data/source/config/sources/b/pipeline/0/function/config/factor", "invalid_config")),
+        (zipped({"source": "digits", "pipeline": [{"op": "unbatch"}]}),
+         ("/data/source/config/sources/b/pipeline/0", "missing_batch")),
+        (zipped({"source": "digits", "piepline": []}), ("/data/source/config/sources/b/piepline", "unknown_field")),
+        (spec(data=data(source={"component": "zip", "config": {"sources": {
+            "a": {"source": "digits", "pipeline": [{"op": "repeat"}]}}}})),
+         ("/data/source/config/sources/a/pipeline/0", "endless_data")),
         ([1], ("", "invalid_spec")),
     ],
 )  # fmt: skip
@@ -162,10 +189,33 @@ def test_the_canonical_form_is_echoed_with_versions(api: httpx.Client, worker: H
     assert again == answer, "the echoed spec is a spec, and resolves to itself"
 
 
+def test_branches_are_echoed_with_versions_and_defaults(api: httpx.Client, worker: HandWorker) -> None:
+    document = zipped({"source": "digits", "pipeline": [{"op": "map", "function": "scale"}]})
+    answer = api.post("/v1/jobs/validate", json=document).json()
+    sources = answer["spec"]["data"]["source"]["config"]["sources"]
+    assert sources["a"] == {"component": "digits", "version": "1", "config": {}}
+    assert sources["b"]["source"]["version"] == "1"
+    assert sources["b"]["pipeline"][0]["function"] == {"component": "scale", "version": "1", "config": {}}
+    assert api.post("/v1/jobs/validate", json=answer["spec"]).json() == answer
+
+
 def test_what_is_allowed_is_accepted(api: httpx.Client, worker: HandWorker) -> None:
     accepted = [
         GAN,
         spec(data={"source": "ready_batches"}),
+        zipped({"component": "digits"}),
+        {
+            **zipped({"source": "digits", "pipeline": BATCH}),
+            "data": {
+                "source": {
+                    "component": "concatenate",
+                    "config": {"sources": [{"component": "ready_batches"}, {"source": "digits", "pipeline": BATCH}]},
+                }
+            },
+        },
+        spec(data=data(pipeline=[*BATCH, {"op": "rebatch", "batch_size": 3}, {"op": "unbatch"}, *BATCH])),
+        spec(data={"source": "digits", "pipeline": [{"op": "apply", "function": "batches"}]}),
+        spec(data=data(pipeline=[{"op": "repeat"}, {"op": "take", "count": 9}, *BATCH])),
         spec(data=data(pipeline=[{"op": "repeat"}, *BATCH]), training={"max_steps": 10}),
         spec(loss=None),
         spec(training={"epochs": 0}, optimizer=None),

@@ -25,9 +25,15 @@ ROLES = {
     "frozen": [], "validation_step": True,
 }  # fmt: skip
 REFERENCE = {"type": "object", "required": ["component"]}
+BRANCH = {"type": "object", "x-branch": True}
 COMPONENTS: list[dict[str, Any]] = [
     {"kind": "source", "name": "digits", "config_schema": _schema(), "batched": False, **_D},
     {"kind": "source", "name": "ready_batches", "config_schema": _schema(), "batched": True, **_D},
+    {"kind": "source", "name": "zip", "batched": False, **_D, "config_schema": _schema(
+        sources={"type": "object", "additionalProperties": BRANCH}, stop={"enum": ["shortest", "longest"]})},
+    {"kind": "source", "name": "concatenate", "batched": False, **_D,
+     "config_schema": _schema(sources={"type": "array", "items": BRANCH})},
+    {"kind": "dataset_function", "name": "batches", "config_schema": _schema(), "batched": True, **_D},
     {
         "kind": "model", "name": "mlp", **_D,
         "config_schema": {

@@ -13,13 +13,13 @@ from typing import Any
 from tapeworks.canonical import fold, parse_spec
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.jobs import ComponentEntry
-from tapeworks.operations import BATCHING
 from tapeworks.optimizers import doubled_arguments
 from tapeworks.references import Kind, escape, kind_of_argument, nested_references
 from tapeworks.spec import JobSpec
 from tapeworks.wire import PinnedComponent
 from tapeworks_service.catalogue.catalogue import Catalogue
 from tapeworks_service.catalogue.configs import config_findings, kind_in_schema
+from tapeworks_service.jobs.data import branch_arguments, branch_places, branches, data_findings, pipeline_places
 from tapeworks_service.jobs.roles import role_findings
 from tapeworks_service.jobs.unsupported import unsupported
 
@@ -63,7 +63,7 @@ def accept(document: Any, catalogue: Catalogue) -> Accepted:
     for place in places(canonical):
         _pin(place, pins)
     findings += pins.findings
-    findings += _data_findings(spec, pins)
+    findings += data_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     findings += doubled_arguments(spec)
     step = pins.entries.get((Kind.STEP, spec.step.component))
     if step is not None and step.roles is not None:
@@ -86,9 +86,8 @@ def places(document: dict[str, Any]) -> Iterator[Place]:
     for split in ("validation", "test"):
         if data[split] is not None and "component" in data[split]:
             yield Place(f"/data/{split}", Kind.SOURCE, data[split])
-    for index, operation in enumerate(data["pipeline"]):
-        if "function" in operation:
-            yield Place(f"/data/pipeline/{index}/function", Kind.TRANSFORM, operation["function"])
+    for pointer, function, value in pipeline_places(data["pipeline"], "/data/pipeline"):
+        yield Place(pointer, function, value)
     for name, kind in (("models", Kind.MODEL), ("optimizers", Kind.OPTIMIZER)):
         for role, value in document[name].items():
             yield Place(f"/{name}/{escape(role)}", kind, value)
@@ -133,7 +132,11 @@ def _pin(place: Place, pins: _Pins) -> None:
     pins.findings += config_findings(entry, config, f"{place.pointer}/config")
     if not isinstance(config, dict):
         return
-    for nested in nested_references(config, f"{place.pointer}/config"):
+    held = branch_arguments(entry.config_schema)
+    for argument in held:
+        _pin_branches(config.get(argument), f"{place.pointer}/config/{argument}", pins)
+    others = {name: value for name, value in config.items() if name not in held}
+    for nested in nested_references(others, f"{place.pointer}/config"):
         kind = kind_in_schema(entry.config_schema, nested.argument) or kind_of_argument(nested.argument)
         extra = set(nested.value) - {"component", "version", "config"}
         if extra:
@@ -146,6 +149,14 @@ def _pin(place: Place, pins: _Pins) -> None:
             pins.findings.append(_unknown_anywhere(nested.pointer, nested.value["component"], pins.catalogue))
         else:
             _pin(Place(nested.pointer, kind, nested.value), pins)
+
+
+def _pin_branches(held: Any, pointer: str, pins: _Pins) -> None:
+    """The same for the sources and pipelines inside a source of sources."""
+    for at, document, told in branches(held, pointer):
+        pins.findings += told
+        for inside, kind, value in branch_places(document, at) if document else ():
+            _pin(Place(inside, kind, value), pins)
 
 
 def _unknown(place: Place, version: str | None, catalogue: Catalogue) -> Finding:
@@ -180,18 +191,3 @@ def _unknown_anywhere(pointer: str, name: str, catalogue: Catalogue) -> Finding:
     close = catalogue.close_names(name, None)
     hint = f"Did you mean {close[0]!r}?" if close else ""
     return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, f"no worker has a component {name!r}", hint)
-
-
-def _data_findings(spec: JobSpec, pins: _Pins) -> Iterator[Finding]:
-    """Data that never becomes a batch, or never ends."""
-    source = pins.entries.get((Kind.SOURCE, spec.data.source.component))
-    batched = any(operation.op in BATCHING for operation in spec.data.pipeline)
-    if not batched and source is not None and source.batched is False:
-        message = f"the source {source.name!r} gives single elements and no operation batches them"
-        yield Finding("/data/pipeline", ProblemCode.MISSING_BATCH, message, 'Add {"op": "batch", "batch_size": 32}.')
-    if spec.training.steps_per_epoch is None and spec.training.max_steps is None:
-        for index, operation in enumerate(spec.data.pipeline):
-            if operation.op == "repeat" and operation.count is None:
-                message = "repeat without a count never ends, and neither steps_per_epoch nor max_steps says when to"
-                hint = "Give it a count, or set training.steps_per_epoch or training.max_steps."
-                yield Finding(f"/data/pipeline/{index}", ProblemCode.ENDLESS_DATA, message, hint)

@@ -56,6 +56,65 @@ class Numbers(Source):
         raise ValueError(f"unknown form {self.form!r}")
 
 
+@component("lab/Sequences")
+class Sequences(Source):
+    """23 rows of 1 … 6 ids, each with its number: ragged, as time series of two values, or sparse."""
+
+    def __init__(self, form: str = "ragged") -> None:
+        self.form = form
+
+    def dataset(self) -> tf.data.Dataset:
+        rows = [[10 * i + j for j in range(i % 6 + 1)] for i in range(23)]
+        ids, numbers = tf.ragged.constant(rows, dtype=tf.int64), np.arange(23)
+        if self.form == "series":
+            values = tf.stack([tf.cast(ids.values, tf.float32)] * 2, axis=1)
+            return tf.data.Dataset.from_tensor_slices((ids.with_values(values), numbers)).map(lambda x, y: (x, y))
+        if self.form == "sparse":
+            at = [[i, 400 * j + i] for i, row in enumerate(rows) for j in range(len(row))]
+            sparse = tf.SparseTensor(at, tf.ones(len(at)), [23, 100_000])
+            return tf.data.Dataset.from_tensor_slices((sparse, numbers))
+        return tf.data.Dataset.from_tensor_slices((ids, numbers))
+
+
+@component("lab/Shorter")
+class Shorter:
+    """Whether a sequence is short."""
+
+    def __init__(self, than: int) -> None:
+        self.than = than
+
+    def __call__(self, x: Any) -> Any:
+        return tf.shape(x)[0] < self.than
+
+
+@component("lab/Coin")
+def coin(x: Any, y: Any, *, seed: Any) -> Any:
+    """Keeps every other element, by chance."""
+    return tf.random.stateless_uniform([], seed) < 0.5
+
+
+@component("lab/Dealt", kind="dataset_function")
+def dealt(dataset: Any, *, seed: Any) -> Any:
+    """Shuffled, another order each pass."""
+    return dataset.shuffle(1000, seed=seed)
+
+
+@component("lab/Pairs", kind="dataset_function")
+class Pairs:
+    """Batches of two."""
+
+    batched = True
+
+    def __call__(self, dataset: Any) -> Any:
+        return dataset.batch(2)
+
+
+@component("lab/NoDataset", kind="dataset_function")
+def no_dataset(dataset: Any) -> Any:
+    """A mistake."""
+    return 3
+
+
 @component("lab/Jitter")
 class Jitter:
     """Adds seeded noise to x."""

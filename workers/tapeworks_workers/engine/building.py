@@ -44,6 +44,8 @@ def build(reference: ReferenceFields | Mapping[str, Any] | str, kind: Kind, *, p
         if argument in component.config.files:
             arguments[argument] = resolve_files(value, component=name, pointer=at)
             continue
+        if argument in component.config.branches:
+            continue  # built by the pipeline, which knows splits and passes
         if argument not in component.config.declared:
             _refuse_serialised(value, name, at)
         arguments[argument] = _build_nested(value, argument, component.config.kinds.get(argument), at)

@@ -234,11 +234,12 @@ RULES: tuple[Rule, ...] = (
         "Turn them into numbers first: labels into 0 … outputs-1 in the source, inputs by a keras/StringLookup layer.",
     ),
     _label,
+    Pattern(FailureCode.INVALID_DATA, r"invalid data: (.+)", "{0}"),
     Pattern(
         FailureCode.INVALID_DATA,
         r"Cannot batch tensors with different shapes|Cannot add tensor to the batch",
         "elements of different shapes cannot be one batch: {text}",
-        "Give every element the same shape, by a map before the batch.",
+        "Use padded_batch or ragged_batch, or give every element the same shape by a map before the batch.",
     ),
     Pattern(FailureCode.NON_FINITE, r"Tensor had (NaN|Inf|-Inf)", "{text}"),
     Pattern(

@@ -7,14 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
-_OF_AN_ELEMENT = ("x", "y", "sample_weight")
+from tapeworks_workers.engine.fields import named_leaves
 
 
 def fields(nest: Any, path: str | None = None) -> list[tuple[str, Any]]:
     """The leaves of a nest with their paths; without a `path` it is an element: `x`, `(x, y)`, …, as in Keras."""
     if path is None:
-        parts = nest if isinstance(nest, tuple) else (nest,)
-        return [leaf for name, part in zip(_OF_AN_ELEMENT, parts, strict=False) for leaf in fields(part, name)]
+        return named_leaves(nest)
     if isinstance(nest, Mapping):
         return [leaf for key in nest for leaf in fields(nest[key], f"{path}.{key}")]
     if isinstance(nest, tuple | list):

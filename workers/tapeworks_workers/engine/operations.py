@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from tapeworks import operations as spec_operations
-from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.references import Kind
+from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks.operations import function_kind
+from tapeworks_workers.engine import batching, fields
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.randomness import derive_seed
-from tapeworks_workers.engine.tracing import call_user_code, engine_code
+from tapeworks_workers.engine.tracing import engine_code
 
 AUTOTUNE = tf.data.AUTOTUNE
-PARALLEL = frozenset({"map", "cast"})
-"""Operations whose parallel calls tf.data tunes while they run."""
-_FIELDS = ("x", "y", "sample_weight")
 
 
 @dataclass(frozen=True)
@@ -34,35 +32,65 @@ class Applied:
 
     operation: Any
     apply: Callable[[tf.data.Dataset, int], tf.data.Dataset]
-    varies: bool
+    varies: bool = False
     """Whether it differs from pass to pass."""
+    batches: bool = False
+    """Whether the function of an `apply` makes batches."""
 
 
-def prepare(operation: Any, *, index: int, seed: int, deterministic: bool) -> Applied:
-    """Build what the operation names. `index` is its place in the pipeline: part of its seed and its pointer."""
-    pointer = f"/data/pipeline/{index}"
+def prepare(operation: Any, *, index: int, seed: int, deterministic: bool, pointer: str) -> Applied:
+    """Build what the operation names. `index` is its place in the pipeline at `pointer`, and part of its seed.
+
+    Raises JobFailure `invalid_spec` for a function that is not there.
+    """
+    own = derive_seed(seed, operation.op, index)
+    if hasattr(operation, "function"):
+        function = build(operation.function, function_kind(operation.op), pointer=f"{pointer}/{index}/function")
     match operation:
         case spec_operations.Shuffle():
-            own = derive_seed(seed if operation.seed is None else operation.seed, "shuffle", index)
-
-            def shuffle(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
-                return dataset.shuffle(operation.buffer_size, seed=derive_seed(own, number))
-
-            return Applied(operation, shuffle, varies=True)
+            return _shuffle(operation, own if operation.seed is None else derive_seed(operation.seed, "shuffle", index))
         case spec_operations.Map():
-            function = build(operation.function, Kind.TRANSFORM, pointer=f"{pointer}/function")
-            return _map(operation, function, seed=derive_seed(seed, "map", index), deterministic=deterministic)
-        case spec_operations.Cast():
-            cast = functools.partial(_cast, dtype=operation.dtype)
-            return _map(operation, cast, seed=seed, deterministic=deterministic)
+            return _map(operation, function, seed=own, deterministic=deterministic)
+        case spec_operations.Filter():
+            return _filter(operation, function, seed=own)
+        case spec_operations.Apply():
+            return _apply(operation, function, seed=own)
+        case _ if (field_function := _of_field(operation)) is not None:
+            return _map(operation, field_function, seed=own, deterministic=deterministic)
         case _:
-            return Applied(operation, lambda dataset, number: _plain(operation, dataset), varies=False)
+            return Applied(operation, lambda dataset, number: _plain(operation, dataset))
+
+
+def _of_field(operation: Any) -> Callable[[Any], Any] | None:
+    """What an operation on one field does to it; None for every other operation."""
+    match operation:
+        case spec_operations.Cast():
+            return functools.partial(fields.cast, dtype=operation.dtype)
+        case spec_operations.OneHot():
+            return functools.partial(
+                fields.one_hot, depth=operation.depth, dtype=operation.dtype, sparse=operation.sparse
+            )
+        case spec_operations.ToSparse():
+            return fields.to_sparse
+        case spec_operations.ToRagged():
+            return functools.partial(fields.to_ragged, padding=operation.padding)
+    return None
 
 
 def _plain(operation: Any, dataset: tf.data.Dataset) -> tf.data.Dataset:
     match operation:
         case spec_operations.Batch():
             return dataset.batch(operation.batch_size, drop_remainder=operation.drop_remainder)
+        case spec_operations.PaddedBatch():
+            return batching.padded_batch(operation, dataset)
+        case spec_operations.RaggedBatch():
+            return batching.ragged_batch(dataset, operation.batch_size, drop_remainder=operation.drop_remainder)
+        case spec_operations.BucketBySequenceLength():
+            return batching.bucketed(operation, dataset)
+        case spec_operations.Rebatch():
+            return dataset.rebatch(operation.batch_size, drop_remainder=operation.drop_remainder)
+        case spec_operations.Unbatch():
+            return dataset.unbatch()
         case spec_operations.Cache():
             return dataset.cache()
         case spec_operations.Repeat():
@@ -76,36 +104,18 @@ def _plain(operation: Any, dataset: tf.data.Dataset) -> tf.data.Dataset:
     raise JobFailure(FailureCode.NOT_SUPPORTED, f"the pipeline operation {operation.op!r} is not supported yet")
 
 
-# ── map ──────────────────────────────────────────────────────────────────────────────────────────
+def _shuffle(operation: Any, seed: int) -> Applied:
+    def shuffle(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+        return dataset.shuffle(operation.buffer_size, seed=derive_seed(seed, number))
+
+    return Applied(operation, shuffle, varies=True)
 
 
-def _map(operation: Any, function: Callable[..., Any], *, seed: int, deterministic: bool) -> Applied:
-    field = operation.field
-    options: dict[str, Any] = {"num_parallel_calls": AUTOTUNE, "deterministic": deterministic}
-    if not takes_seed(function):
-
-        @engine_code
-        def call(*element: Any) -> Any:
-            return on_element(function, element, field)
-
-        return Applied(operation, lambda dataset, number: dataset.map(call, **options), varies=False)
-
-    def apply(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
-        of_pass = derive_seed(seed, number)
-
-        @engine_code
-        def call_seeded(index: tf.Tensor, element: Any) -> Any:
-            # Stateless: pass and index make the element's seed, so the iterator can be saved and rebuilt.
-            seeded = functools.partial(function, seed=tf.stack([tf.constant(of_pass, tf.int64), index]))
-            return on_element(seeded, element if isinstance(element, tuple) else (element,), field)
-
-        return dataset.enumerate().map(call_seeded, **options)
-
-    return Applied(operation, apply, varies=True)
+# ── functions ────────────────────────────────────────────────────────────────────────────────────
 
 
 def takes_seed(function: Callable[..., Any]) -> bool:
-    """Whether a transform has an argument `seed` that its config does not fill."""
+    """Whether a function has an argument `seed` that its config does not fill."""
     if isinstance(function, functools.partial) and "seed" in function.keywords:
         return False
     try:
@@ -114,33 +124,85 @@ def takes_seed(function: Callable[..., Any]) -> bool:
         return False
 
 
-def on_element(function: Callable[..., Any], element: tuple[Any, ...], field: str | None) -> Any:
-    """Call a transform with the element's parts as arguments, or replace one field of it by the result."""
-    if field is None:
-        result = call_user_code(function, *element)
-        return tuple(result) if isinstance(result, list) else result
-    head, *path = field.split(".")
-    position = _FIELDS.index(head)
-    if position >= len(element):
-        raise JobFailure(
-            FailureCode.INVALID_DATA, f"the element has no {head!r}: it is ({', '.join(_FIELDS[: len(element)])})"
-        )
-    parts = list(element)
-    parts[position] = _replaced(parts[position], path, function, field)
-    return tuple(parts) if len(parts) > 1 else parts[0]
+def _map(operation: Any, function: Callable[..., Any], *, seed: int, deterministic: bool) -> Applied:
+    options: dict[str, Any] = {"num_parallel_calls": AUTOTUNE, "deterministic": deterministic}
+    if not takes_seed(function):
+
+        @engine_code
+        def call(*element: Any) -> Any:
+            return fields.on_element(function, element, operation.field)
+
+        return Applied(operation, lambda dataset, number: dataset.map(call, **options))
+
+    def apply(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+        @engine_code
+        def call_seeded(index: tf.Tensor, element: Any) -> Any:
+            return fields.on_element(_seeded(function, seed, number, index), _parts(element), operation.field)
+
+        return dataset.enumerate().map(call_seeded, **options)
+
+    return Applied(operation, apply, varies=True)
 
 
-def _replaced(value: Any, path: list[str], function: Callable[..., Any], field: str) -> Any:
-    if not path:
-        return call_user_code(function, value)
-    key, *rest = path
-    if not isinstance(value, Mapping) or key not in value:
-        have = f"has {sorted(value)}" if isinstance(value, Mapping) else "is not a dict"
-        raise JobFailure(
-            FailureCode.INVALID_DATA, f"the element has no field {field!r}: the part before {key!r} {have}"
-        )
-    return {**value, key: _replaced(value[key], rest, function, field)}
+def _seeded(function: Callable[..., Any], seed: int, number: int, index: tf.Tensor) -> Callable[..., Any]:
+    """Stateless: pass and index make the element's seed, so the iterator can be saved and rebuilt."""
+    return functools.partial(function, seed=tf.stack([tf.constant(derive_seed(seed, number), tf.int64), index]))
 
 
-def _cast(value: Any, *, dtype: str) -> Any:
-    return tf.nest.map_structure(lambda tensor: tf.cast(tensor, dtype), value)
+def _parts(element: Any) -> tuple[Any, ...]:
+    return element if isinstance(element, tuple) else (element,)
+
+
+def _filter(operation: Any, function: Callable[..., Any], *, seed: int) -> Applied:
+    name = operation.function.component
+
+    def verdict(predicate: Callable[..., Any], element: tuple[Any, ...]) -> tf.Tensor:
+        given = element if operation.field is None else (fields.pick(element, operation.field),)
+        kept = tf.convert_to_tensor(fields.on_element(predicate, given, None))
+        if kept.dtype != tf.bool or kept.shape.rank not in (0, None):
+            raise JobFailure(
+                FailureCode.COMPONENT_ERROR,
+                f"filter: {name!r} must return one bool for each element, not {kept.dtype.name} of shape {kept.shape}",
+                hint="Put filter before the batching operation, and reduce with tf.reduce_all or tf.reduce_any.",
+                location=Location(component=name),
+            )
+        return kept
+
+    if not takes_seed(function):
+
+        @engine_code
+        def keep(*element: Any) -> tf.Tensor:
+            return verdict(function, element)
+
+        return Applied(operation, lambda dataset, number: dataset.filter(keep))
+
+    def apply(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+        @engine_code
+        def keep_seeded(index: tf.Tensor, element: Any) -> tf.Tensor:
+            return verdict(_seeded(function, seed, number, index), _parts(element))
+
+        return dataset.enumerate().filter(keep_seeded).map(_element)
+
+    return Applied(operation, apply, varies=True)
+
+
+@engine_code
+def _element(index: tf.Tensor, element: Any) -> Any:
+    return element
+
+
+def _apply(operation: Any, function: Callable[..., Any], *, seed: int) -> Applied:
+    name = operation.function.component
+    seeded = takes_seed(function)
+
+    def apply(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+        result = function(dataset, seed=derive_seed(seed, number)) if seeded else function(dataset)
+        if not isinstance(result, tf.data.Dataset):
+            raise JobFailure(
+                FailureCode.COMPONENT_ERROR,
+                f"apply: {name!r} must return a tf.data.Dataset, not {type(result).__name__}",
+                location=Location(component=name),
+            )
+        return result
+
+    return Applied(operation, apply, varies=seeded, batches=bool(getattr(function, "batched", False)))

@@ -6,24 +6,22 @@ those that are for training only. `Split.dataset(number)` gives the dataset of o
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from tapeworks.authoring import Source
-from tapeworks.errors import FailureCode, JobFailure, Location
-from tapeworks.operations import BATCHING, training_only
-from tapeworks.references import Kind, ReferenceFields
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.references import ReferenceFields
 from tapeworks.spec import JobSpec, TrainingSpec
 from tapeworks.spec import Split as SplitSpec
-from tapeworks_workers.engine import operations, splitting
-from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.elements import fields
+from tapeworks_workers.engine import operations, origins
+from tapeworks_workers.engine.fields import named_leaves
+from tapeworks_workers.engine.origins import TRAINING, Raw, Setting, lineage, open_source
 
 
 @dataclass(frozen=True)
@@ -57,61 +55,41 @@ class Data:
 
 def build_data(spec: JobSpec) -> Data:
     """Build sources, splits and pipelines. Raises JobFailure, and whatever a source raises."""
-    source = build(spec.data.source, Kind.SOURCE, pointer="/data/source")
-    sources = {"training": _lineage(source, spec.data.source)}
-    raw: dict[str, tf.data.Dataset | None] = {"validation": None, "test": None}
-    batched = {name: source.batched for name in ("training", *raw)}
+    # Sources make their floats as precise as the job: by Keras' own word for it.
+    keras.config.set_floatx("float64" if spec.training.precision == "float64" else "float32")
+    setting = Setting(spec.training.seed, spec.training.deterministic)
+    origin = open_source(spec.data.source, setting, pointer="/data/source")
+    sources = {TRAINING: lineage(origin, _sha256)}
+    raw: dict[str, Raw | None] = {"validation": None, "test": None}
     fractions: dict[str, SplitSpec] = {}
     for name, given in (("validation", spec.data.validation), ("test", spec.data.test)):
         if isinstance(given, SplitSpec):
             fractions[name] = given
         elif isinstance(given, ReferenceFields):
-            own = build(given, Kind.SOURCE, pointer=f"/data/{name}")
-            sources[name] = _lineage(own, given)
-            raw[name], batched[name] = _dataset(own, given), own.batched
-    raw |= splitting.split(_dataset(source, spec.data.source), fractions, seed=spec.training.seed)
-    splits = {
-        name: _pipeline(spec, name, dataset, batched=batched[name])
-        for name, dataset in raw.items()
-        if dataset is not None
-    }
-    return Data(splits["training"], splits.get("validation"), splits.get("test"), sources)
+            own = open_source(given, setting, pointer=f"/data/{name}")
+            sources[name] = lineage(own, _sha256)
+            raw[name] = own.split({}, name)[name]
+    raw |= origin.split(fractions)
+    splits = {name: _pipeline(spec, name, one, setting) for name, one in raw.items() if one is not None}
+    return Data(splits[TRAINING], splits.get("validation"), splits.get("test"), sources)
 
 
-def _dataset(source: Source, reference: ReferenceFields) -> tf.data.Dataset:
-    dataset = source.dataset()
-    if not isinstance(dataset, tf.data.Dataset):
-        raise JobFailure(
-            FailureCode.COMPONENT_ERROR,
-            f"source {reference.component!r}: dataset() must return a tf.data.Dataset, not {type(dataset).__name__}",
-            location=Location(component=reference.component),
-        )
-    return dataset
-
-
-def _pipeline(spec: JobSpec, name: str, raw: tf.data.Dataset, *, batched: bool) -> Split:
-    training = spec.training
-    applied = [
-        operations.prepare(operation, index=index, seed=training.seed, deterministic=training.deterministic)
-        for index, operation in enumerate(spec.data.pipeline)
-        if name == "training" or not training_only(operation)
-    ]
-    if not batched and not any(item.operation.op in BATCHING for item in applied):
+def _pipeline(spec: JobSpec, name: str, raw: Raw, setting: Setting) -> Split:
+    piped = origins.piped(raw, spec.data.pipeline, split=name, setting=setting, pointer="/data/pipeline")
+    if not piped.batched:
         raise JobFailure(
             FailureCode.INVALID_SPEC,
             f"the {name} split is never batched",
             hint='Add {"op": "batch", "batch_size": 32} to data.pipeline.',
         )
-    fixed, varying = _parted(applied)
-    base = functools.reduce(lambda dataset, item: item.apply(dataset, 0), fixed, raw)
-    prefetched = any(item.operation.op == "prefetch" for item in applied)
-    # Where no operation runs in parallel there is nothing to tune, and the thread that would do it costs every pass
-    # 20 ms at its end: as much as 30 small steps. Prefetch sizes its own buffer then.
-    options = tf.data.Options()
-    options.autotune.enabled = any(item.operation.op in operations.PARALLEL for item in applied)
+    prefetched = any(one.op == "prefetch" and (name == TRAINING or not one.training_only) for one in spec.data.pipeline)
 
     def dataset(number: int) -> tf.data.Dataset:
-        result = functools.reduce(lambda dataset, item: item.apply(dataset, number), varying, base)
+        result = piped.dataset(number)
+        # Where nothing runs in parallel there is nothing to tune, and the thread that would do it costs every pass
+        # 20 ms at its end: as much as 30 small steps. Prefetch sizes its own buffer then.
+        options = tf.data.Options()
+        options.autotune.enabled = _runs_in_parallel(result)
         return (result if prefetched else result.prefetch(operations.AUTOTUNE)).with_options(options)
 
     first = dataset(0)
@@ -119,8 +97,8 @@ def _pipeline(spec: JobSpec, name: str, raw: tf.data.Dataset, *, batched: bool) 
     if size == 0:
         raise empty(name)
     if size == tf.data.INFINITE_CARDINALITY:
-        _check_end(name, training)
-    _check_precision(first.element_spec, name, training.precision)
+        _check_end(name, spec.training)
+    _check_precision(first.element_spec, name, spec.training.precision)
     return Split(
         name=name,
         element_spec=tf.nest.map_structure(lambda leaf: relaxed(leaf, name), first.element_spec),
@@ -129,16 +107,9 @@ def _pipeline(spec: JobSpec, name: str, raw: tf.data.Dataset, *, batched: bool) 
     )
 
 
-def _parted(applied: list[operations.Applied]) -> tuple[list[operations.Applied], list[operations.Applied]]:
-    """Operations built once, and those from the first that varies by pass on.
-
-    What stands before a cache is frozen by it, as in tf.data, and the cache must outlive a pass.
-    """
-    last_cache = max((i for i, item in enumerate(applied) if item.operation.op == "cache"), default=-1)
-    for index, item in enumerate(applied):
-        if item.varies and index > last_cache:
-            return applied[:index], applied[index:]
-    return applied, []
+def _runs_in_parallel(dataset: tf.data.Dataset) -> bool:
+    """Whether tf.data has a degree of parallelism to choose in it."""
+    return "Parallel" in type(dataset).__name__ or any(map(_runs_in_parallel, dataset._inputs()))
 
 
 def relaxed(spec: Any, name: str) -> Any:
@@ -175,7 +146,7 @@ def _check_end(name: str, training: TrainingSpec) -> None:
 
 def _check_precision(element: Any, name: str, precision: str) -> None:
     x = element[0] if isinstance(element, tuple) else element
-    for path, leaf in fields(x, "x"):
+    for path, leaf in named_leaves(x, "x"):
         if leaf.dtype == tf.float64 and precision != "float64":
             raise JobFailure(
                 FailureCode.FLOAT64_INPUT,
@@ -192,11 +163,6 @@ def empty(name: str) -> JobFailure:
         f"the {name} split is empty: not one batch comes out of its pipeline",
         hint="Check the source, take and skip; drop_remainder drops a batch that is not full.",
     )
-
-
-def _lineage(source: Source, reference: ReferenceFields) -> dict[str, Any]:
-    files = [{"name": file.name, "bytes": file.stat().st_size, "sha256": _sha256(file)} for file in source.files()]
-    return {"component": reference.component, "version": reference.version, "files": files}
 
 
 def _sha256(file: Path) -> str:

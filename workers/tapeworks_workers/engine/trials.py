@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tapeworks.authoring import SourceOfSources
 from tapeworks.references import Kind
 
 Example = Mapping[str, Any]
@@ -242,11 +243,18 @@ def _dataset_function(function: Any, example: Example, notes: list[str]) -> None
 
 
 def _source(source: Any, example: Example, notes: list[str]) -> None:
-    dataset = source.dataset()
+    dataset = _combined(source, example) if isinstance(source, SourceOfSources) else source.dataset()
     if not isinstance(dataset, tf.data.Dataset):
         raise Refusal(f"dataset() must return a tf.data.Dataset, not {type(dataset).__name__}")
     if any(getattr(spec, "dtype", None) == tf.float64 for spec in tf.nest.flatten(dataset.element_spec)):
         notes.append("its elements hold float64, which a float32 job refuses: cast in dataset()")
+
+
+def _combined(source: SourceOfSources, example: Example) -> Any:
+    """What it makes of sources that hold its example's `inputs`, or plain numbers."""
+    given = tf.data.Dataset.from_tensors(sample(example.get("inputs", tf.TensorSpec([], tf.float32)))).repeat(3)
+    named = isinstance(source.sources, Mapping)
+    return source.combine(dict.fromkeys(source.sources, given) if named else [given for _ in source.sources], 0)
 
 
 def _gradient_transform(transform: Any, example: Example, notes: list[str]) -> None:

@@ -1,7 +1,7 @@
 """`digits`, `iris`, `breast_cancer`, `diabetes`: the data that scikit-learn ships in its own files.
 
 They are found beside the installed package and read with NumPy; scikit-learn's code is not run.
-Features are float32, labels int64 (regression: float32).
+Features have the job's float dtype, labels are int64 (regression: as the features).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -40,7 +41,7 @@ def _standardized(x: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, n
 
 @component("digits")
 class Digits(Source):
-    """1797 handwritten digits of 8×8 pixels: x float32 `(64,)`, y int64 in 0 … 9.
+    """1797 handwritten digits of 8×8 pixels: x float `(64,)`, y int64 in 0 … 9.
 
     Args:
         image: x of shape `(8, 8, 1)`.
@@ -53,7 +54,7 @@ class Digits(Source):
 
     def dataset(self) -> tf.data.Dataset:
         table = _table("digits.csv.gz")
-        x = table[:, :-1].astype(np.float32)
+        x = table[:, :-1].astype(keras.config.floatx())
         if self.scale:
             x /= 16.0
         if self.image:
@@ -66,7 +67,7 @@ class Digits(Source):
 
 @component("iris")
 class Iris(Source):
-    """150 irises: x float32 `(4,)` (lengths and widths in cm), y int64 in 0 … 2.
+    """150 irises: x float `(4,)` (lengths and widths in cm), y int64 in 0 … 2.
 
     Args:
         standardize: mean 0 and variance 1 for each feature, over the whole set.
@@ -84,7 +85,7 @@ class Iris(Source):
 
 @component("breast_cancer")
 class BreastCancer(Source):
-    """569 tumours: x float32 `(30,)`, y int64: 0 malignant, 1 benign.
+    """569 tumours: x float `(30,)`, y int64: 0 malignant, 1 benign.
 
     Args:
         standardize: mean 0 and variance 1 for each feature, over the whole set.
@@ -102,7 +103,7 @@ class BreastCancer(Source):
 
 @component("diabetes")
 class Diabetes(Source):
-    """442 patients: x float32 `(10,)`, y float32: disease progression after a year, 25 … 346.
+    """442 patients: x float `(10,)`, y float: disease progression after a year, 25 … 346.
 
     Args:
         scaled: each feature centred, and scaled to a sum of squares of 1, as scikit-learn does by default.
@@ -116,7 +117,7 @@ class Diabetes(Source):
         if self.scaled:
             x = _standardized(x) / np.sqrt(len(x))
         y = _table("diabetes_target.csv.gz")
-        return tf.data.Dataset.from_tensor_slices((x.astype(np.float32), y.astype(np.float32)))
+        return tf.data.Dataset.from_tensor_slices((x.astype(keras.config.floatx()), y.astype(keras.config.floatx())))
 
     def files(self) -> list[Path]:
         return [_path("diabetes_data_raw.csv.gz"), _path("diabetes_target.csv.gz")]
@@ -126,4 +127,4 @@ def _labelled(name: str, standardize: bool) -> tf.data.Dataset:
     """A file whose first line is a title and whose last column is the class."""
     table = _table(name, skip=1)
     x = _standardized(table[:, :-1]) if standardize else table[:, :-1]
-    return tf.data.Dataset.from_tensor_slices((x.astype(np.float32), table[:, -1].astype(np.int64)))
+    return tf.data.Dataset.from_tensor_slices((x.astype(keras.config.floatx()), table[:, -1].astype(np.int64)))

@@ -115,7 +115,8 @@ def _stand_in(found: dict[str, Any]) -> types.ModuleType:
         return register
 
     module = types.ModuleType("tapeworks", "A stand-in while this bundle's components are imported.")
-    for base in ("TrainingStep", "Source", "GradientTransform", "Evaluator", "Callback", "Run", "Files", "Tensor"):
+    bases = ("TrainingStep", "Source", "SourceOfSources", "GradientTransform", "Evaluator", "Callback")
+    for base in (*bases, "Run", "Files", "Branch", "Tensor"):
         setattr(module, base, type(base, (), {}))
     module.component = component  # type: ignore[attr-defined]
     return module

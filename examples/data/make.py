@@ -1,0 +1,83 @@
+"""Writes the small data sets beside this file, anew and the same each time: `python examples/data/make.py`.
+
+- `sentences.jsonl`: 400 short sentences about a thing, `text`, `words` and `label` (0 a complaint, 1 praise);
+- `gestures.jsonl`: 300 movements of a hand, `path` (8 … 40 points x, y) and `label` (0 circle, 1 line, 2 zigzag);
+- `temperature.csv`: 1500 hours of a made-up thermometer: degrees, and the hour of the day as sine and cosine;
+- `ratings.npz`: 600 people's ratings of 100 000 items as CSR parts `x.…`, and `y`, the taste that they follow (0 … 2).
+
+All of it is made up here by formulas and lists of words, so nobody owns it.
+"""
+
+import json
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+THINGS = ["the phone", "this lamp", "the chair", "our tent", "the kettle", "my bicycle", "that book", "the radio"]
+GOOD = ["works well", "is a joy to use", "never lets me down", "looks lovely", "was worth every penny", "feels solid"]
+BAD = ["broke at once", "is a waste of money", "never worked", "looks cheap", "fell apart", "feels flimsy"]
+WHEN = ["", "after a week", "since the first day", "every single time I take it out", "even in the rain", "so far"]
+END = ["", "I would buy it again", "I told my friends", "and I sent a letter to the shop", "that is all I can say"]
+
+
+def sentences(random: np.random.RandomState) -> None:
+    """Templates; the endings say nothing of the label."""
+    with (HERE / "sentences.jsonl").open("w", encoding="utf-8") as file:
+        for _ in range(400):
+            label = int(random.randint(2))
+            parts = [random.choice(some) for some in (THINGS, (BAD, GOOD)[label], WHEN, END)]
+            text = " ".join(part for part in parts if part)
+            file.write(json.dumps({"text": text, "words": text.lower().split(), "label": label}) + "\n")
+
+
+def gestures(random: np.random.RandomState) -> None:
+    """Points along a figure, from a start, at a size and with a tremor of their own."""
+    with (HERE / "gestures.jsonl").open("w", encoding="utf-8") as file:
+        for _ in range(300):
+            label, length = int(random.randint(3)), int(random.randint(8, 41))
+            t = np.linspace(0, 1, length)
+            turn = 2 * math.pi * t
+            figures = [
+                (np.cos(turn) - 1, np.sin(turn)), (t, t), (t, np.abs((4 * t) % 2 - 1)),
+            ]  # fmt: skip
+            path = np.stack(figures[label], 1) * random.uniform(0.5, 1.5) + random.normal(0, 0.03, (length, 2))
+            file.write(json.dumps({"path": path.round(3).tolist(), "label": label}) + "\n")
+
+
+def temperature(random: np.random.RandomState) -> None:
+    """A daily wave on a slow one, with noise that lasts some hours."""
+    lines, noise = ["degrees,sine,cosine"], 0.0
+    for hour in range(1500):
+        noise = 0.9 * noise + random.normal(0, 0.3)
+        day = 2 * math.pi * hour / 24
+        degrees = 12 + 6 * math.sin(day - 2) + 4 * math.sin(day / 40) + noise
+        lines.append(f"{degrees:.2f},{math.sin(day):.4f},{math.cos(day):.4f}")
+    (HERE / "temperature.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def ratings(random: np.random.RandomState) -> None:
+    """Two thirds of what somebody rates lies among the 500 items of a taste, the rest anywhere."""
+    y = random.randint(0, 3, 600)
+    rows = []
+    for taste in y:
+        count = random.randint(5, 30)
+        own = 500 * taste + random.randint(0, 500, 2 * count // 3)
+        rows.append(np.unique(np.concatenate([own, random.randint(0, 100_000, count - len(own))])))
+    indices = np.concatenate(rows)
+    arrays = {
+        "x.data": random.randint(1, 6, len(indices)).astype("float32"), "x.indices": indices.astype("int32"),
+        "x.indptr": np.cumsum([0, *map(len, rows)]).astype("int32"), "x.shape": np.array([600, 100_000]),
+        "y": y.astype("int64"),
+    }  # fmt: skip
+    with zipfile.ZipFile(HERE / "ratings.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        for name, array in arrays.items():
+            with file.open(zipfile.ZipInfo(f"{name}.npy", (2020, 1, 1, 0, 0, 0)), "w") as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+if __name__ == "__main__":
+    for index, make in enumerate((sentences, gestures, temperature, ratings)):
+        make(np.random.RandomState(index))

@@ -1,0 +1,88 @@
+"""The data sets under examples/: as they are made, and jobs that learn from them, ragged and sparse, in one trace."""
+
+import runpy
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapeworks_workers.engine.building import set_data_roots
+from tests.workers.engine.trainings import CROSS_ENTROPY, SHUFFLE, job, trained
+
+DATA = Path(__file__).parents[3] / "examples" / "data"
+
+
+@pytest.fixture(autouse=True)
+def root() -> Iterator[None]:
+    """The examples' data as the data root."""
+    set_data_roots([DATA])
+    yield
+    set_data_roots([])
+
+
+def test_the_files_are_what_their_script_makes(tmp_path: Path) -> None:
+    shutil.copy(DATA / "make.py", tmp_path)
+    runpy.run_path(str(tmp_path / "make.py"), run_name="__main__")
+    for file in sorted(DATA.glob("*.*")):
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def layers(*parts: Any) -> dict[str, Any]:
+    return {"component": "sequential", "config": {"layers": [{"component": n, "config": c} for n, c in parts]}}
+
+
+JOBS = {
+    "sentences": (
+        {"component": "jsonl", "config": {"files": "sentences.jsonl", "features": "words", "labels": "label"}},
+        {"op": "ragged_batch", "batch_size": 32},
+        layers(("keras/Hashing", {"num_bins": 500}), ("embedding_bag", {"input_dim": 500, "output_dim": 8}),
+               ("keras/Dense", {"units": 2})),
+    ),
+    "gestures": (
+        {"component": "jsonl", "config": {
+            "files": "gestures.jsonl", "features": "path", "labels": "label", "shapes": {"path": [None, 2]}}},
+        {"op": "bucket_by_sequence_length", "bucket_boundaries": [16, 28], "bucket_batch_sizes": [32, 16, 16],
+         "ragged": True},
+        layers(("attention_pooling", {"units": 16}), ("keras/Dense", {"units": 32, "activation": "relu"}),
+               ("keras/Dense", {"units": 3})),
+    ),
+    "ratings": (
+        {"component": "arrays", "config": {"files": "ratings.npz"}},
+        {"op": "batch", "batch_size": 32},
+        layers(("sparse_dense", {"units": 8, "activation": "relu"}), ("keras/Dense", {"units": 3})),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(JOBS))
+def test_a_job_learns_from_them(tmp_path: Path, name: str) -> None:
+    source, batching, model = JOBS[name]
+    spec = job(
+        data={"source": source, "validation": 0.2, "pipeline": [SHUFFLE, batching]},
+        model=model,
+        optimizer={"component": "keras/Adam", "config": {"learning_rate": 0.02}},
+        loss=CROSS_ENTROPY,
+        metrics=["keras/SparseCategoricalAccuracy"],
+        training={"epochs": 3},
+    )
+    done = trained(spec, tmp_path)
+    assert done.history("val_sparse_categorical_accuracy")[-1] > 0.7
+    assert {event["count"] for event in done.events("trace")} == {1}
+
+
+def test_a_series_is_forecast_from_windows(tmp_path: Path) -> None:
+    windows = {"component": "windows", "config": {"size": 24, "target": 0}}
+    spec = job(
+        data={
+            "source": {"component": "csv", "config": {"files": "temperature.csv"}},
+            "validation": {"fraction": 0.2, "split": "tail"},
+            "pipeline": [{"op": "apply", "function": windows}, SHUFFLE, {"op": "batch", "batch_size": 32}],
+        },
+        model=layers(("keras/Flatten", {}), ("keras/Dense", {"units": 1}), ("keras/Reshape", {"target_shape": []})),
+        optimizer={"component": "keras/Adam", "config": {"learning_rate": 0.01}},
+        loss="keras/MeanSquaredError",
+        training={"epochs": 8},
+    )
+    assert trained(spec, tmp_path).history("val_loss")[-1] < 16, "degrees², where the mean is off by 26"

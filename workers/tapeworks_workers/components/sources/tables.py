@@ -1,0 +1,385 @@
+"""`parquet` and `jsonl`: rows with numbers, texts, lists of any length, and sparse vectors, read as a stream.
+
+A file is read in parts (row groups; about 1 MiB of lines), never as a whole. Which part is being read is the only
+state, so an iterator can be saved and goes on exactly. Several files are read in turns, in a fixed order.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tapeworks import Files, Source, component, errors
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_FILES_AT_ONCE = 4
+_PART_BYTES = 1024 * 1024
+_COUNTED_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column as tensors: flat values, and row splits for each dimension whose length varies."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    """Of one row; None: it varies."""
+    size: int | None = None
+    """Of a sparse vector."""
+
+    @property
+    def ragged(self) -> int:
+        """How many of the leading dimensions are told by row splits."""
+        varying = [index for index, length in enumerate(self.shape) if length is None]
+        return varying[-1] + 1 if varying else 0
+
+    @property
+    def outputs(self) -> list[tf.DType]:
+        """Dtypes of the arrays that a part of the file gives."""
+        dtype = tf.as_dtype(self.dtype)
+        return [dtype, tf.int64, tf.int64] if self.size is not None else [dtype, *[tf.int64] * self.ragged]
+
+    def arrays(self, column: Any) -> list[Array]:
+        """The arrays of a pyarrow column. Raises ValueError for what does not fit."""
+        if self.size is not None:
+            return self._sparse(column)
+        splits: list[Array] = []
+        for index, length in enumerate(self.shape):
+            lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+            if length is not None and not np.all(lengths == length):
+                raise ValueError(f"column {self.name!r} holds a list of another length than {length}")
+            if index < self.ragged:
+                splits.append(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+            column = column.flatten()
+            _no_nulls(column, self.name)
+        return [_values(column, self.dtype), *splits]
+
+    def _sparse(self, column: Any) -> list[Array]:
+        indices, values = column.field("indices"), column.field("values")
+        lengths = indices.value_lengths().to_numpy(zero_copy_only=False)
+        if not np.array_equal(lengths, values.value_lengths().to_numpy(zero_copy_only=False)):
+            raise ValueError(f"column {self.name!r} holds indices and values of different lengths")
+        at, given = _values(indices.flatten(), "int64"), _values(values.flatten(), self.dtype)
+        if len(at) and (at.min() < 0 or at.max() >= int(self.size or 0)):
+            raise ValueError(f"column {self.name!r} holds an index outside 0 … {int(self.size or 0) - 1}")
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        order = np.lexsort((at, row))
+        return [given[order], np.stack([row, at[order]], 1), np.array(len(lengths))]
+
+    def tensor(self, parts: Sequence[tf.Tensor]) -> Any:
+        """The rows of a part as one tensor, ragged or sparse where the column is."""
+        values, *others = parts
+        if self.size is not None:
+            shape = tf.stack([others[1], tf.constant(self.size, tf.int64)])
+            sparse = tf.SparseTensor(tf.ensure_shape(others[0], [None, 2]), tf.ensure_shape(values, [None]), shape)
+            sparse.set_shape([None, self.size])
+            return sparse
+        values = tf.reshape(values, [-1, *(length or -1 for length in self.shape[self.ragged :])])
+        for splits in reversed(others):
+            values = tf.RaggedTensor.from_row_splits(values, tf.ensure_shape(splits, [None]), validate=False)
+        return values
+
+
+def _no_nulls(column: Any, name: str) -> None:
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise ValueError(f"column {name!r} has no value (null) in row {row + 1} of this part")
+
+
+def _values(column: Any, dtype: str) -> Array:
+    import pyarrow as pa
+
+    if dtype == "string":
+        return np.asarray(column.cast(pa.binary()).to_numpy(zero_copy_only=False), object)
+    return np.asarray(column.to_numpy(zero_copy_only=False)).astype(tf.as_dtype(dtype).as_numpy_dtype)
+
+
+class _Table(Source):
+    """What both formats share: from columns to elements."""
+
+    def __init__(
+        self,
+        files: Files,
+        labels: str | list[str] | None = None,
+        features: str | list[str] | None = None,
+        weight: str | None = None,
+        named: bool = False,
+        dtypes: dict[str, str] | None = None,
+        shapes: dict[str, list[int | None]] | None = None,
+        sparse: dict[str, int] | None = None,
+    ) -> None:
+        if weight is not None and labels is None:
+            raise ValueError("a sample weight needs labels: the element is (x, y, sample_weight)")
+        self.paths = [Path(path) for path in files]
+        self.labels = labels
+        self.features = features
+        self.weight = weight
+        self.named = named
+        self.dtypes = dict(dtypes or {})
+        self.shapes = dict(shapes or {})
+        self.sparse = dict(sparse or {})
+
+    def files(self) -> list[Path]:
+        return self.paths
+
+    @abstractmethod
+    def _schema(self) -> dict[str, Any]:
+        """Column → pyarrow type, of the first file."""
+
+    @abstractmethod
+    def _parts(self, path: Path) -> tuple[list[tuple[int, int]], int | None]:
+        """The parts of a file, a pair of numbers each, and how many rows it has where that is known."""
+
+    @abstractmethod
+    def _table(self, path: Path, part: tuple[int, int], names: list[str]) -> Any:
+        """The columns of one part as a pyarrow.Table."""
+
+    def dataset(self) -> tf.data.Dataset:
+        features, columns = self._columns()
+        names = [column.name for column in columns]
+        told = [self._parts(path) for path in self.paths]
+        parts = tf.ragged.constant([one for one, _ in told], dtype=tf.int64, inner_shape=(2,), ragged_rank=1)
+        self._rows(0, told[0][0][0], names, columns) if told[0][0] else None  # a first look: a mistake is told at once
+
+        def read(file: Array, part: Array) -> list[Array]:
+            try:
+                return self._rows(int(file), (int(part[0]), int(part[1])), names, columns)
+            except errors.JobFailure as failure:
+                raise ValueError(f"invalid data: {failure.message}") from failure
+
+        def rows(file: tf.Tensor, part: tf.Tensor) -> tf.data.Dataset:
+            dtypes = [dtype for column in columns for dtype in column.outputs]
+            # Stateless, since all that it reads is named by its arguments: so the iterator can be saved.
+            flat = list(tf.numpy_function(read, [file, part], dtypes, stateful=False))
+            tensors = {column.name: column.tensor([flat.pop(0) for _ in column.outputs]) for column in columns}
+            # Not from_tensor_slices: inside a graph it warns of the type of ragged tensors, for every job.
+            return tf.data.Dataset.from_tensors(self._element(tensors, features)).unbatch()
+
+        def of_file(file: tf.Tensor) -> tf.data.Dataset:
+            return tf.data.Dataset.from_tensor_slices(parts[file]).flat_map(functools.partial(rows, file))
+
+        dataset = tf.data.Dataset.range(len(self.paths)).interleave(
+            of_file,
+            cycle_length=min(_FILES_AT_ONCE, len(self.paths)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        counts = [count for _, count in told if count is not None]
+        if len(counts) < len(told):
+            return dataset
+        if not sum(counts):
+            raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows")
+        return dataset.apply(tf.data.experimental.assert_cardinality(sum(counts)))
+
+    def _rows(self, file: int, part: tuple[int, int], names: list[str], columns: list[_Column]) -> list[Array]:
+        path = self.paths[file]
+        try:
+            table = self._table(path, part, names)
+            arrays: list[Array] = []
+            for column in columns:
+                whole = table[column.name].combine_chunks()
+                whole = whole.dictionary_decode() if hasattr(whole, "dictionary_decode") else whole
+                _no_nulls(whole, column.name)
+                arrays += column.arrays(whole)
+            return arrays
+        except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:  # pyarrow's are ValueErrors too
+            raise self._invalid(f"{self._where(path, part)}: {error}") from error
+
+    def _where(self, path: Path, part: tuple[int, int]) -> str:
+        return f"{path.name}, part {part[0]}"
+
+    def _element(self, tensors: dict[str, Any], features: list[str]) -> Any:
+        if isinstance(self.features, str):
+            x = tensors[self.features]
+        elif self.named:
+            x = {name: tensors[name] for name in features}
+        else:
+            x = tf.stack([tensors[name] for name in features], axis=1)
+        if self.labels is None:
+            return x
+        y = tensors[self.labels] if isinstance(self.labels, str) else {name: tensors[name] for name in self.labels}
+        return (x, y, tensors[self.weight]) if self.weight else (x, y)
+
+    # ── which columns, of what dtype ──
+
+    def _columns(self) -> tuple[list[str], list[_Column]]:
+        schema = self._schema()
+        labels = [self.labels] if isinstance(self.labels, str) else self.labels or []
+        chosen = [self.features] if isinstance(self.features, str) else self.features
+        features = chosen or [name for name in schema if name not in {*labels, self.weight}]
+        names = list(dict.fromkeys([*features, *labels, *([self.weight] if self.weight else [])]))
+        for name in [*names, *self.dtypes, *self.shapes, *self.sparse]:
+            if name not in schema:
+                raise self._invalid(f"{self.paths[0].name} has no column {name!r}; it has {', '.join(schema)}")
+        columns = [self._column(name, schema[name]) for name in names]
+        if isinstance(self.features, str) or self.named:
+            return features, columns
+        floatx = keras.config.floatx()
+        vector = {name: self.dtypes.get(name, floatx) for name in features}
+        wrong = [one for one in columns if one.name in vector and (one.shape or one.size or one.dtype == "string")]
+        if wrong or len(set(vector.values())) > 1:
+            what = f"{wrong[0].name!r} is no number" if wrong else "the features have several dtypes"
+            raise self._invalid(f"{what}: one vector takes numbers of one dtype; name one feature, or set named")
+        return features, [
+            _Column(one.name, vector[one.name], one.shape) if one.name in vector else one for one in columns
+        ]
+
+    def _column(self, name: str, kind: Any) -> _Column:
+        import pyarrow as pa
+
+        if name in self.sparse:
+            if not pa.types.is_struct(kind):
+                raise self._invalid(f'column {name!r} is {kind}: a sparse one holds {{"indices": […], "values": […]}}')
+            return _Column(name, self.dtypes.get(name, keras.config.floatx()), (), self.sparse[name])
+        shape: list[int | None] = []
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            shape.append(kind.list_size if pa.types.is_fixed_size_list(kind) else None)
+            kind = kind.value_type
+        given = self.shapes.get(name, shape)
+        if len(given) != len(shape):
+            raise self._invalid(f"column {name!r} has {len(shape)} dimensions, the shape {given} {len(given)}")
+        return _Column(name, self.dtypes.get(name) or self._dtype(name, kind), tuple(given))
+
+    def _dtype(self, name: str, kind: Any) -> str:
+        import pyarrow as pa
+
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if pa.types.is_floating(kind):
+            return keras.config.floatx()
+        if pa.types.is_integer(kind):
+            return str(kind)
+        if pa.types.is_boolean(kind):
+            return "bool"
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+            return "string"
+        raise self._invalid(f"column {name!r} is {kind}, of which no tensor is made: choose features without it")
+
+    def _invalid(self, message: str) -> errors.JobFailure:
+        name = type(self).__name__.lower()
+        return errors.JobFailure(errors.FailureCode.INVALID_DATA, message, location=errors.Location(component=name))
+
+
+@component("parquet")
+class Parquet(_Table):
+    """Rows of Parquet files with the same columns; a row group is read at a time.
+
+    Numbers keep their dtype, floats take the job's; lists become RaggedTensors, fixed-size ones dense.
+
+    Args:
+        files: a glob, or several, below a data root.
+        labels: the column y; a list of columns gives a dict; null: elements are x alone.
+        features: the column x, as it is; a list of columns gives a vector (numbers of one dtype) or, with `named`, a
+            dict. Default: all that are neither labels nor weight.
+        weight: the column of sample weights.
+        named: x is a dict by column.
+        dtypes: column → dtype to cast to.
+        shapes: column → shape of one row's list, null where the length varies: `[null, 3]` a series of three values.
+        sparse: column of `{indices, values}` → its size: rows become SparseTensors, never made dense.
+    """
+
+    def _schema(self) -> dict[str, Any]:
+        schema = self._open(self.paths[0]).schema_arrow
+        return dict(zip(schema.names, schema.types, strict=True))
+
+    def _open(self, path: Path) -> Any:
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.ParquetFile(path)
+        except (ValueError, OSError) as error:
+            raise self._invalid(f"{path.name} cannot be read as Parquet: {error}") from error
+
+    def _parts(self, path: Path) -> tuple[list[tuple[int, int]], int | None]:
+        metadata = self._open(path).metadata
+        return [(group, 0) for group in range(metadata.num_row_groups)], metadata.num_rows
+
+    def _table(self, path: Path, part: tuple[int, int], names: list[str]) -> Any:
+        with self._open(path) as file:
+            return file.read_row_group(part[0], columns=names, use_threads=False)
+
+
+@component("jsonl")
+class Jsonl(_Table):
+    """One JSON object a line, all with the same fields; about 1 MiB of lines is read at a time.
+
+    What the fields hold is taken from the first lines: whole numbers are int64, others take the job's float dtype,
+    lists become RaggedTensors. A field that is whole in the first MiB and is not later needs its `dtypes`.
+
+    Args:
+        files: a glob, or several, below a data root.
+        labels: the field y; a list of fields gives a dict; null: elements are x alone.
+        features: the field x, as it is; a list of fields gives a vector (numbers of one dtype) or, with `named`, a
+            dict. Default: all that are neither labels nor weight.
+        weight: the field of sample weights.
+        named: x is a dict by field.
+        dtypes: field → dtype.
+        shapes: field → shape of one row's list, null where the length varies: `[null, 3]` a series of three values.
+        sparse: field of `{"indices": […], "values": […]}` → its size: rows become SparseTensors, never made dense.
+    """
+
+    def _schema(self) -> dict[str, Any]:
+        parts, _ = self._parts(self.paths[0])
+        if not parts:
+            raise self._invalid(f"{self.paths[0].name} is empty")
+        try:
+            schema = self._read(self.paths[0], parts[0], None).schema
+        except ValueError as error:
+            raise self._invalid(f"{self._where(self.paths[0], parts[0])}: {error}") from error
+        return {name: self._wider(name, kind) for name, kind in zip(schema.names, schema.types, strict=True)}
+
+    def _wider(self, name: str, kind: Any) -> Any:
+        import pyarrow as pa
+
+        return pa.float64() if pa.types.is_integer(kind) and self.dtypes.get(name, "").startswith("float") else kind
+
+    def _parts(self, path: Path) -> tuple[list[tuple[int, int]], int | None]:
+        size = path.stat().st_size
+        parts, start = [], 0
+        with path.open("rb") as lines:
+            count = sum(1 for line in lines if line.strip()) if size <= _COUNTED_BYTES else None
+            while start < size:
+                lines.seek(min(start + _PART_BYTES, size))
+                lines.readline()
+                parts.append((start, lines.tell()))
+                start = lines.tell()
+        return parts, count
+
+    def _table(self, path: Path, part: tuple[int, int], names: list[str]) -> Any:
+        import pyarrow as pa
+
+        schema = self._schema_of_columns
+        return self._read(path, part, pa.schema([(name, schema[name]) for name in names]))
+
+    @functools.cached_property
+    def _schema_of_columns(self) -> dict[str, Any]:
+        return self._schema()
+
+    def _read(self, path: Path, part: tuple[int, int], schema: Any) -> Any:
+        import pyarrow.json
+
+        with path.open("rb") as lines:
+            lines.seek(part[0])
+            block = lines.read(part[1] - part[0])
+        return pyarrow.json.read_json(
+            io.BytesIO(block),
+            pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+            pyarrow.json.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="ignore" if schema else "infer"
+            ),
+        )
+
+    def _where(self, path: Path, part: tuple[int, int]) -> str:
+        with path.open("rb") as lines:
+            before = lines.read(part[0]).count(b"\n")
+        return f"{path.name}, lines from {before + 1} on"

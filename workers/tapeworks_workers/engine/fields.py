@@ -1,0 +1,159 @@
+"""Fields of an element: paths to them, and the operations that replace one.
+
+An element is `x`, `(x, y)` or `(x, y, sample_weight)`; x and y may be dicts. A path (`x`, `x.age`, `y`) leads through
+dicts by key; where a dict holds whole elements (`zip`), it goes on with theirs: `x.photos.y`.
+
+Interface: `on_element` calls a transform with the element's parts, or replaces one field by its result; `pick` reads a
+field; `named_leaves` and `map_leaves` walk an element with the path of every leaf; `one_hot`, `to_sparse`, `to_ragged`
+and `cast` are what the operations of those names do to a field.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine.tracing import call_user_code
+
+FIELDS = ("x", "y", "sample_weight")
+
+
+def on_element(function: Callable[..., Any], element: tuple[Any, ...], field: str | None) -> Any:
+    """Call a transform with the element's parts as arguments, or replace one field of it by the result."""
+    if field is None:
+        result = call_user_code(function, *element)
+        return tuple(result) if isinstance(result, list) else result
+    parts = _replaced(element, field.split("."), function, field)
+    return parts if len(parts) > 1 else parts[0]
+
+
+def pick(element: tuple[Any, ...], field: str) -> Any:
+    """What stands at a path. Raises JobFailure `invalid_data` saying what is there instead."""
+    value: Any = element
+    for key in field.split("."):
+        value = value[_step(value, key, field)]
+    return value
+
+
+def _replaced(value: Any, path: list[str], function: Callable[..., Any], field: str) -> Any:
+    if not path:
+        return call_user_code(function, value)
+    key = _step(value, path[0], field)
+    replaced = _replaced(value[key], path[1:], function, field)
+    if isinstance(value, Mapping):
+        return {**value, key: replaced}
+    return (*value[:key], replaced, *value[key + 1 :])
+
+
+def _step(value: Any, key: str, field: str) -> Any:
+    """The index or key that one name of a path stands for."""
+    if isinstance(value, tuple | list):
+        names = FIELDS[: len(value)]
+        if key in names:
+            return names.index(key)
+        raise _missing(f"the element has no {key!r}: it is ({', '.join(names)})")
+    if isinstance(value, Mapping) and key in value:
+        return key
+    have = f"has {sorted(value)}" if isinstance(value, Mapping) else "is not a dict"
+    raise _missing(f"the element has no field {field!r}: the part before {key!r} {have}")
+
+
+def _missing(message: str) -> JobFailure:
+    return JobFailure(FailureCode.INVALID_DATA, message)
+
+
+# ── leaves ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def named_leaves(nest: Any, path: str = "") -> list[tuple[str, Any]]:
+    """The leaves of an element (or of the part of it at `path`) with their field paths."""
+    found: list[tuple[str, Any]] = []
+    map_leaves(lambda at, leaf: found.append((at, leaf)), nest, path)
+    return found
+
+
+def map_leaves(function: Callable[[str, Any], Any], nest: Any, path: str = "") -> Any:
+    """The nest with every leaf replaced by `function(path, leaf)`."""
+    if isinstance(nest, Mapping):
+        return {key: map_leaves(function, item, f"{path or 'x'}.{key}") for key, item in nest.items()}
+    if isinstance(nest, tuple | list):
+        names = [FIELDS[index] if index < len(FIELDS) else str(index) for index in range(len(nest))]
+        at = [f"{path}.{name}" if path else name for name in names]
+        return tuple(map_leaves(function, item, place) for item, place in zip(nest, at, strict=True))
+    return function(path or "x", nest)
+
+
+# ── what operations do to a field ────────────────────────────────────────────────────────────────
+
+
+def cast(value: Any, *, dtype: str) -> Any:
+    """`tf.cast` of every tensor."""
+    return tf.nest.map_structure(lambda tensor: tf.cast(tensor, dtype), value)
+
+
+def one_hot(ids: Any, *, depth: int, dtype: str, sparse: bool) -> Any:
+    """`tf.one_hot`, or the same as a SparseTensor whose zeros are never made. Ids outside 0 … depth-1 have no one."""
+    if isinstance(ids, tf.SparseTensor) or not ids.dtype.is_integer:
+        raise JobFailure(
+            FailureCode.INVALID_DATA, f"one_hot takes integers, not {_told(ids)}", hint="Cast the field first."
+        )
+    ids = tf.cast(ids, tf.int64)
+    if not sparse:
+        return tf.one_hot(ids, depth, dtype=dtype)
+    if isinstance(ids, tf.RaggedTensor):
+        raise JobFailure(FailureCode.INVALID_DATA, "one_hot with sparse takes no ragged ids")
+    flat = tf.reshape(ids, [-1])
+    kept = tf.where((flat >= 0) & (flat < depth))
+    if ids.shape.rank:
+        before = tf.transpose(tf.unravel_index(kept[:, 0], tf.shape(ids, tf.int64)))
+    else:
+        before = kept[:, :0]
+    at = tf.concat([before, tf.gather_nd(flat, kept)[:, None]], 1)
+    shape = tf.concat([tf.shape(ids, tf.int64), [depth]], 0)
+    result = tf.SparseTensor(at, tf.ones([tf.shape(at)[0]], dtype), shape)
+    # The static shape: what the batch's spec tells the model of its last dimension.
+    result.set_shape([*ids.shape.as_list(), depth])
+    return result
+
+
+def to_sparse(value: Any) -> Any:
+    """Dense and ragged tensors as SparseTensors; sparse ones stay."""
+
+    def convert(tensor: Any) -> Any:
+        if isinstance(tensor, tf.RaggedTensor):
+            return tensor.to_sparse()
+        if isinstance(tensor, tf.SparseTensor):
+            return tensor
+        result = tf.sparse.from_dense(tensor)
+        result.set_shape(tensor.shape)
+        return result
+
+    return tf.nest.map_structure(convert, value)
+
+
+def to_ragged(value: Any, *, padding: Any) -> Any:
+    """Dense (rank 2 and up) and sparse tensors as RaggedTensors; a single row loses its padding."""
+    return tf.nest.map_structure(functools.partial(_row_lengths, padding=padding), value)
+
+
+def _row_lengths(tensor: Any, *, padding: Any) -> Any:
+    if isinstance(tensor, tf.RaggedTensor):
+        return tensor
+    if isinstance(tensor, tf.SparseTensor):
+        return tf.RaggedTensor.from_sparse(tensor)
+    if not tensor.shape.rank:
+        raise JobFailure(
+            FailureCode.INVALID_DATA, f"to_ragged takes rows, not {_told(tensor)}", hint="Put it after batch."
+        )
+    filler = None if padding is None else tf.cast(padding, tensor.dtype)
+    if tensor.shape.rank == 1:
+        return tf.RaggedTensor.from_tensor(tensor[None], padding=filler)[0]
+    return tf.RaggedTensor.from_tensor(tensor, padding=filler)
+
+
+def _told(tensor: Any) -> str:
+    return f"a {type(tensor).__name__} of {tensor.dtype.name} and shape {tensor.shape}"

@@ -1,0 +1,233 @@
+"""Where a job's elements come from: a source, or a source of sources with a pipeline on each of its branches.
+
+Interface: `open_source(reference, …)` builds a tree of sources; `Origin.split(fractions)` cuts it and gives, for each
+split, a `Raw`: its dataset pass by pass. Fractions are cut from each source itself, before any pipeline, so the
+splits of unpaired sources never share an element, however they are combined afterwards.
+
+`piped` runs a pipeline over a Raw: what does not vary from pass to pass is built once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from pydantic import ValidationError
+
+from tapeworks.authoring import Source, SourceOfSources
+from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks.operations import SourceBranch, batching, branch_of, training_only
+from tapeworks.references import Kind, ReferenceFields, escape
+from tapeworks.spec import Split as SplitSpec
+from tapeworks_workers.engine import operations, splitting
+from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.randomness import derive_seed
+
+TRAINING = "training"
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What one split holds before a pipeline."""
+
+    dataset: Callable[[int], tf.data.Dataset]
+    """The dataset of pass 0, 1, …"""
+    batched: bool
+    varies: bool = False
+    """Whether it differs from pass to pass."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What of the job a pipeline needs to know."""
+
+    seed: int
+    deterministic: bool
+
+    def below(self, name: str) -> Setting:
+        """The same for a branch, whose random numbers are its own."""
+        return Setting(derive_seed(self.seed, "branch", name), self.deterministic)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A source, built."""
+
+    reference: ReferenceFields
+    source: Source
+    setting: Setting
+
+    def split(self, fractions: Mapping[str, SplitSpec], rest: str = TRAINING) -> dict[str, Raw]:
+        """Each split named, and the `rest`. Raises JobFailure `invalid_data` where one would be empty."""
+        dataset = self.source.dataset()
+        if not isinstance(dataset, tf.data.Dataset):
+            raise _wrong(self.reference, "dataset()", dataset)
+        cut = splitting.split(dataset, fractions, seed=self.setting.seed)
+        raw = {name: Raw(functools.partial(_always, one), self.source.batched) for name, one in cut.items()}
+        return {rest if name == TRAINING else name: one for name, one in raw.items()}
+
+    def sources(self) -> Iterator[Source]:
+        """The sources that read data."""
+        yield self.source
+
+
+@dataclass(frozen=True)
+class Branched:
+    """A source of sources, built with its branches."""
+
+    reference: ReferenceFields
+    source: SourceOfSources
+    setting: Setting
+    branches: dict[str, tuple[Origin | Branched, SourceBranch, str]]
+    """Name (or position) → the branch's source, its operations, and the pointer to these."""
+
+    def split(self, fractions: Mapping[str, SplitSpec], rest: str = TRAINING) -> dict[str, Raw]:
+        """See `Origin.split`; each branch is cut by itself."""
+        parts: dict[str, dict[str, Raw]] = {}
+        for name, (origin, branch, pointer) in self.branches.items():
+            for split, raw in origin.split(fractions, rest).items():
+                setting = self.setting.below(name)
+                parts.setdefault(split, {})[name] = piped(
+                    raw, branch.pipeline, split=split, setting=setting, pointer=f"{pointer}/pipeline"
+                )
+        return {split: self._combined(of_split) for split, of_split in parts.items()}
+
+    def _combined(self, parts: dict[str, Raw]) -> Raw:
+        batched = {raw.batched for raw in parts.values()}
+        if len(batched) > 1:
+            single = next(name for name, raw in parts.items() if not raw.batched)
+            raise JobFailure(
+                FailureCode.INVALID_SPEC,
+                f"source {self.reference.component!r}: some branches give batches, {single!r} single elements",
+                hint="Batch in every branch, or in data.pipeline alone.",
+                location=Location(component=self.reference.component),
+            )
+        named = isinstance(self.source.sources, Mapping)
+
+        def dataset(number: int) -> tf.data.Dataset:
+            made = {name: raw.dataset(number) for name, raw in parts.items()}
+            seed = derive_seed(self.setting.seed, "combine", number)
+            result = self.source.combine(made if named else list(made.values()), seed)
+            if not isinstance(result, tf.data.Dataset):
+                raise _wrong(self.reference, "combine()", result)
+            return result
+
+        return Raw(dataset, batched.pop(), varies=True)
+
+    def sources(self) -> Iterator[Source]:
+        """The sources that read data."""
+        for origin, _, _ in self.branches.values():
+            yield from origin.sources()
+
+
+def _always(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+    return dataset
+
+
+def open_source(reference: ReferenceFields, setting: Setting, *, pointer: str) -> Origin | Branched:
+    """Build a source, and those inside it. Raises JobFailure, and whatever a source raises."""
+    source = build(reference, Kind.SOURCE, pointer=pointer)
+    if not isinstance(source, SourceOfSources):
+        return Origin(reference, source, setting)
+    given = source.sources
+    branches = dict(given) if isinstance(given, Mapping) else {str(index): one for index, one in enumerate(given)}
+    if not branches:
+        raise _refused(f"{pointer}/config/sources", "no sources are named", reference)
+    return Branched(
+        reference,
+        source,
+        setting,
+        {
+            name: _branch(value, setting.below(name), reference, pointer=f"{pointer}/config/sources/{escape(name)}")
+            for name, value in branches.items()
+        },
+    )
+
+
+def _branch(
+    value: Any, setting: Setting, owner: ReferenceFields, *, pointer: str
+) -> tuple[Origin | Branched, SourceBranch, str]:
+    try:
+        branch = SourceBranch.model_validate(branch_of(value))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = "".join(f"/{escape(str(step))}" for step in first["loc"])
+        raise _refused(pointer + place, str(first["msg"]), owner) from error
+    at = f"{pointer}/source" if "source" in value else pointer
+    return open_source(branch.source, setting, pointer=at), branch, pointer
+
+
+def lineage(origin: Origin | Branched, digest: Callable[[Path], str]) -> dict[str, Any]:
+    """The component, and the files that it and the sources inside it read."""
+    files = {file: None for source in origin.sources() for file in source.files()}
+    listed = [{"name": file.name, "bytes": file.stat().st_size, "sha256": digest(file)} for file in files]
+    return {"component": origin.reference.component, "version": origin.reference.version, "files": listed}
+
+
+def _refused(pointer: str, message: str, reference: ReferenceFields) -> JobFailure:
+    return JobFailure(
+        FailureCode.INVALID_SPEC, f"{pointer}: {message}", location=Location(component=reference.component)
+    )
+
+
+def _wrong(reference: ReferenceFields, what: str, given: Any) -> JobFailure:
+    return JobFailure(
+        FailureCode.COMPONENT_ERROR,
+        f"source {reference.component!r}: {what} must return a tf.data.Dataset, not {type(given).__name__}",
+        location=Location(component=reference.component),
+    )
+
+
+# ── pipelines ────────────────────────────────────────────────────────────────────────────────────
+
+
+def piped(raw: Raw, pipeline: list[Any], *, split: str, setting: Setting, pointer: str) -> Raw:
+    """A pipeline over one split, less what is for training only where it is another. Raises JobFailure."""
+    applied = [
+        operations.prepare(
+            operation, index=index, seed=setting.seed, deterministic=setting.deterministic, pointer=pointer
+        )
+        for index, operation in enumerate(pipeline)
+        if split == TRAINING or not training_only(operation)
+    ]
+    makes_batches = {id(item.operation) for item in applied if item.batches}
+    told = batching([item.operation for item in applied], raw.batched, lambda one: id(one) in makes_batches)
+    if told.misplaced is not None:
+        operation = applied[told.misplaced].operation
+        raise JobFailure(
+            FailureCode.INVALID_SPEC,
+            f"{pointer}: {operation.op} meets single elements in the {split} split: it takes batches",
+            hint="Put it after a batching operation.",
+        )
+    fixed, varying = _parted(applied, varies=raw.varies)
+    if not varying and not raw.varies:
+        made = _applied(fixed, raw.dataset(0), 0)
+        return Raw(lambda number: made, told.batched)
+    if not fixed:
+        return Raw(lambda number: _applied(varying, raw.dataset(number), number), told.batched, varies=True)
+    base = _applied(fixed, raw.dataset(0), 0)
+    return Raw(lambda number: _applied(varying, base, number), told.batched, varies=bool(varying))
+
+
+def _applied(items: list[operations.Applied], dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+    return functools.reduce(lambda given, item: item.apply(given, number), items, dataset)
+
+
+def _parted(
+    applied: list[operations.Applied], *, varies: bool
+) -> tuple[list[operations.Applied], list[operations.Applied]]:
+    """Operations built once, and those from the first that varies by pass on.
+
+    What stands before a cache is frozen by it, as in tf.data, and the cache must outlive a pass.
+    """
+    last_cache = max((i for i, item in enumerate(applied) if item.operation.op == "cache"), default=-1)
+    if varies and last_cache < 0:
+        return [], applied
+    for index, item in enumerate(applied):
+        if item.varies and index > last_cache:
+            return applied[:index], applied[index:]
+    return applied, []
