@@ -203,5 +203,20 @@ def save_saved_model(
     for name, function in (served | dict(signatures)).items():
         function.get_concrete_function()
         archive.add_endpoint(name, function)
-    archive.write_out(str(folder), verbose=False)
+    with _own_signatures_only():
+        archive.write_out(str(folder), verbose=False)
     return names
+
+
+@contextmanager
+def _own_signatures_only() -> Iterator[None]:
+    """Keras would trace each model once more, nested ones too: with float inputs, whatever they take, and in the mode
+    that is their default. What refuses floats could not be saved."""
+    name = "_default_save_signature"
+    base: Any = next(cls for cls in keras.Model.__mro__ if name in vars(cls))
+    before = vars(base)[name]
+    setattr(base, name, None)
+    try:
+        yield
+    finally:
+        setattr(base, name, before)
