@@ -60,7 +60,7 @@ class TextClassifier(keras.Model):
         super().__init__(**kwargs)
         if (vocabulary_size is None) == (vocabulary is None):
             raise ValueError("text_classifier takes either vocabulary_size (for ids) or vocabulary (for text)")
-        self.lookup = None
+        self.lookup: Any = None
         if vocabulary is not None:
             self.lookup = keras.layers.StringLookup(vocabulary=list(vocabulary), name="lookup")
             vocabulary_size = self.lookup.vocabulary_size()
