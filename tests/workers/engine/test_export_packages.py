@@ -42,9 +42,9 @@ from tapeworks import component
 class Ranker(keras.Model):
     def __init__(self, units: int = 4, **kwargs):
         super().__init__(**kwargs)
-        self.embedding = keras.layers.Embedding(10, units, dtype=self.dtype_policy)
-        self.inner = Inner(units, dtype=self.dtype_policy)
-        self.out = keras.layers.Dense(3, dtype=self.dtype_policy)
+        self.embedding = keras.layers.Embedding(10, units)
+        self.inner = Inner(units)
+        self.out = keras.layers.Dense(3)
 
     def call(self, word, other, training=False):
         hidden = keras.ops.mean(self.embedding(word), axis=1) + keras.ops.mean(other, axis=1, keepdims=True)
@@ -55,8 +55,8 @@ class Ranker(keras.Model):
 class Inner(keras.Model):
     def __init__(self, units: int, **kwargs):
         super().__init__(**kwargs)
-        self.dense = keras.layers.Dense(units, activation="relu", dtype=self.dtype_policy)
-        self.drop = keras.layers.Dropout(0.5, dtype=self.dtype_policy)
+        self.dense = keras.layers.Dense(units, activation="relu")
+        self.drop = keras.layers.Dropout(0.5)
 
     def call(self, x, training=False):
         return self.drop(self.dense(x), training=training)
