@@ -23,7 +23,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -183,7 +184,8 @@ def _from_config(cls: Any, config: Mapping[str, Any]) -> Any:
             arguments["dtype"] = policy.name
     accepted = _accepted(cls)
     left = {} if accepted is None else {key: arguments.pop(key) for key in list(arguments) if key not in accepted}
-    instance = cls(**arguments)
+    with _own_policy(cls, config.get("dtype")):
+        instance = cls(**arguments)
     for name, value in left.items():
         if name == "dtype" and hasattr(type(instance), "dtype_policy"):
             instance.dtype_policy = value
@@ -192,6 +194,24 @@ def _from_config(cls: Any, config: Mapping[str, Any]) -> Any:
         elif name not in ("dtype", "activity_regularizer"):
             raise TypeError(f"{cls.__name__}.__init__ takes no argument {name!r}, which its config holds")
     return instance
+
+
+@contextmanager
+def _own_policy(cls: type, dtype: Any) -> Iterator[None]:
+    """Layers that a model makes without a dtype took the policy of the process that trained it, which was the model's.
+
+    Where it is loaded another one is global: they would come back in float32 inside a model of mixed precision.
+    """
+    keras = _keras()
+    if dtype is None or not issubclass(cls, keras.Model):
+        yield
+        return
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(keras.dtype_policies.get(dtype))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _accepted(cls: type) -> set[str] | None:
@@ -319,7 +339,8 @@ def _build_from_config(self: Any, config: Mapping[str, Any] | None) -> None:
         if not self.built:
             nodes = self._inbound_nodes
             before = len(nodes)
-            self(**{name: _symbolic(spec) for name, spec in config[_CALL].items()})
+            with _own_policy(type(self), self.dtype_policy):
+                self(**{name: _symbolic(spec) for name, spec in config[_CALL].items()})
             # A functional model that holds this layer counts its calls: this one is not part of it.
             del nodes[before:]
     else:

@@ -270,8 +270,21 @@ def _verify_saved_model(
         found.append(
             _close(role, "SavedModel", tf.nest.flatten(expected), tf.nest.flatten(actual), tolerance, entry, None)
         )
+        if "flat" in entry["serving"]:
+            found.append(_verify_flat(loaded, role, entry, inputs, expected, tolerance))
     signatures = sorted(loaded.signatures)
     return {"signatures": signatures, "batches": len(found), "outputs": comparison.worst(found).document()}
+
+
+def _verify_flat(
+    loaded: Any, role: str, entry: dict[str, Any], inputs: Any, expected: Any, tolerance: float
+) -> comparison.Difference:
+    """`serving_flat`, called as a server would: with the parts of ragged and sparse inputs, by name."""
+    parts, names = tf.nest.flatten(inputs, expand_composites=True), entry["serving"]["flat"]
+    with comparison.full_precision():
+        outputs = loaded.signatures["serving_flat"](**dict(zip(names["inputs"], parts, strict=True)))
+    wanted, actual = tf.nest.flatten(expected, expand_composites=True), [outputs[name] for name in names["outputs"]]
+    return _close(role, "the signature serving_flat of the SavedModel", wanted, actual, tolerance, entry, None)
 
 
 if __name__ == "__main__":

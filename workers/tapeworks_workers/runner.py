@@ -202,8 +202,8 @@ def datasets(data: Data) -> dict[str, Any]:
 
 
 def probes(data: Data) -> Sequence[Any]:
-    """The first training batches, on the host."""
-    return list(data.training.dataset(0).take(PROBE_BATCHES).as_numpy_iterator())
+    """The first training batches. As tensors: as arrays, ragged ones would be nested and sparse ones made dense."""
+    return list(data.training.dataset(0).take(PROBE_BATCHES))
 
 
 def verify(channel: Channel, verifier: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tapeworks.components import component, load_installed, registry
 from tapeworks.jobs import ComponentEntry, RefusedComponent
 from tapeworks.references import Kind
 from tapeworks_workers.engine.admission import admit, admit_all
+from tapeworks_workers.engine.trials import sample
 
 BUILT_IN = [
     ("source", "digits"), ("source", "iris"), ("source", "breast_cancer"), ("source", "diabetes"),
@@ -25,6 +26,9 @@ BUILT_IN = [
     ("constraint", "unit_ball"), ("schedule", "warmup_cosine"), ("optimizer", "lookahead"),
     ("gradient_transform", "clip_by_value"), ("gradient_transform", "clip_by_norm"),
     ("gradient_transform", "adaptive_clip"), ("gradient_transform", "noise"), ("gradient_transform", "centralize"),
+    ("model", "resnet"), ("model", "autoencoder"), ("model", "vae"), ("model", "gaussian_encoder"),
+    ("model", "decoder"), ("model", "generator"), ("model", "discriminator"), ("model", "two_tower"),
+    ("model", "text_classifier"), ("model", "transformer_encoder"), ("initializer", "delta_orthogonal"),
 ]  # fmt: skip
 
 VECTORS = tf.TensorSpec([None, 4], tf.float32)
@@ -63,8 +67,7 @@ def test_every_built_in_is_admitted_in_little_time() -> None:
     assert set(BUILT_IN) <= set(entries)
     untried = {name: one.warnings for (_, name), one in entries.items() if one.warnings and "/" not in name}
     files = {"arrays", "csv", "images", "jsonl", "parquet", "text", "tfrecord"}
-    no_sample = {"ragged_to_dense", "sparse_dense", "embedding_bag"}
-    assert set(untried) == files | no_sample, "they read files, or there is no sample of their inputs yet"
+    assert set(untried) == files, "they read files"
     assert ("layer", "keras/Dense") in entries
     assert seconds < 30, "about 2 s where the machine is idle"
     assert catalogue.model_dump_json() == admit_all().model_dump_json(), "known by its digest"
@@ -254,11 +257,62 @@ def test_one_good_component_of_every_kind() -> None:
         assert warned(target, **registration) == [], target
 
 
-@pytest.mark.parametrize("spec", [tf.RaggedTensorSpec([None, None]), tf.TensorSpec(None)])
-def test_an_example_without_a_sample_is_told(spec: Any) -> None:
+# ── what is neither dense nor of known rank ──────────────────────────────────────────────────────
+
+SAMPLED = [
+    tf.RaggedTensorSpec([None, None], tf.int32),
+    tf.RaggedTensorSpec([None, None, None, 3], tf.float32, ragged_rank=2, row_splits_dtype=tf.int32),
+    tf.RaggedTensorSpec([3, None], tf.string),
+    tf.SparseTensorSpec([None, 5], tf.float32),
+    tf.SparseTensorSpec([4, None, 2], tf.int64),
+]
+
+
+@pytest.mark.parametrize("spec", SAMPLED, ids=str)
+def test_a_sample_fits_its_spec_and_has_an_empty_row(spec: Any) -> None:
+    value = sample({"x": spec})["x"]
+    assert spec.is_compatible_with(value)
+    if isinstance(value, tf.RaggedTensor):
+        assert value.row_lengths().numpy().tolist()[:2] == [0, 2]
+    else:
+        assert set(value.indices[:, 0].numpy().tolist()) == set(range(1, value.shape[0], 2))
+
+
+def test_layers_of_and_into_ragged_and_sparse_tensors_are_compared() -> None:
+    class Scale(keras.layers.Layer):
+        def __init__(self, factor: float = 2.0, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.factor = factor
+
+        def call(self, x: Any) -> Any:
+            return {"ragged": x["ragged"].with_values(x["ragged"].values * self.factor), "sparse": x["sparse"]}
+
+        def compute_output_spec(self, x: Any) -> Any:
+            return x
+
+    class Forgetful(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.noise = np.random.default_rng().normal()
+
+        def call(self, x: Any) -> Any:
+            return tf.SparseTensor(x.indices, x.values * self.noise, x.dense_shape)
+
+    class Reciprocal(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x.with_values(1.0 / (x.values - x.values))
+
+    sparse = tf.SparseTensorSpec([None, 5], tf.float32)
+    inputs = {"ragged": tf.RaggedTensorSpec([None, None], tf.float32), "sparse": sparse}
+    assert warned(Scale, example={"inputs": inputs}) == []
+    assert "outputs differ after a reload" in reason(Forgetful, example={"inputs": sparse})
+    assert "outputs of its example are not finite" in reason(Reciprocal, example={"inputs": inputs["ragged"]})
+
+
+def test_an_example_without_a_sample_is_told() -> None:
     class Layer(keras.layers.Layer):
         def call(self, x: Any) -> Any:
             return x
 
-    (warning,) = warned(Layer, example={"inputs": spec})
-    assert warning.startswith("not tried: its example")
+    (warning,) = warned(Layer, example={"inputs": tf.TensorSpec(None)})
+    assert warning == "not tried: its example has a tensor of unknown rank"

@@ -341,6 +341,29 @@ def test_a_layer_in_a_sequential_model_under_mixed_precision(tmp_path: Path) -> 
     np.testing.assert_array_equal(tf.cast(back(x), "float32"), tf.cast(expected, "float32"))
 
 
+def test_layers_that_a_model_makes_without_a_dtype_keep_its_precision(tmp_path: Path) -> None:
+    @known
+    class Plain(keras.Model):
+        def __init__(self, units: int = 3) -> None:
+            super().__init__()
+            self.first = keras.layers.Dense(units)
+
+        def call(self, x: Any) -> Any:
+            if not hasattr(self, "second"):
+                self.second = keras.layers.Dense(2)
+            return self.second(self.first(x))
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model, x = Plain(), np.ones((2, 4), "float32")
+    outputs = model(x)
+    model.save(tmp_path / "m.keras")
+    keras.config.set_dtype_policy("float32")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    assert [again.first.compute_dtype, again.second.compute_dtype, again(x).dtype.name] == ["bfloat16"] * 3
+    np.testing.assert_array_equal(again(x), outputs)
+    assert keras.config.dtype_policy().name == "float32"
+
+
 def test_deriving_twice_changes_nothing() -> None:
     @known
     class Twice(keras.layers.Layer):

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tapeworks_workers.engine.comparison import probe, seed_variables
 from tapeworks_workers.engine.nests import Arrays
+from tapeworks_workers.engine.trials import sample
 
 _SYNTHETIC_SEED = 20_170_814
 _UNKNOWN_SIZE = 4
@@ -48,7 +49,7 @@ def probe_inputs(spec: Any, batch: Any) -> Any:
         fitting = _fitting(spec, candidate)
         if fitting is not None:
             return fitting
-    size = next((len(leaf) for leaf in tf.nest.flatten(batch) if getattr(leaf, "ndim", 0)), _UNKNOWN_SIZE)
+    size = next((rows for leaf in tf.nest.flatten(batch) if (rows := _rows(leaf))), _UNKNOWN_SIZE)
     generator = np.random.default_rng(_SYNTHETIC_SEED)
     return tf.nest.map_structure(lambda leaf: _synthetic(leaf, size, generator), spec)
 
@@ -59,6 +60,11 @@ def _parts(nest: Any) -> Iterator[Any]:
     if isinstance(nest, (dict, list, tuple)) and not hasattr(nest, "dtype"):
         for part in nest.values() if isinstance(nest, dict) else nest:
             yield from _parts(part)
+
+
+def _rows(leaf: Any) -> int | None:
+    shape = tf.type_spec_from_value(_tensor(leaf)).shape
+    return shape[0] if shape.rank else None
 
 
 def _fitting(spec: Any, value: Any) -> Any:
@@ -82,7 +88,9 @@ def _tensor(value: Any) -> Any:
     return value if tf.is_tensor(value) else tf.convert_to_tensor(value)
 
 
-def _synthetic(spec: tf.TensorSpec, size: int, generator: np.random.Generator) -> Any:
+def _synthetic(spec: Any, size: int, generator: np.random.Generator) -> Any:
+    if not isinstance(spec, tf.TensorSpec):
+        return sample(spec, size=size)
     known = spec.shape.as_list() if spec.shape.rank is not None else [None]
     shape = [(size if index == 0 else _UNKNOWN_SIZE) if n is None else n for index, n in enumerate(known)]
     if spec.dtype.is_floating:

@@ -8,7 +8,6 @@ Both raise JobFailure `not_serializable` naming the class and what its config la
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.comparison import why_not_rebuilt
 from tapeworks_workers.engine.losses import OutputLosses
+from tapeworks_workers.engine.signatures import SERVING_FLAT, flat_signature, named_outputs, named_specs
 
 # ── .keras ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -191,68 +191,44 @@ def save_saved_model(
     """Write a SavedModel for TensorFlow Serving's layout (`folder` ends in a version number).
 
     `spec`: the nest of specs the model is called with; `signatures`: name → tf.function with an input_signature, which
-    may use the models of `others` too. Returns the names of `serving_default`: {"inputs": […], "outputs": […]}, in
-    tf.nest's order.
+    may use the models of `others` too. Ragged and sparse inputs stay so in `serving_default`; a second signature,
+    `serving_flat`, takes them in parts. Returns the names of arguments and outputs in tf.nest's order: {"inputs": […],
+    "outputs": […]}, and the same under "flat" where there is that signature.
     """
-    outputs: list[str] = []
+    names: dict[str, Any] = {"outputs": []}
     named = named_specs(spec)
 
     # A function that is decorated already: add_endpoint(input_signature=[RaggedTensorSpec]) raises a TypeError.
     @tf.function(input_signature=[named], autograph=False)
     def serve(inputs: Any) -> Any:
         # training=False said aloud: Keras' random image layers default to True.
-        outputs[:], result = _flat_outputs(model(inputs, training=False))
+        names["outputs"], result = named_outputs(model(inputs, training=False))
         return result
 
-    serve.get_concrete_function()
+    served = {"serving_default": serve}
+    names["inputs"] = [leaf.name for leaf in tf.nest.flatten(named) if isinstance(leaf, tf.TensorSpec)]
+    if not all(isinstance(leaf, tf.TensorSpec) for leaf in tf.nest.flatten(spec)):
+        served[SERVING_FLAT], names["flat"] = flat_signature(spec, lambda inputs: model(inputs, training=False))
     archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint("serving_default", serve)
-    for other in others.values() if signatures else ():
-        if other is not model:
-            archive.track(other)
-    for name, function in signatures.items():
+    for one in [model, *(other for other in others.values() if signatures and other is not model)]:
+        archive.track(one)
+    for name, function in (served | dict(signatures)).items():
         function.get_concrete_function()
         archive.add_endpoint(name, function)
-    archive.write_out(str(folder), verbose=False)
-    return {"inputs": [leaf.name for leaf in tf.nest.flatten(named) if hasattr(leaf, "name")], "outputs": outputs}
+    with _own_signatures_only():
+        archive.write_out(str(folder), verbose=False)
+    return names
 
 
-def named_specs(spec: Any) -> Any:
-    """The specs named by their keys (`x` where there is but one): unnamed ones would be exported as x, x_1, ….
-
-    A nested key is joined by `_`; what TensorFlow's names cannot hold becomes `_`.
-    """
-    taken: set[str] = set()
-
-    def named(item: Any, path: tuple[str, ...]) -> Any:
-        if isinstance(item, dict):
-            return {key: named(value, (*path, str(key))) for key, value in item.items()}
-        if isinstance(item, (list, tuple)):
-            return type(item)([named(value, (*path, str(index))) for index, value in enumerate(item)])
-        if not isinstance(item, tf.TensorSpec):
-            return item
-        return tf.TensorSpec(item.shape, item.dtype, name=_unique(path or ("x",), taken))
-
-    return named(spec, ())
-
-
-def _unique(path: tuple[str, ...], taken: set[str]) -> str:
-    name = re.sub(r"\W+", "_", "_".join(path), flags=re.ASCII).strip("_") or "x"
-    name = name if name[0].isalpha() else f"x_{name}"
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
-
-
-def _flat_outputs(outputs: Any) -> tuple[list[str], Any]:
-    """What a signature may return (a tensor, or a flat dict of them), and its names in tf.nest's order."""
-    if tf.is_tensor(outputs):
-        return ["output_0"], outputs
-    taken: set[str] = set()
-    if isinstance(outputs, dict) and all(tf.is_tensor(value) for value in outputs.values()):
-        names = [_unique((str(key),), taken) for key in sorted(outputs)]
-    else:
-        names = [f"output_{index}" for index, _ in enumerate(tf.nest.flatten(outputs))]
-    return names, dict(zip(names, tf.nest.flatten(outputs), strict=True))
+@contextmanager
+def _own_signatures_only() -> Iterator[None]:
+    """Keras would trace each model once more, nested ones too: with float inputs, whatever they take, and in the mode
+    that is their default. What refuses floats could not be saved."""
+    name = "_default_save_signature"
+    base: Any = next(cls for cls in keras.Model.__mro__ if name in vars(cls))
+    before = vars(base)[name]
+    setattr(base, name, None)
+    try:
+        yield
+    finally:
+        setattr(base, name, before)

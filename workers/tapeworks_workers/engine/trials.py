@@ -36,22 +36,41 @@ class NotTried(Exception):
 
 
 def sample(spec: Any, *, size: int = 2) -> Any:
-    """Tensors for a nest of specs; unknown dimensions become `size`. Floats lie in 0.1 … 0.9, integers are 0 or 1."""
+    """Tensors for a nest of specs; unknown dimensions become `size`. Floats lie in 0.1 … 0.9, integers are 0 or 1.
+
+    The rows of a RaggedTensor have 0 and `size` elements in turn, those of a SparseTensor 0 and 1.
+    """
     random = np.random.default_rng(0)
+    return tf.nest.map_structure(lambda part: _sample(part, size, random), spec)
 
-    def one(part: Any) -> Any:
-        if not isinstance(part, tf.TensorSpec):
-            raise NotTried(f"its example holds a {type(part).__name__}, which has no sample yet")
-        if part.shape.rank is None:
-            raise NotTried("its example has a tensor of unknown rank")
-        shape = [size if length is None else length for length in part.shape]
-        if part.dtype == tf.string:
-            return tf.fill(shape, "a")
-        if part.dtype.is_floating:
-            return tf.cast(tf.constant(random.uniform(0.1, 0.9, shape)), part.dtype)
-        return tf.cast(tf.constant(random.integers(0, 2, shape)), part.dtype)
 
-    return tf.nest.map_structure(one, spec)
+def _sample(spec: Any, size: int, random: np.random.Generator) -> Any:
+    if spec.shape.rank is None:
+        raise NotTried("its example has a tensor of unknown rank")
+    shape = [size if length is None else length for length in spec.shape]
+    if isinstance(spec, tf.RaggedTensorSpec):
+        splits, rows = [], shape[0]
+        for _ in range(spec.ragged_rank):
+            lengths = np.arange(rows) % 2 * size
+            splits.append(tf.constant(np.concatenate([[0], np.cumsum(lengths)]), spec.row_splits_dtype))
+            rows = int(lengths.sum())
+        values = _numbers(spec.dtype, [rows, *shape[spec.ragged_rank + 1 :]], random)
+        return tf.RaggedTensor.from_nested_row_splits(values, splits)
+    if isinstance(spec, tf.SparseTensorSpec):
+        indices = np.array([[row, *([0] * (len(shape) - 1))] for row in range(1, shape[0], 2)], np.int64)
+        indices = indices.reshape(-1, len(shape))
+        return tf.SparseTensor(indices, _numbers(spec.dtype, [len(indices)], random), shape)
+    if not isinstance(spec, tf.TensorSpec):
+        raise NotTried(f"its example holds a {type(spec).__name__}, which has no sample")
+    return _numbers(spec.dtype, shape, random)
+
+
+def _numbers(dtype: tf.DType, shape: list[int], random: np.random.Generator) -> Any:
+    if dtype == tf.string:
+        return tf.fill(shape, "a")
+    if dtype.is_floating:
+        return tf.cast(tf.constant(random.uniform(0.1, 0.9, shape)), dtype)
+    return tf.cast(tf.constant(random.integers(0, 2, shape)), dtype)
 
 
 def _specs(example: Example, *names: str) -> list[Any]:
@@ -89,18 +108,25 @@ def _plain(written: Any) -> Any:
 
 
 def _same(expected: Any, got: Any, what: str) -> None:
-    first, second = tf.nest.flatten(expected), tf.nest.flatten(got)
+    first, second = _parts(expected), _parts(got)
     if len(first) != len(second) or not all(map(_equal, first, second)):
         raise Refusal(f"{what} differ after a reload: something that matters is not in the config or in variables")
 
 
 def _equal(one: Any, other: Any) -> bool:
     first, second = np.asarray(one), np.asarray(other)
+    if first.dtype.hasobject:  # strings: the bytes of their array are addresses
+        return bool(np.array_equal(first, second))
     return first.shape == second.shape and first.tobytes() == second.tobytes()
 
 
+def _parts(nest: Any) -> list[Any]:
+    """The tensors of a nest, ragged and sparse ones by their parts."""
+    return list(tf.nest.flatten(nest, expand_composites=True))
+
+
 def _finite(value: Any, what: str) -> None:
-    for tensor in tf.nest.flatten(value):
+    for tensor in _parts(value):
         if tensor.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(tensor))):
             raise Refusal(f"{what} of its example are not finite")
 
@@ -130,7 +156,7 @@ def _layer(layer: Any, example: Example, notes: list[str]) -> None:
 
 def _gradients(forward: Callable[[], Any], variables: list[Any], notes: list[str]) -> None:
     with tf.GradientTape() as tape:
-        outputs = [value for value in tf.nest.flatten(forward()) if value.dtype.is_floating]
+        outputs = [value for value in _parts(forward()) if value.dtype.is_floating]
         if not outputs or not variables:
             return
         total = tf.add_n([tf.reduce_sum(tf.cast(tf.square(value), tf.float32)) for value in outputs])

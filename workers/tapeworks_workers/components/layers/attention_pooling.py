@@ -21,8 +21,6 @@ class AttentionPooling(keras.layers.Layer):
     float dtype; gives `(batch, features)` in the layer's compute dtype. Masked steps weigh nothing, and a row without
     any step gives zeros. A RaggedTensor is never padded: work and memory grow with the steps there are.
 
-    Admission tries it on a dense input.
-
     Args:
         units: features of the hidden representation that the context vector u is compared with.
         kernel_regularizer: of W.

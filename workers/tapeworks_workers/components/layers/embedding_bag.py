@@ -24,8 +24,6 @@ class EmbeddingBag(keras.layers.Layer):
     in the layer's compute dtype, zeros for a row without ids. Nothing is made dense, and the gradient of the table is a
     tf.IndexedSlices of the rows looked up. An id outside the table is an error on CPU and a zero vector on GPU.
 
-    Admission does not try it: it has no sample of a SparseTensor.
-
     Args:
         input_dim: how many ids there are.
         output_dim: length of each embedding.

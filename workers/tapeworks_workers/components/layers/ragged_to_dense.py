@@ -21,8 +21,6 @@ class RaggedToDense(keras.layers.Layer):
     ragged ids, and drops the mask of dense ones, with a warning, unless it has `mask_zero`. Dense inputs pass as they
     are, with the mask they have.
 
-    Admission does not try it: it has no sample of a RaggedTensor.
-
     Args:
         pad_value: what the padding holds.
         max_length: longer rows are cut, and every batch is padded to it; None: each batch as long as its longest row.

@@ -23,8 +23,6 @@ class SparseDense(keras.layers.Layer):
     Only rows of W whose feature stands in the batch are read, and the gradient of W is a tf.IndexedSlices of those
     rows, where `keras/Dense` gives one as large as W: memory grows with the values in the batch times `units`.
 
-    Admission does not try it: it has no sample of a SparseTensor.
-
     Args:
         units: features of the output.
         activation: Keras' name; None: linear.
