@@ -25,8 +25,6 @@ TABLE = (
     Unsupported("/models/*/copy_of", (None,)),
     Unsupported("/models/*/freeze", ([],)),
     Unsupported("/optimizers/*/variables", (None,)),
-    Unsupported("/evaluators", ([],)),
-    Unsupported("/callbacks", ([],)),
     Unsupported("/training/precision", ("float32", "float64", "mixed_bfloat16"), 'Use "float32" or "mixed_bfloat16".'),
     Unsupported("/training/gradient_accumulation", (1,), "Use a larger batch_size."),
     Unsupported("/training/initial_state", (None,)),

@@ -125,6 +125,7 @@ def assemble(spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | 
             optimizers=optimizers, owned=owned, losses=losses, metrics=metrics, transforms=transforms, run=run,
             inputs=_selection(step, models, input_specs, element_spec),
         )  # fmt: skip
+        run.training_step = step
         run.datasets.update(datasets or {})
         step.build(run)
     return assembly
@@ -149,8 +150,6 @@ def _refuse_unsupported(spec: JobSpec) -> None:
         f"training.precision {training.precision!r}": training.precision not in PRECISIONS,
         "training.gradient_accumulation": training.gradient_accumulation != 1,
         "training.initial_state": training.initial_state is not None,
-        "evaluators": bool(spec.evaluators),
-        "callbacks": bool(spec.callbacks),
     }
     for what, asked in refused.items():
         if asked:

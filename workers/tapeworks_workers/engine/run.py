@@ -7,16 +7,18 @@ Everything here may be called while the step is traced. State lives in tf.Variab
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tapeworks.authoring import GradientTransform
+from tapeworks.authoring import GradientTransform, TrainingStep
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import metrics as metric_updates
+from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.metrics import RoleMetric
 from tapeworks_workers.engine.randomness import Streams
 from tapeworks_workers.engine.tracing import call_user_code, engine_code
@@ -40,6 +42,12 @@ class Run:
         self.losses = losses
         self.datasets: dict[str, Any] = {}
         self.streams = Streams(seed)
+        self.training_step: TrainingStep
+        self.artifacts: Artifacts | None = None
+        """None where no attempt is around: in a verifier."""
+        self.stop_reason: str | None = None
+        self.gradient_norms: dict[str, float] | None = None
+        """A dict: steps that run without a graph note here each gradient's norm."""
         self.notes: list[tuple[str, str]] = []
         """(failure code, message) of what was found while tracing and is no failure."""
         self._optimizers = optimizers
@@ -119,6 +127,8 @@ class Run:
         if sums:
             # 0·NaN and 0·Inf are NaN, and NaN + anything stays NaN: one addition remembers it without a read.
             self._health.assign_add(0.0 * tf.add_n([tf.cast(s, tf.float32) for s in sums]))
+        if self.gradient_norms is not None:
+            self.gradient_norms.update(_norms(optimizer, gradients, variables))
         for transform in self._transforms[optimizer]:
             gradients = list(call_user_code(transform, gradients, variables, self))
             if len(gradients) != len(variables):
@@ -165,20 +175,47 @@ class Run:
     # ── evaluators and callbacks ─────────────────────────────────────────────────────────────────
 
     def artifact(self, path: str) -> Path:
-        """Not supported by this version."""
-        _not_yet("run.artifact")
+        """A local path below the attempt's artifacts. Raises JobFailure `component_error`."""
+        if self.artifacts is None or not tf.executing_eagerly():
+            raise _outside_only("run.artifact")
+        return self.artifacts.path(path)
 
     def stop(self, reason: str) -> None:
-        """Not supported by this version."""
-        _not_yet("run.stop")
+        """End training well after this epoch."""
+        if not tf.executing_eagerly():
+            raise _outside_only("run.stop")
+        self.stop_reason = str(reason)
 
     def learning_rate(self, optimizer: str, value: float | None = None) -> float:
-        """Not supported by this version."""
-        _not_yet("run.learning_rate")
+        """The current learning rate; sets it where a value is given. Raises JobFailure `invalid_spec`."""
+        if not tf.executing_eagerly():
+            raise _outside_only("run.learning_rate")
+        self._of(optimizer)
+        keras_optimizer = self._optimizers[optimizer]
+        if value is not None:
+            if not (math.isfinite(value) and value >= 0):
+                raise JobFailure(FailureCode.COMPONENT_ERROR, f"{value} cannot be a learning rate")
+            try:
+                keras_optimizer.learning_rate = float(value)
+            except TypeError as error:
+                raise JobFailure(
+                    FailureCode.INVALID_SPEC,
+                    f"a callback sets the learning rate of optimizer {optimizer!r}, whose spec has a schedule for it",
+                    hint=f"Give optimizers.{optimizer} a number as learning_rate, or leave the callback out.",
+                ) from error
+        return float(keras.ops.convert_to_numpy(keras_optimizer.learning_rate))
 
 
-def _not_yet(what: str) -> NoReturn:
-    raise JobFailure(FailureCode.NOT_SUPPORTED, f"{what} is for evaluators and callbacks, which come later")
+def _outside_only(what: str) -> JobFailure:
+    message = f"{what} is for evaluators and callbacks: a step has no files, stops nothing and sets no learning rate"
+    return JobFailure(FailureCode.COMPONENT_ERROR, message)
+
+
+def _norms(optimizer: str, gradients: Sequence[Any], variables: Sequence[Any]) -> dict[str, float]:
+    return {
+        f"{optimizer}/{v.path}": float(tf.norm(tf.cast(g.values if isinstance(g, tf.IndexedSlices) else g, tf.float64)))
+        for g, v in zip(gradients, variables, strict=True)
+    }
 
 
 def _names(paths: Sequence[str]) -> str:
