@@ -1,1 +1,1 @@
-"""Metrics."""
+"""Callbacks."""

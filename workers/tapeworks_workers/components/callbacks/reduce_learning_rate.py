@@ -55,9 +55,8 @@ class ReduceLearningRate(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float], run: Any) -> None:
         if self.monitor not in logs:
-            raise ValueError(
-                f"monitor is {self.monitor!r}, which is not reported; there are: {', '.join(sorted(logs))}"
-            )
+            known = ", ".join(sorted(logs))
+            raise ValueError(f"monitor is {self.monitor!r}, which is not reported; there are: {known}")
         value = logs[self.monitor]
         if self.cooling > 0:
             self.cooling -= 1

@@ -1,1 +1,1 @@
-"""Metrics."""
+"""Evaluators."""

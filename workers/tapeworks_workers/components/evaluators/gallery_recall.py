@@ -1,7 +1,8 @@
 """`gallery_recall`: whether the nearest of all other examples, by their embeddings, are of the same class.
 
-Jégou, Douze and Schmid, "Product Quantization for Nearest Neighbor Search" (2011); with one split as queries and gallery
-Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding" (2016), https://arxiv.org/abs/1511.06452.
+Jégou, Douze and Schmid, "Product Quantization for Nearest Neighbor Search" (2011); with one split as queries and
+gallery Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding" (2016),
+https://arxiv.org/abs/1511.06452.
 """
 
 from __future__ import annotations
@@ -69,9 +70,8 @@ class GalleryRecall(Evaluator):
             nearest = np.argsort(distances, axis=1, kind="stable")[:, :highest]
             hits = np.take_along_axis(same, nearest, axis=1)
             found += [hits[:, :k].any(axis=1).sum() for k in self.k]
-        return {
-            f"gallery_recall_{k}": float(hit / known) if known else 0.0 for k, hit in zip(self.k, found, strict=True)
-        }
+        shares = (found / max(known, 1)).tolist()
+        return {f"gallery_recall_{k}": share for k, share in zip(self.k, shares, strict=True)}
 
     def _embedded(self, dataset: Any, run: Any) -> tuple[np.ndarray, np.ndarray]:
         if self._embed is None:
