@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tapeworks.components import load_components
 from tapeworks.errors import JobFailure
 from tests.workers.engine.trainings import BATCH, attempt, job, prepared, trained
 
+ROOT = Path(__file__).resolve().parents[3]
 load_components([Path(__file__).with_name("epoch_parts.py")])
 
 VALIDATED = {"validation": 0.2, "pipeline": [{**BATCH, "batch_size": 16}]}
@@ -140,3 +143,11 @@ def test_metrics_are_those_of_the_weights_that_are_exported(tmp_path: Path) -> N
     assert finish["metrics"] == epochs[best]["logs"]
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
     assert manifest["metrics"] == epochs[best]["logs"]
+
+
+def test_memory_is_flat_over_many_epochs() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "memory.py"), "--steps", "2000", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    measured = json.loads(done.stdout.splitlines()[-1])
+    assert measured["steps"] > 1900
+    assert measured["growth_mb"] < 15, measured

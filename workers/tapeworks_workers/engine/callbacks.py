@@ -30,7 +30,7 @@ class Callbacks:
     """All callbacks of a job."""
 
     def __init__(self, assembly: Assembly, artifacts: Artifacts) -> None:
-        self._run = assembly.run
+        self._run: Any = assembly.run
         self._artifacts = artifacts
         self._callbacks = [
             _Named(

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import plans
 from tapeworks_workers.engine.assembly import Assembly
@@ -32,6 +34,7 @@ class Evaluation:
         self._control = control
         self._on_trace = on_trace
         self._evaluators = evaluators
+        self._datasets: dict[str, tf.data.Dataset] = {}
         self._by_step = type(assembly.step).can_validate()
         """Whether the step says something of a batch; else the evaluators alone do."""
         self._traced: list[tuple[Any, CompiledStep, Means, plans.Plan]] = []
@@ -79,7 +82,7 @@ class Evaluation:
         with averaged(self._assembly):
             values = self._validated(split, calls_of) if self._by_step else {}
             for measure in self._evaluators:
-                found = measure.values(selected(split.dataset(0), self._assembly), self._assembly)
+                found = measure.values(selected(self._dataset(split), self._assembly), self._assembly)
                 if taken := sorted(found.keys() & values.keys()):
                     raise JobFailure(
                         FailureCode.INVALID_SPEC,
@@ -93,7 +96,7 @@ class Evaluation:
         """What the step's validation gives for the split."""
         means, plan = self.trace(split)
         means.reset()
-        iterator = iter(split.dataset(0))
+        iterator = iter(self._dataset(split))
         total = 0
         while (done := plan.run(iterator, calls_of)) > 0:
             total += done
@@ -103,6 +106,12 @@ class Evaluation:
         for loss in self._assembly.losses.values():
             loss.check_labels()
         return means.read()
+
+    def _dataset(self, split: Split) -> tf.data.Dataset:
+        """Built once: each build of a pipeline with functions leaves their graphs behind."""
+        if split.name not in self._datasets:
+            self._datasets[split.name] = split.dataset(0)
+        return self._datasets[split.name]
 
     def _heed(self) -> None:
         self._control.check_time()

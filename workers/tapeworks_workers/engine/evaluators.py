@@ -34,7 +34,7 @@ class Measure:
 
     def values(self, dataset: tf.data.Dataset, assembly: Assembly) -> dict[str, float]:
         """Evaluate a split. Raises JobFailure `component_error`, `non_finite`."""
-        run = assembly.run
+        run: Any = assembly.run
         with philox(), run.streams.using("validation"), told(self.component, self.place):
             returned = self.evaluator.evaluate(dataset, run)
         if not isinstance(returned, Mapping):
