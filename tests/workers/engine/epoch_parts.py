@@ -19,11 +19,12 @@ class Returns(Evaluator):
 
     def evaluate(self, dataset: Any, run: Any) -> dict[str, Any]:
         self.count += 1
-        size = sum(len(batch[0]) for batch in dataset)
+        size = sum(len(tf.nest.flatten(batch[0])[0]) for batch in dataset)
         answers: dict[str, Any] = {
             "count": lambda: float(self.count),
             "size": lambda: np.int64(size),
             "tensor": lambda: tf.constant(2.5),
+            "inputs": lambda: float(len(dataset.element_spec[0])),
             "nan": lambda: float("nan"),
             "text": lambda: "three",
             "vector": lambda: [1.0, 2.0],

@@ -1,15 +1,17 @@
 """Evaluators in jobs: when they run, on what, and what becomes of their values."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 from tapeworks.components import load_components
 from tapeworks.errors import JobFailure
 from tapeworks_workers.engine.diagnostics import classify
-from tests.workers.engine.trainings import BATCH, attempt, job, prepared, trained
+from tests.workers.engine.trainings import BATCH, attempt, job, numbers, prepared, trained
 
 load_components([Path(__file__).with_name("epoch_parts.py")])
 
@@ -100,3 +102,14 @@ def test_built_in_ones_in_a_job(tmp_path: Path) -> None:
     logs = trained(job(data=VALIDATED, evaluators=[recall, "linear_probe"]), tmp_path).events("epoch")[-1]["logs"]
     assert {"val_gallery_recall_1", "val_gallery_recall_5", "val_linear_probe_accuracy"} < logs.keys()
     assert 0 <= logs["val_gallery_recall_1"] <= logs["val_gallery_recall_5"] <= 1
+
+
+def test_they_get_the_inputs_that_the_models_take(tmp_path: Path) -> None:
+    inputs = {name: keras.Input((1,), name=name) for name in ("height", "age")}
+    outputs = keras.layers.Dense(3)(keras.layers.Concatenate()([inputs["height"], inputs["age"]]))
+    config = json.loads(keras.Model(inputs, outputs).to_json())["config"]
+    model = {"component": "functional", "config": {"config": config}}
+    data = {**VALIDATED, "source": numbers(form="named")}
+    result = trained(job(data=data, model=model, evaluators=["linear_probe", returns("inputs")]), tmp_path)
+    assert result.history("val_answer") == [2.0, 2.0]  # the third, noise, is dropped as for the step
+    assert len(result.history("val_linear_probe_accuracy")) == 2

@@ -34,7 +34,7 @@ class Evaluation:
         self._control = control
         self._on_trace = on_trace
         self._evaluators = evaluators
-        self._datasets: dict[str, tf.data.Dataset] = {}
+        self._datasets: dict[str, tuple[tf.data.Dataset, tf.data.Dataset]] = {}
         self._by_step = type(assembly.step).can_validate()
         """Whether the step says something of a batch; else the evaluators alone do."""
         self._traced: list[tuple[Any, CompiledStep, Means, plans.Plan]] = []
@@ -82,7 +82,7 @@ class Evaluation:
         with averaged(self._assembly):
             values = self._validated(split, calls_of) if self._by_step else {}
             for measure in self._evaluators:
-                found = measure.values(selected(self._dataset(split), self._assembly), self._assembly)
+                found = measure.values(self._batches(split)[1], self._assembly)
                 if taken := sorted(found.keys() & values.keys()):
                     raise JobFailure(
                         FailureCode.INVALID_SPEC,
@@ -96,7 +96,7 @@ class Evaluation:
         """What the step's validation gives for the split."""
         means, plan = self.trace(split)
         means.reset()
-        iterator = iter(self._dataset(split))
+        iterator = iter(self._batches(split)[0])
         total = 0
         while (done := plan.run(iterator, calls_of)) > 0:
             total += done
@@ -107,10 +107,11 @@ class Evaluation:
             loss.check_labels()
         return means.read()
 
-    def _dataset(self, split: Split) -> tf.data.Dataset:
-        """Built once: each build of a pipeline with functions leaves their graphs behind."""
+    def _batches(self, split: Split) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+        """The split as the step takes it, and as evaluators do. Built once: each build leaves graphs behind."""
         if split.name not in self._datasets:
-            self._datasets[split.name] = split.dataset(0)
+            dataset = split.dataset(0)
+            self._datasets[split.name] = (dataset, selected(dataset, self._assembly))
         return self._datasets[split.name]
 
     def _heed(self) -> None:
