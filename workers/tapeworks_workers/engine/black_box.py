@@ -1,8 +1,8 @@
 """The black box: what a job leaves when a loss or a gradient was not finite, for `tapeworks replay`.
 
-`Recorder.remember` keeps the state between two calls of the plan, so seldom that it costs at most one percent of the
-time. When a call turns out to hold a step that was not finite, `Recorder.record` puts that state back, trains up to
-the step again and writes `artifacts/blackbox.tar`:
+`Recorder.remember` keeps the state between two calls of the plan: a graph reads every variable, and the buffers are
+shared until training writes to them. When a call of the plan turns out to hold a step that was not finite,
+`Recorder.record` puts that state back, trains up to the step again and writes `artifacts/blackbox.tar`:
 
     black_box.json                        what happened, the spec, each gradient's norm, whether it happened again
     training_state/values.npz, state.json   every value before the step (checkpoint.py's format)
@@ -40,19 +40,23 @@ from tapeworks_workers.engine.step import TRAINING, CompiledStep, compile_train_
 
 FORMAT = 1
 MAX_BYTES = 1 << 30
-"""Of a state that is kept in the host's memory; a larger job leaves no black box."""
+"""Of a state that is kept, in the memory of the device where training runs; a larger job leaves no black box."""
 _SHARE = 0.01
-"""Of the time, at most, goes into keeping states."""
+"""Of the time, at most, goes into keeping states inside an epoch."""
 
 
 @dataclass(frozen=True)
 class Moment:
     """A state between two calls, and where the data stood."""
 
-    state: Snapshot
+    values: dict[str, tf.Tensor]
     counters: Counters
     pass_number: int
     position: int
+
+    def snapshot(self) -> Snapshot:
+        """The state on the host."""
+        return Snapshot({name: value.numpy() for name, value in self.values.items()}, self.counters.document())
 
 
 @dataclass(frozen=True)
@@ -83,21 +87,30 @@ class Recorder:
         self._clock = clock
         self._moment: Moment | None = None
         self._next_at = 0.0
-        self._bytes: int | None = None
+        self._names: list[str] = []
+        self._read: Any = None
+        self._too_large = False
 
     def remember(self, counters: Counters, feed: Feed, *, always: bool = False) -> None:
         """Keep the state of now. `always`: an epoch begins, and nothing before it could be gone back to."""
         began = self._clock()
         if not always and began < self._next_at:
             return
-        if self._bytes is None:
-            self._bytes = sum(_bytes(variable) for variable in self._assembly.variables().values())
-        if self._bytes > MAX_BYTES:
+        if self._read is None or self._step.concrete is None:  # without a trace, variables are made as steps run
+            self._prepare()
+        if self._too_large:
             return
-        state = snapshot(self._assembly, counters.document())
-        self._moment = Moment(state, replace(counters), feed.number, feed.position)
+        values = dict(zip(self._names, self._read(), strict=True))
+        self._moment = Moment(values, replace(counters), feed.number, feed.position)
         ended = self._clock()
         self._next_at = ended + (ended - began) / _SHARE
+
+    def _prepare(self) -> None:
+        variables = self._assembly.variables()
+        self._too_large = sum(_bytes(variable) for variable in variables.values()) > MAX_BYTES
+        if self._read is None or len(variables) != len(self._names):
+            self._names, kept = list(variables), list(variables.values())
+            self._read = tf.function(lambda: [variable.read_value() for variable in kept], autograph=False)
 
     def record(self, step: int, what: str) -> str:
         """Write the black box of a step; the state before it is in place then. Returns a sentence for the failure."""
@@ -113,7 +126,7 @@ class Recorder:
 
     def _again(self, moment: Moment, step: int) -> _Recorded:
         """Train from a moment up to a step, and take the step."""
-        restore(self._assembly, moment.state)
+        restore(self._assembly, moment.snapshot())
         feed = Feed(self._split, number=moment.pass_number, position=moment.position)
         left = step - 1 - moment.counters.step
         while left > 0:
@@ -126,7 +139,7 @@ class Recorder:
         if batch is None:
             _turn(feed)
             batch = next(feed.iterator)
-        before = snapshot(self._assembly, {**moment.state.counters, "step": step - 1})
+        before = snapshot(self._assembly, {**moment.counters.document(), "step": step - 1})
         expected = moment.counters.step_in_epoch + step - 1 - moment.counters.step
         finite_before = self._finite_steps() == expected
         self._step(batch)
