@@ -23,7 +23,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tapeworks.errors import JobFailure
 from tapeworks_workers.engine import plans
 from tapeworks_workers.engine.artifacts import BLACK_BOX, Artifacts
 from tapeworks_workers.engine.assembly import Assembly
@@ -119,7 +118,7 @@ class Recorder:
         try:
             recorded = self._again(self._moment, step)
             self._write(self._moment, recorded, step, what)
-        except (JobFailure, tf.errors.OpError, OSError) as error:
+        except Exception as error:  # the job ends as `non_finite` whatever the step does when it is taken again
             return f"The black box could not be written: {type(error).__name__}: {error}"
         again = "" if recorded.reproduced else " Taken again, the step was finite."
         return f"Its batch and the state before it are in {BLACK_BOX}, for `tapeworks replay`.{again}"
