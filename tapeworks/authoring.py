@@ -44,10 +44,14 @@ class Run(Protocol):
     """Role → keras.Model."""
     losses: Mapping[str, Any]
     """Name → loss: `loss(y_true, y_pred, sample_weight=None)` gives a scalar."""
+    optimizers: Sequence[str]
+    """The names of the spec's optimizers."""
     datasets: Mapping[str, Any]
     """`training`, `validation`: batched tf.data.Datasets; outside the trace only."""
     step: Tensor
     """int64 scalar: steps done so far."""
+    training_step: TrainingStep
+    """The job's step; evaluators and callbacks reach its variables and functions here."""
 
     def gradients(self, optimizer: str, loss: Tensor, tape: Any) -> list[Tensor]:
         """Unscaled gradients of `loss` with respect to the variables that `optimizer` owns, in their order.
@@ -77,13 +81,20 @@ class Run(Protocol):
         """tf.random's arguments; seeded and checkpointed."""
 
     def artifact(self, path: str) -> Path:
-        """A local path to write a file to; it is uploaded with the job. Evaluators and callbacks only."""
+        """A local path to write a file to; it is uploaded at the attempt's end. Evaluators and callbacks only.
+
+        `path`: relative, of plain names (`samples/epoch-3.png`); its folder is there. Raises JobFailure
+        `component_error` for any other.
+        """
 
     def stop(self, reason: str) -> None:
         """End training well after this epoch. Callbacks only."""
 
     def learning_rate(self, optimizer: str, value: float | None = None) -> float:
-        """The current learning rate; sets it where a value is given. Callbacks only."""
+        """The current learning rate; sets it where a value is given. Callbacks only.
+
+        Raises JobFailure `invalid_spec` where a value is given and a schedule sets it.
+        """
 
 
 class TrainingStep:
@@ -188,4 +199,11 @@ class Callback:
         """After validation of an epoch; epochs count from 1."""
 
     def on_report(self, step: int, logs: Mapping[str, float], run: Run) -> None:
-        """After metrics were read at a step."""
+        """After metrics were read at a step inside an epoch, `training.report_every_steps` apart."""
+
+    def state(self) -> dict[str, Any]:
+        """What the callback must remember, as JSON: part of every checkpoint."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave, in an attempt that goes on from a checkpoint."""

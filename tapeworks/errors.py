@@ -252,7 +252,7 @@ PROBLEMS: dict[ProblemCode, ProblemInfo] = {
         "The data never ends", "Give repeat a count, or set training.steps_per_epoch or training.max_steps."
     ),
     ProblemCode.MISSING_VALIDATION_STEP: ProblemInfo(
-        "The step cannot validate", "Give the step a validation_step, or set data.validation to null."
+        "The step cannot validate", "Give the step a validation_step, name evaluators, or set data.validation to null."
     ),
     ProblemCode.NOT_SUPPORTED: ProblemInfo("Not supported yet", "Leave it out, or use what the message names instead."),
     ProblemCode.IDEMPOTENCY_MISMATCH: ProblemInfo(

@@ -183,7 +183,7 @@ class Execution(SpecModel):
 
 
 class Best(SpecModel):
-    """A monitored value; `auto` maximises what is named accuracy, auc, precision, recall, f1 or r2, else minimises."""
+    """A monitored value; `auto` maximises what is named accuracy, auc, recall and the like, else minimises."""
 
     monitor: str = "val_loss"
     mode: Literal["auto", "min", "max"] = "auto"

@@ -73,7 +73,8 @@ def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
         ({**GAN, "optimizers": {"generator": "keras/Adam"}}, ("/optimizers/critic", "missing_role")),
         ({**GAN, "losses": {}}, ("/losses/adversarial", "missing_role")),
         ({**GAN, "data": data(validation=0.2)}, ("/data/validation", "missing_validation_step")),
-        (spec(evaluators=["confusion"]), ("/evaluators", "not_supported")),
+        (spec(evaluators=["confusion"]), ("/evaluators/0", "unknown_component")),
+        (spec(callbacks=["tensorbord"]), ("/callbacks/0", "unknown_component")),
         (spec(optimizer=None, optimizers={"head": "keras/Adam"}), ("/optimizers/head", "unknown_role")),
         (spec(optimizer=None, optimizers={"head": {"component": "keras/Adam", "variables": [{"model": "other"}]}}),
          ("/optimizers/head/variables", "unknown_role")),
@@ -128,6 +129,13 @@ def test_a_wrong_place_is_named(
 ) -> None:
     assert expected in findings(api, document)
     assert api.post("/v1/jobs", json=document).status_code == 422, "submitting checks the same"
+
+
+def test_evaluators_make_up_for_a_validation_step(api: httpx.Client, worker: HandWorker) -> None:
+    document = {**GAN, "data": data(validation=0.2)}
+    assert ("/data/validation", "missing_validation_step") in findings(api, document)
+    with_evaluators = findings(api, {**document, "evaluators": ["confusion"]})
+    assert with_evaluators == {("/evaluators/0", "unknown_component")}
 
 
 def test_references_inside_configs_are_checked_by_place(api: httpx.Client, worker: HandWorker) -> None:

@@ -23,13 +23,16 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.jobs import JobKind, State
 from tapeworks.spec import JobSpec
 from tapeworks_workers.engine import diagnostics, environment, plans
+from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly, assemble
 from tapeworks_workers.engine.building import set_data_roots
 from tapeworks_workers.engine.bundle import seal
+from tapeworks_workers.engine.callbacks import Callbacks
 from tapeworks_workers.engine.checkpoint_files import CheckpointFiles, opened
 from tapeworks_workers.engine.control import Control, Interrupted
 from tapeworks_workers.engine.epochs import Training
 from tapeworks_workers.engine.evaluation import Evaluation
+from tapeworks_workers.engine.evaluators import build_evaluators, selected
 from tapeworks_workers.engine.export import export_bundle, exported_roles
 from tapeworks_workers.engine.inspection import inspect
 from tapeworks_workers.engine.pipeline import Data, build_data
@@ -90,8 +93,23 @@ def main(sock: socket.socket) -> None:
     except Exception as error:
         failure = diagnostics.failure(error, spec=spec, phase=reporter.phase or reporter.state.value)
         finish = {"outcome": "failed", "failure": failure}
+    files = left_files(Path(start["folder"]), spec, reporter)
     ended.append(True)
-    channel.send({"type": "finish", "failure": None, "published": None, "files": [], **finish})
+    channel.send({"type": "finish", "failure": None, "published": None, "files": files, **finish})
+
+
+def left_files(folder: Path, spec: Mapping[str, Any], reporter: Reporter) -> list[str]:
+    """What callbacks, evaluators and the black box left, whatever the outcome; too much of it is told."""
+    limit = (spec.get("limits") or {}).get("max_artifact_bytes")
+    kept, left_out = Artifacts(folder, limit).published()
+    if left_out:
+        what = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
+        reporter.diagnostic(
+            FailureCode.STORAGE_FULL,
+            f"limits.max_artifact_bytes, {limit}, leaves no room for {what}: not kept",
+            hint="Raise limits.max_artifact_bytes, or write fewer or smaller files.",
+        )
+    return kept
 
 
 def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control) -> dict[str, Any]:
@@ -162,12 +180,17 @@ def compile_parts(
     """Trace every function once, before anything is trained: a mistake in a step costs no epoch."""
     plan = plans.choose(assembly.spec)
     traces = traces or Traces(reporter, limit=assembly.spec.training.max_traces)
+    artifacts = Artifacts(folder, assembly.spec.limits.max_artifact_bytes)
+    run = assembly.run
+    run.artifacts = artifacts
+    run.datasets.update({name: selected(dataset, assembly) for name, dataset in run.datasets.items()})
+    evaluators, callbacks = build_evaluators(assembly), Callbacks(assembly, artifacts)
     with traces.watching():
         step = compile_train_step(assembly, traces=traces, eager=plan == "eager")
-        evaluation = Evaluation(assembly, plan, control, traces)
+        evaluation = Evaluation(assembly, plan, control, traces, evaluators=evaluators)
         for split in (data.validation, data.test):
             if split is not None:
-                evaluation.trace(split)
+                evaluation.prepare(split)
     for note in assembly.notes():
         traces.note(note)
     reporter.facts(diagnostics={"traces": traces.counts, "plan": plan})
@@ -175,7 +198,8 @@ def compile_parts(
     files = CheckpointFiles(folder, keep=checkpoint.keep if checkpoint is not None else 1)
     training = Training(
         assembly, data, step,
-        evaluation=evaluation, reporter=reporter, control=control, files=files, plan=plan,
+        evaluation=evaluation, reporter=reporter, control=control, files=files, callbacks=callbacks,
+        artifacts=artifacts, plan=plan,
     )  # fmt: skip
     return training, evaluation
 

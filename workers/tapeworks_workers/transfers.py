@@ -26,6 +26,10 @@ from tapeworks_workers.relay import CheckpointFile, Record, diagnostic, note
 log = structlog.get_logger(__name__)
 
 
+ARTIFACTS = "artifacts/"
+"""Of the attempt's folder: a file below it is published under its path there."""
+
+
 @dataclass(frozen=True)
 class Transfers:
     """The files of one attempt. `folder` is the runner's; `keep` takes records about what went wrong;
@@ -113,7 +117,8 @@ class Transfers:
     async def _offer(self, path: str) -> wire.ManifestFile | None:
         """Upload a further artifact; one that is no file of the attempt is left out, and the job says so."""
         try:
-            return await self._upload(path)
+            with open_beneath(self.folder, path) as file:
+                return await self.link.upload(file, path.removeprefix(ARTIFACTS))
         except UnsafePath as error:
             self.keep(note(f"an artifact was left out: {error}"))
             return None

@@ -30,9 +30,9 @@ def role_findings(spec: JobSpec, step: str, roles: dict[str, Any]) -> Iterator[F
     for index, role in enumerate((spec.export and spec.export.models) or ()):
         if role not in models:
             yield _unknown(f"/export/models/{index}", role, models, step=step)
-    if spec.data.validation is not None and not roles.get("validation_step", True):
+    if spec.data.validation is not None and not roles.get("validation_step", True) and not spec.evaluators:
         message = f"the step {step!r} has no validation_step, so data.validation cannot be evaluated"
-        hint = "Set data.validation to null, or give the step a validation_step."
+        hint = "Set data.validation to null, give the step a validation_step, or name evaluators."
         yield Finding("/data/validation", ProblemCode.MISSING_VALIDATION_STEP, message, hint)
 
 

@@ -24,8 +24,6 @@ TABLE = (
     Unsupported("/models/*/initial_state", (None,)),
     Unsupported("/models/*/copy_of", (None,)),
     Unsupported("/models/*/freeze", ([],)),
-    Unsupported("/evaluators", ([],)),
-    Unsupported("/callbacks", ([],)),
     Unsupported("/training/initial_state", (None,)),
     Unsupported("/training/execution/plan", ("auto", "steps", "loop", "eager"), 'Use "auto".'),
     Unsupported("/export/signatures", (None,)),

@@ -45,9 +45,12 @@ def test_data_of_unknown_size_ends_where_it_ends(tmp_path: Path, form: str) -> N
     assert result.records("facts")[-1]["progress"]["total_steps"] == second["step"]
 
 
-def test_epochs_cut_across_passes(tmp_path: Path) -> None:
-    result = trained(job(training={"epochs": 3, "steps_per_epoch": 7}), tmp_path)
+@pytest.mark.parametrize("plan", ["loop", "steps"])
+def test_epochs_cut_across_passes(tmp_path: Path, plan: str) -> None:
+    execution = {"plan": plan}
+    result = trained(job(training={"epochs": 3, "steps_per_epoch": 7, "execution": execution}), tmp_path)
     assert [event["step"] for event in result.events("epoch")] == [7, 14, 21]
+    assert int(result.assembly.run.step) == 21  # what ends a pass is no step
     endless = {"pipeline": [{"op": "repeat"}, BATCH]}
     result = trained(job(data=endless, training={"epochs": None, "max_steps": 25, "steps_per_epoch": 10}), tmp_path)
     assert [event["step"] for event in result.events("epoch")] == [10, 20, 25]
@@ -121,7 +124,7 @@ def test_a_monitor_that_is_not_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_value_that_is_not_finite_names_its_step(tmp_path: Path, what: str) -> None:
     step = {"component": "lab/Diverging", "config": {"at": 17, "what": what}}
-    with pytest.raises(JobFailure, match=r"since step 17: loss is nan$") as caught:
+    with pytest.raises(JobFailure, match=r"^not finite at step 17: loss is nan\.") as caught:
         trained(job(step=step, loss=None, training={"epochs": 5}), tmp_path)
     assert caught.value.code == "non_finite"
 

@@ -125,13 +125,17 @@ def assemble(spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | 
         metrics = build_metrics(spec, models)
         transforms = build_transforms(spec, owned)
         minimizers = build_minimizers(spec, ownership, optimizers, transforms)
-        run = Run(models=models, losses=losses, minimizers=minimizers, metrics=metrics, seed=spec.training.seed)
+        run = Run(
+            models=models, losses=losses, optimizers=optimizers, minimizers=minimizers, metrics=metrics,
+            seed=spec.training.seed,
+        )  # fmt: skip
         assembly = Assembly(
             spec=spec, element_spec=element_spec, step=step, models=models, input_specs=input_specs,
             optimizers=optimizers, owned=owned, losses=losses, metrics=metrics, transforms=transforms, run=run,
             gradient_metrics=gradient_metrics(named_metrics(transforms, minimizers), metrics),
             inputs=_selection(step, models, input_specs, element_spec),
         )  # fmt: skip
+        run.training_step = step
         run.datasets.update(datasets or {})
         step.build(run)
     return assembly
@@ -154,8 +158,6 @@ def _refuse_unsupported(spec: JobSpec) -> None:
     training = spec.training
     refused = {
         "training.initial_state": training.initial_state is not None,
-        "evaluators": bool(spec.evaluators),
-        "callbacks": bool(spec.callbacks),
     }
     for what, asked in refused.items():
         if asked:

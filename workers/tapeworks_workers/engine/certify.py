@@ -33,7 +33,7 @@ def main(bundle: Path) -> dict[str, Any]:
 
     bundle = Path(bundle).resolve()
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    components = _import_components(bundle, manifest)
+    components = import_components(bundle, manifest)
     spec = JobSpec.model_validate_json(json.dumps(manifest["spec"]))
     prepare(spec)
     # A step's build may look at the data; what it makes of it there is restored, so the one batch we have will do.
@@ -52,7 +52,7 @@ def main(bundle: Path) -> dict[str, Any]:
     return {"verifier": "certify", "step": report, "components": components, "versions": versions(), "device": device()}
 
 
-def _import_components(bundle: Path, manifest: dict[str, Any]) -> list[str]:
+def import_components(bundle: Path, manifest: dict[str, Any]) -> list[str]:
     """Import the bundle's component modules; the registry then holds them and nothing else."""
     if len(registry):
         names = ", ".join(f"{component.kind} {component.name}" for component in registry)

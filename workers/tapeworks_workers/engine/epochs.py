@@ -2,7 +2,7 @@
 
 Epoch ends, reports and checkpoints fall on call boundaries, because n never reaches past one. At
 every boundary: non-finite values and labels out of range end the job, commands are taken, time is
-checked, progress is told. At an epoch's end: validation, best and early stopping, the epoch's event.
+checked, progress is told. At an epoch's end: validation, the epoch's event, early stopping, callbacks, the best.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +19,10 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.jobs import State
 from tapeworks_workers.engine import plans
+from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.black_box import Recorder
+from tapeworks_workers.engine.callbacks import Callbacks
 from tapeworks_workers.engine.checkpoint import EXTRA, Snapshot, restore, snapshot
 from tapeworks_workers.engine.checkpoint_files import CheckpointFiles
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
@@ -49,13 +52,17 @@ class Training:
         reporter: Reporter,
         control: Control,
         files: CheckpointFiles,
+        callbacks: Callbacks,
+        artifacts: Artifacts,
         plan: str,
     ) -> None:
         training = assembly.spec.training
         self._assembly, self._data = assembly, data
         self._evaluation, self._reporter, self._control, self._files = evaluation, reporter, control, files
+        self._callbacks = callbacks
         self._means = Means(step)
         self._plan = plans.make(plan, step)
+        self._recorder = Recorder(assembly, data.training, step, plan=self._plan, artifacts=artifacts)
         self._spec = training
         self._bounds = Bounds.of(training)
         self._pace = Pace(None if training.execution.steps_per_call == "auto" else training.execution.steps_per_call)
@@ -70,8 +77,10 @@ class Training:
         self._stopping = self._monitor(training.early_stopping, "training.early_stopping.monitor")
         best = training.checkpoint.best if training.checkpoint is not None else None
         self._best = self._monitor(best, "training.checkpoint.best.monitor")
-        if (reported := self._reported(step)) is not None:
-            for monitor in filter(None, (self._stopping, self._best)):
+        reported = self._reported(step)
+        for monitor in filter(None, (self._stopping, self._best)):
+            of_evaluators = self._evaluation.open and monitor.monitor.startswith("val_")
+            if reported is not None and not of_evaluators:
                 monitor.expect(reported)
         self.counters = Counters(steps_per_epoch=training.steps_per_epoch or data.training.steps, plan=plan)
 
@@ -94,8 +103,7 @@ class Training:
         metrics = [metric.name for metric in self._assembly.all_metrics()]
         names = [*step.names, *metrics]
         if self._data.validation is not None:
-            metrics = [metric.name for metric in self._assembly.all_metrics("validation")]
-            names += [f"val_{name}" for name in (*self._evaluation.scalars(self._data.validation), *metrics)]
+            names += [f"val_{name}" for name in self._evaluation.names(self._data.validation)]
         return names
 
     # ── state ────────────────────────────────────────────────────────────────────────────────────
@@ -110,6 +118,9 @@ class Training:
         for monitor, stored in ((self._stopping, self.counters.stopping), (self._best, self.counters.best)):
             if monitor is not None and stored is not None:
                 monitor.load(stored)
+        self._assembly.run.stop_reason = self.counters.stop_reason
+        if self.counters.callbacks:
+            self._callbacks.load(self.counters.callbacks)
 
     def save(self, *, best: bool = False) -> None:
         """Write a checkpoint of this moment and announce it."""
@@ -117,6 +128,7 @@ class Training:
         counters.pass_number, counters.position = self._feed.number, self._feed.position
         counters.stopping = None if self._stopping is None else self._stopping.state()
         counters.best = None if self._best is None else self._best.state()
+        counters.callbacks, counters.stop_reason = self._callbacks.state(), self._assembly.run.stop_reason
         state = snapshot(self._assembly, counters.document())
         state.values.update(self._best_weights)
         savable = self._feed.savable
@@ -190,6 +202,7 @@ class Training:
             variables = self._assembly.variables()
             for name, value in self._best_weights.items():
                 variables[name.removeprefix(EXTRA)].assign(value)
+            self.counters.logs = self.counters.best_logs or self.counters.logs
         else:
             finalize(self._assembly)
         self._best_weights = {}
@@ -199,8 +212,9 @@ class Training:
         self.save()
 
     def _stopped(self) -> bool:
-        """Whether early stopping has ended the training, in this attempt or in the one that left the checkpoint."""
-        return self._stopping is not None and self._stopping.exhausted
+        """Whether early stopping or a callback ended the training, in this attempt or the one that left the state."""
+        early = self._stopping is not None and self._stopping.exhausted
+        return early or self._assembly.run.stop_reason is not None
 
     def _epoch(self) -> None:
         """One epoch, or the rest of one."""
@@ -209,6 +223,7 @@ class Training:
         self._reporter.enter(State.RUNNING, "training", quietly=self._reporter.phase == "validating")
         if counters.step_in_epoch == 0:
             self._means.reset()
+        self._recorder.remember(self.counters, self._feed, always=True)
         self._examples = self._means.examples()
         self._rate.since(0)
         while (left := self._left()) > 0:
@@ -234,6 +249,7 @@ class Training:
     def _call(self, left: int) -> tuple[int, int]:
         """One call of the plan: (steps done, steps asked for)."""
         counters = self.counters
+        self._recorder.remember(counters, self._feed)
         bounds = [left, self._pace.next(), until_next(self._spec.report_every_steps, counters.step_in_epoch)]
         if self._spec.checkpoint is not None and self._spec.checkpoint.every_steps is not None:
             bounds.append(until_next(self._spec.checkpoint.every_steps, counters.step))
@@ -254,7 +270,9 @@ class Training:
         """Between two calls inside an epoch."""
         counters = self.counters
         if counters.step_in_epoch % self._spec.report_every_steps == 0:
-            self._reporter.metrics(counters.step, self._means.read())
+            logs = self._means.read()
+            self._reporter.metrics(counters.step, logs)
+            self._callbacks.reported(counters.step, logs)
         if time.monotonic() - self._told_at >= PROGRESS_SECONDS:
             self._measure()
             self._tell_progress()
@@ -299,6 +317,7 @@ class Training:
         )
         self._tell_progress()
         self._judge(logs)
+        self._call_back(logs)
         # Last: what is saved here must hold the verdict, or a resumed attempt would judge this epoch never.
         if self._best is not None and self._best.improved(counters.epoch, logs):
             self._reporter.facts(best=_told(self._best, counters))
@@ -321,8 +340,15 @@ class Training:
                     variables = self._assembly.variables()
                     models = [name for name in variables if name.startswith("models/")]
                     self._best_weights = {EXTRA + name: variables[name].numpy() for name in models}
+                counters.best_logs = dict(logs)
         elif self._stopping.exhausted:
             self._reporter.note(f"Early stopping after epoch {counters.epoch}; {self._stopping}.")
+
+    def _call_back(self, logs: Mapping[str, float]) -> None:
+        before = self._assembly.run.stop_reason
+        self._callbacks.epoch_ended(self.counters.epoch, logs)
+        if (reason := self._assembly.run.stop_reason) is not None and before is None:
+            self._reporter.note(f"A callback ended the training after epoch {self.counters.epoch}: {reason}")
 
     # ── checks and progress ──────────────────────────────────────────────────────────────────────
 
@@ -333,7 +359,15 @@ class Training:
         if finite < counters.step_in_epoch:
             step = counters.step - counters.step_in_epoch + finite + 1
             what = ", ".join(f"{name} is {value}" for name, value in self._means.not_finite().items())
-            raise JobFailure(FailureCode.NON_FINITE, f"not finite since step {step}: {what or 'a gradient'}")
+            self._stop_at(step, what or "a gradient")
+
+    def _stop_at(self, step: int, what: str) -> NoReturn:
+        """End the job at a step that was not finite: later steps of the same call are undone."""
+        message = self._recorder.record(step, what)
+        self.counters.step_in_epoch -= self.counters.step - step
+        self.counters.step = step
+        self._tell_progress()
+        raise JobFailure(FailureCode.NON_FINITE, f"not finite at step {step}: {what}. {message}")
 
     def _check_labels(self) -> None:
         for loss in self._assembly.losses.values():

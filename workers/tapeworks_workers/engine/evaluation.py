@@ -1,27 +1,43 @@
-"""A split evaluated once: the step's validation scalars and the metrics, under `val_` or `test_`."""
+"""A split evaluated once: the step's validation scalars, the metrics and the evaluators, under `val_` or `test_`."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import tensorflow as tf
+
+from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import plans
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
+from tapeworks_workers.engine.evaluators import Measure, selected
 from tapeworks_workers.engine.pipeline import Split, empty
 from tapeworks_workers.engine.step import CompiledStep, Means, compile_validation_step
 from tapeworks_workers.engine.traces import Traces
 
 
 class Evaluation:
-    """Evaluates splits with one traced validation step for each element spec."""
+    """Evaluates splits with one traced validation step for each element spec, and with the evaluators."""
 
-    def __init__(self, assembly: Assembly, plan: str, control: Control, traces: Traces | None = None) -> None:
+    def __init__(
+        self,
+        assembly: Assembly,
+        plan: str,
+        control: Control,
+        traces: Traces | None = None,
+        *,
+        evaluators: Sequence[Measure] = (),
+    ) -> None:
         self._assembly = assembly
         self._plan = plan
         self._control = control
         self._traces = traces
+        self._evaluators = evaluators
+        self._datasets: dict[str, tuple[tf.data.Dataset, tf.data.Dataset]] = {}
+        self._by_step = type(assembly.step).can_validate()
+        """Whether the step says something of a batch; else the evaluators alone do."""
         self._traced: list[tuple[Any, CompiledStep, Means, plans.Plan]] = []
 
     def trace(self, split: Split) -> tuple[Means, plans.Plan]:
@@ -36,30 +52,73 @@ class Evaluation:
         self._traced.append((split.element_spec, step, means, plan))
         return means, plan
 
-    def scalars(self, split: Split) -> tuple[str, ...]:
-        """The names of what the step returns for a split, without a prefix."""
-        return self.trace(split)[0].names
+    def prepare(self, split: Split) -> None:
+        """Trace what evaluating the split needs. Raises JobFailure `invalid_spec` where nothing can evaluate it."""
+        if self._by_step:
+            self.trace(split)
+        elif not self._evaluators:
+            raise JobFailure(
+                FailureCode.INVALID_SPEC,
+                f"the step {self._assembly.spec.step.component!r} has no validation_step, so data.{split.name} cannot "
+                "be evaluated",
+                hint=f"Set data.{split.name} to null, give the step a validation_step, or name evaluators.",
+            )
+
+    @property
+    def open(self) -> bool:
+        """Whether evaluators add values whose names only they know."""
+        return bool(self._evaluators)
+
+    def names(self, split: Split) -> list[str]:
+        """The names of what the step gives for a split, and of the metrics, without a prefix."""
+        if not self._by_step:
+            return []
+        return [*self.trace(split)[0].names, *(metric.name for metric in self._assembly.all_metrics("validation"))]
 
     def run(self, split: Split, prefix: str, *, calls_of: int = 64) -> dict[str, float]:
         """Evaluate the whole split. Raises JobFailure, and Interrupted where the user cancels meanwhile.
 
         Pause and drain wait for the end of it: an evaluation is not resumed in its middle.
         """
+        with averaged(self._assembly):
+            values = self._validated(split, calls_of) if self._by_step else {}
+            for measure in self._evaluators:
+                found = measure.values(self._batches(split)[1], self._assembly)
+                if taken := sorted(found.keys() & values.keys()):
+                    raise JobFailure(
+                        FailureCode.INVALID_SPEC,
+                        f"{measure.place}, {measure.component!r}: {taken[0]!r} is the name of another value already",
+                    )
+                values |= found
+                self._heed()
+        return {prefix + name: value for name, value in values.items()}
+
+    def _validated(self, split: Split, calls_of: int) -> dict[str, float]:
+        """What the step's validation gives for the split."""
         means, plan = self.trace(split)
         means.reset()
-        iterator = iter(split.dataset(0))
+        iterator = iter(self._batches(split)[0])
         total = 0
-        with averaged(self._assembly):
-            while (done := plan.run(iterator, calls_of)) > 0:
-                total += done
-                self._control.check_time()
-                if self._control.peek() == "cancel":
-                    raise Interrupted(OUTCOMES["cancel"])
+        while (done := plan.run(iterator, calls_of)) > 0:
+            total += done
+            self._heed()
         if total == 0:
             raise empty(split.name)
         for loss in self._assembly.losses.values():
             loss.check_labels()
-        return {prefix + name: value for name, value in means.read().items()}
+        return means.read()
+
+    def _batches(self, split: Split) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+        """The split as the step takes it, and as evaluators do. Built once: each build leaves graphs behind."""
+        if split.name not in self._datasets:
+            dataset = split.dataset(0)
+            self._datasets[split.name] = (dataset, selected(dataset, self._assembly))
+        return self._datasets[split.name]
+
+    def _heed(self) -> None:
+        self._control.check_time()
+        if self._control.peek() == "cancel":
+            raise Interrupted(OUTCOMES["cancel"])
 
 
 @contextlib.contextmanager

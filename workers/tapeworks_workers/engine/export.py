@@ -73,7 +73,7 @@ def export_bundle(
     models = {
         role: _export_model(assembly, role, batches, folder, export.formats, signatures.get(role, {})) for role in roles
     }
-    used = used_components(assembly.spec.document(), _configs(assembly))
+    used = used_components(assembly.spec.document(), model_configs(assembly))
     manifest = {
         "format": FORMAT,
         "spec": assembly.spec.document(),
@@ -153,7 +153,7 @@ def _digests(variables: Sequence[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _configs(assembly: Assembly) -> list[Any]:
+def model_configs(assembly: Assembly) -> list[Any]:
     """The serialised models with what they are compiled with: in them stands every custom class that a reload needs."""
     configs = []
     for role, model in assembly.models.items():

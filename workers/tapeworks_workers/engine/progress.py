@@ -31,8 +31,14 @@ class Counters:
     """Training is over, the weights are final: only test, export and verification are left."""
     stopping: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
+    callbacks: list[dict[str, Any]] = field(default_factory=list)
+    """What callbacks remember."""
+    stop_reason: str | None = None
+    """Set once a callback has ended the training."""
     logs: dict[str, float] = field(default_factory=dict)
-    """The last epoch's."""
+    """The last epoch's; once complete, those of the weights that are exported."""
+    best_logs: dict[str, float] = field(default_factory=dict)
+    """Of the epoch whose weights `early_stopping.restore_best` will put back."""
 
     def document(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -8,16 +8,19 @@ in mixed_float16 with a loss that is not, or a loss scale that has become useles
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tapeworks.authoring import TrainingStep
 from tapeworks.errors import FAILURES, FailureCode, JobFailure
 from tapeworks_workers.engine import metrics as metric_updates
 from tapeworks_workers.engine import sources_of_errors as places
+from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.gradients import Minimizer
 from tapeworks_workers.engine.metrics import RoleMetric
 from tapeworks_workers.engine.randomness import Streams
@@ -33,6 +36,7 @@ class Run:
         *,
         models: Mapping[str, keras.Model],
         losses: Mapping[str, Any],
+        optimizers: Mapping[str, keras.optimizers.Optimizer],
         minimizers: Mapping[str, Minimizer],
         metrics: Mapping[str, Sequence[RoleMetric]],
         seed: int,
@@ -41,8 +45,16 @@ class Run:
         self.losses = losses
         self.datasets: dict[str, Any] = {}
         self.streams = Streams(seed)
+        self.training_step: TrainingStep
+        self.artifacts: Artifacts | None = None
+        """None where no attempt is around: in a verifier."""
+        self.stop_reason: str | None = None
+        self.gradient_norms: dict[str, float] | None = None
+        """A dict: steps that run without a graph note here each gradient's norm."""
         self.notes: list[Note] = []
         """What was found while tracing and is no failure."""
+        self.optimizers = tuple(optimizers)
+        self._optimizers = optimizers
         self._minimizers = minimizers
         self._metrics = metrics
         self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
@@ -107,6 +119,9 @@ class Run:
                 hint="Give the list that run.gradients(optimizer, loss, tape) returned, one for each variable.",
             )
 
+        if self.gradient_norms is not None:
+            self.gradient_norms.update(_norms(optimizer, gradients, minimizer.variables))
+
         def applied() -> tf.Tensor:
             return minimizer.apply(gradients, self, self._health)
 
@@ -153,20 +168,51 @@ class Run:
     # ── evaluators and callbacks ─────────────────────────────────────────────────────────────────
 
     def artifact(self, path: str) -> Path:
-        """Not supported by this version."""
-        _not_yet("run.artifact")
+        """A local path below the attempt's artifacts. Raises JobFailure `component_error`."""
+        if self.artifacts is None or not tf.executing_eagerly():
+            raise _outside_only("run.artifact")
+        return self.artifacts.path(path)
 
     def stop(self, reason: str) -> None:
-        """Not supported by this version."""
-        _not_yet("run.stop")
+        """End training well after this epoch."""
+        if not tf.executing_eagerly():
+            raise _outside_only("run.stop")
+        self.stop_reason = str(reason)
 
     def learning_rate(self, optimizer: str, value: float | None = None) -> float:
-        """Not supported by this version."""
-        _not_yet("run.learning_rate")
+        """The current learning rate; sets it where a value is given. Raises JobFailure `invalid_spec`."""
+        if not tf.executing_eagerly():
+            raise _outside_only("run.learning_rate")
+        if optimizer not in self._optimizers:
+            raise JobFailure(
+                FailureCode.INVALID_SPEC, f"the job has no optimizer {optimizer!r}; it has {sorted(self._optimizers)}"
+            )
+        keras_optimizer = self._optimizers[optimizer]
+        if value is not None:
+            if not (math.isfinite(value) and value >= 0):
+                raise JobFailure(FailureCode.COMPONENT_ERROR, f"{value} cannot be a learning rate")
+            try:
+                keras_optimizer.learning_rate = float(value)
+            except TypeError as error:
+                raise JobFailure(
+                    FailureCode.INVALID_SPEC,
+                    f"a callback sets the learning rate of optimizer {optimizer!r}, whose spec has a schedule for it",
+                    hint=f"Give optimizers.{optimizer} a number as learning_rate, or leave the callback out.",
+                ) from error
+        return float(keras.ops.convert_to_numpy(keras_optimizer.learning_rate))
 
 
-def _not_yet(what: str) -> NoReturn:
-    raise JobFailure(FailureCode.NOT_SUPPORTED, f"{what} is for evaluators and callbacks, which come later")
+def _outside_only(what: str) -> JobFailure:
+    message = f"{what} is for evaluators and callbacks: a step has no files, stops nothing and sets no learning rate"
+    return JobFailure(FailureCode.COMPONENT_ERROR, message)
+
+
+def _norms(optimizer: str, gradients: Sequence[Any], variables: Sequence[Any]) -> dict[str, float]:
+    return {
+        f"{optimizer}/{v.path}": float(tf.norm(tf.cast(g.values if isinstance(g, tf.IndexedSlices) else g, tf.float64)))
+        for g, v in zip(gradients, variables, strict=True)
+        if g is not None
+    }
 
 
 def _names(paths: Sequence[str]) -> str:

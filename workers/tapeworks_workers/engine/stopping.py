@@ -9,7 +9,7 @@ from typing import Any
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.assembly import Assembly
 
-_RISING = ("accuracy", "auc", "precision", "recall", "f1", "iou", "r2", "similarity")
+_RISING = ("accuracy", "auc", "precision", "recall", "f1", "iou", "r2", "similarity", "correlation")
 
 
 def rises(monitor: str, mode: str, assembly: Assembly) -> bool:

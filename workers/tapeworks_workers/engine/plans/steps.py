@@ -10,19 +10,28 @@ from tapeworks_workers.engine.step import CompiledStep
 
 
 class StepsPlan:
-    """One traced function takes the next batch and trains on it."""
+    """One traced function takes the next batch, where there is one, and trains on it."""
 
     name = "steps"
 
     def __init__(self, step: CompiledStep) -> None:
         on_device = step.on_device
-        self._one = tf.function(lambda iterator: on_device(next(iterator)), autograph=False)
+
+        def one(iterator: Any) -> tf.Tensor:
+            # Not next(iterator): what needs no batch, such as the count of steps, would be done at the data's end too.
+            batch = iterator.get_next_as_optional()
+
+            def train() -> tf.Tensor:
+                on_device(batch.get_value())
+                return tf.constant(True)
+
+            return tf.cond(batch.has_value(), train, lambda: tf.constant(False))
+
+        self._one = tf.function(one, autograph=False)
 
     def run(self, iterator: Any, steps: int) -> int:
         """See `Plan.run`."""
         for done in range(steps):
-            try:
-                self._one(iterator)
-            except tf.errors.OutOfRangeError:
+            if not self._one(iterator):
                 return done
         return steps

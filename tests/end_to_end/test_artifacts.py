@@ -1,0 +1,38 @@
+"""What callbacks and a black box leave, over HTTP."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from tapeworks.jobs import State
+from tests.end_to_end.serving import ROOT, serving, spec
+
+EXAMPLE = ROOT / "examples" / "callback_image"
+PARTS = ROOT / "tests" / "workers" / "engine" / "epoch_parts.py"
+
+
+def test_files_of_callbacks_and_of_a_failure(tmp_path: Path) -> None:
+    options = ("--components", str(EXAMPLE), "--components", str(PARTS), "--cpu-slots", "1")
+    with serving(tmp_path / "data", *options) as served:
+        job = served.client.wait(served.client.submit(EXAMPLE / "job.json").id, 240)
+        assert job.state is State.SUCCEEDED, job.failure
+        assert job.metrics["test_gallery_recall_1"] > 0.8
+        assert job.metrics["test_linear_probe_accuracy"] > 0.8
+        paths = [artifact.path for artifact in served.client.artifacts(job.id)]
+        assert {"model.tar.gz", "weights/epoch-001.png", "weights/epoch-002.png"} < set(paths)
+        assert any(path.startswith("tensorboard/events.out.tfevents.") for path in paths)
+        image = served.client.download_artifact(job.id, "weights/epoch-002.png", tmp_path / "image.png")
+        assert tf.io.decode_png(Path(image).read_bytes()).shape == (8 * 9 * 6, 8 * 9 * 6, 1)
+
+        step = {"component": "lab/LogOfNegative", "config": {"at": 30}}
+        job = served.run(spec(step=step, loss=None, callbacks=["lab/Diary"]))
+        assert job.state is State.FAILED
+        assert job.failure is not None
+        assert job.failure.code == "non_finite"
+        assert "not finite at step 30" in job.failure.message
+        assert [artifact.path for artifact in served.client.artifacts(job.id)] == ["blackbox.tar"]
+        box = served.client.download_artifact(job.id, "blackbox.tar", tmp_path / "blackbox.tar")
+        told = served.tapeworks("replay", str(box)).stdout
+        assert "step 30, epoch 1: loss is nan" in told
+        assert "the first value that is not finite: Log" in told
+        assert "components/epoch_parts.py" in told

@@ -1,0 +1,134 @@
+"""Components that act between epochs, and a step that goes wrong where its trainer can see it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tapeworks import Callback, Evaluator, TrainingStep, component
+
+
+@component("lab/Returns")
+class Returns(Evaluator):
+    """Returns one thing or another, and counts how often it was asked."""
+
+    def __init__(self, what: str = "count", name: str = "answer") -> None:
+        self.what, self.name, self.count = what, name, 0
+
+    def evaluate(self, dataset: Any, run: Any) -> dict[str, Any]:
+        self.count += 1
+        size = sum(len(tf.nest.flatten(batch[0])[0]) for batch in dataset)
+        answers: dict[str, Any] = {
+            "count": lambda: float(self.count),
+            "size": lambda: np.int64(size),
+            "tensor": lambda: tf.constant(2.5),
+            "inputs": lambda: float(len(dataset.element_spec[0])),
+            "nan": lambda: float("nan"),
+            "text": lambda: "three",
+            "vector": lambda: [1.0, 2.0],
+            "weight": lambda: float(tf.reduce_sum(run.models["model"].weights[0])),
+            "step": lambda: float(run.training_step.at),
+        }
+        return 3.0 if self.what == "number" else {self.name: answers[self.what]()}  # type: ignore[return-value]
+
+
+@component("lab/Diary")
+class Diary(Callback):
+    """Writes what it is told to a file, remembers the epochs it saw, may stop the training."""
+
+    def __init__(self, stop_at: int | None = None, remembers: str = "epochs") -> None:
+        self.stop_at, self.remembers = stop_at, remembers
+        self.epochs: list[int] = []
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float], run: Any) -> None:
+        self.epochs.append(epoch)
+        run.artifact(f"diary/epoch-{epoch}.txt").write_text(f"{sorted(logs)}")
+        if epoch == self.stop_at:
+            run.stop("it is enough")
+
+    def on_report(self, step: int, logs: Mapping[str, float], run: Any) -> None:
+        with run.artifact("diary/reports.txt").open("a") as file:
+            file.write(f"{step} {sorted(logs)}\n")
+
+    def state(self) -> dict[str, Any]:
+        return {"epochs": self.epochs if self.remembers == "epochs" else {1, 2}}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.epochs = list(state["epochs"])
+
+
+@component("lab/Artist")
+class Artist(Callback):
+    """Leaves an image of the first layer's weights each epoch."""
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float], run: Any) -> None:
+        weights = run.models["model"].weights[0].value
+        image = tf.cast(255 * tf.sigmoid(weights), tf.uint8)[..., None]
+        run.artifact(f"weights/epoch-{epoch:03d}.png").write_bytes(tf.io.encode_png(image).numpy())
+
+
+@component("lab/Does")
+class Does(Callback):
+    """Calls one method of the run with what it is given."""
+
+    def __init__(self, method: str, arguments: list[Any], at: str = "epoch") -> None:
+        self.method, self.arguments = method, arguments
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float], run: Any) -> None:
+        getattr(run, self.method)(*self.arguments)
+
+
+@component("lab/Fills")
+class Fills(Callback):
+    """Writes files of a size."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float], run: Any) -> None:
+        run.artifact(f"{epoch}.bin").write_bytes(bytes(self.size))
+
+
+@component("lab/LogOfNegative")
+class LogOfNegative(TrainingStep):
+    """The logarithm of what becomes negative at a step."""
+
+    def __init__(self, at: int = 137) -> None:
+        self.at = at
+
+    def build(self, run: Any) -> None:
+        self.seen = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
+        x, _ = batch
+        self.seen.assign_add(tf.shape(x, tf.int64)[0])
+        left = tf.cast(self.at - 1 - run.step, tf.float32) - 0.5
+        with tf.GradientTape() as tape:
+            outputs = run.models["model"](x, training=True)
+            loss = tf.reduce_mean(outputs**2) + 1e-3 * tf.reduce_mean(outputs) * tf.math.log(left)
+        run.minimize("model", loss, tape)
+        return {"loss": loss}
+
+
+@component("lab/NoValidation")
+class NoValidation(TrainingStep):
+    """Trains, and says nothing of a validation batch."""
+
+    at = 7
+
+    def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(run.models["model"](batch[0], training=True) ** 2)
+        run.minimize("model", loss, tape)
+        return {"loss": loss}
+
+
+@component("lab/Reaching")
+class Reaching(TrainingStep):
+    """Asks inside its trace for what is there between epochs only."""
+
+    def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
+        run.artifact("from-a-step.txt")
+        return {"loss": keras.ops.mean(batch[0])}

@@ -1,0 +1,78 @@
+"""Callbacks of the spec: actions between epochs and reports, in the spec's order.
+
+What a callback keeps in `state()` is part of every checkpoint; a resumed attempt gives it back by `load`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tapeworks.authoring import Callback
+from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks.references import Kind
+from tapeworks_workers.engine.artifacts import Artifacts
+from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.evaluators import told
+
+
+@dataclass(frozen=True)
+class _Named:
+    callback: Callback
+    component: str
+    place: str
+
+
+class Callbacks:
+    """All callbacks of a job."""
+
+    def __init__(self, assembly: Assembly, artifacts: Artifacts) -> None:
+        self._run: Any = assembly.run
+        self._artifacts = artifacts
+        self._callbacks = [
+            _Named(
+                build(reference, Kind.CALLBACK, pointer=f"/callbacks/{index}"),
+                reference.component,
+                f"callbacks/{index}",
+            )
+            for index, reference in enumerate(assembly.spec.callbacks)
+        ]
+
+    def epoch_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """After the validation of an epoch. Raises JobFailure."""
+        for item in self._callbacks:
+            with told(item.component, item.place):
+                item.callback.on_epoch_end(epoch, dict(logs), self._run)
+        self._artifacts.check()
+
+    def reported(self, step: int, logs: Mapping[str, float]) -> None:
+        """After metrics were read at a step. Raises JobFailure."""
+        for item in self._callbacks:
+            with told(item.component, item.place):
+                item.callback.on_report(step, dict(logs), self._run)
+
+    def state(self) -> list[dict[str, Any]]:
+        """For a checkpoint. Raises JobFailure `component_error` where a state is no JSON."""
+        states = []
+        for item in self._callbacks:
+            with told(item.component, item.place):
+                state = item.callback.state()
+            try:
+                states.append(json.loads(json.dumps(state, allow_nan=False)))
+            except (TypeError, ValueError) as error:
+                raise JobFailure(
+                    FailureCode.COMPONENT_ERROR,
+                    f"{item.place}, {item.component!r}: state() must give a dict that JSON can hold: {error}",
+                    hint="Numbers, strings, lists and dicts with string keys; finite numbers only.",
+                    location=Location(component=item.component),
+                ) from error
+        return states
+
+    def load(self, states: Iterable[dict[str, Any]]) -> None:
+        """From a checkpoint, of the same spec."""
+        for item, state in zip(self._callbacks, states, strict=True):
+            with told(item.component, item.place):
+                item.callback.load(state)
