@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +197,79 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stage: Stage) -> None
     assert note["resumes"] == [{"step": 1, "bytes": "the state at step 1"}]
 
 
+def go_on(stage: Stage, bundle: str, damage: Callable[[Path, str], None] | None = None) -> dict[str, Any]:
+    """A job that leaves a bundle, and one that waits for it and goes on from it; the latter as it ended."""
+
+    async def scene() -> str:
+        async with stage.linked() as link:
+            source = stage.submit("leaves", labels={"bundle": bundle})
+            job_id = stage.submit("goes_on", training={"epochs": 1, "initial_state": {"from": source}})
+            await stage.attempt(link, await stage.lease(link, source, source)).run()
+            if damage is not None:
+                damage(stage.service.folder, bundle)
+            await stage.attempt(link, await stage.lease(link, job_id, job_id)).run()
+            return job_id
+
+    return dict(stage.service.job(stage.run(scene())))
+
+
+def test_a_runner_finds_what_its_job_goes_on_from(stage: Stage) -> None:
+    job = go_on(stage, "the first bundle")
+    assert job["state"] == "succeeded", job["failure"]
+    (source,) = job["lineage"]["inputs"]
+    given = {"from": source["from"], "kind": "bundle", "path": "inputs/0.tar.gz", "bytes": "the first bundle"}
+    assert stage.notes(job) == [{"inputs": [given]}]
+
+
+def test_an_input_that_is_damaged_is_never_given_to_a_runner(stage: Stage) -> None:
+    job = go_on(stage, "bundle 2", lambda folder, bundle: flip(folder, bundle.encode()))
+    assert (job["state"], job["failure"]["code"]) == ("failed", "checkpoint_corrupt")
+    assert job["lineage"]["inputs"][0]["job_id"] in job["failure"]["message"]
+    assert stage.notes(job) == []
+
+
+def test_an_input_that_is_gone_from_the_store_fails_the_attempt(stage: Stage) -> None:
+    def remove(folder: Path, bundle: str) -> None:
+        stored(folder, bundle.encode()).unlink()
+
+    job = go_on(stage, "bundle 4", remove)
+    assert (job["state"], job["failure"]["code"]) == ("failed", "storage_unavailable")
+    assert stage.notes(job) == []
+
+
+def test_an_input_that_became_shorter_fails_the_attempt(stage: Stage) -> None:
+    def cut(folder: Path, bundle: str) -> None:
+        stored(folder, bundle.encode()).write_text(bundle[:-3])
+
+    job = go_on(stage, "bundle 6", cut)
+    assert (job["state"], job["failure"]["code"]) == ("failed", "checkpoint_corrupt")
+
+
+def test_a_validation_ends_with_its_result_and_leaves_no_files(stage: Stage) -> None:
+    spec = {
+        "name": "inspects", "data": {"source": "rows", "pipeline": [{"op": "batch", "batch_size": 2}]}, "model": "net",
+    }  # fmt: skip
+
+    async def scene() -> str:
+        async with stage.linked() as link:
+            made = stage.service.api.post("/v1/jobs/validate", params={"trace": True}, json=spec)
+            assert made.status_code == 202, made.text
+            job_id = str(made.json()["id"])
+            await stage.attempt(link, await stage.lease(link, job_id, job_id)).run()
+            return job_id
+
+    job = stage.service.job(stage.run(scene()))
+    assert job["result"] == {"kind": "validate", "traces": 1}
+    assert [step["state"] for step in job["transitions"]] == ["queued", "starting", "running", "succeeded"]
+    assert stage.service.data(f"/v1/jobs/{job['id']}/artifacts") == []
+
+
 def flip(folder: Path, content: bytes) -> None:
     """Change one byte of the file with this content in the store."""
+    stored(folder, content).write_bytes(content.replace(b"2", b"3"))
+
+
+def stored(folder: Path, content: bytes) -> Path:
+    """The one file with this content."""
     (file,) = [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == content]
-    file.write_bytes(content.replace(b"2", b"3"))
+    return file
