@@ -17,7 +17,7 @@ import structlog
 from pydantic import ValidationError
 
 from tapeworks import wire
-from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound
+from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound, Rejected
 from tapeworks.jobs import Failure
 from tapeworks_workers.files import UnsafePath, open_beneath
 from tapeworks_workers.link import STORE_CODES, AttemptLink, StoreRefused
@@ -53,20 +53,23 @@ class Transfers:
 
     async def _fetch(self, index: int, one: wire.LeaseInput, path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        reason = "it does not have the digest that it was stored with"
         try:
             for _ in range(INPUT_TRIES):
                 if await self.link.download(f"inputs/{index}", one.sha256, descriptor):
                     return
                 log.warning("an input does not have its digest", input=one.from_)
         except StoreRefused as error:
-            message = f"{one.from_}, which the job goes on from, cannot be read: {error.detail}"
+            message = f"the {one.kind} of {one.from_}, which the job goes on from, cannot be read: {error.detail}"
             raise JobFailure(STORE_CODES[error.code], message) from error
+        except (NotFound, Rejected) as error:
+            reason = error.detail
         finally:
             os.close(descriptor)
         raise JobFailure(
             FailureCode.CHECKPOINT_CORRUPT,
-            f"the {one.kind} of {one.from_}, which the job goes on from, does not have the digest it was stored with",
-            hint="Name another checkpoint or job: this one's file is damaged in the artifact store.",
+            f"the {one.kind} of {one.from_}, which the job goes on from: {reason}",
+            hint="Name another job or checkpoint: the file of this one is damaged in the artifact store.",
         )
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
@@ -92,7 +95,7 @@ class Transfers:
         try:
             whole = await self.link.download(f"checkpoints/{checkpoint.checkpoint_id}", checkpoint.sha256, descriptor)
             return None if whole else "its bytes do not have its digest"
-        except NotFound as error:
+        except (NotFound, Rejected) as error:
             return error.detail
         finally:
             os.close(descriptor)
