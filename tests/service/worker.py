@@ -194,6 +194,8 @@ class HandWorker:
         return self.client.get(f"/v1/jobs/{job_id}").json()
 
     def empty_queue(self) -> None:
-        for state in ("queued", "starting", "running", "exporting", "verifying"):
-            for job in self.client.get("/v1/jobs", params={"state": state, "limit": 200}).json()["data"]:
+        unfinished = ("queued", "starting", "running", "exporting", "verifying")
+        for kind in ("train", "validate"):
+            listed = self.client.get("/v1/jobs", params={"kind": kind, "state": unfinished, "limit": 200})
+            for job in listed.json()["data"]:
                 self.client.post(f"/v1/jobs/{job['id']}/cancel")
