@@ -64,8 +64,10 @@ async def create_job(
     operation_id="validate_job",
     summary="Check a job spec",
     response_model=ValidationResult,
-    responses={202: {"description": "With `trace`: the job that traces it", "model": Job}}
-    | problems(400, 401, 403, 413, 422, 503),
+    responses={
+        202: {"description": "With `trace`: the job that traces it", "model": Job},
+        **problems(400, 401, 403, 413, 422, 503),
+    },
     openapi_extra=SPEC_BODY,
 )
 async def validate_job(

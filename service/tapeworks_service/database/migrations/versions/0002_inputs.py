@@ -10,7 +10,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_TURN = [sa.literal_column("priority DESC"), "fair_rank", "queue_seq"]
+_HIGHEST_FIRST: sa.ColumnClause[int] = sa.literal_column("priority DESC")
 
 
 def upgrade() -> None:
@@ -35,21 +35,21 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("project_id", "job_id", "index", name=op.f("pk_job_inputs")),
     )
-    op.create_index("ix_job_inputs_source", "job_inputs", ["project_id", "source_id"], unique=False)
+    op.create_index("ix_job_inputs_source", "job_inputs", ["project_id", "source_id"])
     op.add_column("jobs", sa.Column("waiting", sa.Integer(), server_default="0", nullable=False))
     _drop_indexes()
-    op.create_index("ix_jobs_claim", "jobs", ["state", "waiting", "fit_key", *_TURN], unique=False)
-    op.create_index("ix_jobs_round", "jobs", ["state", "waiting", "priority", "fair_rank"], unique=False)
-    op.create_index("ix_jobs_fair", "jobs", ["project_id", "state", "waiting", "priority", "fair_rank"], unique=False)
+    op.create_index("ix_jobs_claim", "jobs", ["state", "waiting", "fit_key", _HIGHEST_FIRST, "fair_rank", "queue_seq"])
+    op.create_index("ix_jobs_round", "jobs", ["state", "waiting", "priority", "fair_rank"])
+    op.create_index("ix_jobs_fair", "jobs", ["project_id", "state", "waiting", "priority", "fair_rank"])
 
 
 def downgrade() -> None:
     """Undo."""
     _drop_indexes()
     op.drop_column("jobs", "waiting")
-    op.create_index("ix_jobs_claim", "jobs", ["state", "fit_key", *_TURN], unique=False)
-    op.create_index("ix_jobs_round", "jobs", ["state", "priority", "fair_rank"], unique=False)
-    op.create_index("ix_jobs_fair", "jobs", ["project_id", "state", "priority", "fair_rank"], unique=False)
+    op.create_index("ix_jobs_claim", "jobs", ["state", "fit_key", _HIGHEST_FIRST, "fair_rank", "queue_seq"])
+    op.create_index("ix_jobs_round", "jobs", ["state", "priority", "fair_rank"])
+    op.create_index("ix_jobs_fair", "jobs", ["project_id", "state", "priority", "fair_rank"])
     op.drop_index("ix_job_inputs_source", table_name="job_inputs")
     op.drop_table("job_inputs")
 
