@@ -189,6 +189,8 @@ def test_another_projects_job_does_not_exist(own_service: Any, tmp_path: Path) -
 
 def test_a_job_waits_for_one_that_has_not_ended(worker: HandWorker, api: httpx.Client) -> None:
     source = begun(worker)
+    checked = api.post("/v1/jobs/validate", json=starts_from(source.job_id)).json()
+    assert checked["warnings"] == [f"{source.job_id} has not ended: the job would wait for it"]
     job = worker.submit(starts_from(source.job_id, priority=50))
     assert (job["state"], job["waiting_for"]) == ("queued", [source.job_id])
     assert types(api, job["id"]) == ["state", "waiting"]

@@ -89,8 +89,9 @@ async def validate_job(
         return await _submit(house, submission, status=202)
     accepted = await _accept(house, submission)
     async with house.database.read() as tx:
-        await resolve(tx, caller.project_id, accepted.inputs)
-    return answer({"valid": True, "spec": accepted.document, "warnings": accepted.warnings})
+        inputs = await resolve(tx, caller.project_id, accepted.inputs)
+    waits = [f"{one.source_id} has not ended: the job would wait for it" for one in inputs if one.pin is None]
+    return answer({"valid": True, "spec": accepted.document, "warnings": [*accepted.warnings, *waits]})
 
 
 @dataclass(frozen=True)
