@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 from urllib.parse import quote
 
 import httpx
@@ -93,17 +93,22 @@ class Client:
         The same key with the same spec gives the same job; by default every call has a key of its own,
         so that a repeated request cannot queue the job twice.
         """
-        answer = self._connection.request(
-            "POST",
-            "/v1/jobs",
-            content=_document(spec),
-            headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
-            repeatable=True,
-        )
-        return decoded(Job, answer)
+        return decoded(Job, self._create("/v1/jobs", spec, idempotency_key=idempotency_key))
 
-    def validate(self, spec: Spec) -> ValidationResult:
-        """Check a spec against its schema and the catalogue; nothing is queued. Raises `Rejected`."""
+    @overload
+    def validate(self, spec: Spec, *, trace: Literal[False] = False) -> ValidationResult: ...
+
+    @overload
+    def validate(self, spec: Spec, *, trace: Literal[True]) -> Job: ...
+
+    def validate(self, spec: Spec, *, trace: bool = False) -> ValidationResult | Job:
+        """Check a spec against its schema and the catalogue; nothing is queued. Raises `Rejected`.
+
+        `trace`: and have a worker build it, trace it and try a few steps. Gives that job, of kind `validate`, at once:
+        `wait` for it, and read its `result`, or the `failure` that training would have met.
+        """
+        if trace:
+            return decoded(Job, self._create("/v1/jobs/validate", spec, params={"trace": "true"}))
         answer = self._connection.request("POST", "/v1/jobs/validate", content=_document(spec), repeatable=True)
         return decoded(ValidationResult, answer)
 
@@ -251,6 +256,14 @@ class Client:
         return tuple(self._all(WorkerInfo, "/v1/workers"))
 
     # ── shared ───────────────────────────────────────────────────────────────────────────────────
+
+    def _create(
+        self, path: str, spec: Spec, *, params: Mapping[str, Any] | None = None, idempotency_key: str | None = None
+    ) -> httpx.Response:
+        """Send a spec that becomes a job, under a key: repeated, it is the same job."""
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        content = _document(spec)
+        return self._connection.request("POST", path, params=params, content=content, headers=headers, repeatable=True)
 
     def _records(
         self, job_id: str, what: str, kind: type[streams.R], *, follow: bool, after: int

@@ -93,6 +93,16 @@ class ResumeFrom(Message):
     sha256: Sha256
 
 
+class LeaseInput(Message):
+    """What a job goes on from, in the form its spec names it: `GET …/attempts/{n}/inputs/{index}` gives its bytes."""
+
+    from_: Annotated[str, Field(alias="from")]
+    kind: Literal["bundle", "checkpoint"]
+    """A `.tar.gz`, or a `.tar`."""
+    bytes: int
+    sha256: Sha256
+
+
 class Lease(Message):
     """A job in the hands of a worker. Answer to a lease request; 204 when nothing fits in time."""
 
@@ -106,6 +116,8 @@ class Lease(Message):
     components: list[PinnedComponent] = Field(default_factory=list)
     resume: list[ResumeFrom] = Field(default_factory=list)
     """Newest first; the next one is for a digest that fails. Empty: from the start."""
+    inputs: list[LeaseInput] = Field(default_factory=list)
+    """Each job or checkpoint that the spec names in a `from`, once."""
     timeout_seconds: float | None = None
     """What is left of limits.timeout_seconds."""
     gpus: int = 0

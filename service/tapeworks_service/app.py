@@ -19,7 +19,7 @@ from tapeworks_service.catalogue.catalogue import CatalogueCache
 from tapeworks_service.context import Context
 from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import installation
-from tapeworks_service.jobs import record_routes
+from tapeworks_service.jobs import record_routes, submit_routes
 from tapeworks_service.jobs import routes as jobs
 from tapeworks_service.jobs.reaper import reap_forever
 from tapeworks_service.leases import routes as leases
@@ -74,7 +74,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     openapi.install(app)
     app.add_middleware(Measured, measures=measures)
     app.add_middleware(RequestIds)
-    for room in (jobs, record_routes, artifacts, catalogue, workers, leases, health):
+    for room in (submit_routes, jobs, record_routes, artifacts, catalogue, workers, leases, health):
         app.include_router(room.router)
     return app
 

@@ -9,6 +9,7 @@ from tapeworks_service.jobs.examples import SPEC
 
 _AT = "2026-01-02T03:04:05.678Z"
 _JOB_ID = "job_019b7c3e5d1a7c2e8f4b6a9d0c1e2f3a"
+_SOURCE_ID = "job_019b7c3e5d1a7c2e8f4b6a9d0c1e2f39"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _CANONICAL = parse_spec(SPEC).document()
 
@@ -75,6 +76,7 @@ ANSWERS: dict[str, Any] = {
     "lease_job": {
         "job_id": _JOB_ID, "project_id": "default", "kind": "train", "attempt": 1, "token": _SHA256,
         "lease_seconds": 20, "spec": _CANONICAL, "components": [], "resume": [], "timeout_seconds": None, "gpus": 0,
+        "inputs": [{"from": _SOURCE_ID, "kind": "bundle", "bytes": 220_910, "sha256": _SHA256}],
     },
     "renew_lease": {"lease_seconds": 20, "command": None},
     "wait_for_command": {"command": "cancel"},
@@ -84,6 +86,9 @@ ANSWERS: dict[str, Any] = {
     "health": {"status": "ok"},
     "readiness": {"status": "ready", "checks": {"database": "ok", "store": "ok", "catalogue": "ok"}},
 }  # fmt: skip
+
+ACCEPTED: dict[str, Any] = {"validate_job": _job("queued", kind="validate", max_attempts=2, priority=10)}
+"""Answers with 202."""
 
 STREAMED: dict[str, dict[str, Any]] = {
     "list_events": _EVENT,

@@ -11,13 +11,13 @@ from pydantic.json_schema import models_json_schema
 
 from tapeworks import wire
 from tapeworks.spec import editor_schema
-from tapeworks_service.examples import ANSWERS, BODIES, STREAMED
+from tapeworks_service.examples import ACCEPTED, ANSWERS, BODIES, STREAMED
 from tapeworks_service.exchange import PROBLEM_SCHEMA
 from tapeworks_service.jobs.routes import JobChange
 
 _REFERENCE = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_BYTES = frozenset({"get_artifact", "get_model", "get_checkpoint", "read_checkpoint"})
+_BYTES = frozenset({"get_artifact", "get_model", "get_checkpoint", "read_checkpoint", "read_input"})
 _BODIES = (
     JobChange, wire.Registration, wire.LeaseRequest, wire.Heartbeat, wire.Records, wire.CheckpointAnnouncement,
     wire.Finish, wire.UploadRequest,
@@ -78,6 +78,8 @@ def _describe_content(operation: dict[str, Any]) -> None:
             responses[status]["content"]["application/json"]["example"] = ANSWERS[name]
         if name in _BYTES and status in responses:
             responses[status]["content"] = {"application/octet-stream": _BINARY}
+    if name in ACCEPTED:
+        responses["202"]["content"]["application/json"]["example"] = ACCEPTED[name]
     if name in STREAMED:
         entry = STREAMED[name]
         message = f"id: {entry['seq']}\ndata: {json.dumps(entry)}\n\n"

@@ -47,7 +47,7 @@ def _lines(console: Console) -> Show:
 
     def show(job: Job) -> None:
         nonlocal told
-        now = (job.attempt, job.state, job.phase, job.progress.epoch, job.unschedulable)
+        now = (job.attempt, job.state, job.phase, job.progress.epoch, job.unschedulable, job.waiting_for)
         if now != told:
             console.print(Text(line(job)))
             told = now
@@ -63,6 +63,8 @@ def line(job: Job) -> str:
     if job.progress.step:
         words.append(_progress(job))
     words += [f"{name}={number(value)}" for name, value in job.metrics.items()]
+    if job.waiting_for:
+        words.append(f"waits for {', '.join(job.waiting_for)}")
     if job.unschedulable is not None:
         words.append(f"waits: {job.unschedulable.reason}")
     if job.failure is not None:
@@ -77,6 +79,8 @@ def block(job: Job, losses: list[float]) -> RenderableType:
         if word:
             head.append(f"  {word}", style="dim")
     parts: list[RenderableType] = [head]
+    if job.waiting_for:
+        parts.append(Text(f"waits for {', '.join(job.waiting_for)}", style="yellow"))
     if job.unschedulable is not None:
         parts.append(Text(job.unschedulable.reason, style="yellow"))
     if job.progress.step:

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from tests.service.worker import COMPONENTS, spec
+from tests.service.worker import COMPONENTS, HandWorker, spec
 
 BODY = {"devices": [{"id": "cpu0", "kind": "cpu", "job_id": "job_of_before"}], "cpus": 4}
 
@@ -51,3 +51,24 @@ def test_a_device_shows_the_job_that_runs_there_now(own_service: Any) -> None:
         client.put("/v1/worker/hand", json={**BODY, "devices": devices, "catalogue_digest": "d" * 64})
         [shown] = client.get("/v1/workers").json()["data"]
         assert shown["jobs"] == [shown["devices"][0]["job_id"]] == [job["id"]]
+
+
+def test_other_bytes_under_one_name_and_version_are_refused(own_service: Any) -> None:
+    changed = [entry | {"digest": "1" * 64} if entry["name"] == "scale" else entry for entry in COMPONENTS]
+    scaled = [{"op": "map", "function": {"component": "scale"}}, {"op": "batch", "batch_size": 2}]
+    with own_service() as (client, worker):
+        worker.register()
+        second = HandWorker(client, "second")
+        second.register(changed)
+        first_told, second_told = client.get("/v1/workers").json()["data"]
+        assert first_told["refused"] == []
+        [refused] = second_told["refused"]
+        assert (refused["kind"], refused["name"], refused["version"]) == ("transform", "scale", "1")
+        assert "'hand'" in refused["reason"]
+        shown = client.get("/v1/components/transform/scale").json()
+        assert (shown["digest"], shown["workers"]) == ("0" * 64, ["hand"])
+        job = worker.submit(spec(data={"source": "digits", "pipeline": scaled}))
+        assert second.ask().status_code == 204
+        assert worker.lease().job_id == job["id"]
+        worker.register(changed)
+        assert [one["refused"] for one in client.get("/v1/workers").json()["data"]] == [[], []]

@@ -232,7 +232,7 @@ def test_what_does_not_exist_is_404(api: httpx.Client, worker: HandWorker, metho
     [
         ("POST", "/v1/jobs/{id}/pause"), ("POST", "/v1/jobs/{id}/resume"), ("POST", "/v1/jobs/{id}/retry"),
         ("POST", "/v1/packages"), ("GET", "/v1/datasets"), ("PUT", "/v1/models/mine/aliases/best"),
-        ("POST", "/v1/workers/hand/drain"), ("POST", "/v1/jobs/validate?trace=true"),
+        ("POST", "/v1/workers/hand/drain"),
     ],
 )  # fmt: skip
 def test_what_comes_later_is_422(api: httpx.Client, worker: HandWorker, method: str, path: str) -> None:

@@ -32,7 +32,7 @@ def test_the_migrations_make_the_tables_of_the_code() -> None:
         upgrade(connection)
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
         indexes = {index["name"]: index for index in inspect(connection).get_indexes("jobs")}
-        assert indexes["ix_jobs_claim"]["column_names"][:2] == ["state", "fit_key"]
+        assert indexes["ix_jobs_claim"]["column_names"][:3] == ["state", "waiting", "fit_key"]
         command.downgrade(configuration(connection), "base")
         assert inspect(connection).get_table_names() == ["alembic_version"]
     engine.dispose()
@@ -51,7 +51,7 @@ def test_the_claim_reads_one_index_entry_for_each_need(tmp_path: Path) -> None:
     engine.dispose()
     database = sqlite3.connect(tmp_path / "plan.db")
     plan = database.execute(
-        "EXPLAIN QUERY PLAN SELECT queue_seq FROM jobs WHERE state = 'queued' AND fit_key = 'x' "
+        "EXPLAIN QUERY PLAN SELECT queue_seq FROM jobs WHERE state = 'queued' AND waiting = 0 AND fit_key = 'x' "
         "ORDER BY priority DESC, fair_rank, queue_seq LIMIT 1"
     ).fetchall()
     database.close()

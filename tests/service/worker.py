@@ -47,6 +47,8 @@ COMPONENTS: list[dict[str, Any]] = [
     },
     {"kind": "model", "name": "sequential", **_D,
      "config_schema": _schema(layers={"type": "array", "items": {**REFERENCE, "x-kind": "layer"}})},
+    {"kind": "model", "name": "pretrained", "config_schema": {**_schema(role={"type": "string"},
+     **{"from": {"type": "string"}}), "required": ["from"]}, **_D},
     {"kind": "layer", "name": "keras/Dense", "config_schema": _schema(units={"type": "integer"},
      kernel_regularizer={}), **_D},
     {"kind": "regularizer", "name": "keras/L2", "config_schema": _schema(l2={"type": "number"}), **_D},
@@ -140,6 +142,19 @@ class HandLease:
     def finish(self, outcome: str, **body: Any) -> httpx.Response:
         return self.post("finish", {"outcome": outcome, "last_record": self.index, **body})
 
+    def checkpoint(self, data: bytes, *, step: int) -> str:
+        """Upload and announce a checkpoint; gives its id."""
+        upload = self.upload(f"checkpoints/{step}.tar", data)
+        told = self.post("checkpoints", {"upload_id": upload["upload_id"], "step": step, "epoch": 0})
+        assert told.status_code == 201, told.text
+        return str(told.json()["checkpoint_id"])
+
+    def succeed(self, bundle: bytes | None = None) -> None:
+        """End well, with that bundle."""
+        published = {} if bundle is None else {"bundle": self.upload("bundle.tar.gz", bundle), "formats": ["keras"]}
+        told = self.finish("succeeded", published=published)
+        assert told.status_code == 200, told.text
+
     def fail(self, code: str, *, retryable: bool = False) -> httpx.Response:
         failure = {"code": code, "message": f"made to fail with {code}", "retryable": retryable}
         return self.finish("failed", failure=failure)
@@ -186,6 +201,8 @@ class HandWorker:
         return self.client.get(f"/v1/jobs/{job_id}").json()
 
     def empty_queue(self) -> None:
-        for state in ("queued", "starting", "running", "exporting", "verifying"):
-            for job in self.client.get("/v1/jobs", params={"state": state, "limit": 200}).json()["data"]:
+        unfinished = ("queued", "starting", "running", "exporting", "verifying")
+        for kind in ("train", "validate"):
+            listed = self.client.get("/v1/jobs", params={"kind": kind, "state": unfinished, "limit": 200})
+            for job in listed.json()["data"]:
                 self.client.post(f"/v1/jobs/{job['id']}/cancel")

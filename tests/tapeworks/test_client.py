@@ -18,7 +18,7 @@ from tapeworks.errors import (
     Unauthorized,
     Unavailable,
 )
-from tapeworks.jobs import State
+from tapeworks.jobs import JobKind, State
 from tapeworks.spec import JobSpec
 from tests.tapeworks import answers
 
@@ -55,6 +55,14 @@ def test_a_submit_is_repeated_with_one_key_and_one_body() -> None:
     assert len({request.content for request in service.requests}) == 1
     assert service.requests[0].headers["Authorization"] == "Bearer tw_key"
     assert service.requests[0].headers["Content-Type"] == "application/json"
+
+
+def test_a_validation_by_tracing_is_a_job_and_is_repeated_with_one_key() -> None:
+    service = Service(httpx.ReadError("gone"), ok(kind="validate"))
+    job = client(service).validate(answers.SPEC, trace=True)
+    assert job.kind is JobKind.VALIDATE
+    assert {str(request.url) for request in service.requests} == {"http://service/v1/jobs/validate?trace=true"}
+    assert len({request.headers["Idempotency-Key"] for request in service.requests}) == 1
 
 
 def test_two_submits_have_two_keys() -> None:

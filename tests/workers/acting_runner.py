@@ -84,6 +84,25 @@ def checkpoints(channel: Channel, start: dict[str, Any]) -> None:
     return finish(channel, "released")
 
 
+def leaves(channel: Channel, start: dict[str, Any]) -> None:
+    path = Path(start["folder"]) / "bundle.tar.gz"
+    path.write_text(start["lease"]["spec"]["labels"]["bundle"])
+    finish(channel, published={"bundle": path.name, "formats": ["keras"]})
+
+
+def goes_on(channel: Channel, start: dict[str, Any]) -> None:
+    bytes_of = [{**one, "bytes": (Path(start["folder"]) / one["path"]).read_text()} for one in start["inputs"]]
+    channel.send({"type": "record", "record": {"record": "event", "type": "note", "data": {"inputs": bytes_of}}})
+    finish(channel)
+
+
+def inspects(channel: Channel, start: dict[str, Any]) -> None:
+    channel.send({"type": "record", "record": {"record": "state", "state": "running"}})
+    result = {"kind": start["lease"]["kind"], "traces": 1}
+    published = {"bundle": None, "parts": {}, "formats": [], "verified": {}, "result": result}
+    finish(channel, published=published)
+
+
 def flood(channel: Channel, start: dict[str, Any]) -> None:
     sys.stdout.write("".join(f"line {n}\n" for n in range(20_000)))
     sys.stdout.flush()
@@ -100,6 +119,9 @@ ACTS = {
     "verify": verify,
     "checkpoints": checkpoints,
     "flood": flood,
+    "leaves": leaves,
+    "goes_on": goes_on,
+    "inspects": inspects,
 }
 
 

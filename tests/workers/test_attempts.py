@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,18 +173,35 @@ def test_output_without_measure_is_counted(stage: Stage) -> None:
     assert any("lines left out" in text for text in texts)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(stage: Stage) -> None:
+def flip(folder: Path, content: bytes) -> None:
+    """Change one byte of the file with this content in the store."""
+    stored(folder, content).write_bytes(content.replace(b"2", b"3"))
+
+
+def cut(folder: Path, content: bytes) -> None:
+    """Take its last bytes."""
+    stored(folder, content).write_bytes(content[:-3])
+
+
+def stored(folder: Path, content: bytes) -> Path:
+    """The newest file with this content."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == content]
+    return max(files, key=lambda path: path.stat().st_mtime_ns)
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(stage: Stage, damage: Callable[[Path, bytes], None]) -> None:
     async def scene() -> str:
         async with stage.linked() as link:
             job_id = stage.submit("checkpoints", limits={"max_attempts": 3})
-            first = stage.attempt(link, await stage.lease(link, job_id, "first"))
+            first = stage.attempt(link, await stage.lease(link, job_id, f"{job_id} first"))
             running = asyncio.create_task(first.run())
             await asyncio.to_thread(stage.service.until, job_id, two_checkpoints)
             first.drain()
             await running
             assert stage.service.job(job_id)["state"] == "queued"
-            flip(stage.service.folder, b"the state at step 2")
-            await stage.attempt(link, await stage.lease(link, job_id, "second")).run()
+            damage(stage.service.folder, b"the state at step 2")
+            await stage.attempt(link, await stage.lease(link, job_id, f"{job_id} second")).run()
             return job_id
 
     def two_checkpoints(job: dict[str, Any]) -> bool:
@@ -197,7 +214,60 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stage: Stage) -> None
     assert note["resumes"] == [{"step": 1, "bytes": "the state at step 1"}]
 
 
-def flip(folder: Path, content: bytes) -> None:
-    """Change one byte of the file with this content in the store."""
-    (file,) = [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == content]
-    file.write_bytes(content.replace(b"2", b"3"))
+def go_on(stage: Stage, bundle: str, damage: Callable[[Path, bytes], None] | None = None) -> dict[str, Any]:
+    """A job that leaves a bundle, and one that waits for it and goes on from it; the latter as it ended."""
+
+    async def scene() -> str:
+        async with stage.linked() as link:
+            source = stage.submit("leaves", labels={"bundle": bundle})
+            job_id = stage.submit("goes_on", training={"epochs": 1, "initial_state": {"from": source}})
+            await stage.attempt(link, await stage.lease(link, source, source)).run()
+            if damage is not None:
+                damage(stage.service.folder, bundle.encode())
+            await stage.attempt(link, await stage.lease(link, job_id, job_id)).run()
+            return job_id
+
+    return dict(stage.service.job(stage.run(scene())))
+
+
+def test_a_runner_finds_what_its_job_goes_on_from(stage: Stage) -> None:
+    job = go_on(stage, "the first bundle")
+    assert job["state"] == "succeeded", job["failure"]
+    (source,) = job["lineage"]["inputs"]
+    given = {"from": source["from"], "kind": "bundle", "path": "inputs/0.tar.gz", "bytes": "the first bundle"}
+    assert stage.notes(job) == [{"inputs": [given]}]
+
+
+def remove(folder: Path, content: bytes) -> None:
+    stored(folder, content).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"), [(flip, "checkpoint_corrupt"), (cut, "checkpoint_corrupt"), (remove, "storage_unavailable")]
+)
+def test_an_input_that_is_damaged_is_never_given_to_a_runner(
+    stage: Stage, damage: Callable[[Path, bytes], None], code: str
+) -> None:
+    job = go_on(stage, f"bundle 2, to be damaged: {damage.__name__}", damage)
+    assert (job["state"], job["failure"]["code"]) == ("failed", code)
+    assert job["lineage"]["inputs"][0]["job_id"] in job["failure"]["message"]
+    assert stage.notes(job) == []
+
+
+def test_a_validation_ends_with_its_result_and_leaves_no_files(stage: Stage) -> None:
+    spec = {
+        "name": "inspects", "data": {"source": "rows", "pipeline": [{"op": "batch", "batch_size": 2}]}, "model": "net",
+    }  # fmt: skip
+
+    async def scene() -> str:
+        async with stage.linked() as link:
+            made = stage.service.api.post("/v1/jobs/validate", params={"trace": True}, json=spec)
+            assert made.status_code == 202, made.text
+            job_id = str(made.json()["id"])
+            await stage.attempt(link, await stage.lease(link, job_id, job_id)).run()
+            return job_id
+
+    job = stage.service.job(stage.run(scene()))
+    assert job["result"] == {"kind": "validate", "traces": 1}
+    assert [step["state"] for step in job["transitions"]] == ["queued", "starting", "running", "succeeded"]
+    assert stage.service.data(f"/v1/jobs/{job['id']}/artifacts") == []

@@ -135,7 +135,7 @@ def test_a_file_goes_up_in_parts_and_comes_down_as_a_checkpoint(service: Any, tm
 async def downloaded(attempt: AttemptLink, checkpoint: wire.ResumeFrom, path: Path) -> bool:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
-        return await attempt.download(checkpoint, descriptor)
+        return await attempt.download(f"checkpoints/{checkpoint.checkpoint_id}", checkpoint.sha256, descriptor)
     finally:
         os.close(descriptor)
 

@@ -141,20 +141,20 @@ class Attempt:
             return self._failed(endings.failure(FailureCode.INTERNAL, f"{type(error).__name__}: {error}"))
 
     async def _run_runner(self) -> Ended:
-        resume = await self._transfers.download(self.lease.resume)
         timeout = self.lease.timeout_seconds
         backstop = None
         if timeout is not None:
             backstop = asyncio.get_running_loop().call_later(
                 timeout + self._terms.settings.grace_seconds, self._time_out
             )
-        start = {
-            "lease": self.lease.model_dump(mode="json", by_alias=True, exclude={"token"}),
-            "folder": str(self._run_folder),
-            "data_roots": [str(root.resolve()) for root in self._terms.settings.data_roots],
-            "resume": resume,
-        }
         try:
+            start = {
+                "lease": self.lease.model_dump(mode="json", by_alias=True, exclude={"token"}),
+                "folder": str(self._run_folder),
+                "data_roots": [str(root.resolve()) for root in self._terms.settings.data_roots],
+                "inputs": await self._transfers.fetch(self.lease.inputs),
+                "resume": await self._transfers.download(self.lease.resume),
+            }
             ended = await self._relay.run(start)
             await self._relay.checkpoints.join()
             return ended

@@ -243,24 +243,26 @@ class AttemptLink:
         headers = {"Content-Digest": f"sha-256=:{digest}:", "Content-Type": "application/octet-stream"}
         await self._call("PUT", f"/v1/uploads/{upload.id}/parts/{part}", content=content, headers=headers)
 
-    async def download(self, checkpoint: wire.ResumeFrom, descriptor: int) -> bool:
-        """Write a checkpoint's bytes to an open file; whether they have its digest. Raises NotFound."""
+    async def download(self, what: str, sha256: str, descriptor: int) -> bool:
+        """Write the bytes of `checkpoints/ID` or `inputs/INDEX` to an open file; whether they have that digest.
+
+        Raises NotFound; StoreRefused where the store goes on refusing.
+        """
 
         async def once() -> bool:
             os.ftruncate(descriptor, 0)
             digest, written = hashlib.sha256(), 0
-            async for chunk in self._bytes(checkpoint):
+            async for chunk in self._bytes(what):
                 digest.update(chunk)
                 await asyncio.to_thread(os.pwrite, descriptor, chunk, written)
                 written += len(chunk)
-            return digest.hexdigest() == checkpoint.sha256
+            return digest.hexdigest() == sha256
 
-        return await persist(once, what=f"GET checkpoint {checkpoint.checkpoint_id}")
+        return await persist(once, what=f"GET {what}")
 
-    async def _bytes(self, checkpoint: wire.ResumeFrom) -> AsyncIterator[bytes]:
-        path = f"{self._path}/checkpoints/{checkpoint.checkpoint_id}"
+    async def _bytes(self, what: str) -> AsyncIterator[bytes]:
         try:
-            async with self._link.stream(path, self._headers) as answer:
+            async with self._link.stream(f"{self._path}/{what}", self._headers) as answer:
                 if answer.is_error:
                     await answer.aread()
                     raise _lost_or(refusal(answer))

@@ -1,4 +1,4 @@
-"""An attempt's files: checkpoints down before it starts, checkpoints up while it runs, the result at its end.
+"""An attempt's files: inputs and checkpoints down before it starts, checkpoints up meanwhile, the result at its end.
 
 Whatever a runner names is opened beneath the attempt's folder only. A checkpoint that cannot be
 stored ends no job: the job says so and goes on. A result that cannot be stored fails the attempt.
@@ -17,11 +17,14 @@ import structlog
 from pydantic import ValidationError
 
 from tapeworks import wire
-from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound
+from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound, Rejected
 from tapeworks.jobs import Failure
 from tapeworks_workers.files import UnsafePath, open_beneath
-from tapeworks_workers.link import AttemptLink
+from tapeworks_workers.link import STORE_CODES, AttemptLink, StoreRefused
 from tapeworks_workers.relay import CheckpointFile, Record, diagnostic, note
+
+INPUT_TRIES = 3
+"""An input whose bytes do not have its digest is downloaded so often."""
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +42,39 @@ class Transfers:
     folder: Path
     keep: Callable[[Record], None]
     told: Callable[[], Awaitable[None]]
+
+    # ── inputs ───────────────────────────────────────────────────────────────────────────────────
+
+    async def fetch(self, inputs: Sequence[wire.LeaseInput]) -> list[dict[str, Any]]:
+        """What the job goes on from, in the form of the start frame. Raises JobFailure where it cannot be had whole."""
+        fetched = []
+        for index, one in enumerate(inputs):
+            path = f"inputs/{index}" + (".tar.gz" if one.kind == "bundle" else ".tar")
+            (self.folder / "inputs").mkdir(exist_ok=True)
+            await self._fetch(index, one, self.folder / path)
+            fetched.append({"from": one.from_, "kind": one.kind, "path": path})
+        return fetched
+
+    async def _fetch(self, index: int, one: wire.LeaseInput, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        reason = "it does not have the digest that it was stored with"
+        try:
+            for _ in range(INPUT_TRIES):
+                if await self.link.download(f"inputs/{index}", one.sha256, descriptor):
+                    return
+                log.warning("an input does not have its digest", input=one.from_)
+        except StoreRefused as error:
+            message = f"the {one.kind} of {one.from_}, which the job goes on from, cannot be read: {error.detail}"
+            raise JobFailure(STORE_CODES[error.code], message) from error
+        except (NotFound, Rejected) as error:
+            reason = error.detail
+        finally:
+            os.close(descriptor)
+        raise JobFailure(
+            FailureCode.CHECKPOINT_CORRUPT,
+            f"the {one.kind} of {one.from_}, which the job goes on from: {reason}",
+            hint="Name another job or checkpoint: the file of this one is damaged in the artifact store.",
+        )
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
 
@@ -61,8 +97,9 @@ class Transfers:
         """Why it cannot be used; None where it can."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            return None if await self.link.download(checkpoint, descriptor) else "its bytes do not have its digest"
-        except NotFound as error:
+            whole = await self.link.download(f"checkpoints/{checkpoint.checkpoint_id}", checkpoint.sha256, descriptor)
+            return None if whole else "its bytes do not have its digest"
+        except (NotFound, Rejected) as error:
             return error.detail
         finally:
             os.close(descriptor)

@@ -62,11 +62,15 @@ class Store:
             await obstore.put_async(self._store, key, data, use_multipart=False)
 
     async def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """Open an object for the bytes start … end-1, in chunks of about a MiB. Raises 503."""
+        """Open an object for the bytes start … end-1, in chunks of about a MiB. Raises 410 where it is shorter, 503."""
         with _coded("be read"):
             # An empty range is an error to the store; the object is opened all the same.
             options: obstore.GetOptions = {"range": (start, end)} if end > start else {"head": True}
             result = await obstore.get_async(self._store, key, options=options)
+        if result.meta["size"] < end:
+            # An answer that breaks off would be asked for again without end.
+            detail = f"the file is damaged: the artifact store has {result.meta['size']} bytes of it"
+            raise Problem(ProblemCode.DIGEST_MISMATCH, detail, hint="It cannot be had any more.", status=410)
 
         async def chunks() -> AsyncIterator[bytes]:
             with _coded("be read"):

@@ -42,6 +42,8 @@ class Catalogue:
     workers: dict[tuple[Kind, str, str], list[str]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     """Name → why it did not pass a worker's admission."""
+    clashes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Worker → those of its components that are not offered: a version is one source for as long as a worker has it."""
 
     def add(self, known: Known, worker_id: str) -> None:
         """Take in a worker's catalogue; what is there already stays."""
@@ -50,6 +52,8 @@ class Catalogue:
             present = self.entries.setdefault(key, entry)
             if present.digest == entry.digest:
                 self.workers.setdefault(key, []).append(worker_id)
+            else:
+                self.clashes.setdefault(worker_id, []).append(_clash(entry, first=self.workers[key][0]))
         self.refused.update({item["name"]: item["reason"] for item in known.refused})
 
     def find(self, kind: Kind, name: str, version: str | None = None) -> ComponentEntry | None:
@@ -74,6 +78,11 @@ class Catalogue:
     def ordered(self) -> list[ComponentEntry]:
         """All entries by kind, name and version."""
         return [self.entries[key] for key in sorted(self.entries, key=_place)]
+
+
+def _clash(entry: ComponentEntry, *, first: str) -> dict[str, Any]:
+    reason = f"the worker {first!r} has other bytes under this name and version: give the changed one a new version"
+    return {"kind": entry.kind.value, "name": entry.name, "version": entry.version, "reason": reason}
 
 
 def _place(key: tuple[Kind, str, str]) -> tuple[str, str, list[tuple[int, int | str]]]:
@@ -106,9 +115,9 @@ class CatalogueCache:
         self._known = {digest: known for digest, known in self._known.items() if digest in keep}
 
     async def merged(self, tx: Transaction, workers: Sequence[WorkerRow]) -> Catalogue:
-        """What all workers together can build."""
+        """What all workers together can build; of two that differ, what the one has that has been here longer."""
         catalogue = Catalogue()
-        for worker in sorted(workers, key=lambda one: (one.lost, -one.registered_at)):
+        for worker in sorted(workers, key=lambda one: (one.lost, one.registered_at, one.id)):
             catalogue.add(await self.known(tx, worker.catalogue_digest), worker.id)
         return catalogue
 

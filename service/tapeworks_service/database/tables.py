@@ -93,6 +93,8 @@ jobs = Table(
     Column("token_hash", String(64)),
     Column("lease_expires_at", Double),
     Column("not_before", Double),
+    # How many of the job's inputs other jobs have yet to leave: it is claimed at 0.
+    Column("waiting", Integer, nullable=False, server_default="0"),
     Column("ended_attempt", Integer),
     Column("ended_token_hash", String(64)),
     Column("ended_body_hash", String(64)),
@@ -117,9 +119,10 @@ jobs = Table(
     UniqueConstraint("project_id", "idempotency_key"),
     sqlite_autoincrement=True,
 )
-Index("ix_jobs_claim", jobs.c.state, jobs.c.fit_key, jobs.c.priority.desc(), jobs.c.fair_rank, jobs.c.queue_seq)
-Index("ix_jobs_round", jobs.c.state, jobs.c.priority, jobs.c.fair_rank)
-Index("ix_jobs_fair", jobs.c.project_id, jobs.c.state, jobs.c.priority, jobs.c.fair_rank)
+_turn = (jobs.c.priority.desc(), jobs.c.fair_rank, jobs.c.queue_seq)
+Index("ix_jobs_claim", jobs.c.state, jobs.c.waiting, jobs.c.fit_key, *_turn)
+Index("ix_jobs_round", jobs.c.state, jobs.c.waiting, jobs.c.priority, jobs.c.fair_rank)
+Index("ix_jobs_fair", jobs.c.project_id, jobs.c.state, jobs.c.waiting, jobs.c.priority, jobs.c.fair_rank)
 Index("ix_jobs_list", jobs.c.project_id, jobs.c.kind, jobs.c.queue_seq)
 Index("ix_jobs_list_state", jobs.c.project_id, jobs.c.kind, jobs.c.state, jobs.c.queue_seq)
 Index("ix_jobs_name", jobs.c.project_id, jobs.c.name, jobs.c.queue_seq)
@@ -220,6 +223,22 @@ artifacts = _of_job(
     key=("project_id", "job_id"),
 )
 """Published files; `role` is `bundle`, `keras`, `saved_model` or `file`."""
+
+job_inputs = _of_job(
+    "job_inputs",
+    Column("index", Integer, primary_key=True),
+    Column("reference", String(64), nullable=False),
+    Column("source_id", String(64), nullable=False),
+    Column("checkpoint_id", String(64)),
+    Column("kind", String(16)),
+    Column("bytes", BigInteger),
+    Column("sha256", String(64)),
+    Column("key", String(1000)),
+    key=("project_id", "job_id"),
+)
+"""What a job goes on from: `reference` as its spec has it, of the job `source_id`. Pinned to one file, whose `kind` is
+`bundle` or `checkpoint`; without a kind it waits for that job."""
+Index("ix_job_inputs_source", job_inputs.c.project_id, job_inputs.c.source_id)
 
 uploads = _of_job(
     "uploads",

@@ -28,7 +28,7 @@ def job_document(row: RowMapping, *, unschedulable: str | None = None) -> dict[s
         "spec": row["spec"],
         "state": row["state"],
         "requested": row["requested"],
-        "waiting_for": [],
+        "waiting_for": document.get("waiting_for", []),
         "unschedulable": None if unschedulable is None else {"reason": unschedulable},
         "phase": row["phase"],
         "transitions": document["transitions"],

@@ -6,49 +6,36 @@ user asked for stands apart, in `requested`, until the attempt ends. Time is the
 
     queued → starting → running → exporting → verifying → succeeded
     held → queued (reaped, released, failed with attempts left) · unfinished → failed | cancelled
+
+A queued job that waits for others (`waiting` > 0) is not claimed. The transaction that ends the job it
+waits for pins its input, or ends it too.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, func, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, RowMapping, and_, insert, or_, select, update
 
 from tapeworks.errors import FAILURES, FailureCode, ProblemCode
 from tapeworks.jobs import FINAL, HELD, Failure, Requested, State
-from tapeworks_service.artifacts.deletions import later_delete
 from tapeworks_service.artifacts.uploads import drop_unreferenced
 from tapeworks_service.database.clock import instant
 from tapeworks_service.database.engine import Transaction
-from tapeworks_service.database.tables import fits, job_labels, jobs, upload_parts, uploads
+from tapeworks_service.database.tables import job_inputs, job_labels, jobs
 from tapeworks_service.jobs.fence import Fence, hold, lease_lost, lease_token, lock
-from tapeworks_service.jobs.fit import Needs
+from tapeworks_service.jobs.inputs import Input, Pin, pin_of, waiting_inputs
 from tapeworks_service.jobs.journal import NewEvent, Owner, append_events
+from tapeworks_service.jobs.new_job import NewJob
+from tapeworks_service.jobs.turns import fair_rank, head, remember_fit
 from tapeworks_service.problems import Problem
 from tapeworks_service.waking import QUEUE, job_topic
 
 _LONGEST_PAUSE_SECONDS = 60.0
 _LEASE_COLUMNS = {"token_hash": None, "lease_expires_at": None, "worker_id": None, "gpus": 0, "phase": None}
-
-
-@dataclass(frozen=True)
-class NewJob:
-    """A job to queue."""
-
-    id: str
-    project_id: str
-    kind: str
-    spec: dict[str, Any]
-    components: list[dict[str, Any]]
-    needs: Needs
-    lineage: dict[str, Any]
-    idempotency_key: str | None = None
-    body_hash: str | None = None
-    parent_id: str | None = None
-    retry_of: str | None = None
 
 
 # ── the guarded update ───────────────────────────────────────────────────────────────────────────
@@ -109,23 +96,31 @@ async def enqueue(tx: Transaction, new: NewJob) -> None:
     """Insert a queued job. Raises IntegrityError where its idempotency key is taken."""
     now = await tx.now()
     spec = new.spec
-    await _remember_fit(tx, new.needs)
+    await remember_fit(tx, new.needs)
     first = {"state": State.QUEUED.value, "phase": None, "attempt": 0, "at": instant(now), "message": None}
+    waiting_for = [one.source_id for one in new.inputs if one.pin is None]
+    lineage = {**new.lineage, **({"inputs": [one.told() for one in new.inputs]} if new.inputs else {})}
+    told = [NewEvent("state", {"state": State.QUEUED.value, "phase": None})]
+    told += [NewEvent("pinned", one.told()) for one in new.inputs if one.pin is not None]
+    told += [NewEvent("waiting", {"waiting_for": waiting_for})] if waiting_for else []
     row = {
         "project_id": new.project_id, "id": new.id, "kind": new.kind, "name": spec["name"], "labels": spec["labels"],
-        "priority": spec["priority"], "fit_key": new.needs.fit_key, "parent_id": new.parent_id,
-        "fair_rank": await fair_rank(tx, new.project_id, spec["priority"]),
+        "priority": new.priority, "fit_key": new.needs.fit_key, "parent_id": new.parent_id,
+        "fair_rank": await fair_rank(tx, new.project_id, new.priority),
         "retry_of": new.retry_of, "idempotency_key": new.idempotency_key, "body_hash": new.body_hash,
         "state": State.QUEUED.value, "requested": Requested.NONE.value, "attempt": 0, "failed_attempts": 0,
-        "max_attempts": spec["limits"]["max_attempts"], "timeout_seconds": spec["limits"]["timeout_seconds"],
-        "gpus": 0, "created_at": now, "queued_at": now, "revision": 1, "event_seq": 1, "log_seq": 0, "metric_seq": 0,
-        "record_index": 0, "progress": {}, "spec": spec, "components": new.components,
-        "document": {"transitions": [first], "lineage": new.lineage},
+        "max_attempts": new.max_attempts, "timeout_seconds": new.timeout_seconds, "waiting": len(waiting_for),
+        "gpus": 0, "created_at": now, "queued_at": now, "revision": 1, "event_seq": len(told), "log_seq": 0,
+        "metric_seq": 0, "record_index": 0, "progress": {}, "spec": spec, "components": new.components,
+        "document": {"transitions": [first], "lineage": lineage, "waiting_for": waiting_for},
     }  # fmt: skip
     await tx.execute(insert(jobs).values(row))
     await write_labels(tx, new.project_id, new.id, spec["labels"])
-    owner = Owner(new.project_id, new.id, 0)
-    await append_events(tx, owner, 1, [NewEvent("state", {"state": State.QUEUED.value, "phase": None})])
+    of_job = {"project_id": new.project_id, "job_id": new.id}
+    rows = [{**of_job, "index": index, **one.columns()} for index, one in enumerate(new.inputs)]
+    if rows:
+        await tx.execute(insert(job_inputs), rows)
+    await append_events(tx, Owner(new.project_id, new.id, 0), 1, told)
     tx.wake(QUEUE)
 
 
@@ -136,49 +131,7 @@ async def write_labels(tx: Transaction, project_id: str, job_id: str, labels: Ma
         await tx.execute(insert(job_labels), rows)
 
 
-async def _remember_fit(tx: Transaction, needs: Needs) -> None:
-    dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
-    await tx.execute(statement.on_conflict_do_nothing())
-
-
-async def fair_rank(tx: Transaction, project_id: str, priority: int) -> int:
-    """The round in which a project's next job of a priority has its turn: one job of each project a round."""
-    waiting = (jobs.c.state == State.QUEUED.value, jobs.c.priority == priority)
-    own = select(func.max(jobs.c.fair_rank)).where(jobs.c.project_id == project_id, *waiting)
-    last = (await tx.execute(own)).scalar_one()
-    if last is not None:
-        return int(last) + 1
-    current = (await tx.execute(select(func.min(jobs.c.fair_rank)).where(*waiting))).scalar_one()
-    return int(current or 0)
-
-
 # ── claim, renew, advance ────────────────────────────────────────────────────────────────────────
-
-
-async def queued_needs(tx: Transaction) -> list[Needs]:
-    """What the queued jobs need, once for each different need."""
-    waiting = select(jobs.c.queue_seq).where(jobs.c.state == State.QUEUED.value, jobs.c.fit_key == fits.c.fit_key)
-    return [Needs.from_document(row["needs"]) for row in await tx.all(select(fits.c.needs).where(waiting.exists()))]
-
-
-def _head(fit_keys: Sequence[str], now: float) -> Select[Any]:
-    """The job whose turn it is among the given needs: the head of each key by the claim's index, then the best."""
-    turn = (jobs.c.priority.desc(), jobs.c.fair_rank, jobs.c.queue_seq)
-    head = (
-        select(jobs.c.queue_seq)
-        .where(
-            jobs.c.state == State.QUEUED.value,
-            jobs.c.fit_key == fits.c.fit_key,
-            or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now),
-        )
-        .order_by(*turn)
-        .limit(1)
-        .correlate(fits)
-        .scalar_subquery()
-    )
-    heads = select(head).where(fits.c.fit_key.in_(fit_keys))
-    return select(jobs).where(jobs.c.queue_seq.in_(heads)).order_by(*turn).limit(1).with_for_update(skip_locked=True)
 
 
 @dataclass(frozen=True)
@@ -199,7 +152,7 @@ async def claim(tx: Transaction, who: Claim, satisfied: Mapping[str, int]) -> tu
     if not satisfied:
         return None
     now = await tx.now()
-    row = await tx.one(_head(list(satisfied), now))
+    row = await tx.one(head(list(satisfied), now))
     if row is None:
         return None
     attempt = row["attempt"] + 1
@@ -282,7 +235,7 @@ async def finish(tx: Transaction, row: RowMapping, ending: Ending, *, retry_seco
         move = replace(move, to=State.QUEUED, message="handed back by its worker")
     to = move.to or State.FAILED  # every branch above names a state
     when = {"finished_at": now} if to in FINAL else {"queued_at": now} if to is State.QUEUED else {}
-    await _move(tx, row, replace(move, values={**move.values, **when}))
+    await _end(tx, row, replace(move, to=to, values={**move.values, **when}))
     await drop_unreferenced(tx, row)
     return to
 
@@ -308,6 +261,69 @@ def _failed(row: RowMapping, failure: Failure, move: Move, *, now: float, retry_
     return replace(move, to=State.FAILED, message=failure.message[:500], document=document)
 
 
+# ── those who wait for it ────────────────────────────────────────────────────────────────────────
+
+
+async def _end(tx: Transaction, row: RowMapping, move: Move) -> None:
+    """Move a job out of an attempt; where that is its end, tell those who wait for it, and those who wait for them."""
+    await _move(tx, row, move)
+    if move.to not in FINAL:
+        return
+    pin = await pin_of(tx, row) if move.to is State.SUCCEEDED else None
+    doomed = deque(await _settle(tx, row, pin, why=_why(row["id"], move)))
+    while doomed:
+        job_id, why = doomed.popleft()
+        waiting = await lock(tx, job_id)
+        if State(waiting["state"]) in FINAL:
+            continue  # another of its inputs ended it
+        code = FailureCode.DEPENDENCY_FAILED
+        failure = Failure(code=code, message=why, hint=FAILURES[code].hint, phase=State.QUEUED.value)
+        values = {"finished_at": await tx.now(), "waiting": 0}
+        document = {"failure": failure.model_dump(mode="json"), "waiting_for": []}
+        lost = Move(State.FAILED, message=why, values=values, document=document)
+        await _move(tx, waiting, lost)
+        doomed += await _settle(tx, waiting, None, why=_why(job_id, lost))
+
+
+def _why(job_id: str, move: Move) -> str:
+    """What became of a job, told to one that waited for it."""
+    if move.to is State.SUCCEEDED:
+        return f"{job_id}, which this job goes on from, left neither a bundle nor a checkpoint"
+    code = (move.document.get("failure") or {}).get("code")
+    became = "was cancelled" if move.to is State.CANCELLED else f"failed ({code})"
+    return f"{job_id}, which this job goes on from, {became}"
+
+
+async def _settle(tx: Transaction, source: RowMapping, pin: Pin | None, *, why: str) -> list[tuple[str, str]]:
+    """Pin the inputs that wait for a job that has ended. Returns the jobs that cannot go on without, and why."""
+    doomed = []
+    for waiting in await waiting_inputs(tx, source):
+        if pin is None:
+            doomed.append((waiting["job_id"], why))
+        else:
+            await _pin(tx, waiting, pin)
+    return doomed
+
+
+async def _pin(tx: Transaction, waiting: RowMapping, pin: Pin) -> None:
+    row = await lock(tx, waiting["job_id"])
+    if State(row["state"]) in FINAL:
+        return
+    pinned = Input(waiting["reference"], waiting["source_id"], pin)
+    own = [job_inputs.c[name] == waiting[name] for name in ("project_id", "job_id", "index")]
+    await tx.execute(update(job_inputs).where(*own).values(pinned.columns()))
+    lineage = row["document"]["lineage"]
+    inputs = [pinned.told() if one["from"] == pinned.reference else one for one in lineage["inputs"]]
+    left = [job_id for job_id in row["document"]["waiting_for"] if job_id != pinned.source_id]
+    values: dict[str, Any] = {"waiting": len(left)}
+    if not left:
+        values["queued_at"] = await tx.now()
+        values["fair_rank"] = await fair_rank(tx, row["project_id"], row["priority"])
+        tx.wake(QUEUE)
+    document = {"lineage": {**lineage, "inputs": inputs}, "waiting_for": left}
+    await _move(tx, row, Move(values=values, document=document, events=[NewEvent("pinned", pinned.told())]))
+
+
 # ── what a user asks for, and what silence means ─────────────────────────────────────────────────
 
 
@@ -318,8 +334,8 @@ async def cancel(tx: Transaction, job_id: str, *, project_id: str) -> None:
     if state in FINAL:
         raise Problem(ProblemCode.CONFLICT, f"the job is {state.value} already", extra={"state": state.value})
     if state not in HELD:
-        values = {"finished_at": await tx.now(), "phase": None, "not_before": None}
-        await _move(tx, row, Move(State.CANCELLED, values=values))
+        values = {"finished_at": await tx.now(), "phase": None, "not_before": None, "waiting": 0}
+        await _end(tx, row, Move(State.CANCELLED, values=values, document={"waiting_for": []}))
     elif row["requested"] != Requested.CANCEL.value:
         asked = Requested.CANCEL.value
         told = [NewEvent("requested", {"requested": asked})]
@@ -358,18 +374,5 @@ async def reap(tx: Transaction, *, retry_seconds: float, limit: int = 100) -> li
         failure = Failure(code=FailureCode.TIMEOUT, message=message, hint=FAILURES[FailureCode.TIMEOUT].hint)
         values = {"finished_at": now, "not_before": None}
         document = {"failure": failure.model_dump(mode="json")}
-        await _move(tx, row, Move(State.FAILED, message=message, values=values, document=document))
+        await _end(tx, row, Move(State.FAILED, message=message, values=values, document=document))
     return reaped
-
-
-async def remove(tx: Transaction, row: RowMapping) -> None:
-    """Delete a finished job's row and all that hangs on it; its files are noted to follow."""
-    if State(row["state"]) not in FINAL:
-        raise Problem(ProblemCode.CONFLICT, f"the job is {row['state']}")
-    prefixes = [f"{row['project_id']}/jobs/{row['id']}"]
-    waiting = select(uploads.c.id).where(uploads.c.project_id == row["project_id"], uploads.c.job_id == row["id"])
-    for upload in await tx.all(waiting):
-        prefixes.append(f"{row['project_id']}/uploads/{upload['id']}")
-        await tx.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload["id"]))
-    await tx.execute(delete(jobs).where(jobs.c.id == row["id"], jobs.c.state == row["state"]))
-    await later_delete(tx, prefixes)

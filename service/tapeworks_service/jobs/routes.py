@@ -1,46 +1,38 @@
-"""A user's calls about jobs: submit, watch, cancel, change, delete."""
+"""A user's calls about jobs that are there: watch, cancel, change, delete."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import RowMapping, delete, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import RowMapping, delete, update
 
-from tapeworks.canonical import parse_json
-from tapeworks.errors import ProblemCode
-from tapeworks.jobs import FINAL, Job, JobKind, Page, State, ValidationResult
+from tapeworks.jobs import FINAL, Job, JobKind, Page, State
 from tapeworks.spec import Label
 from tapeworks_service.artifacts.deletions import delete_noted
 from tapeworks_service.auth import Reader, Submitter
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import job_labels, jobs
-from tapeworks_service.exchange import answer, problems, read_body, read_message, takes
-from tapeworks_service.ids import new_id
+from tapeworks_service.exchange import answer, problems, read_message, takes
 from tapeworks_service.jobs import queue
 from tapeworks_service.jobs.document import etag, job_document
-from tapeworks_service.jobs.examples import SPEC
 from tapeworks_service.jobs.fence import lock
-from tapeworks_service.jobs.fit import Needs
 from tapeworks_service.jobs.listing import Filters, decode_cursor, encode_cursor, list_jobs, reasons_waiting
+from tapeworks_service.jobs.removal import remove
 from tapeworks_service.jobs.streams import job_of
-from tapeworks_service.jobs.submission import Accepted, accept
-from tapeworks_service.problems import Problem, invalid_value, not_supported
+from tapeworks_service.jobs.turns import fair_rank
+from tapeworks_service.problems import invalid_value, not_supported
 from tapeworks_service.waking import job_topic
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 JobId = Annotated[str, Path(max_length=100)]
 Text = Annotated[str, Query(max_length=500, pattern=r"^[^\x00]*$")]
-IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")]
 
 
 class JobChange(BaseModel):
@@ -51,98 +43,6 @@ class JobChange(BaseModel):
     name: Annotated[str, Field(max_length=200)] | None = None
     labels: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] | None = None
-
-
-SPEC_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobSpecInput"}, "example": SPEC}},
-    }
-}
-
-
-# ── submit ───────────────────────────────────────────────────────────────────────────────────────
-
-
-@router.post(
-    "",
-    operation_id="create_job",
-    summary="Submit a job",
-    status_code=201,
-    response_model=Job,
-    responses=problems(400, 401, 403, 413, 422, 503),
-    openapi_extra=SPEC_BODY,
-)
-async def create_job(
-    request: Request, caller: Submitter, house: House, idempotency_key: IdempotencyKey = None
-) -> Response:
-    """Queue a job. With the same `Idempotency-Key` and body again, the same job is answered with 200."""
-    body = await read_body(request, house.settings.max_body_bytes)
-    key = (caller.project_id, idempotency_key, hashlib.sha256(body).hexdigest())
-    async with house.database.read() as tx:
-        if (known := await _same_request(tx, *key)) is not None:
-            return await _job_answer(tx, house, known)
-        catalogue = await house.catalogues.current(tx, lost_after=house.settings.lease_seconds)
-    accepted = await asyncio.to_thread(lambda: accept(parse_json(body), catalogue))
-    try:
-        async with house.database.write() as tx:
-            if (known := await _same_request(tx, *key)) is not None:
-                return await _job_answer(tx, house, known)
-            new = _new_job(accepted, key)
-            await queue.enqueue(tx, new)
-            made = await _job_answer(tx, house, await job_of(tx, caller.project_id, new.id), status=201)
-    except IntegrityError:  # another instance took the key between look and insert
-        async with house.database.read() as tx:
-            if (known := await _same_request(tx, *key)) is None:
-                raise
-            return await _job_answer(tx, house, known)
-    house.measures.submitted.inc()
-    return made
-
-
-def _new_job(accepted: Accepted, key: tuple[str, str | None, str]) -> queue.NewJob:
-    components = [component.model_dump() for component in accepted.components]
-    return queue.NewJob(
-        id=new_id("job"),
-        project_id=key[0],
-        kind=JobKind.TRAIN.value,
-        spec=accepted.document,
-        components=components,
-        needs=Needs.of(accepted.spec.resources, accepted.components),
-        lineage={"components": components, "seed": accepted.spec.training.seed},
-        idempotency_key=key[1],
-        body_hash=key[2],
-    )
-
-
-async def _same_request(tx: Transaction, project_id: str, key: str | None, body_hash: str) -> RowMapping | None:
-    """The job that this key made, or None. Raises 422 where its body was another."""
-    if key is None:
-        return None
-    row = await tx.one(select(jobs).where(jobs.c.project_id == project_id, jobs.c.idempotency_key == key))
-    if row is not None and row["body_hash"] != body_hash:
-        detail = f"the Idempotency-Key {key[:100]!r} made {row['id']} from another body"
-        raise Problem(ProblemCode.IDEMPOTENCY_MISMATCH, detail)
-    return row
-
-
-@router.post(
-    "/validate",
-    operation_id="validate_job",
-    summary="Check a job spec",
-    response_model=ValidationResult,
-    responses=problems(400, 401, 403, 413, 422, 503),
-    openapi_extra=SPEC_BODY,
-)
-async def validate_job(request: Request, caller: Submitter, house: House, trace: bool = False) -> Response:
-    """Schema and catalogue, as submitting would check them; nothing is queued."""
-    body = await read_body(request, house.settings.max_body_bytes)
-    if trace:
-        raise not_supported("trace=true")
-    async with house.database.read() as tx:
-        catalogue = await house.catalogues.current(tx, lost_after=house.settings.lease_seconds)
-    accepted = await asyncio.to_thread(lambda: accept(parse_json(body), catalogue))
-    return answer({"valid": True, "spec": accepted.document, "warnings": accepted.warnings})
 
 
 # ── look ─────────────────────────────────────────────────────────────────────────────────────────
@@ -199,14 +99,15 @@ def _reason(row: RowMapping, reasons: dict[str, str]) -> str | None:
     return reasons.get(row["fit_key"]) if row["state"] == State.QUEUED.value else None
 
 
-async def _job_answer(
+async def job_answer(
     tx: Transaction, house: Context, row: RowMapping, *, status: int = 200, seen: str | None = None
 ) -> Response:
+    """The job object; a new one (201, 202) with its place."""
     reasons = await reasons_waiting(tx, [row], house.catalogues, lost_after=house.settings.lease_seconds)
     reason = _reason(row, reasons)
     tag = etag(row, reason)
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    if status == 201:
+    if status in (201, 202):
         headers["Location"] = f"/v1/jobs/{row['id']}"
     if seen is not None and (seen.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in seen.split(",")]):
         return Response(status_code=304, headers=headers)
@@ -237,7 +138,7 @@ async def get_job(
                 unless = row["revision"] if unless is None else unless
                 left = deadline - time.monotonic()
                 if row["revision"] != unless or left <= 0 or State(row["state"]) in FINAL or house.hub.closing:
-                    return await _job_answer(tx, house, row, seen=request.headers.get("if-none-match"))
+                    return await job_answer(tx, house, row, seen=request.headers.get("if-none-match"))
             await listener.wait(min(left, house.database.poll_seconds))
 
 
@@ -255,7 +156,7 @@ async def cancel_job(caller: Submitter, house: House, job_id: JobId) -> Response
     """A queued job is cancelled at once, a running one at its next call boundary; a finished one answers 409."""
     async with house.database.write() as tx:
         await queue.cancel(tx, job_id, project_id=caller.project_id)
-        return await _job_answer(tx, house, await job_of(tx, caller.project_id, job_id))
+        return await job_answer(tx, house, await job_of(tx, caller.project_id, job_id))
 
 
 async def _later(caller: Submitter, house: House, job_id: JobId) -> Response:
@@ -295,14 +196,14 @@ async def update_job(request: Request, caller: Submitter, house: House, job_id: 
         row = await lock(tx, job_id, project_id=caller.project_id)
         values = {**given, "spec": {**row["spec"], **given}, "revision": jobs.c.revision + 1}
         if given.get("priority", row["priority"]) != row["priority"]:
-            values["fair_rank"] = await queue.fair_rank(tx, caller.project_id, given["priority"])
+            values["fair_rank"] = await fair_rank(tx, caller.project_id, given["priority"])
         await tx.execute(update(jobs).where(jobs.c.id == job_id).values(values))
         if "labels" in given:
             own = (job_labels.c.project_id == caller.project_id, job_labels.c.job_id == job_id)
             await tx.execute(delete(job_labels).where(*own))
             await queue.write_labels(tx, caller.project_id, job_id, given["labels"])
         tx.wake(job_topic(job_id))
-        return await _job_answer(tx, house, await job_of(tx, caller.project_id, job_id))
+        return await job_answer(tx, house, await job_of(tx, caller.project_id, job_id))
 
 
 @router.delete(
@@ -313,13 +214,10 @@ async def update_job(request: Request, caller: Submitter, house: House, job_id: 
     responses=problems(401, 403, 404, 409, 503),
 )
 async def delete_job(caller: Submitter, house: House, job_id: JobId) -> Response:
-    """The job with everything that hangs on it; 409 while it is not finished."""
+    """The job with everything that hangs on it; 409 while it, or a job that goes on from it, is not finished."""
     async with house.database.write() as tx:
         row = await lock(tx, job_id, project_id=caller.project_id)
-        if State(row["state"]) not in FINAL:
-            hint = "Cancel it first, and wait until it has ended."
-            raise Problem(ProblemCode.CONFLICT, f"the job is {row['state']}", hint=hint, extra={"state": row["state"]})
-        await queue.remove(tx, row)
+        await remove(tx, row)
         tx.wake(job_topic(job_id))
     await delete_noted(house.database, house.store)
     return Response(status_code=204)

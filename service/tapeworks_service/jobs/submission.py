@@ -20,8 +20,12 @@ from tapeworks.wire import PinnedComponent
 from tapeworks_service.catalogue.catalogue import Catalogue
 from tapeworks_service.catalogue.configs import config_findings, kind_in_schema
 from tapeworks_service.jobs.data import branch_arguments, branch_places, branches, data_findings, pipeline_places
+from tapeworks_service.jobs.inputs import InputReference, reference_finding
 from tapeworks_service.jobs.roles import role_findings
 from tapeworks_service.jobs.unsupported import unsupported
+
+PRETRAINED = (Kind.MODEL, "pretrained")
+"""The component whose argument `from` names a job or a checkpoint, wherever in a spec it stands."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Accepted:
     document: dict[str, Any]
     """The canonical form, every reference with its version."""
     components: list[PinnedComponent]
+    inputs: list[InputReference]
+    """Every `from`, in the spec's order."""
     warnings: list[str]
 
 
@@ -51,6 +57,7 @@ class _Pins:
     catalogue: Catalogue
     findings: list[Finding] = field(default_factory=list)
     entries: dict[tuple[Kind, str], ComponentEntry] = field(default_factory=dict)
+    inputs: list[InputReference] = field(default_factory=list)
 
 
 def accept(document: Any, catalogue: Catalogue) -> Accepted:
@@ -59,10 +66,11 @@ def accept(document: Any, catalogue: Catalogue) -> Accepted:
     original = fold(document).original
     canonical = spec.document()
     findings = list(unsupported(canonical))
-    pins = _Pins(catalogue)
+    pins = _Pins(catalogue, inputs=list(initial_states(spec)))
     for place in places(canonical):
         _pin(place, pins)
     findings += pins.findings
+    findings += filter(None, map(reference_finding, pins.inputs))
     findings += data_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     findings += doubled_arguments(spec)
     step = pins.entries.get((Kind.STEP, spec.step.component))
@@ -76,7 +84,17 @@ def accept(document: Any, catalogue: Catalogue) -> Accepted:
         for entry in pins.entries.values()
     ]
     warnings = [f"{entry.name}: {text}" for entry in pins.entries.values() for text in entry.warnings]
-    return Accepted(JobSpec.model_validate(canonical), canonical, components, warnings)
+    inputs = [replace(reference, pointer=original(reference.pointer)) for reference in pins.inputs]
+    return Accepted(JobSpec.model_validate(canonical), canonical, components, inputs, warnings)
+
+
+def initial_states(spec: JobSpec) -> Iterator[InputReference]:
+    """What the training and the models of a spec start from."""
+    if spec.training.initial_state is not None:
+        yield InputReference("/training/initial_state/from", spec.training.initial_state.from_)
+    for role, model in spec.models.items():
+        if model.initial_state is not None:
+            yield InputReference(f"/models/{escape(role)}/initial_state/from", model.initial_state.from_)
 
 
 def places(document: dict[str, Any]) -> Iterator[Place]:
@@ -132,6 +150,8 @@ def _pin(place: Place, pins: _Pins) -> None:
     pins.findings += config_findings(entry, config, f"{place.pointer}/config")
     if not isinstance(config, dict):
         return
+    if (entry.kind, entry.name) == PRETRAINED and isinstance(config.get("from"), str):
+        pins.inputs.append(InputReference(f"{place.pointer}/config/from", config["from"]))
     held = branch_arguments(entry.config_schema)
     for argument in held:
         _pin_branches(config.get(argument), f"{place.pointer}/config/{argument}", pins)

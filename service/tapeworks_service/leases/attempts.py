@@ -19,8 +19,10 @@ from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
 from tapeworks_service.jobs.document import checkpoint_document
 from tapeworks_service.jobs.fence import Fence, held, hold, holds, lease_lost, lease_token, lock
+from tapeworks_service.jobs.inputs import input_document, inputs_of, users_of
 from tapeworks_service.jobs.journal import NewEvent
 from tapeworks_service.jobs.records import append, merged_facts
+from tapeworks_service.jobs.turns import queued_needs
 from tapeworks_service.problems import Problem, invalid_value
 from tapeworks_service.workers.rows import WorkerRow
 
@@ -46,7 +48,7 @@ async def satisfied_needs(
     free: dict[str, Any] = {"free_gpus": wanted.free_gpus, "free_cpu_slots": wanted.free_cpu_slots}
     return {
         needs.fit_key: needs.gpus_on(worker)
-        for needs in await queue.queued_needs(tx)
+        for needs in await queued_needs(tx)
         if needs.unmet(worker, components) is None and needs.fits_now(worker, **free)
     }
 
@@ -107,6 +109,7 @@ async def lease_document(tx: Transaction, row: RowMapping, token: str) -> dict[s
         "spec": row["spec"],
         "components": row["components"],
         "resume": resume,
+        "inputs": [input_document(one) for one in await inputs_of(tx, row)],
         "timeout_seconds": None if limit is None else max(row["started_at"] + limit - now, 0.1),
         "gpus": row["gpus"],
     }
@@ -146,14 +149,18 @@ async def announce(tx: Transaction, fence: Fence, told: CheckpointAnnouncement) 
 
 
 async def _prune(tx: Transaction, job: RowMapping) -> dict[str, Any]:
-    """Keep the newest checkpoints and the best one. Returns the job object's `checkpoints`."""
+    """Keep the newest checkpoints, the best one, and those that other jobs go on from.
+
+    Returns the job object's `checkpoints`.
+    """
     own = (checkpoints.c.project_id == job["project_id"], checkpoints.c.job_id == job["id"])
     newest = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.created_at.desc())
     rows = await tx.all(select(checkpoints).where(*own).order_by(*newest))
     keep = (job["spec"]["training"]["checkpoint"] or {"keep": 2})["keep"]
     best = next((row for row in rows if row["best"]), None)
+    needed = {user["checkpoint_id"] for user in await users_of(tx, job)} | {best["id"] if best else None}
     for row in rows[keep:]:
-        if best is None or row["id"] != best["id"]:
+        if row["id"] not in needed:
             await tx.execute(checkpoints.delete().where(*own, checkpoints.c.id == row["id"]))
             await tx.execute(upload_rows.delete().where(upload_rows.c.id == row["upload_id"]))
             await later_delete(tx, [row["key"]])

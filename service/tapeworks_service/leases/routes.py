@@ -32,6 +32,7 @@ from tapeworks_service.database.tables import checkpoints
 from tapeworks_service.exchange import answer, problems, read_message, takes
 from tapeworks_service.jobs import queue, records
 from tapeworks_service.jobs.fence import Fence, held
+from tapeworks_service.jobs.inputs import inputs_of
 from tapeworks_service.jobs.routes import JobId
 from tapeworks_service.leases import attempts
 from tapeworks_service.problems import not_found
@@ -231,6 +232,33 @@ async def read_checkpoint(
     if row is None:
         raise not_found("checkpoint", checkpoint_id)
     return await download(request, house.store, StoredFile.of(row, name=f"{checkpoint_id}.tar"))
+
+
+@router.get(
+    "/jobs/{job_id}/attempts/{attempt}/inputs/{index}",
+    operation_id="read_input",
+    summary="The bytes of what a job goes on from",
+    response_class=Response,
+    responses={200: {"description": "The bytes"}, **REFUSALS},
+)
+async def read_input(
+    request: Request,
+    caller: Worker,
+    house: House,
+    job_id: JobId,
+    attempt: Attempt,
+    token: TOKEN_HEADER,
+    index: Annotated[int, Path(ge=0, lt=2**31)],
+) -> Response:
+    """One of the lease's `inputs`, by its place there; for the attempt that holds the job."""
+    async with house.database.read() as tx:
+        job = await held(tx, Fence(job_id, attempt, token))
+        rows = await inputs_of(tx, job)
+    if index >= len(rows):
+        raise not_found("input", str(index))
+    row = rows[index]
+    suffix = ".tar.gz" if row["kind"] == "bundle" else ".tar"
+    return await download(request, house.store, StoredFile.of(row, name=row["reference"] + suffix))
 
 
 # ── the end ──────────────────────────────────────────────────────────────────────────────────────

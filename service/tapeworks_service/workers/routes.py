@@ -82,14 +82,16 @@ async def _upsert(tx: Transaction, table: Any, key: list[str], values: dict[str,
     responses=problems(401, 403, 503),
 )
 async def list_workers(caller: Reader, house: House) -> Response:
-    """Devices, state, and what runs there."""
+    """Devices, state, what runs there, and what of its components is not offered."""
     async with house.database.read() as tx:
         rows = await read_workers(tx, lost_after=house.settings.lease_seconds)
         running = await _running(tx, caller.project_id)
+        clashes = (await house.catalogues.merged(tx, rows)).clashes
         data = []
         for row in rows:
             refused = (await house.catalogues.known(tx, row.catalogue_digest)).refused
-            data.append(_worker_document(row, jobs=running[row.id]) | {"refused": list(refused)})
+            told = [*refused, *([] if row.lost else clashes.get(row.id, ()))]
+            data.append(_worker_document(row, jobs=running[row.id]) | {"refused": told})
     return answer({"data": data, "has_more": False, "next": None})
 
 

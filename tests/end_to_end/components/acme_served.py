@@ -1,9 +1,9 @@
-"""A user's own components: a layer, a loss, a metric and a regularizer, and some that go wrong when they meet data."""
+"""A user's own components: one of each kind that a job here needs, and some that go wrong when they meet data."""
 
 import keras
 import tensorflow as tf
 
-from tapeworks import Source, component
+from tapeworks import Source, TrainingStep, component
 
 LABELS = tf.TensorSpec([None], tf.int64)
 LOGITS = tf.TensorSpec([None, 3], tf.float32)
@@ -80,3 +80,19 @@ class Unlucky(Source):
         if not self.mounted:
             raise FileNotFoundError("the disk with the data is not mounted")
         return tf.data.Dataset.from_tensor_slices((tf.zeros([4, 2]), tf.zeros([4], tf.int64)))
+
+
+@component("acme/Talkative")
+class Talkative(TrainingStep):
+    """Says what it does, inside the compiled step and while it is traced."""
+
+    losses = ("model",)
+
+    def train_step(self, batch, run):
+        x, y = batch
+        print("tracing the step")  # noqa: T201  # what users do
+        with tf.GradientTape() as tape:
+            loss = run.losses["model"](y, run.models["model"](x, training=True))
+        tf.print("step", run.step, "has", tf.shape(x)[0], "rows")
+        run.minimize("model", loss, tape)
+        return {"loss": loss}

@@ -1,0 +1,211 @@
+"""What a job goes on from: a job or a checkpoint that its spec names, pinned to one file that is kept for it.
+
+A job that succeeded is pinned to its bundle, or to its latest checkpoint where it exports none; a checkpoint
+to itself. A job that has not ended yet is waited for; the queue pins it when it succeeds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, RowMapping, Select, and_, select
+
+from tapeworks.errors import Finding, ProblemCode, SpecInvalid
+from tapeworks.jobs import FINAL, JobKind, State
+from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.tables import artifacts, checkpoints, job_inputs, jobs
+
+_ID = re.compile(r"(job|ckpt)_[0-9A-Za-z]{1,59}")
+
+
+@dataclass(frozen=True)
+class InputReference:
+    """A `from` of a spec, and its place in what the user wrote."""
+
+    pointer: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The file that a job goes on from."""
+
+    kind: str
+    bytes: int
+    sha256: str
+    key: str
+    checkpoint_id: str | None = None
+
+    @classmethod
+    def of(cls, kind: str, row: RowMapping, checkpoint_id: str | None = None) -> Pin:
+        """From a row with bytes, sha256 and key."""
+        return cls(kind, row["bytes"], row["sha256"], row["key"], checkpoint_id)
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a new job; without a pin it waits for the job `source_id`."""
+
+    reference: str
+    source_id: str
+    pin: Pin | None
+
+    def columns(self) -> dict[str, Any]:
+        """As columns of `job_inputs`."""
+        unpinned = dict.fromkeys(("kind", "bytes", "sha256", "key", "checkpoint_id"))
+        pinned = unpinned if self.pin is None else asdict(self.pin)
+        return {"reference": self.reference, "source_id": self.source_id, **pinned}
+
+    def told(self) -> dict[str, Any]:
+        """As `lineage.inputs` and the event `pinned` tell it."""
+        kept = ("kind", "checkpoint_id", "sha256")
+        return {
+            "from": self.reference,
+            "job_id": self.source_id,
+            **{name: getattr(self.pin, name, None) for name in kept},
+        }
+
+
+# ── at POST ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def reference_finding(reference: InputReference) -> Finding | None:
+    """What is wrong with a reference at first sight."""
+    if _ID.fullmatch(reference.value):
+        return None
+    hint = 'Name a job ("job_…"), or one of the checkpoints that GET /v1/jobs/{id}/checkpoints lists ("ckpt_…").'
+    if reference.value.startswith(("job_", "ckpt_")):
+        return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"{reference.value[:100]!r} is no id", hint)
+    message = f"{reference.value[:100]!r}: this version starts from jobs and checkpoints only"
+    return Finding(reference.pointer, ProblemCode.NOT_SUPPORTED, message, hint)
+
+
+async def resolve(tx: Transaction, project_id: str, references: Sequence[InputReference]) -> list[Input]:
+    """The inputs of a spec, each id once. Raises `SpecInvalid` where one leads nowhere.
+
+    The jobs that are named stay locked until the transaction ends: none of them can end, prune or be deleted
+    before the new job's row is there to hear of it.
+    """
+    owners = {one.value: await _owner(tx, project_id, one.value) for one in references}
+    sources = {owner: await _locked(tx, owner) for owner in sorted({owner for owner in owners.values() if owner})}
+    found: dict[str, Input] = {}
+    findings: list[Finding] = []
+    for one in references:
+        owner = owners[one.value]
+        source = None if owner is None else sources[owner]
+        outcome = await _resolved(tx, one, source)
+        if isinstance(outcome, Finding):
+            findings.append(outcome)
+        else:
+            found[one.value] = outcome
+    if findings:
+        raise SpecInvalid(findings)
+    return list(found.values())
+
+
+async def _owner(tx: Transaction, project_id: str, value: str) -> str | None:
+    """The job that a reference is about, in this project."""
+    if value.startswith("ckpt_"):
+        table, column = checkpoints, checkpoints.c.job_id
+    else:
+        table, column = jobs, jobs.c.id
+    row = await tx.one(select(column.label("job_id")).where(table.c.project_id == project_id, table.c.id == value))
+    return None if row is None else str(row["job_id"])
+
+
+async def _locked(tx: Transaction, job_id: str) -> RowMapping | None:
+    return await tx.one(select(jobs).where(jobs.c.id == job_id).with_for_update())
+
+
+async def _resolved(tx: Transaction, reference: InputReference, source: RowMapping | None) -> Input | Finding:
+    value = reference.value
+    if source is None:
+        what = "checkpoint" if value.startswith("ckpt_") else "job"
+        hint = "Only the newest checkpoints of a job are kept (training.checkpoint.keep)." if what != "job" else ""
+        return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"there is no {what} {value!r}", hint)
+    if value.startswith("ckpt_"):
+        own = (checkpoints.c.project_id == source["project_id"], checkpoints.c.job_id == source["id"])
+        row = await tx.one(select(checkpoints).where(*own, checkpoints.c.id == value))
+        if row is None:  # pruned while we waited for the lock
+            return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"there is no checkpoint {value!r}")
+        return Input(value, source["id"], Pin.of("checkpoint", row, value))
+    if source["kind"] != JobKind.TRAIN.value:
+        message = f"{value!r} is a job of kind {source['kind']}, which leaves no model"
+        return Finding(reference.pointer, ProblemCode.INVALID_VALUE, message, "Name a job that trains.")
+    state = State(source["state"])
+    if state not in FINAL:
+        return Input(value, source["id"], None)
+    pin = await pin_of(tx, source) if state is State.SUCCEEDED else None
+    if pin is not None:
+        return Input(value, source["id"], pin)
+    message = f"{value!r} " + _nothing_left(state)
+    return Finding(reference.pointer, ProblemCode.INVALID_VALUE, message, await _instead(tx, source))
+
+
+def _nothing_left(state: State) -> str:
+    if state is State.SUCCEEDED:
+        return "left neither a bundle nor a checkpoint"
+    return "was cancelled" if state is State.CANCELLED else "has failed"
+
+
+async def _instead(tx: Transaction, source: RowMapping) -> str:
+    latest = await _latest_checkpoint(tx, source)
+    if latest is None:
+        return "Name a job that succeeded."
+    return f"Name its last checkpoint, {latest['id']!r} (step {latest['step']}), to go on from there."
+
+
+# ── pins ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def pin_of(tx: Transaction, source: RowMapping) -> Pin | None:
+    """What a job that succeeded is gone on from: its bundle, else its latest checkpoint; None where it left neither."""
+    own = (artifacts.c.project_id == source["project_id"], artifacts.c.job_id == source["id"])
+    bundle = await tx.one(select(artifacts).where(*own, artifacts.c.role == "bundle"))
+    if bundle is not None:
+        return Pin.of("bundle", bundle)
+    latest = await _latest_checkpoint(tx, source)
+    return None if latest is None else Pin.of("checkpoint", latest, latest["id"])
+
+
+async def _latest_checkpoint(tx: Transaction, source: RowMapping) -> RowMapping | None:
+    own = (checkpoints.c.project_id == source["project_id"], checkpoints.c.job_id == source["id"])
+    newest = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.created_at.desc())
+    return await tx.one(select(checkpoints).where(*own).order_by(*newest).limit(1))
+
+
+async def waiting_inputs(tx: Transaction, source: RowMapping) -> list[RowMapping]:
+    """Inputs of other jobs that wait for this one."""
+    return await tx.all(select(job_inputs).where(_from(source), job_inputs.c.kind.is_(None)))
+
+
+async def users_of(tx: Transaction, source: RowMapping) -> list[RowMapping]:
+    """Inputs of unfinished jobs that this one's files are kept for."""
+    return await tx.all(_unfinished().where(_from(source)))
+
+
+def _from(source: RowMapping) -> ColumnElement[bool]:
+    return and_(job_inputs.c.project_id == source["project_id"], job_inputs.c.source_id == source["id"])
+
+
+def _unfinished() -> Select[Any]:
+    final = [state.value for state in FINAL]
+    its_job = and_(jobs.c.project_id == job_inputs.c.project_id, jobs.c.id == job_inputs.c.job_id)
+    return select(job_inputs).join(jobs, its_job).where(jobs.c.state.not_in(final))
+
+
+# ── for the worker that holds the job ────────────────────────────────────────────────────────────
+
+
+async def inputs_of(tx: Transaction, job: RowMapping) -> list[RowMapping]:
+    """The inputs of a job, in its order."""
+    own = (job_inputs.c.project_id == job["project_id"], job_inputs.c.job_id == job["id"])
+    return await tx.all(select(job_inputs).where(*own).order_by(job_inputs.c.index))
+
+
+def input_document(row: RowMapping) -> dict[str, Any]:
+    """The JSON of `tapeworks.wire.LeaseInput`."""
+    return {"from": row["reference"], **{name: row[name] for name in ("kind", "bytes", "sha256")}}

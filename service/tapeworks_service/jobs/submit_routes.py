@@ -1,0 +1,167 @@
+"""A user's calls that take a spec: submit it, check it, have a worker trace it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import Response
+from sqlalchemy import RowMapping, select
+from sqlalchemy.exc import IntegrityError
+
+from tapeworks.canonical import parse_json
+from tapeworks.errors import ProblemCode
+from tapeworks.jobs import Job, JobKind, ValidationResult
+from tapeworks_service.auth import Submitter
+from tapeworks_service.context import Context, House
+from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.tables import jobs
+from tapeworks_service.exchange import answer, problems, read_body
+from tapeworks_service.ids import new_id
+from tapeworks_service.jobs import queue
+from tapeworks_service.jobs.examples import SPEC
+from tapeworks_service.jobs.fit import Needs
+from tapeworks_service.jobs.inputs import Input, resolve
+from tapeworks_service.jobs.new_job import NewJob
+from tapeworks_service.jobs.routes import job_answer
+from tapeworks_service.jobs.streams import job_of
+from tapeworks_service.jobs.submission import Accepted, accept
+from tapeworks_service.problems import Problem
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")]
+SPEC_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobSpecInput"}, "example": SPEC}},
+    }
+}
+
+
+@router.post(
+    "",
+    operation_id="create_job",
+    summary="Submit a job",
+    status_code=201,
+    response_model=Job,
+    responses=problems(400, 401, 403, 413, 422, 503),
+    openapi_extra=SPEC_BODY,
+)
+async def create_job(
+    request: Request, caller: Submitter, house: House, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Queue a job. With the same `Idempotency-Key` and body again, the same job is answered with 200."""
+    body = await read_body(request, house.settings.max_body_bytes)
+    return await _submit(house, Submission(body, JobKind.TRAIN, caller.project_id, idempotency_key), status=201)
+
+
+@router.post(
+    "/validate",
+    operation_id="validate_job",
+    summary="Check a job spec",
+    response_model=ValidationResult,
+    responses={
+        202: {"description": "With `trace`: the job that traces it", "model": Job},
+        **problems(400, 401, 403, 413, 422, 503),
+    },
+    openapi_extra=SPEC_BODY,
+)
+async def validate_job(
+    request: Request,
+    caller: Submitter,
+    house: House,
+    trace: Annotated[bool, Query(description="have a worker build it, trace it and try it")] = False,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Schema, catalogue and inputs, as submitting would check them; nothing is queued.
+
+    With `trace` the same first, then 202 with a job of kind `validate`: poll it like any other. Its `result` has the
+    element spec, shapes, parameters, memory and FLOPs of a step, warnings with their places, and a quote. It goes
+    before training jobs of its priority, has two attempts and ten minutes, and leaves no files.
+    """
+    body = await read_body(request, house.settings.max_body_bytes)
+    submission = Submission(body, JobKind.VALIDATE, caller.project_id, idempotency_key)
+    if trace:
+        return await _submit(house, submission, status=202)
+    accepted = await _accept(house, submission)
+    async with house.database.read() as tx:
+        inputs = await resolve(tx, caller.project_id, accepted.inputs)
+    waits = [f"{one.source_id} has not ended: the job would wait for it" for one in inputs if one.pin is None]
+    return answer({"valid": True, "spec": accepted.document, "warnings": [*accepted.warnings, *waits]})
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a request sent, and for what."""
+
+    body: bytes
+    kind: JobKind
+    project_id: str
+    idempotency_key: str | None
+
+    @property
+    def body_hash(self) -> str:
+        """The same body for another purpose is another request."""
+        purpose = b"" if self.kind is JobKind.TRAIN else self.kind.value.encode() + b"\n"
+        return hashlib.sha256(purpose + self.body).hexdigest()
+
+
+async def _accept(house: Context, submission: Submission) -> Accepted:
+    async with house.database.read() as tx:
+        catalogue = await house.catalogues.current(tx, lost_after=house.settings.lease_seconds)
+    return await asyncio.to_thread(lambda: accept(parse_json(submission.body), catalogue))
+
+
+async def _submit(house: Context, submission: Submission, *, status: int) -> Response:
+    """Queue what was sent, or answer with the job that its key made before."""
+    async with house.database.read() as tx:
+        if (known := await _same_request(tx, submission)) is not None:
+            return await job_answer(tx, house, known)
+    accepted = await _accept(house, submission)
+    try:
+        async with house.database.write() as tx:
+            if (known := await _same_request(tx, submission)) is not None:
+                return await job_answer(tx, house, known)
+            new = _new_job(accepted, submission, await resolve(tx, submission.project_id, accepted.inputs))
+            await queue.enqueue(tx, new)
+            made = await job_answer(tx, house, await job_of(tx, new.project_id, new.id), status=status)
+    except IntegrityError:  # another instance took the key between look and insert
+        async with house.database.read() as tx:
+            if (known := await _same_request(tx, submission)) is None:
+                raise
+            return await job_answer(tx, house, known)
+    house.measures.submitted.inc()
+    return made
+
+
+def _new_job(accepted: Accepted, submission: Submission, inputs: list[Input]) -> NewJob:
+    components: list[dict[str, Any]] = [component.model_dump() for component in accepted.components]
+    return NewJob(
+        id=new_id("job"),
+        project_id=submission.project_id,
+        kind=submission.kind.value,
+        spec=accepted.document,
+        components=components,
+        needs=Needs.of(accepted.spec.resources, accepted.components),
+        lineage={"components": components, "seed": accepted.spec.training.seed},
+        idempotency_key=submission.idempotency_key,
+        body_hash=submission.body_hash,
+        inputs=inputs,
+    )
+
+
+async def _same_request(tx: Transaction, submission: Submission) -> RowMapping | None:
+    """The job that this key made, or None. Raises 422 where its body was another."""
+    key = submission.idempotency_key
+    if key is None:
+        return None
+    own = (jobs.c.project_id == submission.project_id, jobs.c.idempotency_key == key)
+    row = await tx.one(select(jobs).where(*own))
+    if row is not None and row["body_hash"] != submission.body_hash:
+        detail = f"the Idempotency-Key {key[:100]!r} made {row['id']} from another body"
+        raise Problem(ProblemCode.IDEMPOTENCY_MISMATCH, detail)
+    return row

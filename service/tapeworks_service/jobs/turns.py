@@ -1,0 +1,58 @@
+"""Whose turn it is: which queued job goes next, and in which round a new one has its turn.
+
+A job that waits for others is in no round and at no index head until the last of them has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Select, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tapeworks.jobs import State
+from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.tables import fits, jobs
+from tapeworks_service.jobs.fit import Needs
+
+_READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
+
+
+async def remember_fit(tx: Transaction, needs: Needs) -> None:
+    """Keep what a fit key stands for."""
+    dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
+    await tx.execute(statement.on_conflict_do_nothing())
+
+
+async def fair_rank(tx: Transaction, project_id: str, priority: int) -> int:
+    """The round in which a project's next job of a priority has its turn: one job of each project a round."""
+    ready = (*_READY, jobs.c.priority == priority)
+    own = select(func.max(jobs.c.fair_rank)).where(jobs.c.project_id == project_id, *ready)
+    last = (await tx.execute(own)).scalar_one()
+    if last is not None:
+        return int(last) + 1
+    current = (await tx.execute(select(func.min(jobs.c.fair_rank)).where(*ready))).scalar_one()
+    return int(current or 0)
+
+
+async def queued_needs(tx: Transaction) -> list[Needs]:
+    """What the queued jobs need, once for each different need."""
+    ready = select(jobs.c.queue_seq).where(*_READY, jobs.c.fit_key == fits.c.fit_key)
+    return [Needs.from_document(row["needs"]) for row in await tx.all(select(fits.c.needs).where(ready.exists()))]
+
+
+def head(fit_keys: Sequence[str], now: float) -> Select[Any]:
+    """The job whose turn it is among the given needs: the head of each key by the claim's index, then the best."""
+    turn = (jobs.c.priority.desc(), jobs.c.fair_rank, jobs.c.queue_seq)
+    first = (
+        select(jobs.c.queue_seq)
+        .where(*_READY, jobs.c.fit_key == fits.c.fit_key, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now))
+        .order_by(*turn)
+        .limit(1)
+        .correlate(fits)
+        .scalar_subquery()
+    )
+    heads = select(first).where(fits.c.fit_key.in_(fit_keys))
+    return select(jobs).where(jobs.c.queue_seq.in_(heads)).order_by(*turn).limit(1).with_for_update(skip_locked=True)
