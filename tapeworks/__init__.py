@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tapeworks import errors
-    from tapeworks.authoring import Callback, Evaluator, Files, GradientTransform, Run, Source, TrainingStep
+    from tapeworks.authoring import Callback, EarlierJob, Evaluator, Files, GradientTransform, Run, Source, TrainingStep
     from tapeworks.bundle import load
     from tapeworks.client import Client
     from tapeworks.components import component
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Callback": "tapeworks.authoring",
     "Client": "tapeworks.client",
+    "EarlierJob": "tapeworks.authoring",
     "Evaluator": "tapeworks.authoring",
     "Files": "tapeworks.authoring",
     "GradientTransform": "tapeworks.authoring",
@@ -39,6 +40,7 @@ _HOMES = {
 __all__ = [
     "Callback",
     "Client",
+    "EarlierJob",
     "Evaluator",
     "Files",
     "GradientTransform",

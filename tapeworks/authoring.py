@@ -29,6 +29,15 @@ Files = Annotated[str | list[str], _FilesMark()]
 """Annotation of a source's argument: the engine replaces the glob with the list of local paths, sorted."""
 
 
+class _EarlierMark:
+    """Marks an argument whose value names an earlier job."""
+
+
+EarlierJob = Annotated[str, _EarlierMark()]
+"""Annotation of a component's argument: the engine replaces the name with an object whose `model(role=None)` gives a
+Keras model of that job's bundle."""
+
+
 class Run(Protocol):
     """The engine, as a component sees it. Inside `train_step` everything here may be called under tracing."""
 

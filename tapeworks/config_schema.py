@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import keyword
 import operator
 import sys
 import types
@@ -25,7 +26,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, WithJsonSchema, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
 
-from tapeworks.authoring import Callback, Evaluator, GradientTransform, Source, TrainingStep, _FilesMark
+from tapeworks.authoring import Callback, Evaluator, GradientTransform, Source, TrainingStep, _EarlierMark, _FilesMark
 from tapeworks.errors import ComponentError
 from tapeworks.references import Kind, is_reference
 
@@ -107,6 +108,8 @@ class Config:
     """Argument → the kind that references in it must have."""
     files: frozenset[str]
     """Arguments annotated `tapeworks.Files`."""
+    earlier: frozenset[str] = frozenset()
+    """Arguments annotated `tapeworks.EarlierJob`."""
     declared: frozenset[str] = field(default_factory=frozenset)
     """Arguments that the author's own signatures name; the others are Keras'."""
 
@@ -119,7 +122,16 @@ class Config:
                 raise
             # JSON knows one kind of number, and JSON Schema takes 3.0 for an integer.
             checked = self.model.model_validate_json(json.dumps(_whole(config)), strict=True)
-        return {(info.alias or name): getattr(checked, name) for name, info in _given(checked)}
+        return {_parameter(info.alias or name): getattr(checked, name) for name, info in _given(checked)}
+
+
+def _key(parameter: str) -> str:
+    """What a config calls a parameter: `from_` is `from`, which Python cannot say."""
+    return parameter[:-1] if keyword.iskeyword(parameter[:-1]) and parameter.endswith("_") else parameter
+
+
+def _parameter(key: str) -> str:
+    return f"{key}_" if keyword.iskeyword(key) else key
 
 
 def _whole(value: Any) -> Any:
@@ -139,6 +151,7 @@ def config_of(target: Any, kind: Kind, name: str) -> Config:
     """Read a component's arguments. Raises ComponentError naming the argument and what to write instead."""
     kinds: dict[str, Kind] = {}
     files: set[str] = set()
+    earlier: set[str] = set()
     fields: dict[str, Any] = {}
     parameters = _parameters(target, kind, name)
     for index, (argument, (annotation, default)) in enumerate(parameters.items()):
@@ -146,24 +159,26 @@ def config_of(target: Any, kind: Kind, name: str) -> Config:
         taken = _references_marked(annotation, found)
         if len(set(found)) == 1:
             kinds[argument] = found[0]
-        if _is_files(annotation):
+        if _is_marked(annotation, _FilesMark):
             files.add(argument)
+        if _is_marked(annotation, _EarlierMark):
+            earlier.add(argument)
         _check_typable(taken, argument, name)
         # Aliases, since pydantic refuses fields that begin with "_" or hide its own attributes ("copy", "schema").
         fields[f"argument_{index}"] = (taken, _field(argument, default))
     model = create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False), **fields)
     declared = frozenset(_declared(target, kind))
-    return Config(model, _schema(model, name), kinds, frozenset(files), declared)
+    return Config(model, _schema(model, name), kinds, frozenset(files), frozenset(earlier), declared)
 
 
 def _field(argument: str, default: Any) -> Any:
     if default is inspect.Parameter.empty:
-        return Field(alias=argument)
+        return Field(alias=_key(argument))
     try:
         json.dumps(default, allow_nan=False)
     except (TypeError, ValueError):
-        return Field(alias=argument, default_factory=lambda: default)
-    return Field(alias=argument, default=default)
+        return Field(alias=_key(argument), default_factory=lambda: default)
+    return Field(alias=_key(argument), default=default)
 
 
 def _schema(model: type[BaseModel], name: str) -> dict[str, JsonValue]:
@@ -245,10 +260,10 @@ def reference_kind(annotation: type) -> Kind | None:
     return None
 
 
-def _is_files(annotation: Any) -> bool:
-    if any(isinstance(mark, _FilesMark) for mark in getattr(annotation, "__metadata__", ())):
+def _is_marked(annotation: Any, mark: type) -> bool:
+    if any(isinstance(item, mark) for item in getattr(annotation, "__metadata__", ())):
         return True
-    return any(_is_files(one) for one in typing.get_args(annotation))
+    return any(_is_marked(one, mark) for one in typing.get_args(annotation))
 
 
 def _check_typable(annotation: Any, argument: str, name: str) -> None:

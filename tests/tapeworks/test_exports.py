@@ -9,8 +9,8 @@ import pytest
 import tapeworks
 
 EXPORTS = {
-    "Callback", "Client", "Evaluator", "Files", "GradientTransform", "JobSpec", "Run", "Source", "TrainingStep",
-    "component", "errors", "from_keras", "load",
+    "Callback", "Client", "EarlierJob", "Evaluator", "Files", "GradientTransform", "JobSpec", "Run", "Source",
+    "TrainingStep", "component", "errors", "from_keras", "load",
 }  # fmt: skip
 
 

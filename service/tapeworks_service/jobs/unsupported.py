@@ -20,16 +20,11 @@ class Unsupported:
 
 
 TABLE = (
-    Unsupported("/models/*/adapt", ([],)),
-    Unsupported("/models/*/initial_state", (None,)),
-    Unsupported("/models/*/copy_of", (None,)),
-    Unsupported("/models/*/freeze", ([],)),
     Unsupported("/optimizers/*/variables", (None,)),
     Unsupported("/evaluators", ([],)),
     Unsupported("/callbacks", ([],)),
     Unsupported("/training/precision", ("float32", "float64", "mixed_bfloat16"), 'Use "float32" or "mixed_bfloat16".'),
     Unsupported("/training/gradient_accumulation", (1,), "Use a larger batch_size."),
-    Unsupported("/training/initial_state", (None,)),
     Unsupported("/training/execution/plan", ("auto", "steps", "loop", "eager"), 'Use "auto".'),
     Unsupported("/export/signatures", (None,)),
     Unsupported("/resources/gpus", (None, 0, 1), "A job trains on one GPU."),

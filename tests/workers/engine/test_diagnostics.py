@@ -171,12 +171,10 @@ def test_a_partial_gradient_is_a_diagnostic(tmp_path: Path) -> None:
 
 
 def test_unknown_plans_and_options_are_not_supported(tmp_path: Path) -> None:
-    frozen = {**mlp(), "freeze": ["*"]}
     for spec in (
         job(training={"execution": {"plan": "fused"}}),
         job(training={"gradient_accumulation": 2}),
         job(training={"precision": "mixed_float16"}),
-        job(model=frozen),
         job(optimizer={"component": "keras/Adam", "variables": [{"model": "model"}]}),
         job(data={"source": numbers()}, callbacks=["lab/Numbers"]),
     ):

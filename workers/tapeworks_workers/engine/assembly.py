@@ -26,6 +26,7 @@ from tapeworks_workers.engine.metrics import RoleMetric, build_metrics
 from tapeworks_workers.engine.models import build_models
 from tapeworks_workers.engine.randomness import derive_seed, philox
 from tapeworks_workers.engine.run import Run
+from tapeworks_workers.engine.starting import Start
 
 PRECISIONS = {
     "float32": ("float32", "float32"),
@@ -54,6 +55,10 @@ class Assembly:
     run: Run
     inputs: frozenset[str] | None = None
     """The keys of the element's x that the models take, where they take x whole and by name."""
+    remarks: list[str] = field(default_factory=list)
+    """What the user should know of how the models start."""
+    architectures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """`from` → role → config of the earlier models that are part of these."""
     means: dict[str, tf.Variable] = field(default_factory=dict)
     """Running sums of a step's scalars, by split; made when the step is traced."""
     pending: dict[str, Any] = field(default_factory=dict)
@@ -102,15 +107,21 @@ class Assembly:
         return (chosen, *batch[1:]) if isinstance(batch, tuple) else chosen
 
 
-def assemble(spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | None = None) -> Assembly:
+def assemble(
+    spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | None = None, start: Start | None = None
+) -> Assembly:
     """Build all parts of a job for batches of `element_spec`. `datasets` are what `run.datasets` offers to the step.
 
+    `start`: what the models start from; by default layers adapt to `datasets["training"]`, and nothing is restored.
     Raises JobFailure.
     """
     reset(spec)
     with philox():
         step = build(spec.step, Kind.STEP, pointer="/step")
-        models, input_specs = build_models(spec, step, element_spec)
+        if start is None:
+            training = (datasets or {}).get("training")
+            start = Start(training=None if training is None else lambda: training)
+        models, input_specs, remarks = build_models(spec, step, element_spec, start)
         owned = owned_variables(step, models)
         optimizers = {name: _optimizer(spec, name, variables) for name, variables in owned.items()}
         losses = spec_losses.Losses({name: _loss(spec.losses[name], name) for name in spec.losses})
@@ -124,6 +135,7 @@ def assemble(spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | 
             spec=spec, element_spec=element_spec, step=step, models=models, input_specs=input_specs,
             optimizers=optimizers, owned=owned, losses=losses, metrics=metrics, transforms=transforms, run=run,
             inputs=_selection(step, models, input_specs, element_spec),
+            remarks=remarks, architectures=start.inputs.used,
         )  # fmt: skip
         run.datasets.update(datasets or {})
         step.build(run)
@@ -148,7 +160,6 @@ def _refuse_unsupported(spec: JobSpec) -> None:
     refused = {
         f"training.precision {training.precision!r}": training.precision not in PRECISIONS,
         "training.gradient_accumulation": training.gradient_accumulation != 1,
-        "training.initial_state": training.initial_state is not None,
         "evaluators": bool(spec.evaluators),
         "callbacks": bool(spec.callbacks),
     }

@@ -47,6 +47,8 @@ class Data:
     test: Split | None
     sources: dict[str, Any]
     """For the lineage: split → component, and its files with their digests."""
+    plain: Callable[[], tf.data.Dataset] = field(repr=False)
+    """One pass over the training split as other splits are seen: no shuffle, repeat or training-only operation."""
 
     @property
     def element_spec(self) -> Any:
@@ -74,7 +76,12 @@ def build_data(spec: JobSpec) -> Data:
         for name, dataset in raw.items()
         if dataset is not None
     }
-    return Data(splits["training"], splits.get("validation"), splits.get("test"), sources)
+
+    def plain() -> tf.data.Dataset:
+        training = _pipeline(spec, "training", raw["training"], batched=batched["training"], plain=True)
+        return training.dataset(0)
+
+    return Data(splits["training"], splits.get("validation"), splits.get("test"), sources, plain)
 
 
 def _dataset(source: Source, reference: ReferenceFields) -> tf.data.Dataset:
@@ -88,12 +95,12 @@ def _dataset(source: Source, reference: ReferenceFields) -> tf.data.Dataset:
     return dataset
 
 
-def _pipeline(spec: JobSpec, name: str, raw: tf.data.Dataset, *, batched: bool) -> Split:
+def _pipeline(spec: JobSpec, name: str, raw: tf.data.Dataset, *, batched: bool, plain: bool = False) -> Split:
     training = spec.training
     applied = [
         operations.prepare(operation, index=index, seed=training.seed, deterministic=training.deterministic)
         for index, operation in enumerate(spec.data.pipeline)
-        if name == "training" or not training_only(operation)
+        if (name == "training" and not plain) or not training_only(operation)
     ]
     if not batched and not any(item.operation.op in BATCHING for item in applied):
         raise JobFailure(

@@ -1,1 +1,1 @@
-"""Models without code: `sequential`, `functional`, `mlp`, `convnet`."""
+"""Models without code: `sequential`, `graph`, `functional`, `pretrained`, `mlp`, `convnet`."""

@@ -113,7 +113,8 @@ def _stand_in(found: dict[str, Any]) -> types.ModuleType:
         return register
 
     module = types.ModuleType("tapeworks", "A stand-in while this bundle's components are imported.")
-    for base in ("TrainingStep", "Source", "GradientTransform", "Evaluator", "Callback", "Run", "Files", "Tensor"):
+    names = ("TrainingStep", "Source", "GradientTransform", "Evaluator", "Callback", "Run", "Files", "EarlierJob")
+    for base in (*names, "Tensor"):
         setattr(module, base, type(base, (), {}))
     module.component = component  # type: ignore[attr-defined]
     return module
