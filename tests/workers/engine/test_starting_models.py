@@ -30,8 +30,8 @@ NAMED = (
 CROSS_ENTROPY = {"component": "keras/SparseCategoricalCrossentropy", "config": {"from_logits": True}}
 
 
-def layer(name: str, **config: Any) -> dict[str, Any]:
-    return {"component": f"keras/{name}", "config": config}
+def layer(component: str, /, **config: Any) -> dict[str, Any]:
+    return {"component": f"keras/{component}", "config": config}
 
 
 def job(model: dict[str, Any], **changes: Any) -> Any:
@@ -189,7 +189,7 @@ def test_a_graph_is_the_functional_model_that_it_says() -> None:
     nodes = [
         node("first", "left"),
         node("second", "right", "first"),
-        node("attention", {"query": "first", "value": "second"}, layer("Attention")),
+        node("attention", {"query": "first", "value": "second"}, layer("MultiHeadAttention", num_heads=2, key_dim=2)),
         node("joined", ["attention", "second"], layer("Add")),
     ]
     inputs = {"left": {"shape": [5, 4]}, "right": {"shape": [5, 4], "dtype": "float32"}}
@@ -202,7 +202,7 @@ def test_a_graph_is_the_functional_model_that_it_says() -> None:
     x = {name: np.random.default_rng(1).normal(size=(2, 5, 4)).astype("float32") for name in inputs}
     dense = model.get_layer("first")
     left, right = dense(x["left"]), dense(x["right"])
-    expected = keras.layers.Attention()([left, right]) + right
+    expected = model.get_layer("attention")(query=left, value=right) + right
     np.testing.assert_allclose(model(x)["sum"], expected, rtol=1e-6)
     np.testing.assert_allclose(model(x)["raw"], left, rtol=1e-6)
 
@@ -223,7 +223,6 @@ def test_losses_and_metrics_by_output_and_the_reload(acme: Path, tmp_path: Path,
     draft = exported(assembly, tmp_path / "bundle", data=list(data.as_numpy_iterator()))
     answer = verify("reload", draft.folder)
     assert answer["ok"], answer
-    assert answer["report"]["bundle_modules"] == ["builtin_components.models.graph"] or True
 
 
 @pytest.mark.parametrize(
@@ -276,7 +275,7 @@ def test_frozen_layers_end_as_they_began_and_stay_frozen_in_the_file(acme: Path,
         answer = verify(verifier, draft.folder)
         assert answer["ok"], answer
     again = keras.models.load_model(draft.folder / "models" / "model.keras")
-    assert [v.path for v in again.trainable_variables] == [v.path for v in model.get_layer("head").trainable_variables]
+    assert [v.path.split("/")[-2:] for v in again.trainable_variables] == [["head", "kernel"], ["head", "bias"]]
 
 
 def test_a_glob_that_matches_nothing_names_the_layers() -> None:

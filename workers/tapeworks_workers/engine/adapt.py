@@ -84,9 +84,14 @@ class Adapting:
         return wanted
 
     @property
+    def prepared(self) -> set[str]:
+        """Paths of all that learns, or is put back."""
+        return {*self._wanted, *self._stored}
+
+    @property
     def needed(self) -> bool:
         """Whether anything is left to be done."""
-        return not {*self._wanted, *self._stored} <= self.learned
+        return not self.prepared <= self.learned
 
     def reach(self, path: str, layer: keras.Layer, front: Front) -> None:
         """Prepare a layer, and those inside it, before it is first called; `front` gives what reaches it."""
@@ -101,7 +106,7 @@ class Adapting:
 
     def inside(self, model: keras.Layer, front: Front, *, prefix: str = "", inputs: Any = None) -> None:
         """Prepare the layers inside a model. `inputs`: nest of keras.Input that an unbuilt sequential model gets."""
-        if not any(path.startswith(prefix) for path in {*self._wanted, *self._stored} - self.learned):
+        if not any(path.startswith(prefix) for path in self.prepared - self.learned):
             return
         if type(model) is keras.Sequential and not model.built:
             for layer in model.layers:
@@ -112,7 +117,7 @@ class Adapting:
                 front = _then(front, layer)
             return
         for path, layer in layers_by_path(model):
-            if prefix + path in self._wanted or prefix + path in self._stored:
+            if prefix + path in self.prepared:
                 self.reach(prefix + path, layer, _until(model, layer, front, path=prefix + path))
 
     def _learn(self, path: str, layer: Any, front: Front) -> None:

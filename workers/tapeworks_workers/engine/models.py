@@ -96,6 +96,7 @@ class Preparation:
             batches=lambda: self._batches(input_spec),
             pointer=f"/models/{self.role}",
         )
+        self._refuse_unlearned(made, self.adapting.prepared)
         return self.adapting
 
     def _batches(self, input_spec: Any) -> Iterator[Any]:
@@ -123,8 +124,13 @@ class Preparation:
     def check(self, model: keras.Model) -> set[str]:
         """Paths of what has learned. Raises JobFailure where a layer neither learned nor was given anything."""
         learned = self.adapting.learned if self.adapting is not None else set()
+        self._refuse_unlearned(model, learned)
+        return learned
+
+    def _refuse_unlearned(self, model: Any, learned: set[str]) -> None:
+        """Before the model is built, since it may not even build then; and after, for layers made meanwhile."""
         if self.start.restored is not None:
-            return learned
+            return
         loaded = {id(layer) for one in self.start.inputs.loaded for _, layer in layers_by_path(one)}
         for path, layer in layers_by_path(model):
             if path in learned or id(layer) in loaded or not unadapted(layer):
@@ -136,7 +142,6 @@ class Preparation:
                     hint=f'Add "adapt": [{{"layer": "{path}"}}] beside the model\'s config, or give it what it '
                     "would learn (mean and variance, a vocabulary, bin_boundaries).",
                 )
-        return learned
 
 
 def check_roles(spec: JobSpec, step: TrainingStep) -> None:

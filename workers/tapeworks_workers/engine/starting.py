@@ -24,6 +24,7 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec import InitialState, JobSpec
 from tapeworks_workers.engine import outside
+from tapeworks_workers.engine.adapt import adaptable
 from tapeworks_workers.engine.checkpoint import EXTRA, Snapshot, read_values
 from tapeworks_workers.engine.inputs import Inputs
 from tapeworks_workers.engine.layer_paths import layers_by_path, listed, matching
@@ -116,6 +117,7 @@ def initialise(
 ) -> list[str]:
     """Assign earlier weights; `adapted`: role → layers that keep what they learned. Returns notes for the user."""
     if start.restored is not None:
+        _put_back(models, start.restored)
         return []
     notes: list[str] = []
     for role, model in models.items():
@@ -132,6 +134,17 @@ def initialise(
         if origin is not None:
             _copy(models[origin], model, f"/models/{role}/copy_of")
     return notes
+
+
+def _put_back(models: Mapping[str, keras.Model], values: Mapping[str, np.ndarray]) -> None:
+    """What adapted layers learned in variables, now: a trace would keep the constants that they make from them."""
+    for role, model in models.items():
+        learned = {id(v) for _, layer in layers_by_path(model) if adaptable(layer) for v in layer.variables}
+        for index, variable in enumerate(model.variables):
+            value = values.get(f"{_MODELS}{role}/{index}/{variable.path}")
+            if id(variable) in learned and value is not None and value.shape == tuple(variable.shape):
+                variable.assign(value)
+        outside.finalize(model)
 
 
 def _take(
