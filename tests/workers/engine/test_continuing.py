@@ -169,6 +169,21 @@ def test_a_job_with_a_checkpoint_of_its_own_goes_on_from_that(earlier: Earlier, 
     assert second[-1]["metrics"] == first[-1]["metrics"]
 
 
+def test_an_adapted_layer_resumes_with_what_it_learned(acme: Path, tmp_path: Path) -> None:
+    normalized = {"component": "keras/Normalization", "config": {"name": "scaled"}}
+    model = stacked(normalized, dense(3, "head"), adapt=[{"layer": "scaled"}])
+    checkpoint = {"every_steps": 5, "every_seconds": None, "keep": 9}
+    spec = job(model=model, training={"checkpoint": checkpoint})
+    first = attempt(spec, tmp_path / "first")
+    written = next(f["path"] for f in first if f["type"] == "checkpoint")
+    second = attempt(spec, tmp_path / "second", attempt=2, resume=[{"path": str(tmp_path / "first" / written)}])
+    assert second[-1]["metrics"] == first[-1]["metrics"]
+    states = [read_values(tmp_path / name / "bundle" / "training_state").values for name in ("first", "second")]
+    mean = next(name for name in states[0] if name.endswith("scaled/mean"))
+    assert np.abs(states[0][mean]).max() > 0
+    np.testing.assert_array_equal(states[0][mean], states[1][mean])
+
+
 # ── pretrained ───────────────────────────────────────────────────────────────────────────────────
 
 

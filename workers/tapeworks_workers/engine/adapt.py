@@ -170,7 +170,8 @@ def _until(model: Any, layer: keras.Layer, front: Front, *, path: str) -> Front:
     """Runs a model until it calls the layer, eagerly, and gives what the layer was called with."""
 
     def run(x: Any) -> Any:
-        inputs, reached = front(x), []
+        inputs = front(x)
+        reached: list[tuple[Any, Any]] = []
         with _stop_at(layer, reached):
             try:
                 # One that is not built yet would be built whole, beyond the layer, by a symbolic call.

@@ -43,7 +43,7 @@ def graph(
             element says them: a name that is no node is then a key of the element's x, or all of it.
         name: of the model.
     """
-    return Draft(nodes, outputs, inputs, name)  # type: ignore[return-value]  # finished by build_model
+    return Draft(nodes, outputs, inputs, name)  # finished by build_model
 
 
 class Draft:
