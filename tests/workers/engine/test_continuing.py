@@ -177,6 +177,7 @@ def test_an_adapted_layer_resumes_with_what_it_learned(acme: Path, tmp_path: Pat
     first = attempt(spec, tmp_path / "first")
     written = next(f["path"] for f in first if f["type"] == "checkpoint")
     second = attempt(spec, tmp_path / "second", attempt=2, resume=[{"path": str(tmp_path / "first" / written)}])
+    assert (first[-1]["failure"], second[-1]["failure"]) == (None, None)
     assert second[-1]["metrics"] == first[-1]["metrics"]
     states = [read_values(tmp_path / name / "bundle" / "training_state").values for name in ("first", "second")]
     mean = next(name for name in states[0] if name.endswith("scaled/mean"))

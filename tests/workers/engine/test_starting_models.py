@@ -13,7 +13,9 @@ from tapeworks.errors import JobFailure
 from tapeworks.references import Kind
 from tapeworks_workers.engine.assembly import Assembly, assemble
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.bundle import seal
 from tapeworks_workers.engine.checkpoint import read_values, restore, snapshot
+from tapeworks_workers.engine.inputs import Inputs
 from tapeworks_workers.engine.layer_paths import layers_by_path
 from tapeworks_workers.engine.starting import Start
 from tapeworks_workers.engine.step import compile_train_step
@@ -106,6 +108,30 @@ def test_what_was_learned_is_restored_and_not_learned_again() -> None:
         restore(third, state)
 
 
+def test_an_initial_state_brings_its_vocabulary_and_a_layer_under_adapt_keeps_its_own(
+    acme: Path, tmp_path: Path
+) -> None:
+    first = assembled(job(texts_and_numbers()), NAMED, named_batches())
+    draft = exported(first, tmp_path / "bundle", data=list(named_batches().as_numpy_iterator()))
+    archive = seal(draft.folder, {}).bundle
+    inputs = [{"from": "job_1", "kind": "bundle", "path": archive.name}]
+    words = np.array([b"red green", b"green", b"green", b"red yellow"])
+    other = tf.data.Dataset.from_tensor_slices(({"words": words, "height": HEIGHTS[:4]}, LABELS[:4])).batch(2)
+
+    def started(adapt: list[dict[str, str]], **state: Any) -> keras.Model:
+        model = texts_and_numbers(adapt=adapt, initial_state={"from": "job_1", **state})
+        start = Start(lambda: other, inputs=Inputs.of(inputs, tmp_path))
+        return assembled(job(model), NAMED, other, start=start).models["model"]
+
+    x = {"words": tf.constant(WORDS), "height": tf.constant(HEIGHTS)}
+    np.testing.assert_array_equal(started([])(x), first.models["model"](x))
+    mixed = started([{"layer": "scaled"}])
+    assert mixed.get_layer("tokens").get_vocabulary() == ["[UNK]", "red", "green", "blue"]
+    np.testing.assert_allclose(mixed.get_layer("scaled").adapt_mean, [165.0])
+    with pytest.raises(JobFailure, match="'tokens' .TextVectorization. has not learned anything"):
+        started([{"layer": "scaled"}], layers=["logits"])
+
+
 @pytest.mark.parametrize("form", ["sequential", "nested", "functional", "subclassed"])
 def test_a_layer_sees_what_the_part_before_it_gives(acme: Path, form: str) -> None:
     x = np.random.default_rng(0).normal(3.0, 2.0, (8, 4)).astype("float32")
@@ -128,10 +154,15 @@ def test_a_layer_sees_what_the_part_before_it_gives(acme: Path, form: str) -> No
         case "subclassed":
             model = {"component": "lab/Scaled", "config": {}}
     spec = job({**model, "adapt": [{"layer": "norm", "take": 1}]})
-    found = dict(layers_by_path(assembled(spec, element, data).models["model"]))[path]
+    assembly = assembled(spec, element, data)
+    found = dict(layers_by_path(assembly.models["model"]))[path]
     np.testing.assert_allclose(found.adapt_mean, 10 * x[:4].mean(axis=0), rtol=1e-4)
     np.testing.assert_allclose(found.adapt_variance, 100 * x[:4].var(axis=0), rtol=1e-3)
     np.testing.assert_allclose(found(10 * x[:4]).numpy().std(axis=0), 1.0, rtol=1e-3)
+    state = snapshot(assembly, {})
+    restored = assembled(spec, element, data.take(0), start=Start(restored=state.values))
+    restore(restored, state)
+    np.testing.assert_array_equal(restored.models["model"](x), assembly.models["model"](x))
 
 
 def _plain(config: Any) -> Any:

@@ -60,9 +60,13 @@ class Adapting:
         self._pointer = pointer
         self._batches = batches
         self._paths = layers_by_path(model)
-        self._wanted = {} if restoring else self._resolved(adapts)
-        self._stored = {p: stored(p) for p, layer in self._paths if adaptable(layer) and p not in self._wanted}
-        self._stored = {path: values for path, values in self._stored.items() if values}
+        self._restoring = restoring
+        self._wanted = self._resolved(adapts)
+        self._stored = {
+            path: values
+            for path, layer in self._paths
+            if adaptable(layer) and (restoring or path not in self._wanted) and (values := stored(path))
+        }
         self.learned: set[str] = set()
         """Paths of what has learned, or was put back."""
 
@@ -89,39 +93,53 @@ class Adapting:
         return {*self._wanted, *self._stored}
 
     @property
-    def needed(self) -> bool:
-        """Whether anything is left to be done."""
-        return not self.prepared <= self.learned
+    def concerned(self) -> bool:
+        """Whether the model has layers that adapt.
 
-    def reach(self, path: str, layer: keras.Layer, front: Front) -> None:
-        """Prepare a layer, and those inside it, before it is first called; `front` gives what reaches it."""
-        if path in self._stored and path not in self.learned:
+        Where and when a layer is built shows in the names of its variables, so what is done here goes by the spec
+        alone: a job that resumes must find the names with which it began.
+        """
+        return any(adaptable(layer) for _, layer in self._paths)
+
+    def reach(self, path: str, layer: keras.Layer, front: Front, inputs: Any) -> None:
+        """Prepare a layer, and those inside it, before it is first called.
+
+        `front` gives what reaches it, `inputs` are the symbolic tensors that it is going to be called with.
+        """
+        if path in self._stored:
             outside.write(layer, self._stored[path])
             self.learned.add(path)
-        elif path in self._wanted and path not in self.learned:
+        elif path in self._wanted:
             self._learn(path, layer, front)
-            self.learned.add(path)
         elif not adaptable(layer):
-            self.inside(layer, front, prefix=f"{path}/")
+            self.inside(layer, front, inputs, prefix=f"{path}/")
 
-    def inside(self, model: keras.Layer, front: Front, *, prefix: str = "", inputs: Any = None) -> None:
-        """Prepare the layers inside a model. `inputs`: nest of keras.Input that an unbuilt sequential model gets."""
-        if not any(path.startswith(prefix) for path in self.prepared - self.learned):
+    def inside(self, model: keras.Layer, front: Front, inputs: Any, *, prefix: str = "") -> None:
+        """Prepare the layers inside a model, which is built on the way where it is not."""
+        inner = [(path, layer) for path, layer in self._paths if path.startswith(prefix)]
+        if not any(adaptable(layer) for _, layer in inner):
             return
         if type(model) is keras.Sequential and not model.built:
             for layer in model.layers:
-                self.reach(prefix + layer.name, layer, front)
-                if inputs is not None:
-                    # Built by symbolic inputs, so that no layer takes this batch's size for its own.
-                    inputs = layer(inputs)
-                front = _then(front, layer)
+                self.reach(prefix + layer.name, layer, front, inputs)
+                # Built by symbolic inputs, so that no layer takes this batch's size for its own.
+                inputs, front = layer(inputs), _then(front, layer)
             return
-        for path, layer in layers_by_path(model):
-            if prefix + path in self.prepared:
-                self.reach(prefix + path, layer, _until(model, layer, front, path=prefix + path))
+        for path, layer in inner:
+            if path in self._stored:
+                outside.write(layer, self._stored[path])
+                self.learned.add(path)
+        if not model.built:
+            model(inputs)
+        for path, layer in inner:
+            if path in self._wanted and path not in self.learned:
+                self._learn(path, layer, _until(model, layer, front, path=path))
 
     def _learn(self, path: str, layer: Any, front: Front) -> None:
         adapt = self._wanted[path]
+        self.learned.add(path)
+        if self._restoring:
+            return
         place = f"{self._pointer}/adapt: the layer {path!r}"
         if not adaptable(layer):
             raise JobFailure(FailureCode.INVALID_SPEC, f"{place} ({type(layer).__name__}) has nothing to adapt")
@@ -174,8 +192,7 @@ def _until(model: Any, layer: keras.Layer, front: Front, *, path: str) -> Front:
         reached: list[tuple[Any, Any]] = []
         with _stop_at(layer, reached):
             try:
-                # One that is not built yet would be built whole, beyond the layer, by a symbolic call.
-                _call(model, inputs) if model.built else model.call(inputs)
+                _call(model, inputs)
             except Exception:
                 if not reached:
                     raise

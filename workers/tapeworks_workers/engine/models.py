@@ -13,7 +13,7 @@ import tensorflow as tf
 from tapeworks.authoring import TrainingStep
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.references import Kind
-from tapeworks.spec import JobSpec, ModelSpec
+from tapeworks.spec import Adapt, JobSpec, ModelSpec
 from tapeworks_workers.engine import inputs
 from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.adapt import Adapting, unadapted
@@ -84,13 +84,17 @@ class Preparation:
     start: Start
     adapting: Adapting | None = None
 
+    @property
+    def adapts(self) -> list[Adapt]:
+        """A copy learns what its origin does, from the same data."""
+        model = self.spec.models[self.role]
+        return self.spec.models[model.copy_of].adapt if model.copy_of is not None else model.adapt
+
     def begin(self, made: Any, input_spec: Any) -> Adapting:
         """`made`: the model or draft whose layers are named."""
-        model = self.spec.models[self.role]
-        origin = self.spec.models[model.copy_of] if model.copy_of is not None else model
         self.adapting = Adapting(
             made,
-            origin.adapt,
+            self.adapts,
             stored=lambda path: self.start.outside(self.spec, self.role, path),
             restoring=self.start.restored is not None,
             batches=lambda: self._batches(input_spec),
@@ -104,9 +108,8 @@ class Preparation:
         if self.start.training is None:
             raise JobFailure(FailureCode.INVALID_SPEC, f"/models/{self.role}/adapt: there is no data to adapt to")
         dataset = self.start.training()
-        if dataset.cardinality() == tf.data.INFINITE_CARDINALITY and any(
-            adapt.take is None for adapt in self.spec.models[self.role].adapt
-        ):
+        endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+        if endless and any(adapt.take is None for adapt in self.adapts):
             raise JobFailure(
                 FailureCode.INVALID_SPEC,
                 f"/models/{self.role}/adapt: the training split never ends",
@@ -188,8 +191,8 @@ def build_model(
     if not isinstance(made, keras.Model):
         return _finished(made, input_spec, reference.component, pointer, adapting), input_spec
     if made.built:
-        if adapting is not None and adapting.needed:
-            adapting.inside(made, _whole)
+        if adapting is not None and adapting.concerned:
+            adapting.inside(made, _whole, None)
         return made, input_spec
     return _built(made, input_spec, reference.component, pointer, adapting), input_spec
 
@@ -211,8 +214,8 @@ def _finished(draft: Any, input_spec: Any, name: str, pointer: str, adapting: Ad
         given = keras_inputs({draft.input_names[0]: input_spec})[draft.input_names[0]]
 
     def before(path: str, layer: keras.Layer, inputs: Any, argument: Any) -> None:
-        if adapting is not None and adapting.needed:
-            adapting.reach(path, layer, keras.Model(inputs, argument))
+        if adapting is not None and adapting.concerned:
+            adapting.reach(path, layer, keras.Model(inputs, argument), argument)
 
     with _told(name, input_spec, pointer):
         return draft.build_model(given, before)
@@ -226,12 +229,13 @@ def _built(model: keras.Model, input_spec: Any, name: str, pointer: str, adaptin
             hint="Give the source one vector of features, or take a model with named inputs (functional).",
         )
     with _told(name, input_spec, pointer):
-        if adapting is not None and adapting.needed:
-            adapting.inside(model, _whole, inputs=keras_inputs(input_spec))
+        if adapting is not None and adapting.concerned:
+            adapting.inside(model, _whole, keras_inputs(input_spec))
         if type(model) is keras.Sequential:
             # Sequential.build knows shapes only: with an input of its own the dtype comes back after a reload too.
             return keras.Sequential([keras_inputs(input_spec), *model.layers], name=model.name)
-        model(keras_inputs(input_spec))
+        if not model.built:
+            model(keras_inputs(input_spec))
         return model
 
 
