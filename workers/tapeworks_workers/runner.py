@@ -104,12 +104,7 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
     reporter.facts(lineage=lineage)
 
     reporter.enter(State.RUNNING, "compiling")
-    with newest(attempt.resume, reporter) as found:
-        start = starting(attempt, data, found)
-        assembly = assemble(spec, data.element_spec, datasets=datasets(data), start=start)
-        exported_roles(assembly)  # a role that does not exist is told before it is trained for
-        training, evaluation = compile_parts(assembly, data, reporter=reporter, control=control, folder=attempt.folder)
-        resume(attempt, assembly, training, found, start)
+    assembly, training, evaluation = put_together(attempt, data, reporter=reporter, control=control)
     if attempt.number > 1:
         reporter.event("rewound", {"step": training.counters.step})
 
@@ -139,6 +134,19 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
             "result": None,
         }
     return {"outcome": "succeeded", "published": published, "metrics": metrics, "facts": {"lineage": lineage}}
+
+
+def put_together(
+    attempt: Attempt, data: Data, *, reporter: Reporter, control: Control
+) -> tuple[Assembly, Training, Evaluation]:
+    """Build, trace and restore. What was read to start from is let go at the end."""
+    with newest(attempt.resume, reporter) as found:
+        start = starting(attempt, data, found)
+        assembly = assemble(attempt.spec, data.element_spec, datasets=datasets(data), start=start)
+        exported_roles(assembly)  # a role that does not exist is told before it is trained for
+        training, evaluation = compile_parts(assembly, data, reporter=reporter, control=control, folder=attempt.folder)
+        resume(attempt, assembly, training, found, start)
+    return assembly, training, evaluation
 
 
 def compile_parts(
@@ -205,8 +213,7 @@ def resume(
         # An empty folder: the position in another job's data is not taken over.
         with TemporaryDirectory() as folder:
             current = snapshot(assembly, training.counters.document())
-            epochs = attempt.spec.training.epochs
-            training.resume(continued(state, current, epochs=epochs, name=wanted.from_), Path(folder))
+            training.resume(continued(state, current, attempt.spec.training, name=wanted.from_), Path(folder))
 
 
 def datasets(data: Data) -> dict[str, Any]:

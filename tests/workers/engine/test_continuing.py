@@ -149,7 +149,7 @@ def test_nothing_left_to_do_and_another_model_are_told(earlier: Earlier, tmp_pat
     (tmp_path / "a").mkdir()
     finish = attempt(job(model=model, training=all_of_it), tmp_path / "a", inputs=earlier.given(tmp_path / "a"))[-1]
     assert finish["failure"]["code"] == "invalid_spec"
-    assert "has done 2 epochs" in finish["failure"]["message"]
+    assert "has done 2, so 2 leave nothing to do" in finish["failure"]["message"]
     (tmp_path / "b").mkdir()
     spec = job(model=mlp(), training={**all_of_it, "epochs": 3})
     finish = attempt(spec, tmp_path / "b", inputs=earlier.given(tmp_path / "b"))[-1]

@@ -128,7 +128,7 @@ def test_an_initial_state_brings_its_vocabulary_and_a_layer_under_adapt_keeps_it
     mixed = started([{"layer": "scaled"}])
     assert mixed.get_layer("tokens").get_vocabulary() == ["[UNK]", "red", "green", "blue"]
     np.testing.assert_allclose(mixed.get_layer("scaled").adapt_mean, [165.0])
-    with pytest.raises(JobFailure, match="'tokens' .TextVectorization. has not learned anything"):
+    with pytest.raises(JobFailure, match=r"'tokens' \(TextVectorization\) has not learned anything"):
         started([{"layer": "scaled"}], layers=["logits"])
 
 

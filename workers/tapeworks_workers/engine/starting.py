@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.spec import InitialState, JobSpec
+from tapeworks.spec import InitialState, JobSpec, TrainingSpec
 from tapeworks_workers.engine import outside
 from tapeworks_workers.engine.adapt import adaptable
 from tapeworks_workers.engine.checkpoint import EXTRA, Snapshot, read_values
@@ -232,20 +232,21 @@ def freeze(spec: JobSpec, models: Mapping[str, keras.Model]) -> None:
 # ── all of it ────────────────────────────────────────────────────────────────────────────────────
 
 
-def continued(source: Snapshot, current: Snapshot, *, epochs: int | None, name: str) -> Snapshot:
+def continued(source: Snapshot, current: Snapshot, training: TrainingSpec, *, name: str) -> Snapshot:
     """The snapshot from which `restore: all` goes on: a whole epoch of this job's data begins.
 
     Models, optimizers, transforms, the step's variables and random streams are the source's; metrics begin anew.
     `current`: this job's own, for what the source need not have. Raises JobFailure `invalid_spec`.
     """
     done = source.counters
-    epoch = int(done.get("epoch", 0))
-    if epochs is not None and epoch >= epochs:
-        raise JobFailure(
-            FailureCode.INVALID_SPEC,
-            f"/training/epochs: {name!r} has done {epoch} epochs, so {epochs} leave nothing to do",
-            hint="With restore: all, epochs and max_steps count from the start of the earlier job.",
-        )
+    step, epoch = int(done.get("step", 0)), int(done.get("epoch", 0))
+    for key, bound, reached in (("epochs", training.epochs, epoch), ("max_steps", training.max_steps, step)):
+        if bound and reached >= bound:
+            raise JobFailure(
+                FailureCode.INVALID_SPEC,
+                f"/training/{key}: {name!r} has done {reached}, so {bound} leave nothing to do",
+                hint="With restore: all, epochs and max_steps count from the start of the earlier job.",
+            )
     own = {key: value for key, value in current.values.items() if _of_an_epoch(key)}
     values = {key: value for key, value in source.values.items() if not _of_an_epoch(key)}
     lacking = sorted(current.values.keys() ^ {**own, **values}.keys())
@@ -259,7 +260,7 @@ def continued(source: Snapshot, current: Snapshot, *, epochs: int | None, name: 
         )
     # In the middle of a pass it is not known what of another job's data was seen: the next pass begins.
     number = int(done.get("pass_number", 0)) + (1 if done.get("position") else 0)
-    moved = {"step": int(done.get("step", 0)), "epoch": epoch, "pass_number": number}
+    moved = {"step": step, "epoch": epoch, "pass_number": number}
     return Snapshot({**own, **values}, {**current.counters, **moved})
 
 
