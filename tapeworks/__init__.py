@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tapeworks.authoring import (
         Branch,
         Callback,
+        EarlierJob,
         Evaluator,
         Files,
         GradientTransform,
@@ -35,6 +36,7 @@ _HOMES = {
     "Branch": "tapeworks.authoring",
     "Callback": "tapeworks.authoring",
     "Client": "tapeworks.client",
+    "EarlierJob": "tapeworks.authoring",
     "Evaluator": "tapeworks.authoring",
     "Files": "tapeworks.authoring",
     "GradientTransform": "tapeworks.authoring",
@@ -52,6 +54,7 @@ __all__ = [
     "Branch",
     "Callback",
     "Client",
+    "EarlierJob",
     "Evaluator",
     "Files",
     "GradientTransform",

@@ -37,6 +37,15 @@ Branch = Annotated[dict[str, Any], _BranchMark()]
 """Annotation in a `SourceOfSources`: a source's reference, or `{"source": …, "pipeline": […]}`."""
 
 
+class _EarlierMark:
+    """Marks an argument whose value names an earlier job."""
+
+
+EarlierJob = Annotated[str, _EarlierMark()]
+"""Annotation of a component's argument: the engine replaces the name with an object whose `model(role=None)` gives a
+Keras model of that job's bundle."""
+
+
 class Run(Protocol):
     """The engine, as a component sees it. Inside `train_step` everything here may be called under tracing."""
 

@@ -81,11 +81,28 @@ def fold(document: dict[str, Any]) -> Folded:
         if value is not None:
             folded[plural] = {_ROLE: value}
             moved[f"/{plural}/{_ROLE}"] = f"/{singular}"
+    if isinstance(folded.get("models"), dict):
+        folded["models"] = _filled_copies(folded["models"])
     metrics = folded.get("metrics")
     if isinstance(metrics, list) or (isinstance(metrics, dict) and set(metrics) == {"outputs"}):
         folded["metrics"] = {_ROLE: metrics}
         moved[f"/metrics/{_ROLE}"] = "/metrics"
     return Folded(folded, moved)
+
+
+def _filled_copies(models: dict[str, Any]) -> dict[str, Any]:
+    """`{"copy_of": ROLE}` alone is that role's component and config, and what it adapts."""
+
+    def filled(model: Any) -> Any:
+        if not isinstance(model, dict) or "component" in model or not isinstance(model.get("copy_of"), str):
+            return model
+        origin = models.get(model["copy_of"])
+        origin = {"component": origin} if isinstance(origin, str) else origin
+        if not isinstance(origin, dict):
+            return model
+        return {**{key: origin[key] for key in ("component", "version", "config", "adapt") if key in origin}, **model}
+
+    return {role: filled(model) for role, model in models.items()}
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import keyword
 import operator
 import sys
 import types
@@ -32,6 +33,7 @@ from tapeworks.authoring import (
     Source,
     TrainingStep,
     _BranchMark,
+    _EarlierMark,
     _FilesMark,
 )
 from tapeworks.errors import ComponentError
@@ -115,8 +117,10 @@ class Config:
     """Argument → the kind that references in it must have."""
     files: frozenset[str]
     """Arguments annotated `tapeworks.Files`."""
-    branches: frozenset[str]
+    branches: frozenset[str] = frozenset()
     """Arguments that hold `tapeworks.Branch`es: references and pipelines that the engine builds, not the config."""
+    earlier: frozenset[str] = frozenset()
+    """Arguments annotated `tapeworks.EarlierJob`."""
     declared: frozenset[str] = field(default_factory=frozenset)
     """Arguments that the author's own signatures name; the others are Keras'."""
 
@@ -129,7 +133,16 @@ class Config:
                 raise
             # JSON knows one kind of number, and JSON Schema takes 3.0 for an integer.
             checked = self.model.model_validate_json(json.dumps(_whole(config)), strict=True)
-        return {(info.alias or name): getattr(checked, name) for name, info in _given(checked)}
+        return {_parameter(info.alias or name): getattr(checked, name) for name, info in _given(checked)}
+
+
+def _key(parameter: str) -> str:
+    """What a config calls a parameter: `from_` is `from`, which Python cannot say."""
+    return parameter[:-1] if keyword.iskeyword(parameter[:-1]) and parameter.endswith("_") else parameter
+
+
+def _parameter(key: str) -> str:
+    return f"{key}_" if keyword.iskeyword(key) else key
 
 
 def _whole(value: Any) -> Any:
@@ -150,6 +163,7 @@ def config_of(target: Any, kind: Kind, name: str) -> Config:
     kinds: dict[str, Kind] = {}
     files: set[str] = set()
     branches: set[str] = set()
+    earlier: set[str] = set()
     fields: dict[str, Any] = {}
     parameters = _parameters(target, kind, name)
     for index, (argument, (annotation, default)) in enumerate(parameters.items()):
@@ -161,22 +175,26 @@ def config_of(target: Any, kind: Kind, name: str) -> Config:
             files.add(argument)
         if _is_marked(annotation, _BranchMark):
             branches.add(argument)
+        if _is_marked(annotation, _EarlierMark):
+            earlier.add(argument)
         _check_typable(taken, argument, name)
         # Aliases, since pydantic refuses fields that begin with "_" or hide its own attributes ("copy", "schema").
         fields[f"argument_{index}"] = (taken, _field(argument, default))
     model = create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False), **fields)
     declared = frozenset(_declared(target, kind))
-    return Config(model, _schema(model, name), kinds, frozenset(files), frozenset(branches), declared)
+    return Config(
+        model, _schema(model, name), kinds, frozenset(files), frozenset(branches), frozenset(earlier), declared
+    )
 
 
 def _field(argument: str, default: Any) -> Any:
     if default is inspect.Parameter.empty:
-        return Field(alias=argument)
+        return Field(alias=_key(argument))
     try:
         json.dumps(default, allow_nan=False)
     except (TypeError, ValueError):
-        return Field(alias=argument, default_factory=lambda: default)
-    return Field(alias=argument, default=default)
+        return Field(alias=_key(argument), default_factory=lambda: default)
+    return Field(alias=_key(argument), default=default)
 
 
 def _schema(model: type[BaseModel], name: str) -> dict[str, JsonValue]:

@@ -98,7 +98,6 @@ def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
         (spec(training={"execution": {"plan": "fused"}}), ("/training/execution/plan", "not_supported")),
         (spec(resources={"workers": 2}), ("/resources/workers", "not_supported")),
         (spec(resources={"gpus": 2}), ("/resources/gpus", "not_supported")),
-        (spec(model={**MLP, "freeze": ["dense*"]}), ("/model/freeze", "not_supported")),
         (spec(data=data(pipeline=[{"op": "rebatch", "batch_size": 3}, *BATCH])), ("/data/pipeline/0", "missing_batch")),
         (spec(data=data(pipeline=[*BATCH, {"op": "unbatch"}])), ("/data/pipeline", "missing_batch")),
         (spec(data=data(pipeline=[{**BATCH[0], "training_only": True}], validation=0.1)),
@@ -121,6 +120,10 @@ def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
         (spec(data=data(source={"component": "zip", "config": {"sources": {
             "a": {"source": "digits", "pipeline": [{"op": "repeat"}]}}}})),
          ("/data/source/config/sources/a/pipeline/0", "endless_data")),
+        (spec(models={"model": MLP, "critic": {"copy_of": "mlp"}}, model=None),
+         ("/models/critic/component", "missing_field")),
+        (spec(models={"model": MLP, "critic": {**MLP, "copy_of": "mlp"}}, model=None),
+         ("/models/critic/copy_of", "invalid_value")),
         ([1], ("", "invalid_spec")),
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
-from tapeworks import Files, Source
+from tapeworks import EarlierJob, Files, Source
 from tapeworks.config_schema import config_of
 from tapeworks.errors import ComponentError
 from tapeworks.references import Kind
@@ -149,3 +149,12 @@ def test_a_plain_class_without_init_takes_nothing() -> None:
     config = config_of(type("Empty", (), {}), Kind.TRANSFORM, "empty")
     assert config.schema == {"type": "object", "properties": {}, "additionalProperties": False}
     assert config.arguments({}) == {}
+
+
+def test_an_argument_that_python_cannot_name_ends_in_an_underscore() -> None:
+    def model(from_: EarlierJob, until: str | None = None) -> None: ...
+
+    config = config_of(model, Kind.MODEL, "acme/model")
+    assert config.schema["required"] == ["from"]
+    assert config.arguments({"from": "job_1"}) == {"from_": "job_1"}
+    assert config.earlier == {"from_"}

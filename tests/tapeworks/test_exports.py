@@ -9,8 +9,8 @@ import pytest
 import tapeworks
 
 EXPORTS = {
-    "Branch", "Callback", "Client", "Evaluator", "Files", "GradientTransform", "JobSpec", "Run", "Source",
-    "SourceOfSources", "TrainingStep", "component", "errors", "from_keras", "load",
+    "Branch", "Callback", "Client", "EarlierJob", "Evaluator", "Files", "GradientTransform", "JobSpec", "Run",
+    "Source", "SourceOfSources", "TrainingStep", "component", "errors", "from_keras", "load",
 }  # fmt: skip
 
 

@@ -156,3 +156,13 @@ def test_any_json_is_either_a_spec_or_findings_at_places_that_exist(place: str, 
         for finding in refused.findings:
             exists = finding.pointer == "" or finding.pointer.split("/")[1] in fold(document).document | document
             assert exists or finding.code is ProblemCode.MISSING_FIELD
+
+
+def test_a_copy_is_its_origin_in_all_that_it_does_not_say() -> None:
+    online = {"component": "mlp", "config": {"hidden": [4], "outputs": 2}, "adapt": [{"layer": "scaled"}]}
+    data = {"source": "digits", "pipeline": [{"op": "batch", "batch_size": 8}]}
+    models = {"target": {"copy_of": "online", "freeze": ["*"]}, "online": online}
+    spec = parse_spec({"data": data, "models": models, "step": "acme/Step"})
+    target, origin = spec.models["target"], spec.models["online"]
+    assert (target.component, target.config, target.adapt) == (origin.component, origin.config, origin.adapt)
+    assert (target.copy_of, target.freeze, origin.freeze) == ("online", ["*"], [])

@@ -14,9 +14,11 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tapeworks.errors import FailureCode, JobFailure
@@ -28,15 +30,18 @@ from tapeworks_workers.engine.assembly import Assembly, assemble
 from tapeworks_workers.engine.building import set_data_roots
 from tapeworks_workers.engine.bundle import seal
 from tapeworks_workers.engine.callbacks import Callbacks
+from tapeworks_workers.engine.checkpoint import Snapshot, snapshot
 from tapeworks_workers.engine.checkpoint_files import CheckpointFiles, opened
 from tapeworks_workers.engine.control import Control, Interrupted
 from tapeworks_workers.engine.epochs import Training
 from tapeworks_workers.engine.evaluation import Evaluation
 from tapeworks_workers.engine.evaluators import build_evaluators, selected
 from tapeworks_workers.engine.export import export_bundle, exported_roles
+from tapeworks_workers.engine.inputs import Inputs
 from tapeworks_workers.engine.inspection import inspect
 from tapeworks_workers.engine.pipeline import Data, build_data
 from tapeworks_workers.engine.reporting import Reporter
+from tapeworks_workers.engine.starting import Start, continued
 from tapeworks_workers.engine.step import compile_train_step
 from tapeworks_workers.engine.traces import Traces
 from tapeworks_workers.frames import Channel, ChannelClosed
@@ -58,6 +63,8 @@ class Attempt:
     resume: tuple[Path, ...]
     """Checkpoints of earlier attempts, newest first."""
     components: list[dict[str, Any]]
+    inputs: Inputs
+    """What earlier jobs left, by the name that the spec gives them."""
 
     @classmethod
     def of(cls, frame: Mapping[str, Any]) -> Attempt:
@@ -69,7 +76,9 @@ class Attempt:
         folder = Path(frame["folder"])
         resume = tuple(folder / item["path"] for item in frame.get("resume", []))
         spec = JobSpec.model_validate(lease["spec"])
-        return cls(spec, JobKind(lease["kind"]), lease["attempt"], folder, resume, list(lease.get("components", [])))
+        inputs = Inputs.of(frame.get("inputs", []), folder)
+        components = list(lease.get("components", []))
+        return cls(spec, JobKind(lease["kind"]), lease["attempt"], folder, resume, components, inputs)
 
 
 def main(sock: socket.socket) -> None:
@@ -125,19 +134,15 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
     reporter.facts(lineage=lineage)
 
     reporter.enter(State.RUNNING, "compiling")
-    with traces.watching():
-        assembly = assemble(spec, data.element_spec, datasets=datasets(data))
-    exported_roles(assembly)  # a role that does not exist is told before it is trained for
-    training, evaluation = compile_parts(
-        assembly, data, reporter=reporter, control=control, folder=attempt.folder, traces=traces
-    )
+    assembly, training, evaluation = put_together(attempt, data, traces, reporter=reporter, control=control)
     if attempt.kind is JobKind.VALIDATE:
         result = inspect(
             assembly, data, training=training, evaluation=evaluation, reporter=reporter, control=control,
             build_seconds=time.monotonic() - began, traces=traces.counts,
         )  # fmt: skip
         return {"outcome": "succeeded", "published": {**NOTHING, "result": result}, "facts": {"lineage": lineage}}
-    resume(attempt, training, reporter)
+    if attempt.number > 1:
+        reporter.event("rewound", {"step": training.counters.step})
 
     with traces.watching() if training.counters.plan == "eager" else contextlib.nullcontext():
         training.train()
@@ -168,6 +173,22 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
     return {"outcome": "succeeded", "published": published, "metrics": metrics, "facts": {"lineage": lineage}}
 
 
+def put_together(
+    attempt: Attempt, data: Data, traces: Traces, *, reporter: Reporter, control: Control
+) -> tuple[Assembly, Training, Evaluation]:
+    """Build, trace and restore. What was read to start from is let go at the end."""
+    with newest(attempt.resume, reporter) as found:
+        start = starting(attempt, data, found)
+        with traces.watching():
+            assembly = assemble(attempt.spec, data.element_spec, datasets=datasets(data), start=start)
+        exported_roles(assembly)  # a role that does not exist is told before it is trained for
+        training, evaluation = compile_parts(
+            assembly, data, reporter=reporter, control=control, folder=attempt.folder, traces=traces
+        )
+        resume(attempt, assembly, training, found, start)
+    return assembly, training, evaluation
+
+
 def compile_parts(
     assembly: Assembly,
     data: Data,
@@ -191,6 +212,8 @@ def compile_parts(
         for split in (data.validation, data.test):
             if split is not None:
                 evaluation.prepare(split)
+    for remark in assembly.remarks:
+        reporter.note(remark)
     for note in assembly.notes():
         traces.note(note)
     reporter.facts(diagnostics={"traces": traces.counts, "plan": plan})
@@ -204,19 +227,44 @@ def compile_parts(
     return training, evaluation
 
 
-def resume(attempt: Attempt, training: Training, reporter: Reporter) -> None:
-    """Go on from the newest checkpoint that loads. A later attempt says where it begins."""
-    for path in attempt.resume:
-        try:
-            with opened(path) as (state, folder):
-                training.resume(state, folder)
-            break
-        except JobFailure as failure:
-            if failure.code is not FailureCode.CHECKPOINT_CORRUPT:
-                raise
-            reporter.diagnostic(failure.code, failure.message, hint=failure.hint)
-    if attempt.number > 1:
-        reporter.event("rewound", {"step": training.counters.step})
+@contextmanager
+def newest(checkpoints: Sequence[Path], reporter: Reporter) -> Iterator[tuple[Snapshot, Path] | None]:
+    """The newest checkpoint that can be read, and its folder; None where there is none."""
+    with ExitStack() as stack:
+        found = None
+        for path in checkpoints:
+            try:
+                found = stack.enter_context(opened(path))
+                break
+            except JobFailure as failure:
+                reporter.diagnostic(failure.code, failure.message, hint=failure.hint)
+        yield found
+
+
+def starting(attempt: Attempt, data: Data, found: tuple[Snapshot, Path] | None) -> Start:
+    """What the models are built from: this job's own checkpoint, else an earlier job, else the data."""
+    start = Start(data.plain, inputs=attempt.inputs)
+    wanted = attempt.spec.training.initial_state
+    if found is not None:
+        start.restored = found[0].values
+    elif wanted is not None and wanted.restore == "all":
+        start.restored = start.state(wanted.from_, pointer="/training/initial_state").values
+    return start
+
+
+def resume(
+    attempt: Attempt, assembly: Assembly, training: Training, found: tuple[Snapshot, Path] | None, start: Start
+) -> None:
+    """Put training where this job's checkpoint left it, or, with `restore: all`, where the earlier job did."""
+    wanted = attempt.spec.training.initial_state
+    if found is not None:
+        training.resume(*found)
+    elif wanted is not None and wanted.restore == "all":
+        state = start.state(wanted.from_, pointer="/training/initial_state")
+        # An empty folder: the position in another job's data is not taken over.
+        with TemporaryDirectory() as folder:
+            current = snapshot(assembly, training.counters.document())
+            training.resume(continued(state, current, attempt.spec.training, name=wanted.from_), Path(folder))
 
 
 def datasets(data: Data) -> dict[str, Any]:

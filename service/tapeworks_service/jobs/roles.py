@@ -17,6 +17,7 @@ def role_findings(spec: JobSpec, step: str, roles: dict[str, Any]) -> Iterator[F
     models = [*roles.get("models", ()), *(role for role in roles.get("frozen", ()) if role not in roles["models"])]
     losses = list(roles.get("losses", ()))
     yield from _compare("/models", spec.models, models, step=step, needed=models)
+    yield from _copies(spec)
     trains = spec.training.epochs != 0 or spec.training.max_steps is not None
     _, findings = grouped(spec.optimizers, roles.get("optimizers", {}), step=step)
     yield from (one for one in findings if trains or one.code is not ProblemCode.MISSING_ROLE)
@@ -34,6 +35,25 @@ def role_findings(spec: JobSpec, step: str, roles: dict[str, Any]) -> Iterator[F
         message = f"the step {step!r} has no validation_step, so data.validation cannot be evaluated"
         hint = "Set data.validation to null, give the step a validation_step, or name evaluators."
         yield Finding("/data/validation", ProblemCode.MISSING_VALIDATION_STEP, message, hint)
+
+
+def _copies(spec: JobSpec) -> Iterator[Finding]:
+    """A copy has the config of a role that is no copy itself, and starts as that one does."""
+    for role, model in spec.models.items():
+        if model.copy_of is None:
+            continue
+        pointer = f"/models/{escape(role)}"
+        origin = spec.models.get(model.copy_of)
+        if origin is None or origin.copy_of is not None:
+            what = "is no role of this job" if origin is None else "is a copy itself"
+            message = f"{model.copy_of!r} {what}"
+            yield Finding(f"{pointer}/copy_of", ProblemCode.INVALID_VALUE, message, "Name the role that is trained.")
+        elif (origin.component, origin.version, origin.config) != (model.component, model.version, model.config):
+            message = f"a copy of {model.copy_of!r} has its component and config"
+            yield Finding(f"{pointer}/component", ProblemCode.INVALID_VALUE, message, 'Write {"copy_of": …} alone.')
+        elif model.initial_state is not None:
+            message = f"a copy of {model.copy_of!r} starts as that role does"
+            yield Finding(f"{pointer}/initial_state", ProblemCode.INVALID_VALUE, message, "Leave it out.")
 
 
 def _compare(

@@ -20,9 +20,6 @@ class Unsupported:
 
 
 TABLE = (
-    Unsupported("/models/*/adapt", ([],)),
-    Unsupported("/models/*/copy_of", (None,)),
-    Unsupported("/models/*/freeze", ([],)),
     Unsupported("/training/execution/plan", ("auto", "steps", "loop", "eager"), 'Use "auto".'),
     Unsupported("/export/signatures", (None,)),
     Unsupported("/resources/gpus", (None, 0, 1), "A job trains on one GPU."),

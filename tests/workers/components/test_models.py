@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tapeworks.components import registry
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks_workers.engine.building import build
@@ -64,6 +65,29 @@ def test_sequential_takes_layers_in_order_and_models_among_them() -> None:
     assert network(X).shape == (5, 3)
     with pytest.raises(JobFailure, match="layers is empty"):
         model("sequential", layers=[])
+
+
+# ── graph ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_layer_of_a_node_is_a_layer_though_another_kind_has_the_name() -> None:
+    from tapeworks_service.catalogue.configs import kind_in_schema
+
+    schema = registry.get(Kind.MODEL, "graph").config_schema
+    assert kind_in_schema(schema, "nodes") is Kind.LAYER, "what POST asks"
+    nodes = [{"name": "same", "layer": layer("Identity"), "from": "x"}]
+    network = model("graph", nodes=nodes, outputs="same", inputs={"x": {"shape": [2], "dtype": "int32"}})
+    assert isinstance(network.get_layer("same"), keras.layers.Identity)
+    assert network.inputs[0].dtype == "int32"
+
+
+def test_a_graph_inside_another_model_needs_its_inputs() -> None:
+    nodes = [{"name": "out", "layer": layer("Dense", units=2), "from": "x"}]
+    inner = {"component": "graph", "config": {"nodes": nodes, "outputs": "out"}}
+    with pytest.raises(JobFailure, match="a graph inside another model needs its inputs"):
+        model("sequential", layers=[inner])
+    inner["config"]["inputs"] = {"x": {"shape": [3]}}
+    assert model("sequential", layers=[inner])(np.ones((1, 3), "float32")).shape == (1, 2)
 
 
 # ── functional ───────────────────────────────────────────────────────────────────────────────────

@@ -355,3 +355,33 @@ class Idle(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         return x
+
+
+@component("lab/Scaled")
+class Scaled(keras.Model):
+    """Subclassed, with a layer that adapts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = keras.layers.Rescaling(10.0)
+        self.norm = keras.layers.Normalization(name="norm")
+        self.out = keras.layers.Dense(2)
+
+    def call(self, x: Any) -> Any:
+        return self.out(self.norm(self.scale(x)))
+
+
+@component("lab/Target")
+class Target(TrainingStep):
+    """Trains one model towards a copy that stays behind."""
+
+    models = ("target", "online")
+    optimizers = {"online": ("online",)}  # noqa: RUF012
+    frozen = ("target",)
+
+    def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
+        x = batch[0]
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((run.models["online"](x, training=True) - run.models["target"](x) - 1.0) ** 2)
+        run.minimize("online", loss, tape)
+        return {"loss": loss}

@@ -203,10 +203,8 @@ def test_a_partial_gradient_is_a_diagnostic(tmp_path: Path) -> None:
 
 
 def test_unknown_plans_and_options_are_not_supported(tmp_path: Path) -> None:
-    frozen = {**mlp(), "freeze": ["*"]}
     for spec in (
         job(training={"execution": {"plan": "fused"}}),
-        job(model=frozen),
         job(data={"source": numbers()}, callbacks=["lab/Numbers"]),
     ):
         assert failure_of(spec, tmp_path)["code"] == "not_supported"

@@ -166,3 +166,17 @@ def test_tuning_is_left_to_pipelines_that_have_something_to_tune() -> None:
     for pipeline, tuned in (([shuffle, BATCH], False), ([shuffle, cast, BATCH], True)):
         options = data_of(pipeline=pipeline).training.dataset(0).options()
         assert options.autotune.enabled is tuned
+
+
+def test_layers_adapt_to_the_training_split_as_other_splits_are_seen() -> None:
+    jitter = {"op": "map", "function": "lab/Jitter", "training_only": True}
+    pipeline = [SHUFFLE, {"op": "repeat", "count": 3}, jitter, BATCH]
+    source = numbers(20)
+    found = list(build_data(job(data={"source": source, "pipeline": pipeline})).plain().as_numpy_iterator())
+    expected = list(
+        build_data(job(data={"source": source, "pipeline": [BATCH]})).training.dataset(0).as_numpy_iterator()
+    )
+    assert len(found) == len(expected) == 2
+    for (x, y), (expected_x, expected_y) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(x, expected_x)
+        np.testing.assert_array_equal(y, expected_y)

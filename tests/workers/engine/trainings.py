@@ -111,9 +111,10 @@ def attempt(spec: JobSpec | dict[str, Any], folder: Path, **lease: Any) -> list[
     document = spec.document() if isinstance(spec, JobSpec) else spec
     ours, theirs = socket.socketpair()
     channel = Channel(ours)
-    resume = lease.pop("resume", [])
+    resume, inputs = lease.pop("resume", []), lease.pop("inputs", [])
     lease = {"kind": "train", "attempt": 1, "spec": document, "timeout_seconds": None, **lease}
-    channel.send({"type": "start", "lease": lease, "folder": str(folder), "data_roots": [], "resume": resume})
+    given = {"data_roots": [], "resume": resume, "inputs": inputs}
+    channel.send({"type": "start", "lease": lease, "folder": str(folder), **given})
     thread = threading.Thread(target=runner.main, args=(theirs,))
     thread.start()
     frames = []

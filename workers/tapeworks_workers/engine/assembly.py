@@ -27,6 +27,7 @@ from tapeworks_workers.engine.models import build_models
 from tapeworks_workers.engine.ownership import divide
 from tapeworks_workers.engine.randomness import derive_seed, philox
 from tapeworks_workers.engine.run import Run
+from tapeworks_workers.engine.starting import Start
 from tapeworks_workers.engine.traces import Note
 
 PRECISIONS = {
@@ -59,6 +60,10 @@ class Assembly:
     run: Run
     inputs: frozenset[str] | None = None
     """The keys of the element's x that the models take, where they take x whole and by name."""
+    remarks: list[str] = field(default_factory=list)
+    """What the user should know of how the models start."""
+    architectures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """`from` → role → config of the earlier models that are part of these."""
     means: dict[str, tf.Variable] = field(default_factory=dict)
     """Running sums of a step's scalars, by split; made when the step is traced."""
     pending: dict[str, Any] = field(default_factory=dict)
@@ -109,15 +114,21 @@ class Assembly:
         return (chosen, *batch[1:]) if isinstance(batch, tuple) else chosen
 
 
-def assemble(spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | None = None) -> Assembly:
+def assemble(
+    spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | None = None, start: Start | None = None
+) -> Assembly:
     """Build all parts of a job for batches of `element_spec`. `datasets` are what `run.datasets` offers to the step.
 
+    `start`: what the models start from; by default layers adapt to `datasets["training"]`, and nothing is restored.
     Raises JobFailure.
     """
     reset(spec)
     with philox():
         step = build(spec.step, Kind.STEP, pointer="/step")
-        models, input_specs = build_models(spec, step, element_spec)
+        if start is None:
+            training = (datasets or {}).get("training")
+            start = Start(training=None if training is None else lambda: training)
+        models, input_specs, remarks = build_models(spec, step, element_spec, start)
         ownership = divide(spec, step, models)
         owned = ownership.owned
         optimizers = {name: _optimizer(spec, name, variables) for name, variables in owned.items()}
@@ -134,6 +145,7 @@ def assemble(spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | 
             optimizers=optimizers, owned=owned, losses=losses, metrics=metrics, transforms=transforms, run=run,
             gradient_metrics=gradient_metrics(named_metrics(transforms, minimizers), metrics),
             inputs=_selection(step, models, input_specs, element_spec),
+            remarks=remarks, architectures=start.inputs.used,
         )  # fmt: skip
         run.training_step = step
         run.datasets.update(datasets or {})
@@ -144,24 +156,12 @@ def assemble(spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | 
 def reset(spec: JobSpec) -> None:
     """Keras' global state as a new process has it, the job's precision, and every seed."""
     training = spec.training
-    _refuse_unsupported(spec)
     floatx, policy = PRECISIONS[training.precision]
     keras.utils.clear_session()
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(derive_seed(training.seed, "keras"))
     global_seed_generator()  # made now: a layer that asks for it first inside the trace would create a variable there
-
-
-def _refuse_unsupported(spec: JobSpec) -> None:
-    """The service answers these at POST; an older one may not. Raises JobFailure `not_supported`."""
-    training = spec.training
-    refused = {
-        "training.initial_state": training.initial_state is not None,
-    }
-    for what, asked in refused.items():
-        if asked:
-            raise JobFailure(FailureCode.NOT_SUPPORTED, f"{what}: not supported yet")
 
 
 def _optimizer(spec: JobSpec, name: str, variables: list[Any]) -> keras.optimizers.Optimizer:

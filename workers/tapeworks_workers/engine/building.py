@@ -21,14 +21,17 @@ from pydantic import ValidationError
 from tapeworks.components import Component, registry
 from tapeworks.errors import ComponentError, FailureCode, JobFailure, Location, TapeworksError
 from tapeworks.references import Kind, ReferenceFields, escape, is_reference, kind_of_argument
-from tapeworks_workers.engine import allowed
+from tapeworks_workers.engine import allowed, inputs
 from tapeworks_workers.engine.files import resolve_files, set_data_roots
 
 __all__ = ["build", "set_data_roots"]
 
 
-def build(reference: ReferenceFields | Mapping[str, Any] | str, kind: Kind, *, pointer: str = "") -> Any:
-    """The object that a reference names. `pointer`: where the reference stands in the spec.
+def build(
+    reference: ReferenceFields | Mapping[str, Any] | str, kind: Kind, *, pointer: str = "", draft: bool = False
+) -> Any:
+    """The object that a reference names. `pointer`: where the reference stands in the spec; `draft`: a model that
+    waits for its inputs (`components/models/graph.py`) is left waiting.
 
     Models, losses, … come as instances; a transform or dataset function as a callable with its config bound;
     a function of kind loss or metric wrapped as Keras wraps it; a source as an instance, its files resolved.
@@ -46,10 +49,16 @@ def build(reference: ReferenceFields | Mapping[str, Any] | str, kind: Kind, *, p
             continue
         if argument in component.config.branches:
             continue  # built by the pipeline, which knows splits and passes
+        if argument in component.config.earlier:
+            arguments[argument] = inputs.earlier_job(value, component=name, pointer=at.removesuffix("_"))
+            continue
         if argument not in component.config.declared:
             _refuse_serialised(value, name, at)
         arguments[argument] = _build_nested(value, argument, component.config.kinds.get(argument), at)
-    return _call(component.target, arguments, name=name, pointer=pointer, bind=_bind(component))
+    made = _call(component.target, arguments, name=name, pointer=pointer, bind=_bind(component))
+    if component.kind is Kind.MODEL and not draft and hasattr(made, "build_model"):
+        return _call(made.build_model, {}, name=name, pointer=pointer)
+    return made
 
 
 def _parts(reference: ReferenceFields | Mapping[str, Any] | str) -> tuple[str, str | None, dict[str, Any]]:

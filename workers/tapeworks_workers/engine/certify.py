@@ -26,10 +26,13 @@ def main(bundle: Path) -> dict[str, Any]:
     import tensorflow as tf
 
     from tapeworks_workers.engine.assembly import assemble
+    from tapeworks_workers.engine.checkpoint import read_values
     from tapeworks_workers.engine.comparison import device, versions
     from tapeworks_workers.engine.environment import prepare
+    from tapeworks_workers.engine.inputs import ARCHITECTURES, Inputs
     from tapeworks_workers.engine.nests import spec_from_document
     from tapeworks_workers.engine.next_step import FOLDER, TOLERANCE, compare_next_step, device_kind, stored_batch
+    from tapeworks_workers.engine.starting import Start
 
     bundle = Path(bundle).resolve()
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
@@ -39,7 +42,9 @@ def main(bundle: Path) -> dict[str, Any]:
     # A step's build may look at the data; what it makes of it there is restored, so the one batch we have will do.
     data = tf.data.Dataset.from_tensors(stored_batch(bundle / FOLDER))
     datasets = {"training": data, **({"validation": data} if spec.data.validation is not None else {})}
-    assembly = assemble(spec, spec_from_document(manifest["element_spec"]), datasets=datasets)
+    architectures = json.loads((bundle / FOLDER / ARCHITECTURES).read_text(encoding="utf-8"))
+    start = Start(restored=read_values(bundle / FOLDER).values, inputs=Inputs(architectures=architectures))
+    assembly = assemble(spec, spec_from_document(manifest["element_spec"]), datasets=datasets, start=start)
     tolerance = TOLERANCE["gpu" if "gpu" in (device_kind(), manifest["device"]["kind"]) else "cpu"]
     report, off = compare_next_step(assembly, bundle / FOLDER, tolerance=tolerance)
     if off is not None:

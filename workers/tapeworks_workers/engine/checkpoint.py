@@ -2,7 +2,8 @@
 
 `tf.train.Checkpoint(model=…)` leaves out Keras' seed generators, so a job's state is the named list
 of `Assembly.variables()` and a JSON document of counters. On disk a snapshot is `values.npz` and
-`state.json`; the bundle's `training_state/` has the same form.
+`state.json`; the bundle's `training_state/` has the same form. What layers know outside variables
+is among the values, as `outside/…`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine import outside
+
+if TYPE_CHECKING:
+    from tapeworks_workers.engine.assembly import Assembly
 
 VALUES, STATE = "values.npz", "state.json"
 EXTRA = "best/"
@@ -37,13 +41,18 @@ class Snapshot:
 
 def snapshot(assembly: Assembly, counters: dict[str, Any]) -> Snapshot:
     """Copy every value to the host."""
-    return Snapshot({name: variable.numpy() for name, variable in assembly.variables().items()}, dict(counters))
+    values = {name: variable.numpy() for name, variable in assembly.variables().items()}
+    return Snapshot({**values, **outside.of_models(assembly.models)}, dict(counters))
 
 
 def restore(assembly: Assembly, state: Snapshot) -> None:
-    """Put a snapshot back. Raises JobFailure `checkpoint_corrupt` naming what does not fit; nothing is changed then."""
+    """Put a snapshot back. Raises JobFailure `checkpoint_corrupt` naming what does not fit; nothing is changed then.
+
+    What is kept outside variables was put back when the models were built (`assemble`): here it must be there.
+    """
     variables = assembly.variables()
-    values = {name: value for name, value in state.values.items() if not name.startswith(EXTRA)}
+    values = {name: value for name, value in state.values.items() if not name.startswith((EXTRA, outside.PREFIX))}
+    _check_outside(assembly, state)
     later = {name for name in values if name not in variables and _made_by_tracing(assembly, name)}
     missing = sorted(set(variables) - set(values))
     unknown = sorted(set(values) - set(variables) - later)
@@ -59,9 +68,15 @@ def restore(assembly: Assembly, state: Snapshot) -> None:
         variable.assign(values[name])
     assembly.pending.update({name: values[name] for name in later})
     for model in assembly.models.values():
-        for layer in model._flatten_layers():
-            if hasattr(layer, "finalize_state"):
-                layer.finalize_state()  # Normalization computes with constants made from its variables
+        outside.finalize(model)
+
+
+def _check_outside(assembly: Assembly, state: Snapshot) -> None:
+    held = {name: value for name, value in state.values.items() if name.startswith(outside.PREFIX)}
+    present = outside.of_models(assembly.models)
+    for name in sorted({*held, *present}):
+        if name not in held or name not in present or not np.array_equal(held[name], present[name]):
+            raise _corrupt(f"does not hold the {name!r} that the models were built with")
 
 
 def _made_by_tracing(assembly: Assembly, name: str) -> bool:

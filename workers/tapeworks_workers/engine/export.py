@@ -29,6 +29,7 @@ from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.bundle import FORMAT, bundle_files, file_entry, write_json
 from tapeworks_workers.engine.comparison import device, digest, versions
 from tapeworks_workers.engine.component_sources import copy_sources, used_components
+from tapeworks_workers.engine.inputs import ARCHITECTURES
 from tapeworks_workers.engine.nests import spec_document
 from tapeworks_workers.engine.next_step import FOLDER as TRAINING_STATE
 from tapeworks_workers.engine.next_step import write_next_step
@@ -70,6 +71,7 @@ def export_bundle(
     roles = exported_roles(assembly)
     signatures = assembly.step.signatures(assembly.models)
     write_next_step(assembly, counters, batches[0], folder / TRAINING_STATE)
+    write_json(folder / TRAINING_STATE / ARCHITECTURES, assembly.architectures)
     models = {
         role: _export_model(assembly, role, batches, folder, export.formats, signatures.get(role, {})) for role in roles
     }
@@ -159,4 +161,4 @@ def model_configs(assembly: Assembly) -> list[Any]:
     for role, model in assembly.models.items():
         with compiled(model, compile_arguments(assembly, role)):
             configs.append(keras.saving.serialize_keras_object(model))
-    return configs
+    return [*configs, assembly.architectures]

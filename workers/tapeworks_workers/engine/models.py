@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -11,27 +13,144 @@ import tensorflow as tf
 from tapeworks.authoring import TrainingStep
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.references import Kind
-from tapeworks.spec import JobSpec, ModelSpec
+from tapeworks.spec import Adapt, JobSpec, ModelSpec
+from tapeworks_workers.engine import inputs
 from tapeworks_workers.engine import sources_of_errors as places
+from tapeworks_workers.engine.adapt import Adapting, unadapted
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.diagnostics import text
+from tapeworks_workers.engine.layer_paths import layers_by_path
+from tapeworks_workers.engine.probes import fitting_part
+from tapeworks_workers.engine.starting import Start, freeze, initialise
 
 
-def build_models(spec: JobSpec, step: TrainingStep, element_spec: Any) -> tuple[dict[str, keras.Model], dict[str, Any]]:
-    """Role → model, and role → the nest of specs that it takes. Raises JobFailure."""
+def build_models(
+    spec: JobSpec, step: TrainingStep, element_spec: Any, start: Start | None = None
+) -> tuple[dict[str, keras.Model], dict[str, Any], list[str]]:
+    """Role → model, role → the nest of specs that it takes, and notes for the user. Raises JobFailure.
+
+    Models are built role by role and their layers adapted; then come initial states, copies and frozen layers.
+    """
+    start = Start() if start is None else start
     check_roles(spec, step)
+    check_copies(spec)
     models: dict[str, keras.Model] = {}
     input_specs: dict[str, Any] = {}
-    for role in step.models:
-        given = step.input_spec(role, element_spec, dict(models))
-        models[role], input_specs[role] = build_model(spec.models[role], given, pointer=f"/models/{role}")
-    return models, input_specs
+    adapted: dict[str, set[str]] = {}
+    with inputs.using(start.inputs):
+        for role in roles_of(step):
+            given = step.input_spec(role, element_spec, dict(models))
+            preparation = Preparation(spec, role, start)
+            pointer = f"/models/{role}"
+            models[role], input_specs[role] = build_model(
+                spec.models[role], given, pointer=pointer, preparation=preparation
+            )
+            adapted[role] = preparation.check(models[role])
+    notes = initialise(spec, models, start, adapted)
+    freeze(spec, models)
+    return models, input_specs, notes
+
+
+def roles_of(step: TrainingStep) -> list[str]:
+    """The roles of a step: its models, then what it holds frozen beside them."""
+    return list(dict.fromkeys([*step.models, *step.frozen]))
+
+
+def check_copies(spec: JobSpec) -> None:
+    """A copy has the config of a role that is no copy itself. Raises JobFailure `invalid_spec`."""
+    for role, model in spec.models.items():
+        if model.copy_of is None:
+            continue
+        origin = spec.models.get(model.copy_of)
+        what = (
+            "is no role of the spec" if origin is None
+            else "is a copy itself" if origin.copy_of is not None
+            else "has another component or config"
+            if (origin.component, origin.config) != (model.component, model.config)
+            else "is what adapts and takes an initial state"
+            if model.initial_state is not None or (model.adapt and model.adapt != origin.adapt)
+            else None
+        )  # fmt: skip
+        if what is not None:
+            raise JobFailure(FailureCode.INVALID_SPEC, f"/models/{role}/copy_of: {model.copy_of!r} {what}")
+
+
+@dataclass
+class Preparation:
+    """What happens to the layers of one role before it is built."""
+
+    spec: JobSpec
+    role: str
+    start: Start
+    adapting: Adapting | None = None
+
+    @property
+    def adapts(self) -> list[Adapt]:
+        """A copy learns what its origin does, from the same data."""
+        model = self.spec.models[self.role]
+        return self.spec.models[model.copy_of].adapt if model.copy_of is not None else model.adapt
+
+    def begin(self, made: Any, input_spec: Any) -> Adapting:
+        """`made`: the model or draft whose layers are named."""
+        self.adapting = Adapting(
+            made,
+            self.adapts,
+            stored=lambda path: self.start.outside(self.spec, self.role, path),
+            restoring=self.start.restored is not None,
+            batches=lambda: self._batches(input_spec),
+            pointer=f"/models/{self.role}",
+        )
+        self._refuse_unlearned(made, self.adapting.prepared)
+        return self.adapting
+
+    def _batches(self, input_spec: Any) -> Iterator[Any]:
+        """The role's inputs, batch by batch, eagerly."""
+        if self.start.training is None:
+            raise JobFailure(FailureCode.INVALID_SPEC, f"/models/{self.role}/adapt: there is no data to adapt to")
+        dataset = self.start.training()
+        endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+        if endless and any(adapt.take is None for adapt in self.adapts):
+            raise JobFailure(
+                FailureCode.INVALID_SPEC,
+                f"/models/{self.role}/adapt: the training split never ends",
+                hint="Give `take`: so many batches are learned from.",
+            )
+        for batch in dataset:
+            x = fitting_part(input_spec, batch)
+            if x is None:
+                raise JobFailure(
+                    FailureCode.INVALID_SPEC,
+                    f"/models/{self.role}/adapt: the step feeds this role what no element holds ({input_spec})",
+                )
+            yield x
+
+    def check(self, model: keras.Model) -> set[str]:
+        """Paths of what has learned. Raises JobFailure where a layer neither learned nor was given anything."""
+        learned = self.adapting.learned if self.adapting is not None else set()
+        self._refuse_unlearned(model, learned)
+        return learned
+
+    def _refuse_unlearned(self, model: Any, learned: set[str]) -> None:
+        """Before the model is built, since it may not even build then; and after, for layers made meanwhile."""
+        if self.start.restored is not None:
+            return
+        loaded = {id(layer) for one in self.start.inputs.loaded for _, layer in layers_by_path(one)}
+        for path, layer in layers_by_path(model):
+            if path in learned or id(layer) in loaded or not unadapted(layer):
+                continue
+            if not self.start.begins_with(self.spec, self.role, path):
+                raise JobFailure(
+                    FailureCode.INVALID_SPEC,
+                    f"/models/{self.role}: the layer {path!r} ({type(layer).__name__}) has not learned anything",
+                    hint=f'Add "adapt": [{{"layer": "{path}"}}] beside the model\'s config, or give it what it '
+                    "would learn (mean and variance, a vocabulary, bin_boundaries).",
+                )
 
 
 def check_roles(spec: JobSpec, step: TrainingStep) -> None:
     """The spec must fill exactly the roles that the step declares. Raises JobFailure `invalid_spec`."""
     for place, given, declared in (
-        ("models", spec.models, step.models),
+        ("models", spec.models, roles_of(step)),
         ("losses", spec.losses, step.losses),
     ):
         # A loss may be left out where the model adds its own; a step that asks for it is told by run.losses.
@@ -42,25 +161,23 @@ def check_roles(spec: JobSpec, step: TrainingStep) -> None:
             raise JobFailure(
                 FailureCode.INVALID_SPEC, f"{place} {what}; step {spec.step.component!r} declares {list(declared)}"
             )
-    unknown = [role for role in spec.metrics if role not in step.models]
+    unknown = [role for role in spec.metrics if role not in roles_of(step)]
     if unknown:
-        raise JobFailure(FailureCode.INVALID_SPEC, f"metrics name {unknown}; the step's models are {list(step.models)}")
+        raise JobFailure(FailureCode.INVALID_SPEC, f"metrics name {unknown}; the step's models are {roles_of(step)}")
 
 
-def build_model(reference: ModelSpec, input_spec: Any, *, pointer: str) -> tuple[keras.Model, Any]:
+def build_model(
+    reference: ModelSpec, input_spec: Any, *, pointer: str, preparation: Preparation | None = None
+) -> tuple[keras.Model, Any]:
     """A built model, and the part of `input_spec` that it takes: a model with named inputs gets exactly those."""
-    if reference.adapt or reference.initial_state or reference.copy_of or reference.freeze:
-        raise JobFailure(
-            FailureCode.NOT_SUPPORTED, f"{pointer}: adapt, initial_state, copy_of and freeze are not supported yet"
-        )
-    model = build(reference, Kind.MODEL, pointer=pointer)
-    if type(model).train_step is not keras.Model.train_step:
+    made = build(reference, Kind.MODEL, pointer=pointer, draft=True)
+    if isinstance(made, keras.Model) and type(made).train_step is not keras.Model.train_step:
         raise JobFailure(
             FailureCode.INVALID_SPEC,
             f"model {reference.component!r} overrides train_step",
             hint="Write a tapeworks.TrainingStep instead and name it in `step`.",
         )
-    names = named_inputs(model)
+    names = named_inputs(made)
     if names is not None and isinstance(input_spec, Mapping):
         missing = [name for name in names if name not in input_spec]
         if missing:
@@ -69,24 +186,63 @@ def build_model(reference: ModelSpec, input_spec: Any, *, pointer: str) -> tuple
                 f"model {reference.component!r} takes the inputs {names}; the element's x has {sorted(input_spec)}",
             )
         input_spec = {name: input_spec[name] for name in names}
-    if not model.built:
-        model = _built(model, input_spec, reference.component, pointer)
-    return model, input_spec
+    adapting = preparation.begin(made, input_spec) if preparation is not None else None
+    if not isinstance(made, keras.Model):
+        return _finished(made, input_spec, reference.component, pointer, adapting), input_spec
+    if made.built:
+        if adapting is not None and adapting.concerned:
+            adapting.inside(made, _whole, None)
+        return made, input_spec
+    return _built(made, input_spec, reference.component, pointer, adapting), input_spec
 
 
-def _built(model: keras.Model, input_spec: Any, name: str, pointer: str) -> keras.Model:
+def _whole(x: Any) -> Any:
+    return x
+
+
+def _finished(draft: Any, input_spec: Any, name: str, pointer: str, adapting: Adapting | None) -> keras.Model:
+    """A graph, built node by node from the element's inputs."""
+    if not isinstance(input_spec, Mapping) and len(draft.input_names) != 1:
+        raise JobFailure(
+            FailureCode.INVALID_SPEC,
+            f"{pointer}: {name} takes the inputs {draft.input_names}; the element's x is one tensor",
+            hint="A name in `from` that is no node is an input.",
+        )
+    given = keras_inputs(input_spec)
+    if not isinstance(given, Mapping):
+        given = keras_inputs({draft.input_names[0]: input_spec})[draft.input_names[0]]
+
+    def before(path: str, layer: keras.Layer, inputs: Any, argument: Any) -> None:
+        if adapting is not None and adapting.concerned:
+            adapting.reach(path, layer, keras.Model(inputs, argument), argument)
+
+    with _told(name, input_spec, pointer):
+        return draft.build_model(given, before)
+
+
+def _built(model: keras.Model, input_spec: Any, name: str, pointer: str, adapting: Adapting | None) -> keras.Model:
     if type(model) is keras.Sequential and not isinstance(input_spec, tf.TypeSpec):
         raise JobFailure(
             FailureCode.INVALID_SPEC,
             f"{pointer}: {name} takes one tensor, the element's x is {_listed(input_spec)}",
             hint="Give the source one vector of features, or take a model with named inputs (functional).",
         )
-    try:
+    with _told(name, input_spec, pointer):
+        if adapting is not None and adapting.concerned:
+            adapting.inside(model, _whole, keras_inputs(input_spec))
         if type(model) is keras.Sequential:
             # Sequential.build knows shapes only: with an input of its own the dtype comes back after a reload too.
             return keras.Sequential([keras_inputs(input_spec), *model.layers], name=model.name)
-        model(keras_inputs(input_spec))
+        if not model.built:
+            model(keras_inputs(input_spec))
         return model
+
+
+@contextmanager
+def _told(name: str, input_spec: Any, pointer: str) -> Iterator[None]:
+    """Errors of a build, in the spec's terms."""
+    try:
+        yield
     except JobFailure:
         raise
     except Exception as error:
@@ -101,8 +257,10 @@ def _listed(input_spec: Any) -> str:
     return f"a dict of {', '.join(sorted(input_spec))}" if isinstance(input_spec, Mapping) else "several"
 
 
-def named_inputs(model: keras.Model) -> list[str] | None:
+def named_inputs(model: Any) -> list[str] | None:
     """The names of a functional model's inputs where it takes them by name, in its order; None elsewhere."""
+    if not isinstance(model, keras.Model):
+        return list(model.input_names)  # a draft
     if not model.built or not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         return None
     if isinstance(model, keras.Sequential):

@@ -46,6 +46,8 @@ class Data:
     test: Split | None
     sources: dict[str, Any]
     """For the lineage: split → component, and its files with their digests."""
+    plain: Callable[[], tf.data.Dataset] = field(repr=False)
+    """One pass over the training split as other splits are seen: no shuffle, repeat or training-only operation."""
 
     @property
     def element_spec(self) -> Any:
@@ -69,9 +71,14 @@ def build_data(spec: JobSpec) -> Data:
             own = open_source(given, setting, pointer=f"/data/{name}")
             sources[name] = lineage(own, _sha256)
             raw[name] = own.split({}, name)[name]
-    raw |= origin.split(fractions)
+    cut = origin.split(fractions)
+    raw |= cut
     splits = {name: _pipeline(spec, name, one, setting) for name, one in raw.items() if one is not None}
-    return Data(splits[TRAINING], splits.get("validation"), splits.get("test"), sources)
+
+    def plain() -> tf.data.Dataset:
+        return origins.piped(cut[TRAINING], spec.data.pipeline, split="plain", setting=setting, pointer="").dataset(0)
+
+    return Data(splits[TRAINING], splits.get("validation"), splits.get("test"), sources, plain)
 
 
 def _pipeline(spec: JobSpec, name: str, raw: Raw, setting: Setting) -> Split:

@@ -45,13 +45,18 @@ def probe_inputs(spec: Any, batch: Any) -> Any:
 
     A step may feed a role what no batch holds (noise for a generator).
     """
-    for candidate in _parts(batch):
-        fitting = _fitting(spec, candidate)
-        if fitting is not None:
-            return fitting
+    found = fitting_part(spec, batch)
+    if found is not None:
+        return found
     size = next((rows for leaf in tf.nest.flatten(batch) if (rows := _rows(leaf))), _UNKNOWN_SIZE)
     generator = np.random.default_rng(_SYNTHETIC_SEED)
     return tf.nest.map_structure(lambda leaf: _synthetic(leaf, size, generator), spec)
+
+
+def fitting_part(spec: Any, batch: Any) -> Any:
+    """The batch, or the first of its parts, that fits a spec, extra keys left out; None: none does."""
+    found = (_fitting(spec, candidate) for candidate in _parts(batch))
+    return next((part for part in found if part is not None), None)
 
 
 def _parts(nest: Any) -> Iterator[Any]:

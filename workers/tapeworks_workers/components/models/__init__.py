@@ -1,1 +1,1 @@
-"""Models."""
+"""Models: those without code (`sequential`, `graph`, `functional`, `pretrained`), and architectures by name."""

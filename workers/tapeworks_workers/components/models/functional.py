@@ -71,28 +71,28 @@ def functional(config: dict[str, Any]) -> keras.Model:
     """
     config = copy.deepcopy(config)  # Keras changes the one it is given
     if "class_name" in config:
-        _check(config, "config")
+        check_config(config, "config")
         if config["class_name"] not in ("Functional", "Sequential", "Model"):
             raise ValueError(f"config is of a {config['class_name']}, not of a functional or sequential model")
         config = config["config"]
     if not isinstance(config.get("layers"), list):
         raise ValueError("config has no list 'layers': give what model.get_config() of a functional model returns")
-    _check(config, "config")
+    check_config(config, "config")
     _name_layers(config)
     cls = keras.Model if "input_layers" in config else keras.Sequential
     return cls.from_config(config)
 
 
-def _check(value: Any, place: str) -> None:
+def check_config(value: Any, place: str) -> None:
     """Raise ValueError at the first class that may not be revived."""
     if isinstance(value, list):
         for index, item in enumerate(value):
-            _check(item, f"{place}[{index}]")
+            check_config(item, f"{place}[{index}]")
     elif isinstance(value, dict):
         if "class_name" in value:
             _check_class(value, place)
         for key, item in value.items():
-            _check(item, f"{place}.{key}")
+            check_config(item, f"{place}.{key}")
 
 
 def _check_class(value: dict[str, Any], place: str) -> None:

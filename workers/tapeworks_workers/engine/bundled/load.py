@@ -116,7 +116,7 @@ def _stand_in(found: dict[str, Any]) -> types.ModuleType:
 
     module = types.ModuleType("tapeworks", "A stand-in while this bundle's components are imported.")
     bases = ("TrainingStep", "Source", "SourceOfSources", "GradientTransform", "Evaluator", "Callback")
-    for base in (*bases, "Run", "Files", "Branch", "Tensor"):
+    for base in (*bases, "Run", "Files", "Branch", "EarlierJob", "Tensor"):
         setattr(module, base, type(base, (), {}))
     module.component = component  # type: ignore[attr-defined]
     return module

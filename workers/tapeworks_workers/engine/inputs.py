@@ -1,0 +1,232 @@
+"""What a job takes from earlier ones: bundles and checkpoints that the agent has downloaded.
+
+`Inputs` resolves each `from` of the spec: `state(name)` gives the values, `model(name, role)` a Keras model of a
+bundle, inspected before Keras sees it. In verifier B, which has no inputs, models come from the architectures that
+the bundle keeps (`used`); their weights are in its training state.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import keras
+
+from tapeworks.errors import FailureCode, JobFailure, Location
+
+ARCHITECTURES = "inputs.json"
+"""In a bundle's `training_state/`: `from` → role as asked for → Keras' config of the model."""
+_MAX_ENTRIES, _MAX_CONFIG_BYTES, _MAX_RATIO = 10_000, 64 << 20, 200
+_SMALL = 64 << 20
+"""Files up to this size may be compressed as well as they like."""
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Input:
+    """A downloaded archive."""
+
+    kind: str
+    """`bundle` (tar.gz) or `checkpoint` (tar)."""
+    path: Path
+
+
+class Inputs:
+    """The earlier jobs of one attempt, by the name that the spec gives them."""
+
+    def __init__(
+        self,
+        archives: Mapping[str, Input] | None = None,
+        architectures: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._archives = dict(archives or {})
+        self._architectures = architectures
+        self.used: dict[str, dict[str, Any]] = {}
+        """`from` → role as asked for ("" for none) → config of each model that was taken."""
+        self.loaded: list[keras.Model] = []
+        """Those models: they have learned already."""
+
+    @classmethod
+    def of(cls, items: Sequence[Mapping[str, Any]], folder: Path) -> Inputs:
+        """From the start frame's `inputs`, paths relative to the attempt's folder."""
+        return cls({item["from"]: Input(item["kind"], folder / item["path"]) for item in items})
+
+    def folder(self, name: str, *, pointer: str = "") -> Path:
+        """The archive unpacked: `training_state/`, `models/` and `manifest.json` of a bundle, all of a checkpoint."""
+        archive = self._archives.get(name)
+        if archive is None:
+            raise JobFailure(
+                FailureCode.DEPENDENCY_FAILED,
+                f"{pointer}: {name!r} was not given to this attempt",
+                hint="Name a job that succeeded, or a checkpoint, in `from`.",
+            )
+        target = archive.path.with_name(f"{archive.path.name}.unpacked")
+        if not target.exists():
+            aside = target.with_name(f"{target.name}.part")
+            shutil.rmtree(aside, ignore_errors=True)
+            _unpack(archive.path, aside, name)
+            aside.rename(target)
+        return target
+
+    def state_folder(self, name: str, *, pointer: str = "") -> Path:
+        """The folder with `values.npz` and `state.json`."""
+        folder = self.folder(name, pointer=pointer)
+        return folder / "training_state" if (folder / "training_state").is_dir() else folder
+
+    def model(self, name: str, role: str | None, *, pointer: str = "") -> keras.Model:
+        """A model of a bundle; `role` None: its only one. Raises JobFailure."""
+        asked = role or ""
+        if self._architectures is not None:
+            config = self._architectures[name][asked]
+            model = keras.saving.deserialize_keras_object(copy.deepcopy(config))
+        else:
+            file = self._keras_file(name, role, pointer)
+            config = _inspected(file, f"{pointer}: the model of {name!r}")
+            try:
+                model = keras.saving.load_model(file, compile=False, safe_mode=True)
+            except (TypeError, ValueError, KeyError, OSError) as error:
+                raise JobFailure(
+                    FailureCode.NOT_SERIALIZABLE,
+                    f"{pointer}: the model of {name!r} cannot be loaded: {type(error).__name__}: {error}",
+                    hint="The worker needs the components that the model was made with.",
+                ) from error
+        self.used.setdefault(name, {})[asked] = config
+        self.loaded.append(model)
+        return model
+
+    def _keras_file(self, name: str, role: str | None, pointer: str) -> Path:
+        folder = self.folder(name, pointer=pointer)
+        files = {file.stem: file for file in sorted((folder / "models").glob("*.keras"))}
+        if role is None and len(files) == 1:
+            return next(iter(files.values()))
+        if role is not None and role in files:
+            return files[role]
+        asked = f"no model {role!r}" if role is not None else "not one model"
+        raise JobFailure(
+            FailureCode.INVALID_SPEC,
+            f"{pointer}: {name!r} has {asked}; its .keras models are: {', '.join(files) or 'none'}",
+            hint="A checkpoint has no architecture: name the job, exported with the format keras, and a role.",
+        )
+
+
+# ── for components ───────────────────────────────────────────────────────────────────────────────
+
+_current: ContextVar[Inputs] = ContextVar("inputs")
+
+
+@contextmanager
+def using(inputs: Inputs) -> Iterator[None]:
+    """Inside the block, `earlier_job` looks here."""
+    token = _current.set(inputs)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@dataclass(frozen=True)
+class EarlierJob:
+    """What a component's argument annotated `tapeworks.EarlierJob` is given."""
+
+    inputs: Inputs
+    name: str
+    pointer: str
+
+    def model(self, role: str | None = None) -> keras.Model:
+        """A Keras model of the job's bundle. Raises JobFailure."""
+        return self.inputs.model(self.name, role, pointer=self.pointer)
+
+
+def earlier_job(name: Any, *, component: str, pointer: str) -> EarlierJob:
+    """The earlier job that a config names. Raises JobFailure outside a job."""
+    inputs = _current.get(None)
+    if inputs is None:
+        where = Location(component=component)
+        raise JobFailure(FailureCode.DEPENDENCY_FAILED, f"{pointer}: {name!r} was not given", location=where)
+    return EarlierJob(inputs, name, pointer)
+
+
+# ── archives ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _unpack(archive: Path, folder: Path, name: str) -> None:
+    """Copy the members that are needed, as plain files and never more than the archive can rightly hold."""
+    left = max(_SMALL, _MAX_RATIO * archive.stat().st_size)
+    folder.mkdir(parents=True)
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                path = PurePosixPath(member.name)
+                if not member.isreg() or not _needed(path):
+                    continue
+                source = tar.extractfile(member)
+                if source is None:
+                    continue
+                target = folder / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                left = _copy(source, target, left, name)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise JobFailure(FailureCode.CHECKPOINT_CORRUPT, f"{name!r} cannot be opened: {error}") from error
+
+
+def _needed(path: PurePosixPath) -> bool:
+    if path.is_absolute() or ".." in path.parts:
+        return False
+    return path.parts[0] in ("training_state", "models") or str(path) in ("values.npz", "state.json", "manifest.json")
+
+
+def _copy(source: IO[bytes], target: Path, left: int, name: str) -> int:
+    with target.open("wb") as file:
+        while chunk := source.read(_CHUNK):
+            left -= len(chunk)
+            if left < 0:
+                raise JobFailure(FailureCode.INVALID_DATA, f"{name!r} unpacks to more than {_MAX_RATIO} times its size")
+            file.write(chunk)
+    return left
+
+
+def _inspected(file: Path, what: str) -> Any:
+    """The architecture in a `.keras` file, once the file is seen to be harmless. Raises JobFailure `invalid_data`.
+
+    Loading one can run code (CVE-2025-1550 and its successors got round `safe_mode`), and a small one can take all
+    memory.
+    """
+    # Imported here: in a process that has other components, and verifier B is one, it must not be registered.
+    from tapeworks_workers.components.models.functional import check_config
+
+    def refused(why: str) -> JobFailure:
+        return JobFailure(FailureCode.INVALID_DATA, f"{what} is refused: {why}")
+
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if len(entries) > _MAX_ENTRIES:
+                raise refused(f"it has {len(entries)} entries")
+            for entry in entries:
+                path = PurePosixPath(entry.filename)
+                known = entry.filename in ("config.json", "metadata.json", "model.weights.h5")
+                if path.is_absolute() or ".." in path.parts or not (known or path.parts[:1] == ("assets",)):
+                    raise refused(f"{entry.filename!r} does not belong into a .keras file")
+            size = sum(entry.file_size for entry in entries)
+            if size > max(_SMALL, _MAX_RATIO * file.stat().st_size):
+                raise refused(f"it unpacks to {size} bytes")
+            if archive.getinfo("config.json").file_size > _MAX_CONFIG_BYTES:
+                raise refused("its config is too large")
+            config = json.loads(archive.read("config.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        raise refused(f"{type(error).__name__}: {error}") from error
+    config.pop("compile_config", None)  # what it was trained with is not revived
+    try:
+        check_config(config, "config")
+    except ValueError as error:
+        raise refused(str(error)) from error
+    return config
