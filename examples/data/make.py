@@ -4,7 +4,7 @@
 - `gestures.jsonl`: 300 movements of a hand, `path` (8 … 40 points x, y) and `label` (0 circle, 1 line, 2 zigzag);
 - `temperature.csv`: 1500 hours of a made-up thermometer: degrees, and the hour of the day as sine and cosine;
 - `ratings.npz`: 600 people's ratings of 100 000 items as CSR parts `x.…`, and `y`, the taste that they follow (0 … 2);
-- `orders.parquet`: 1200 orders of a shop: `postcode` (0 … 99 999), `device` (0 … 4), `pieces`, `price` of one, `returned`;
+- `orders.parquet`: 1200 orders: `postcode` (0 … 99 999), `device` (0 … 4), `pieces`, `price` of one, and `returned`;
 - `visits.tfrecord`: 500 visits to a shop: `pages` (2 … 30 of 200), the `seconds` on each, and `bought`;
 - `reviews/complaint/*.txt`, `reviews/praise/*.txt`: sentences like the first, a line each;
 - `digits/0/*.png` … `digits/9/*.png`: 20 pictures of each digit, 8×8 in grey.
