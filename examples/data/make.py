@@ -94,7 +94,7 @@ def ratings(random: np.random.RandomState) -> None:
 
 def orders(random: np.random.RandomState) -> None:
     """Whether an order comes back depends on where it goes to (60 of 100 000 postcodes), then on what it costs."""
-    postcodes, leaning = random.randint(0, 100_000, 60), random.normal(0, 2, 60)
+    postcodes, leaning = random.randint(0, 100_000, 60), random.normal(0, 4, 60)
     where, pieces, price = random.randint(0, 60, 1200), random.randint(1, 6, 1200), random.gamma(4, 5, 1200)
     device = random.randint(0, 5, 1200)
     score = leaning[where] + 0.5 * (device - 2) + (pieces * price - 60) / 20
