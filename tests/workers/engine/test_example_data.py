@@ -1,6 +1,7 @@
 """The data sets under examples/: as they are made, and jobs that learn from them, ragged and sparse, in one trace."""
 
 import json
+import re
 import runpy
 import shutil
 from collections.abc import Iterator
@@ -51,6 +52,16 @@ def test_every_operation_and_every_source_has_an_example() -> None:
     union, _ = get_args(Operation)
     assert {one.model_fields["op"].annotation.__args__[0] for one in get_args(union)} <= used
     assert FILES | COMBINED <= used
+
+
+@pytest.mark.parametrize("page", ["dtypes", "sparse", "ragged", "data"])
+def test_what_a_page_quotes_stands_in_an_example(page: str) -> None:
+    text = (DATA.parents[1] / "docs" / "guide" / f"{page}.md").read_text(encoding="utf-8")
+    specs = ["".join(file.read_text().split()) for file in DATA.parent.glob("*/*.json")]
+    quoted = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    assert quoted
+    for block in quoted:
+        assert any("".join(block.split()) in spec for spec in specs), block
 
 
 def layers(*parts: Any) -> dict[str, Any]:
