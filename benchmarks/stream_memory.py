@@ -40,7 +40,9 @@ def write(folder: Path, gigabytes: float) -> int:
     rows = pa.FixedSizeListArray.from_arrays(flat, WIDTH)
     table = pa.table({"x": rows, "y": random.integers(0, 10, GROUP)})
     for number in range(FILES):
-        with pq.ParquetWriter(folder / f"{number}.parquet", table.schema, compression="none") as writer:
+        with pq.ParquetWriter(
+            folder / f"{number}.parquet", table.schema, compression="none", use_dictionary=False
+        ) as writer:
             for _ in range(groups):
                 writer.write_table(table, row_group_size=GROUP)
     return FILES * groups * GROUP
