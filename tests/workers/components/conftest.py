@@ -16,13 +16,15 @@ def built_in() -> None:
 
 @pytest.fixture(autouse=True)
 def as_it_was(built_in: None) -> Iterator[None]:
-    """The registry, Keras' names, its dtype policy and its layer counters are those of before."""
+    """The registry, Keras' names, its dtype policy, precision and layer counters are those of before."""
     components, refused = dict(registry._components), list(registry.refused)
+    keras.config.set_floatx("float32")  # whatever a job of another test trained in
     custom, policy = dict(keras.saving.get_custom_objects()), keras.config.dtype_policy()
     yield
     registry._components = components
     registry.refused = refused
     keras.saving.get_custom_objects().clear()
     keras.saving.get_custom_objects().update(custom)
+    keras.config.set_floatx("float32")
     keras.config.set_dtype_policy(policy)
     keras.utils.clear_session(free_memory=False)

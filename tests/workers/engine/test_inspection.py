@@ -148,7 +148,7 @@ def test_a_step_that_turns_nan_is_told_with_its_number(tmp_path: Path) -> None:
     step = {"component": "lab/Diverging", "config": {"at": 13}}
     finish = attempt(job(step=step, loss=None), tmp_path, kind="validate")[-1]
     assert finish["failure"]["code"] == "non_finite"
-    assert "since step 13" in finish["failure"]["message"]
+    assert "not finite at step 13" in finish["failure"]["message"]
 
 
 def test_flops_of_a_graph() -> None:

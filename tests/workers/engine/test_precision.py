@@ -105,7 +105,7 @@ def test_two_thousand_good_steps_double_the_scale() -> None:
 @pytest.mark.parametrize(("what", "step"), [("gradient", 5 + 15), ("loss", 5)])
 def test_what_scaling_cannot_mend_stops_the_job(tmp_path: Path, what: str, step: int) -> None:
     spec = overflowing(at=5, steps=1000, what=what, training={"epochs": 5})
-    with pytest.raises(JobFailure, match=f"since step {step}: a gradient") as caught:
+    with pytest.raises(JobFailure, match=f"not finite at step {step}: a gradient") as caught:
         trained(spec, tmp_path)
     assert caught.value.code == "non_finite"
 
