@@ -48,7 +48,7 @@ class Example:
     @property
     def traces(self) -> int:
         """How often its step is traced: once, or never where it runs without a graph."""
-        execution = json.loads(self.path.read_text())["training"].get("execution", {})
+        execution = json.loads(self.path.read_text()).get("training", {}).get("execution") or {}
         return 0 if execution.get("plan") == "eager" else 1
 
     def needs(self) -> set[str]:
