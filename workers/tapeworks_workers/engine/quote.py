@@ -19,7 +19,7 @@ BUSY = 2.5
 """How much longer a step may take than it did here."""
 QUIET = 0.5
 """How much shorter: a machine may be busy while it is measured, too."""
-EXPORT_OF_BUILD = (1.2, 4.0)
+EXPORT_OF_BUILD = (1.0, 4.0)
 """Export and verification, in times of build and trace."""
 START_SECONDS = (0.3, 6.0)
 """A fork, the seal, the upload, and the service's part."""
