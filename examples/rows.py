@@ -1,4 +1,4 @@
-"""The examples as rows.toml lists them, and one of them run on a server: POST → download.
+"""The examples as rows.toml lists them, and one of them sent to a server.
 
 A `from` in an example's spec names another example's file (`continue/pretrain.json`): that one is submitted first and
 its job's id is put there.
@@ -45,9 +45,20 @@ class Example:
     def stated(self) -> str:
         return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
 
+    @property
+    def traces(self) -> int:
+        """How often its step is traced: once, or never where it runs without a graph."""
+        execution = json.loads(self.path.read_text()).get("training", {}).get("execution") or {}
+        return 0 if execution.get("plan") == "eager" else 1
+
     def needs(self) -> set[str]:
         """The examples whose jobs this one goes on from."""
         return {value for value in _froms(json.loads(self.path.read_text())) if value.endswith(".json")}
+
+    def document(self, known: dict[str, str]) -> dict[str, Any]:
+        """The spec as it is sent; `known`: example → id of its job, for what it goes on from."""
+        document: dict[str, Any] = _with_ids(json.loads(self.path.read_text()), known)
+        return document
 
 
 def examples() -> list[Example]:
@@ -64,14 +75,27 @@ def _listed() -> dict[str, dict[str, Any]]:
     return tomllib.loads((EXAMPLES / "rows.toml").read_text())
 
 
+def waves(chosen: list[Example]) -> list[list[Example]]:
+    """The chosen ones and what they go on from, so that each is in a later wave than what it goes on from."""
+    by_spec = {one.spec: one for one in examples()}
+    order: dict[str, int] = {}
+
+    def place(spec: str) -> int:
+        if spec not in order:
+            order[spec] = 1 + max(map(place, by_spec[spec].needs()), default=-1)
+        return order[spec]
+
+    last = max((place(example.spec) for example in chosen), default=-1)
+    return [[one for one in by_spec.values() if order.get(one.spec) == wave] for wave in range(last + 1)]
+
+
 def submit(client: Client, example: Example, known: dict[str, str]) -> str:
     """Submit an example, those first that it goes on from; `known`: example → id of its job, which grows."""
     if example.spec not in known:
         by_spec = {one.spec: one for one in examples()}
         for needed in sorted(example.needs()):
             submit(client, by_spec[needed], known)
-        spec = _with_ids(json.loads(example.path.read_text()), known)
-        known[example.spec] = client.submit(spec).id
+        known[example.spec] = client.submit(example.document(known)).id
     return known[example.spec]
 
 

@@ -17,6 +17,7 @@ from tapeworks.cli.progress import duration, number
 from tapeworks.jobs import Failure
 
 _RANGE = 2
+_SHOWN = ("dtype", "shape", "kind", "field")
 
 
 def show_result(console: Console, result: Mapping[str, Any]) -> None:
@@ -126,7 +127,8 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, _tensor(value)
         return
     for key, item in items:
-        yield from _leaves(item, f"{path}.{key}".lstrip("."))
+        at = str(item["field"]) if _is_tensor(item) and item.get("field") else f"{path}.{key}".lstrip(".")
+        yield from _leaves(item, at)
 
 
 def _is_tensor(value: Any) -> bool:
@@ -134,14 +136,14 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _tensor(value: Any) -> str:
-    """A tensor in a word: `float32 (None, 64)`."""
+    """A tensor in words: `float32 (?, 64)`, `ragged int64 (?, ?)`."""
     if not _is_tensor(value):
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    shape = value.get("shape")
-    words = [str(value.get("dtype", ""))]
+    shape, kind = value.get("shape"), value.get("kind", "dense")
+    words = [*([str(kind)] if kind != "dense" else []), str(value.get("dtype", ""))]
     if isinstance(shape, list):
         words.append("(" + ", ".join("?" if size is None else str(size) for size in shape) + ")")
-    words += [f"{key}={item}" for key, item in value.items() if key not in ("dtype", "shape") and item is not None]
+    words += [f"{key}={item}" for key, item in value.items() if key not in _SHOWN and item is not None]
     return " ".join(word for word in words if word)
 
 

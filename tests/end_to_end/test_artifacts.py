@@ -24,15 +24,17 @@ def test_files_of_callbacks_and_of_a_failure(tmp_path: Path) -> None:
         image = served.client.download_artifact(job.id, "weights/epoch-002.png", tmp_path / "image.png")
         assert tf.io.decode_png(Path(image).read_bytes()).shape == (8 * 9 * 6, 8 * 9 * 6, 1)
 
-        step = {"component": "lab/LogOfNegative", "config": {"at": 30}}
-        job = served.run(spec(step=step, loss=None, callbacks=["lab/Diary"]))
+        step = {"component": "lab/LogOfNegative", "config": {"at": 137}}
+        job = served.run(spec(step=step, loss=None, callbacks=["lab/Diary"], training={"epochs": 4}))
         assert job.state is State.FAILED
         assert job.failure is not None
         assert job.failure.code == "non_finite"
-        assert "not finite at step 30" in job.failure.message
-        assert [artifact.path for artifact in served.client.artifacts(job.id)] == ["blackbox.tar"]
+        assert "not finite at step 137" in job.failure.message
+        assert job.progress.step == 137
+        paths = [artifact.path for artifact in served.client.artifacts(job.id)]
+        assert paths == ["blackbox.tar", "diary/epoch-1.txt", "diary/epoch-2.txt"]
         box = served.client.download_artifact(job.id, "blackbox.tar", tmp_path / "blackbox.tar")
         told = served.tapeworks("replay", str(box)).stdout
-        assert "step 30, epoch 1: loss is nan" in told
+        assert "step 137, epoch 3: loss is nan" in told
         assert "the first value that is not finite: Log" in told
         assert "components/epoch_parts.py" in told

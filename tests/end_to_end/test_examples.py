@@ -35,7 +35,7 @@ def test_the_example_reaches_what_is_stated(
     job = served.client.wait(submit(served.client, example, known), 240)
     assert job.state is State.SUCCEEDED, job.failure
     assert example.reached(job.metrics.get(example.metric)), job.metrics
-    assert traces(job, served.client) == 1
+    assert traces(job, served.client) == example.traces
     bundles.append(extract(served.client.download(job.id, tmp_path / "model.tar.gz"), tmp_path / "model"))
 
 

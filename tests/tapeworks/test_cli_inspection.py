@@ -11,7 +11,8 @@ from rich.console import Console
 from tapeworks.cli.inspection import place, show_result
 
 RESULT: dict[str, Any] = {
-    "element_spec": [{"shape": [None, 64], "dtype": "float32"}, {"shape": [None], "dtype": "int64"}],
+    "element_spec": [{"field": "x", "kind": "dense", "shape": [None, 64], "dtype": "float32"},
+                     {"field": "y", "kind": "ragged", "shape": [None, None], "dtype": "int64"}],
     "models": {"model": {"inputs": "float32 (?, 64)", "outputs": {"shape": [None, 10], "dtype": "float32"},
                          "parameters": 4810, "trainable": 4700}},
     "parameters": 4810, "memory_bytes": 3 * 1024**2, "flops_per_step": 1_234_000, "traces": 1,
@@ -33,7 +34,7 @@ def shown(result: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     "words",
     [
-        "ELEMENT SPEC 0 float32 (?, 64) 1 int64 (?)",
+        "ELEMENT SPEC x float32 (?, 64) y ragged int64 (?, ?)",
         "MODEL INPUTS OUTPUTS PARAMETERS TRAINABLE model float32 (?, 64) float32 (?, 10) 4,810 4,700",
         "memory 3 MiB FLOPs 1.234 M traces 1 plan loop 210.5 steps/s steps_per_call=16",
         "something_new later: true",

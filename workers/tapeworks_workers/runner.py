@@ -205,7 +205,7 @@ def compile_parts(
     run = assembly.run
     run.artifacts = artifacts
     run.datasets.update({name: selected(dataset, assembly) for name, dataset in run.datasets.items()})
-    evaluators, callbacks = build_evaluators(assembly), Callbacks(assembly, artifacts)
+    evaluators, callbacks = build_evaluators(assembly), Callbacks(assembly, artifacts, reporter)
     with traces.watching():
         step = compile_train_step(assembly, traces=traces, eager=plan == "eager")
         evaluation = Evaluation(assembly, plan, control, traces, evaluators=evaluators)

@@ -109,6 +109,9 @@ def test_files_have_a_limit(tmp_path: Path) -> None:
 def test_the_learning_rate(tmp_path: Path) -> None:
     result = trained(job(callbacks=[does("learning_rate", "model", 0.25)]), tmp_path / "set")
     assert result.assembly.run.learning_rate("model") == 0.25
+    assert [note["message"] for note in result.events("note")] == [
+        "lab/Does set the learning rate of optimizer 'model' from 0.001 to 0.25 after epoch 1."
+    ]
     again = prepared(job(), tmp_path / "again", resume=None)
     assert again.assembly.run.learning_rate("model") == pytest.approx(0.001)
     schedule = {"component": "warmup_cosine", "config": {"peak": 0.1, "warmup_steps": 5, "decay_steps": 5}}

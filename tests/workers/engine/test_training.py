@@ -224,11 +224,12 @@ def test_a_metric_that_is_built_by_its_first_update(tmp_path: Path) -> None:
     spec = job(
         data={"source": numbers(form="onehot"), "validation": 0.2},
         loss={"component": "keras/CategoricalCrossentropy", "config": {"from_logits": True}},
-        metrics=[{"component": "keras/F1Score", "config": {"average": "macro"}}],
+        metrics=[{"component": "keras/F1Score", "config": {"average": "macro"}}, "keras/R2Score"],
     )
     result = trained(spec, tmp_path)
     assert 0 < result.history("f1_score")[-1] < 1
-    assert result.events("trace")[0]["count"] == 1
+    assert result.history("r2_score")[-1] < 1
+    assert [event["count"] for event in result.events("trace")] == [1, 1]
 
 
 def test_a_metric_with_a_value_for_each_class(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Callbacks of the spec: actions between epochs and reports, in the spec's order.
+"""Callbacks of the spec: actions between epochs and reports, in the spec's order; what they do to training is told.
 
 What a callback keeps in `state()` is part of every checkpoint; a resumed attempt gives it back by `load`.
 """
@@ -17,6 +17,7 @@ from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.evaluators import told
+from tapeworks_workers.engine.reporting import Reporter
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class _Named:
 class Callbacks:
     """All callbacks of a job."""
 
-    def __init__(self, assembly: Assembly, artifacts: Artifacts) -> None:
+    def __init__(self, assembly: Assembly, artifacts: Artifacts, reporter: Reporter) -> None:
         self._run: Any = assembly.run
         self._artifacts = artifacts
+        self._reporter = reporter
         self._callbacks = [
             _Named(
                 build(reference, Kind.CALLBACK, pointer=f"/callbacks/{index}"),
@@ -44,9 +46,19 @@ class Callbacks:
     def epoch_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
         """After the validation of an epoch. Raises JobFailure."""
         for item in self._callbacks:
+            rates, stopped = self._rates(), self._run.stop_reason is not None
             with told(item.component, item.place):
                 item.callback.on_epoch_end(epoch, dict(logs), self._run)
+            for name, rate in self._rates().items():
+                if rate != rates[name]:
+                    message = f"learning rate of optimizer {name!r} from {rates[name]:.6g} to {rate:.6g}"
+                    self._reporter.note(f"{item.component} set the {message} after epoch {epoch}.")
+            if self._run.stop_reason is not None and not stopped:
+                self._reporter.note(f"A callback ended the training after epoch {epoch}: {self._run.stop_reason}")
         self._artifacts.check()
+
+    def _rates(self) -> dict[str, float]:
+        return {name: self._run.learning_rate(name) for name in self._run.optimizers}
 
     def reported(self, step: int, logs: Mapping[str, float]) -> None:
         """After metrics were read at a step. Raises JobFailure."""

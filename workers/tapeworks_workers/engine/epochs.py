@@ -317,7 +317,7 @@ class Training:
         )
         self._tell_progress()
         self._judge(logs)
-        self._call_back(logs)
+        self._callbacks.epoch_ended(counters.epoch, logs)
         # Last: what is saved here must hold the verdict, or a resumed attempt would judge this epoch never.
         if self._best is not None and self._best.improved(counters.epoch, logs):
             self._reporter.facts(best=_told(self._best, counters))
@@ -343,12 +343,6 @@ class Training:
                 counters.best_logs = dict(logs)
         elif self._stopping.exhausted:
             self._reporter.note(f"Early stopping after epoch {counters.epoch}; {self._stopping}.")
-
-    def _call_back(self, logs: Mapping[str, float]) -> None:
-        before = self._assembly.run.stop_reason
-        self._callbacks.epoch_ended(self.counters.epoch, logs)
-        if (reason := self._assembly.run.stop_reason) is not None and before is None:
-            self._reporter.note(f"A callback ended the training after epoch {self.counters.epoch}: {reason}")
 
     # ── checks and progress ──────────────────────────────────────────────────────────────────────
 

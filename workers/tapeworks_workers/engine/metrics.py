@@ -96,8 +96,10 @@ def _part(nest: Any, item: RoleMetric, what: str) -> Any:
 
 
 def ensure_built(metric: keras.metrics.Metric, y: Any, y_pred: Any) -> None:
-    """Some metrics make their variables at the first update (F1Score): do that outside the trace, on zeros."""
-    if metric.variables or not (tf.is_tensor(y) and tf.is_tensor(y_pred)) or tf.executing_eagerly():
+    """Some metrics make variables at the first update (F1Score, R2Score): do that outside the trace, on zeros."""
+    # Keras' own of that kind say so by `_built`, R2Score beside a variable that it has from the start.
+    built = bool(metric.variables) and getattr(metric, "_built", True)
+    if built or not (tf.is_tensor(y) and tf.is_tensor(y_pred)) or tf.executing_eagerly():
         return
     with outside_trace():
         metric.update_state(*(tf.zeros([size or 1 for size in t.shape], t.dtype) for t in (y, y_pred)))

@@ -1,9 +1,10 @@
 """From what was measured in two seconds to what a whole job will take: ranges, not promises.
 
-A range's low end is the job on this machine as it was just now, its high end the same on one three times as busy.
-What is not measured (export, verification in fresh processes, seals and uploads) is told from the time that building
-and tracing took: it is the same kind of work, and grows with the model and with the machine's load alike. Evaluators,
-callbacks and waiting in the queue are not in it.
+A range's low end is the job on this machine were it half as busy as it was just now, its high end the same on one two
+and a half times as busy. What is not measured (export, verification in fresh processes, seals and uploads) is told from
+the time that building and tracing took: it is the same kind of work, and grows with the model and with the machine's
+load alike. `make examples` shows what was quoted beside what it took: export and verification took 1.9 to 3 times as
+long as building. Evaluators, callbacks and waiting in the queue are not in it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Any
 
 from tapeworks.spec import JobSpec
 
-BUSY = 3.0
+BUSY = 2.5
 """How much longer a step may take than it did here."""
 QUIET = 0.5
 """How much shorter: a machine may be busy while it is measured, too."""
-EXPORT_OF_BUILD = (0.2, 4.0)
+EXPORT_OF_BUILD = (1.0, 4.0)
 """Export and verification, in times of build and trace."""
-START_SECONDS = (0.3, 15.0)
+START_SECONDS = (0.3, 6.0)
 """A fork, the seal, the upload, and the service's part."""
 MEMORY_GROWTH = 1.5
 
