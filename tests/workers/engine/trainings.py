@@ -14,6 +14,7 @@ from tapeworks.components import load_components, load_installed
 from tapeworks.spec import JobSpec
 from tapeworks_workers import runner
 from tapeworks_workers.engine.assembly import Assembly, assemble
+from tapeworks_workers.engine.attempt import compile_parts, datasets
 from tapeworks_workers.engine.checkpoint_files import opened
 from tapeworks_workers.engine.control import Control
 from tapeworks_workers.engine.epochs import Training
@@ -89,10 +90,8 @@ def prepared(
         listen(frame)
 
     data = build_data(spec)
-    assembly = assemble(spec, data.element_spec, datasets=runner.datasets(data))
-    training, _ = runner.compile_parts(
-        assembly, data, reporter=Reporter(send), control=control or Control(), folder=folder
-    )
+    assembly = assemble(spec, data.element_spec, datasets=datasets(data))
+    training, _ = compile_parts(assembly, data, reporter=Reporter(send), control=control or Control(), folder=folder)
     if resume is not None:
         with opened(resume) as (state, content):
             training.resume(state, content)
