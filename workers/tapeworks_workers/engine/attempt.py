@@ -28,7 +28,7 @@ from tapeworks_workers.engine.checkpoint_files import CheckpointFiles, opened
 from tapeworks_workers.engine.control import Control
 from tapeworks_workers.engine.epochs import Training
 from tapeworks_workers.engine.evaluation import Evaluation
-from tapeworks_workers.engine.evaluators import build_evaluators, selected
+from tapeworks_workers.engine.evaluators import build_evaluators
 from tapeworks_workers.engine.export import exported_roles
 from tapeworks_workers.engine.inputs import Inputs
 from tapeworks_workers.engine.pipeline import Data
@@ -96,9 +96,7 @@ def compile_parts(
     plan = plans.choose(assembly.spec)
     traces = traces or Traces(reporter, limit=assembly.spec.training.max_traces)
     artifacts = Artifacts(folder, assembly.spec.limits.max_artifact_bytes)
-    run = assembly.run
-    run.artifacts = artifacts
-    run.datasets.update({name: selected(dataset, assembly) for name, dataset in run.datasets.items()})
+    assembly.run.artifacts = artifacts
     evaluators, callbacks = build_evaluators(assembly), Callbacks(assembly, artifacts)
     with traces.watching():
         step = compile_train_step(assembly, traces=traces, eager=plan == "eager")

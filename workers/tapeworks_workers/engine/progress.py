@@ -43,6 +43,11 @@ class Counters:
     best_logs: dict[str, float] = field(default_factory=dict)
     """Of the epoch whose weights `early_stopping.restore_best` will put back."""
 
+    def __post_init__(self) -> None:
+        """What is not finite comes as a string from JSON."""
+        self.logs = {name: float(value) for name, value in self.logs.items()}
+        self.best_logs = {name: float(value) for name, value in self.best_logs.items()}
+
     def document(self) -> dict[str, Any]:
         """For a checkpoint."""
         return asdict(self)
