@@ -1,13 +1,11 @@
 """Parts of a job that were each tested alone, in one job: what one keeps must reach the other's checkpoint and box."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tensorflow.python.framework.config import disable_op_determinism
 from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
@@ -42,13 +40,6 @@ def raw_text(**changes: Any) -> JobSpec:
     return job(data=data, model=model, **changes)
 
 
-@pytest.fixture
-def deterministic() -> Iterator[None]:
-    """A runner of a deterministic job changes its process; a test's must take it back."""
-    yield
-    disable_op_determinism()
-
-
 def checkpoints(frames: list[dict[str, Any]]) -> dict[int, str]:
     """Step → path of the last checkpoint there."""
     return {frame["step"]: frame["path"] for frame in frames if frame["type"] == "checkpoint"}
@@ -59,7 +50,6 @@ def read(path: Path) -> Snapshot:
         return state
 
 
-@pytest.mark.usefixtures("deterministic")
 def test_all_that_has_state_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     """In the middle of an epoch and of the calls that are averaged, in float16, with averages and callbacks."""
     spec = raw_text(
@@ -98,7 +88,7 @@ def test_all_that_has_state_resumes_to_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_black_box_of_layers_that_learned_replays(tmp_path: Path) -> None:
-    sgd = {"component": "keras/SGD", "config": {"learning_rate": 1e30}}
+    sgd = {"component": "keras/SGD", "config": {"learning_rate": 1e38}}
     finish = attempt(raw_text(optimizer=sgd, training={"epochs": 9}), tmp_path)[-1]
     assert finish["failure"]["code"] == "non_finite"
     assert finish["files"] == ["artifacts/blackbox.tar"], finish["failure"]["message"]

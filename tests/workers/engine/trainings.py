@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorflow.python.framework.config import disable_op_determinism
 
 from tapeworks.canonical import parse_spec
 from tapeworks.components import load_components, load_installed
@@ -124,6 +125,7 @@ def attempt(spec: JobSpec | dict[str, Any], folder: Path, **lease: Any) -> list[
         if message["type"] == "verify":
             channel.send({"reply": message["id"], "ok": True, "report": {}})
     thread.join()
+    disable_op_determinism()  # a runner's process ends with its job, this one goes on
     channel.close()
     for reader in (thread for thread in threading.enumerate() if thread.name == "frames"):
         reader.join(30)  # it has heard that the other end is closed

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tapeworks_workers.engine import outside, plans
@@ -60,7 +61,10 @@ class Moment:
     def snapshot(self, assembly: Assembly) -> Snapshot:
         """The state on the host."""
         values = {name: value.numpy() for name, value in self.values.items()}
-        return Snapshot({**values, **outside.of_models(assembly.models)}, self.counters.document())
+        # Without a trace, a job's first step makes the last variables: sums, which begin at zero.
+        later = {name: v for name, v in assembly.variables().items() if name not in values}
+        made = {name: np.zeros(v.shape, v.dtype.as_numpy_dtype) for name, v in later.items()}
+        return Snapshot({**values, **made, **outside.of_models(assembly.models)}, self.counters.document())
 
 
 @dataclass(frozen=True)
