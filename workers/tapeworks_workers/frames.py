@@ -41,10 +41,21 @@ def encode(message: Message) -> bytes:
     try:
         body = json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
-        body = json.dumps(_finite(message), allow_nan=False, separators=(",", ":")).encode()
+        body = json.dumps(finite(message), allow_nan=False, separators=(",", ":")).encode()
     if len(body) > MAX_FRAME_BYTES:
         raise FrameError(f"a message of {len(body)} bytes is too large for a frame (limit {MAX_FRAME_BYTES})")
     return HEADER.pack(len(body)) + body
+
+
+def finite(value: Any) -> Any:
+    """A nest of JSON with its NaN and infinities as strings."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
 
 
 def decode(body: bytes) -> Message:
@@ -64,16 +75,6 @@ def body_length(header: bytes) -> int:
     if length > MAX_FRAME_BYTES:
         raise FrameError(f"the peer announces a frame of {length} bytes (limit {MAX_FRAME_BYTES})")
     return int(length)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
 
 
 class Channel:

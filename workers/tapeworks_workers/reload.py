@@ -156,8 +156,9 @@ def _verify_keras(
         observed = comparison.probe(model, inputs)
         where = comparison.first_difference(batch["layers"], observed.layers)
         found.append(_close(role, ".keras", expected, observed.outputs, tolerance, entry, where))
-        if abs(observed.losses - batch["losses"]) > tolerance * max(1.0, abs(batch["losses"])):
-            message = f"the regularization of {role!r} was {batch['losses']} and is {observed.losses} after the reload"
+        losses = float(batch["losses"])  # "NaN" is a string in JSON
+        if abs(observed.losses - losses) > tolerance * max(1.0, abs(losses)):
+            message = f"the regularization of {role!r} was {losses} and is {observed.losses} after the reload"
             raise Mismatch("reload_mismatch", message, _STATE_HINT)
     variables = {"weights": len(entry["weights"]), "optimizer_variables": len(entry["optimizer_weights"])}
     return {**variables, "config": "equal", "batches": len(found), "outputs": comparison.worst(found).document()}

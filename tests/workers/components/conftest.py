@@ -1,11 +1,15 @@
 """The built-in components, registered once; what a test registers is forgotten after it."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import keras
 import pytest
 
 from tapeworks.components import load_installed, registry
+from tapeworks.references import Kind
+from tapeworks_workers.engine.building import build, set_data_roots
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,3 +32,17 @@ def as_it_was(built_in: None) -> Iterator[None]:
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy(policy)
     keras.utils.clear_session(free_memory=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    """A data root."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    set_data_roots([folder])
+    yield folder
+    set_data_roots([])
+
+
+def source(name: str, **config: Any) -> Any:
+    return build({"component": name, "config": config}, Kind.SOURCE, pointer="/data/source")

@@ -157,6 +157,13 @@ def test_class_weight_before_and_after_batching() -> None:
     np.testing.assert_array_equal(doubled, [6.0])
 
 
+def test_class_weight_of_several_labels_says_so() -> None:
+    weigh = part(Kind.TRANSFORM, "class_weight", weights=[1.0, 2.0])
+    labels = tf.constant([0, 1])
+    with pytest.raises(ValueError, match="y is a dict of several"):
+        weigh(tf.zeros([2, 1]), {"kind": labels, "size": labels})
+
+
 def test_class_weight_of_an_unknown_class_fails() -> None:
     weigh = part(Kind.TRANSFORM, "class_weight", weights=[1.0, 2.0])
     for label in (2, -1):

@@ -1,6 +1,5 @@
 """Built-in sources: scikit-learn's own files, `.npz` arrays, CSV streams."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,7 @@ import sklearn.datasets
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build, set_data_roots
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    """A data root."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    set_data_roots([folder])
-    yield folder
-    set_data_roots([])
-
-
-def source(name: str, **config: Any) -> Any:
-    return build({"component": name, "config": config}, Kind.SOURCE, pointer="/data/source")
+from tests.workers.components.conftest import source
 
 
 def stacked(dataset: tf.data.Dataset) -> Any:

@@ -1,7 +1,6 @@
 """Rows of Parquet and JSON lines: dtypes, lists, sparse vectors, several files, streams larger than memory."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build, set_data_roots
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    """A data root."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    set_data_roots([folder])
-    yield folder
-    set_data_roots([])
-
-
-def source(name: str, **config: Any) -> Any:
-    return build({"component": name, "config": config}, Kind.SOURCE, pointer="/data/source")
+from tests.workers.components.conftest import source
 
 
 def plain(value: Any) -> Any:

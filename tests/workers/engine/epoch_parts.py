@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tapeworks import Callback, Evaluator, TrainingStep, component
+from tapeworks import Callback, Evaluator, Source, TrainingStep, component
 
 
 @component("lab/Returns")
@@ -132,3 +132,19 @@ class Reaching(TrainingStep):
     def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
         run.artifact("from-a-step.txt")
         return {"loss": keras.ops.mean(batch[0])}
+
+
+@component("lab/Described")
+class Described(Source):
+    """44 sentences with a height each, and a class of three; the last heights are what `last` says."""
+
+    def __init__(self, size: int = 44, last: str = "1.7") -> None:
+        self.size, self.last = size, float(last)
+
+    def dataset(self) -> tf.data.Dataset:
+        random = np.random.RandomState(5)
+        words = np.array([b"red green", b"red blue", b"red red red", b"green", b"blue green red"])
+        heights = random.normal(170, 10, size=(self.size, 1)).astype("float32")
+        heights[-8:] = self.last
+        named = {"words": words[random.randint(0, 5, self.size)], "height": heights}
+        return tf.data.Dataset.from_tensor_slices((named, random.randint(0, 3, self.size)))

@@ -114,7 +114,7 @@ def test_layers_that_fit_are_taken_and_the_others_told(earlier: Earlier, tmp_pat
     ("state", "message"),
     [
         ({"from": "job_1", "role": "critic"}, "'job_1' has no role 'critic'; it has model"),
-        ({"from": "job_1", "layers": ["bas"]}, "no layer matches 'bas'; there are base, head"),
+        ({"from": "job_1", "layers": ["bas"]}, "'bas' matches no layer; there are: base, head"),
         ({"from": "job_2"}, "'job_2' was not given to this attempt"),
     ],
 )

@@ -133,7 +133,7 @@ def test_one_optimizer_over_two_models_and_one_for_each() -> None:
         ({"head": sgd(0.1)}, r"declares no 'head'"),
         ({"a": sgd(0.1, [{"model": "critic"}])}, r"owns variables of \['critic'\], which no one optimizer"),
         ({"a": sgd(0.1, [{"model": "model", "layers": ["body*", "haed"]}])},
-         r"/optimizers/a/variables/0/layers: 'haed' matches no layer; there are: body_in, body_out, head"),
+         r"/optimizers/a/variables/0/layers/1: 'haed' matches no layer; there are: body_in, body_out, head"),
     ],
 )  # fmt: skip
 def test_every_variable_has_one_owner(optimizers: dict[str, Any], told: str) -> None:

@@ -13,7 +13,7 @@ from tapeworks_workers.engine.flops import flops
 from tapeworks_workers.engine.quote import Measured, quote
 from tests.workers.engine.trainings import BATCH, SHUFFLE, attempt, job, mlp, numbers
 
-load_components([Path(__file__).with_name("lab_mistakes.py")])
+load_components([Path(__file__).with_name(name) for name in ("lab_mistakes.py", "epoch_parts.py")])
 
 Frames = list[dict[str, Any]]
 DIGITS = {
@@ -167,3 +167,10 @@ def test_flops_of_a_graph() -> None:
     assert 0 <= flops(known) - (2 * 2 * 3 * 7 * 5 + 2 * 8 * 8 * 3 * 3 * 2 * 4) < 10
     specs[2] = tf.TensorSpec([None, 8, 8, 2])
     assert flops(tf.function(outer, input_signature=specs).get_concrete_function().graph) is None
+
+
+def test_a_split_that_only_evaluators_measure_is_no_obstacle(tmp_path: Path) -> None:
+    spec = job(
+        data={"source": numbers(), "validation": 0.2}, step="lab/NoValidation", loss=None, evaluators=["lab/Returns"]
+    )
+    assert result_of(attempt(spec, tmp_path, kind="validate"))["traces"] == {"training": 1}

@@ -310,7 +310,7 @@ def test_frozen_layers_end_as_they_began_and_stay_frozen_in_the_file(acme: Path,
 
 
 def test_a_glob_that_matches_nothing_names_the_layers() -> None:
-    with pytest.raises(JobFailure, match="no layer matches 'deep'; there are base, base/deep, base/norm, head"):
+    with pytest.raises(JobFailure, match="'deep' matches no layer; there are: base, base/deep, base/norm, head"):
         assemble(job(frozen_base(["head", "deep"])), ELEMENT)
 
 

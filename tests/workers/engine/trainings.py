@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorflow.python.framework.config import disable_op_determinism
 
 from tapeworks.canonical import parse_spec
 from tapeworks.components import load_components, load_installed
 from tapeworks.spec import JobSpec
 from tapeworks_workers import runner
 from tapeworks_workers.engine.assembly import Assembly, assemble
+from tapeworks_workers.engine.attempt import compile_parts, datasets
 from tapeworks_workers.engine.checkpoint_files import opened
 from tapeworks_workers.engine.control import Control
 from tapeworks_workers.engine.epochs import Training
@@ -89,10 +91,8 @@ def prepared(
         listen(frame)
 
     data = build_data(spec)
-    assembly = assemble(spec, data.element_spec, datasets=runner.datasets(data))
-    training, _ = runner.compile_parts(
-        assembly, data, reporter=Reporter(send), control=control or Control(), folder=folder
-    )
+    assembly = assemble(spec, data.element_spec, datasets=datasets(data))
+    training, _ = compile_parts(assembly, data, reporter=Reporter(send), control=control or Control(), folder=folder)
     if resume is not None:
         with opened(resume) as (state, content):
             training.resume(state, content)
@@ -125,6 +125,7 @@ def attempt(spec: JobSpec | dict[str, Any], folder: Path, **lease: Any) -> list[
         if message["type"] == "verify":
             channel.send({"reply": message["id"], "ok": True, "report": {}})
     thread.join()
+    disable_op_determinism()  # a runner's process ends with its job, this one goes on
     channel.close()
     for reader in (thread for thread in threading.enumerate() if thread.name == "frames"):
         reader.join(30)  # it has heard that the other end is closed

@@ -158,7 +158,7 @@ class Adapting:
                 yield front(x)
 
         try:
-            layer.adapt(reaching())
+            _adapt(layer, reaching())
         except JobFailure:
             raise
         except Exception as error:
@@ -169,6 +169,20 @@ class Adapting:
             ) from error
         if seen == 0:
             raise _nothing(place)
+
+
+def _adapt(layer: Any, batches: Iterator[Any]) -> None:
+    """Keras casts what a Normalization learns from to its compute dtype: in a mixed precision, to half of one."""
+    if not isinstance(layer, keras.layers.Normalization):
+        layer.adapt(batches)
+        return
+    policy = layer.dtype_policy
+    layer.dtype_policy = keras.DTypePolicy(layer.variable_dtype)
+    try:
+        layer.adapt(batches)
+    finally:
+        layer.dtype_policy = policy
+    layer.finalize_state()
 
 
 def _nothing(place: str) -> JobFailure:

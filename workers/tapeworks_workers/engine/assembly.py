@@ -113,6 +113,14 @@ class Assembly:
         chosen = {name: value for name, value in x.items() if name in self.inputs}
         return (chosen, *batch[1:]) if isinstance(batch, tuple) else chosen
 
+    def selected(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """The dataset of such batches."""
+        if self.inputs is None:
+            return dataset
+        if isinstance(dataset.element_spec, tuple):
+            return dataset.map(lambda *batch: self.select(batch))
+        return dataset.map(self.select)
+
 
 def assemble(
     spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | None = None, start: Start | None = None
@@ -148,7 +156,7 @@ def assemble(
             remarks=remarks, architectures=start.inputs.used,
         )  # fmt: skip
         run.training_step = step
-        run.datasets.update(datasets or {})
+        run.datasets.update({name: assembly.selected(dataset) for name, dataset in (datasets or {}).items()})
         step.build(run)
     return assembly
 

@@ -6,6 +6,7 @@ shared until training writes to them. When a call of the plan turns out to hold 
 
     black_box.json                        what happened, the spec, each gradient's norm, whether it happened again
     training_state/values.npz, state.json   every value before the step (checkpoint.py's format)
+    training_state/inputs.json            the architectures of earlier jobs' models that are part of these
     batch.npz                             the step's batch
     components/                           the sources of the job's components (component_sources.py)
 """
@@ -21,9 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from tapeworks_workers.engine import plans
+from tapeworks_workers.engine import outside, plans
 from tapeworks_workers.engine.artifacts import BLACK_BOX, Artifacts
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.bundle import write_json
@@ -32,12 +34,14 @@ from tapeworks_workers.engine.comparison import device, versions
 from tapeworks_workers.engine.component_sources import copy_sources, used_components
 from tapeworks_workers.engine.export import model_configs
 from tapeworks_workers.engine.feed import Feed
+from tapeworks_workers.engine.inputs import ARCHITECTURES
 from tapeworks_workers.engine.nests import Arrays, spec_document
 from tapeworks_workers.engine.pipeline import Split, empty
 from tapeworks_workers.engine.progress import Counters
 from tapeworks_workers.engine.step import TRAINING, CompiledStep, compile_train_step
 
 FORMAT = 1
+TRAINING_STATE = "training_state"
 MAX_BYTES = 1 << 30
 """Of a state that is kept, in the memory of the device where training runs; a larger job leaves no black box."""
 _SHARE = 0.01
@@ -49,13 +53,18 @@ class Moment:
     """A state between two calls, and where the data stood."""
 
     values: dict[str, tf.Tensor]
+    """Of variables: what layers keep outside them does not change in training."""
     counters: Counters
     pass_number: int
     position: int
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, assembly: Assembly) -> Snapshot:
         """The state on the host."""
-        return Snapshot({name: value.numpy() for name, value in self.values.items()}, self.counters.document())
+        values = {name: value.numpy() for name, value in self.values.items()}
+        # Without a trace, a job's first step makes the last variables: sums, which begin at zero.
+        later = {name: v for name, v in assembly.variables().items() if name not in values}
+        made = {name: np.zeros(v.shape, v.dtype.as_numpy_dtype) for name, v in later.items()}
+        return Snapshot({**values, **made, **outside.of_models(assembly.models)}, self.counters.document())
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class Recorder:
 
     def _again(self, moment: Moment, step: int) -> _Recorded:
         """Train from a moment up to a step, and take the step."""
-        restore(self._assembly, moment.snapshot())
+        restore(self._assembly, moment.snapshot(self._assembly))
         feed = Feed(self._split, number=moment.pass_number, position=moment.position)
         left = step - 1 - moment.counters.step
         while left > 0:
@@ -157,7 +166,8 @@ class Recorder:
         self._artifacts.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".black-box-", dir=self._artifacts.attempt) as aside:
             folder = Path(aside) / "content"
-            write_values(recorded.before, folder / "training_state")
+            write_values(recorded.before, folder / TRAINING_STATE)
+            write_json(folder / TRAINING_STATE / ARCHITECTURES, self._assembly.architectures)
             batch = arrays.add(recorded.batch)
             arrays.write(folder / "batch.npz")
             used = used_components(spec.document(), model_configs(self._assembly))

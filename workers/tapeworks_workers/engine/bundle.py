@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.frames import finite
 
 FORMAT = 1
 """Of the bundle's layout; a reader refuses a newer one."""
@@ -104,6 +105,6 @@ def file_entry(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, document: Any) -> None:
-    """Deterministic JSON: sorted keys, no NaN."""
-    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """Deterministic JSON: sorted keys; numbers that are not finite as the strings of the HTTP contract."""
+    text = json.dumps(finite(document), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     file.write_text(text + "\n", encoding="utf-8")

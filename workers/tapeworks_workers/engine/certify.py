@@ -18,35 +18,20 @@ from typing import Any
 
 from tapeworks.components import registry
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.spec import JobSpec
 
 
 def main(bundle: Path) -> dict[str, Any]:
     """Certify the bundle in this folder: a report. Raises JobFailure `reload_mismatch`, or what building raises."""
-    import tensorflow as tf
-
-    from tapeworks_workers.engine.assembly import assemble
-    from tapeworks_workers.engine.checkpoint import read_values
+    from tapeworks_workers.engine.again import put_together_again
     from tapeworks_workers.engine.comparison import device, versions
-    from tapeworks_workers.engine.environment import prepare
-    from tapeworks_workers.engine.inputs import ARCHITECTURES, Inputs
-    from tapeworks_workers.engine.nests import spec_from_document
     from tapeworks_workers.engine.next_step import FOLDER, TOLERANCE, compare_next_step, device_kind, stored_batch
-    from tapeworks_workers.engine.starting import Start
 
     bundle = Path(bundle).resolve()
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     components = import_components(bundle, manifest)
-    spec = JobSpec.model_validate_json(json.dumps(manifest["spec"]))
-    prepare(spec)
-    # A step's build may look at the data; what it makes of it there is restored, so the one batch we have will do.
-    data = tf.data.Dataset.from_tensors(stored_batch(bundle / FOLDER))
-    datasets = {"training": data, **({"validation": data} if spec.data.validation is not None else {})}
-    architectures = json.loads((bundle / FOLDER / ARCHITECTURES).read_text(encoding="utf-8"))
-    start = Start(restored=read_values(bundle / FOLDER).values, inputs=Inputs(architectures=architectures))
-    assembly = assemble(spec, spec_from_document(manifest["element_spec"]), datasets=datasets, start=start)
+    assembly, state = put_together_again(manifest, bundle / FOLDER, stored_batch(bundle / FOLDER))
     tolerance = TOLERANCE["gpu" if "gpu" in (device_kind(), manifest["device"]["kind"]) else "cpu"]
-    report, off = compare_next_step(assembly, bundle / FOLDER, tolerance=tolerance)
+    report, off = compare_next_step(assembly, state, bundle / FOLDER, tolerance=tolerance)
     if off is not None:
         raise JobFailure(
             FailureCode.RELOAD_MISMATCH,

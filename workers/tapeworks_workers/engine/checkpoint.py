@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import outside
+from tapeworks_workers.frames import finite
 
 if TYPE_CHECKING:
     from tapeworks_workers.engine.assembly import Assembly
@@ -97,7 +98,7 @@ def write_values(state: Snapshot, folder: Path) -> None:
             np.lib.format.write_array(buffer, np.ascontiguousarray(plain).reshape(value.shape), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), buffer.getvalue())
     document = {"counters": state.counters, "dtypes": dtypes}
-    (folder / STATE).write_text(json.dumps(document, sort_keys=True, indent=1))
+    (folder / STATE).write_text(json.dumps(finite(document), sort_keys=True, indent=1, allow_nan=False))
 
 
 def read_values(folder: Path) -> Snapshot:

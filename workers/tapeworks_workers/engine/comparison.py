@@ -156,7 +156,8 @@ def first_difference(stored: Sequence[dict[str, Any]], found: Sequence[dict[str,
     """The first layer call that gave something else: one that is clearly off, else one that differs in a bit."""
     pairs = list(zip(stored, found, strict=False))
     bits = [(a, b) for a, b in pairs if a["digest"] != b["digest"]]
-    off = [(a, b) for a, b in bits if not abs(a["norm"] - b["norm"]) <= 1e-4 * max(abs(a["norm"]), 1e-12)]
+    norms = [(float(a["norm"]), float(b["norm"])) for a, b in bits]  # "NaN" is a string in JSON
+    off = [pair for pair, (a, b) in zip(bits, norms, strict=True) if not abs(a - b) <= 1e-4 * max(abs(a), 1e-12)]
     first = next((stored for stored, _ in [*off, *bits]), None)
     return f"{first['layer']!r} ({first['class']})" if first else None
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import numpy as np
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
@@ -23,18 +22,17 @@ from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.black_box import Recorder
 from tapeworks_workers.engine.callbacks import Callbacks
-from tapeworks_workers.engine.checkpoint import EXTRA, Snapshot, restore, snapshot
+from tapeworks_workers.engine.checkpoint import Snapshot, restore, snapshot
 from tapeworks_workers.engine.checkpoint_files import CheckpointFiles
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
-from tapeworks_workers.engine.evaluation import Evaluation, averaged, finalize
+from tapeworks_workers.engine.evaluation import Evaluation, finalize
 from tapeworks_workers.engine.feed import Feed
 from tapeworks_workers.engine.pipeline import Data, empty
-from tapeworks_workers.engine.progress import Bounds, Counters, Pace, until_next
-from tapeworks_workers.engine.reporting import Rate, Reporter
+from tapeworks_workers.engine.progress import Bounds, Counters, Pace, Progress, until_next
+from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step import CompiledStep, Means
-from tapeworks_workers.engine.stopping import Monitor, rises
+from tapeworks_workers.engine.stopping import Judge
 
-PROGRESS_SECONDS = 1.0
 MEASURABLE_SECONDS = 0.1
 """Calls that took less together say nothing of what steps wait for."""
 
@@ -67,34 +65,12 @@ class Training:
         self._bounds = Bounds.of(training)
         self._pace = Pace(None if training.execution.steps_per_call == "auto" else training.execution.steps_per_call)
         self._feed = Feed(data.training)
-        self._rate = Rate()
-        self._examples = 0.0
-        self._examples_per_second: float | None = None
-        self._batch: float | None = None
-        """Examples in a batch, on average."""
-        self._told_at = self._saved_at = time.monotonic()
-        self._best_weights: dict[str, np.ndarray] = {}
-        self._stopping = self._monitor(training.early_stopping, "training.early_stopping.monitor")
-        best = training.checkpoint.best if training.checkpoint is not None else None
-        self._best = self._monitor(best, "training.checkpoint.best.monitor")
-        reported = self._reported(step)
-        for monitor in filter(None, (self._stopping, self._best)):
-            of_evaluators = self._evaluation.open and monitor.monitor.startswith("val_")
-            if reported is not None and not of_evaluators:
-                monitor.expect(reported)
+        self._progress = Progress(self._bounds, reporter)
+        self._saved_at = time.monotonic()
+        self._judge = Judge(assembly, reporter)
+        if (reported := self._reported(step)) is not None:
+            self._judge.expect(reported, open_validation=evaluation.open)
         self.counters = Counters(steps_per_epoch=training.steps_per_epoch or data.training.steps, plan=plan)
-
-    def _monitor(self, wanted: Any, place: str) -> Monitor | None:
-        if wanted is None:
-            return None
-        rising = rises(wanted.monitor, wanted.mode, self._assembly)
-        return Monitor(
-            wanted.monitor,
-            rising=rising,
-            min_delta=getattr(wanted, "min_delta", 0.0),
-            patience=getattr(wanted, "patience", None),
-            place=place,
-        )
 
     def _reported(self, step: CompiledStep) -> list[str] | None:
         """What an epoch's logs will hold; None where only running tells."""
@@ -112,12 +88,9 @@ class Training:
         """Go on from a checkpoint. Raises JobFailure `checkpoint_corrupt`; nothing has changed then."""
         restore(self._assembly, state)
         self.counters = Counters(**state.counters)
-        self._best_weights = {name: value for name, value in state.values.items() if name.startswith(EXTRA)}
+        self._judge.resume(self.counters, state.values)
         self._feed = Feed(self._data.training, number=self.counters.pass_number, position=self.counters.position)
         self._feed.resume(folder)
-        for monitor, stored in ((self._stopping, self.counters.stopping), (self._best, self.counters.best)):
-            if monitor is not None and stored is not None:
-                monitor.load(stored)
         self._assembly.run.stop_reason = self.counters.stop_reason
         if self.counters.callbacks:
             self._callbacks.load(self.counters.callbacks)
@@ -126,11 +99,10 @@ class Training:
         """Write a checkpoint of this moment and announce it."""
         counters = self.counters
         counters.pass_number, counters.position = self._feed.number, self._feed.position
-        counters.stopping = None if self._stopping is None else self._stopping.state()
-        counters.best = None if self._best is None else self._best.state()
+        self._judge.store(counters)
         counters.callbacks, counters.stop_reason = self._callbacks.state(), self._assembly.run.stop_reason
         state = snapshot(self._assembly, counters.document())
-        state.values.update(self._best_weights)
+        state.values.update(self._judge.best_weights)
         savable = self._feed.savable
         path = self._files.write(state, step=counters.step, best=best, extra=self._feed.save)
         if savable and not self._feed.savable:
@@ -146,7 +118,7 @@ class Training:
 
     def train(self) -> None:
         """Train to the end, put the weights to be exported in place, and write the last checkpoint."""
-        self._saved_at = self._told_at = time.monotonic()
+        self._saved_at = time.monotonic()
         while not (self.counters.complete or self._bounds.reached(self.counters) or self._stopped()):
             self._epoch()
         if self._bounds.epochs == 0 and self._data.validation is not None:
@@ -197,24 +169,16 @@ class Training:
         return round(max(0.0, 1.0 - alone * steps / took), 3)
 
     def _finish(self) -> None:
-        stopping = self._spec.early_stopping
-        if stopping is not None and stopping.restore_best and self._best_weights:
-            variables = self._assembly.variables()
-            for name, value in self._best_weights.items():
-                variables[name.removeprefix(EXTRA)].assign(value)
-            self.counters.logs = self.counters.best_logs or self.counters.logs
-        else:
+        if not self._judge.put_back(self.counters):
             finalize(self._assembly)
-        self._best_weights = {}
         self.counters.complete = True
         if self._stopped():
-            self._tell_progress()
+            self._progress.tell(self.counters)
         self.save()
 
     def _stopped(self) -> bool:
         """Whether early stopping or a callback ended the training, in this attempt or the one that left the state."""
-        early = self._stopping is not None and self._stopping.exhausted
-        return early or self._assembly.run.stop_reason is not None
+        return self._judge.exhausted or self._assembly.run.stop_reason is not None
 
     def _epoch(self) -> None:
         """One epoch, or the rest of one."""
@@ -224,8 +188,7 @@ class Training:
         if counters.step_in_epoch == 0:
             self._means.reset()
         self._recorder.remember(self.counters, self._feed, always=True)
-        self._examples = self._means.examples()
-        self._rate.since(0)
+        self._progress.begin(self._means.examples())
         while (left := self._left()) > 0:
             done, wanted = self._call(left)
             if done < wanted:
@@ -273,8 +236,7 @@ class Training:
             logs = self._means.read()
             self._reporter.metrics(counters.step, logs)
             self._callbacks.reported(counters.step, logs)
-        if time.monotonic() - self._told_at >= PROGRESS_SECONDS:
-            self._measure()
+        if self._progress.due:
             self._tell_progress()
         self._obey()
         if self._checkpoint_is_due():
@@ -292,7 +254,6 @@ class Training:
     def _obey(self) -> None:
         """Take the commands that have come, then look at the clock."""
         while (command := self._control.take()) is not None:
-            self._measure()
             self._tell_progress()
             self.save()
             if command in OUTCOMES:
@@ -302,7 +263,7 @@ class Training:
     def _end_epoch(self, seconds: float) -> None:
         counters = self.counters
         logs = self._means.read()
-        self._measure()
+        self._progress.measure(counters, self._means.examples())
         counters.epoch += 1
         counters.step_in_epoch = 0
         if self._feed.position and self._spec.steps_per_epoch is None:
@@ -315,36 +276,18 @@ class Training:
         self._reporter.event(
             "epoch", {"epoch": counters.epoch, "step": counters.step, "logs": logs, "seconds": round(seconds, 3)}
         )
-        self._tell_progress()
-        self._judge(logs)
+        self._progress.tell(counters)
+        self._judge.judge(counters)
         self._callbacks.epoch_ended(counters.epoch, logs)
         # Last: what is saved here must hold the verdict, or a resumed attempt would judge this epoch never.
-        if self._best is not None and self._best.improved(counters.epoch, logs):
-            self._reporter.facts(best=_told(self._best, counters))
+        if self._judge.best(counters):
             self.save(best=True)
         if not (self._stopped() or self._bounds.reached(counters)):
             self._obey()
             if self._checkpoint_is_due():
                 self.save()
 
-    def _judge(self, logs: Mapping[str, float]) -> None:
-        """Early stopping."""
-        counters = self.counters
-        if self._stopping is None or self._spec.early_stopping is None:
-            return
-        if self._stopping.improved(counters.epoch, logs):
-            if self._best is None:
-                self._reporter.facts(best=_told(self._stopping, counters))
-            if self._spec.early_stopping.restore_best:
-                with averaged(self._assembly):
-                    variables = self._assembly.variables()
-                    models = [name for name in variables if name.startswith("models/")]
-                    self._best_weights = {EXTRA + name: variables[name].numpy() for name in models}
-                counters.best_logs = dict(logs)
-        elif self._stopping.exhausted:
-            self._reporter.note(f"Early stopping after epoch {counters.epoch}; {self._stopping}.")
-
-    # ── checks and progress ──────────────────────────────────────────────────────────────────────
+    # ── checks ───────────────────────────────────────────────────────────────────────────────────
 
     def _check(self) -> None:
         self._check_labels()
@@ -360,39 +303,13 @@ class Training:
         message = self._recorder.record(step, what)
         self.counters.step_in_epoch -= self.counters.step - step
         self.counters.step = step
-        self._tell_progress()
+        self._progress.tell(self.counters)
         raise JobFailure(FailureCode.NON_FINITE, f"not finite at step {step}: {what}. {message}")
 
     def _check_labels(self) -> None:
         for loss in self._assembly.losses.values():
             loss.check_labels()
 
-    def _measure(self) -> None:
-        """Examples per second since the last measurement."""
-        examples = self._means.examples()
-        self._examples_per_second = self._rate.since(examples - self._examples) or self._examples_per_second
-        self._examples = examples
-        if self.counters.step_in_epoch:
-            self._batch = examples / self.counters.step_in_epoch
-
     def _tell_progress(self) -> None:
-        counters = self.counters
-        total = counters.step if counters.complete else self._bounds.total(counters.steps_per_epoch)
-        eta = None
-        if total is not None and self._examples_per_second and self._batch:
-            eta = (total - counters.step) * self._batch / self._examples_per_second
-        self._reporter.facts(
-            progress={
-                "step": counters.step,
-                "total_steps": total,
-                "epoch": counters.epoch,
-                "epochs": self._spec.epochs,
-                "examples_per_second": self._examples_per_second,
-                "eta_seconds": eta,
-            }
-        )
-        self._told_at = time.monotonic()
-
-
-def _told(monitor: Monitor, counters: Counters) -> dict[str, Any]:
-    return {"monitor": monitor.monitor, "value": monitor.best, "epoch": monitor.best_epoch, "step": counters.step}
+        self._progress.measure(self.counters, self._means.examples())
+        self._progress.tell(self.counters)

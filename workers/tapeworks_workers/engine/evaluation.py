@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import plans
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
-from tapeworks_workers.engine.evaluators import Measure, selected
+from tapeworks_workers.engine.evaluators import Measure
 from tapeworks_workers.engine.pipeline import Split, empty
 from tapeworks_workers.engine.step import CompiledStep, Means, compile_validation_step
 from tapeworks_workers.engine.traces import Traces
@@ -36,7 +37,7 @@ class Evaluation:
         self._traces = traces
         self._evaluators = evaluators
         self._datasets: dict[str, tuple[tf.data.Dataset, tf.data.Dataset]] = {}
-        self._by_step = type(assembly.step).can_validate()
+        self.by_step = type(assembly.step).can_validate()
         """Whether the step says something of a batch; else the evaluators alone do."""
         self._traced: list[tuple[Any, CompiledStep, Means, plans.Plan]] = []
 
@@ -54,7 +55,7 @@ class Evaluation:
 
     def prepare(self, split: Split) -> None:
         """Trace what evaluating the split needs. Raises JobFailure `invalid_spec` where nothing can evaluate it."""
-        if self._by_step:
+        if self.by_step:
             self.trace(split)
         elif not self._evaluators:
             raise JobFailure(
@@ -71,7 +72,7 @@ class Evaluation:
 
     def names(self, split: Split) -> list[str]:
         """The names of what the step gives for a split, and of the metrics, without a prefix."""
-        if not self._by_step:
+        if not self.by_step:
             return []
         return [*self.trace(split)[0].names, *(metric.name for metric in self._assembly.all_metrics("validation"))]
 
@@ -81,7 +82,7 @@ class Evaluation:
         Pause and drain wait for the end of it: an evaluation is not resumed in its middle.
         """
         with averaged(self._assembly):
-            values = self._validated(split, calls_of) if self._by_step else {}
+            values = self._validated(split, calls_of) if self.by_step else {}
             for measure in self._evaluators:
                 found = measure.values(self._batches(split)[1], self._assembly)
                 if taken := sorted(found.keys() & values.keys()):
@@ -112,7 +113,7 @@ class Evaluation:
         """The split as the step takes it, and as evaluators do. Built once: each build leaves graphs behind."""
         if split.name not in self._datasets:
             dataset = split.dataset(0)
-            self._datasets[split.name] = (dataset, selected(dataset, self._assembly))
+            self._datasets[split.name] = (dataset, self._assembly.selected(dataset))
         return self._datasets[split.name]
 
     def _heed(self) -> None:
@@ -124,11 +125,10 @@ class Evaluation:
 @contextlib.contextmanager
 def averaged(assembly: Assembly) -> Iterator[None]:
     """Inside the block, variables of optimizers with `use_ema` hold their moving averages, as exported models do."""
-    kept = []
-    for name, optimizer in assembly.optimizers.items():
-        if getattr(optimizer, "use_ema", False):
-            kept += [(variable, variable.numpy()) for variable in assembly.owned[name]]
-            optimizer.finalize_variable_values(assembly.owned[name])
+    averaging = [name for name, optimizer in assembly.optimizers.items() if _averages(optimizer)]
+    kept = [(variable, variable.numpy()) for name in averaging for variable in assembly.owned[name]]
+    for name in averaging:
+        assembly.optimizers[name].finalize_variable_values(assembly.owned[name])
     try:
         yield
     finally:
@@ -139,4 +139,10 @@ def averaged(assembly: Assembly) -> Iterator[None]:
 def finalize(assembly: Assembly) -> None:
     """Put the moving averages of `use_ema` in place for good: training is over."""
     for name, optimizer in assembly.optimizers.items():
-        optimizer.finalize_variable_values(assembly.owned[name])
+        if _averages(optimizer) or not optimizer.use_ema:
+            optimizer.finalize_variable_values(assembly.owned[name])
+
+
+def _averages(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether it holds averages: before an optimizer's first step, Keras' are all zero."""
+    return bool(optimizer.use_ema and int(optimizer.iterations.numpy()) > 0)

@@ -67,15 +67,6 @@ def build_evaluators(assembly: Assembly) -> tuple[Measure, ...]:
     return tuple(measures)
 
 
-def selected(dataset: tf.data.Dataset, assembly: Assembly) -> tf.data.Dataset:
-    """The batches with exactly the named inputs that the models take, as the step gets them."""
-    if assembly.inputs is None:
-        return dataset
-    if isinstance(dataset.element_spec, tuple):
-        return dataset.map(lambda *batch: assembly.select(batch))
-    return dataset.map(assembly.select)
-
-
 @contextlib.contextmanager
 def told(component: str, place: str) -> Iterator[None]:
     """Names the place in the spec of what an evaluator or a callback raises inside the block."""

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.bundle import write_json
 from tapeworks_workers.engine.bundled.load import nest
-from tapeworks_workers.engine.checkpoint import read_values, restore, snapshot, write_values
+from tapeworks_workers.engine.checkpoint import Snapshot, restore, snapshot, write_values
 from tapeworks_workers.engine.comparison import digest
 from tapeworks_workers.engine.nests import Arrays
 from tapeworks_workers.engine.step import CompiledStep, compile_train_step
@@ -70,15 +70,18 @@ def _logs(scalars: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(np.asarray(value)) for name, value in scalars.items()}
 
 
-def compare_next_step(assembly: Assembly, folder: Path, *, tolerance: float) -> tuple[dict[str, Any], str | None]:
+def compare_next_step(
+    assembly: Assembly, state: Snapshot, folder: Path, *, tolerance: float
+) -> tuple[dict[str, Any], str | None]:
     """Restore the stored state and take the step again: how close it came, and the first value that is off."""
     stored = json.loads((folder / "next_step.json").read_text(encoding="utf-8"))
     step = _compiled(assembly)
-    restore(assembly, read_values(folder))
+    restore(assembly, state)
     logs = _logs(step(stored_batch(folder)))
     after = snapshot(assembly, {})
     samples = _read(folder / "next_step.npz")
-    off = _first_log_off(stored["logs"], logs, tolerance)
+    expected_logs = {name: float(value) for name, value in stored["logs"].items()}  # "NaN" is a string in JSON
+    off = _first_log_off(expected_logs, logs, tolerance)
     largest, equal, missing = 0.0, True, sorted(stored["values"].keys() ^ after.values.keys())
     if missing:
         off = off or f"{missing[0]} is held by one side only"
@@ -97,10 +100,10 @@ def compare_next_step(assembly: Assembly, folder: Path, *, tolerance: float) -> 
         "elements": sum(int(value.size) for value in after.values.values()),
         "elements_compared_one_in": stored["every"],
         "max_abs_difference": largest if np.isfinite(largest) else None,
-        "bit_equal": equal and logs == stored["logs"],
+        "bit_equal": equal and all(_same(value, logs.get(name)) for name, value in expected_logs.items()),
         "tolerance": tolerance,
         "logs": logs,
-        "expected_logs": stored["logs"],
+        "expected_logs": expected_logs,
     }
     return report, off
 
@@ -109,9 +112,14 @@ def _first_log_off(expected: Mapping[str, float], found: Mapping[str, float], to
     for name in [*expected, *found]:
         if name not in expected or name not in found:
             return f"the step's {name!r} is there on one side only"
-        if not abs(expected[name] - found[name]) <= tolerance * max(abs(expected[name]), 1e-6):
-            return f"the step's {name!r} was {expected[name]:.9g} and is {found[name]:.9g}"
+        then, now = expected[name], found[name]
+        if not _same(then, now) and not abs(then - now) <= tolerance * max(abs(then), 1e-6):
+            return f"the step's {name!r} was {then:.9g} and is {now:.9g}"
     return None
+
+
+def _same(a: float, b: float | None) -> bool:
+    return b is not None and (a == b or bool(np.isnan(a) and np.isnan(b)))
 
 
 def _distance(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:

@@ -1,16 +1,13 @@
 """Who owns which variables: every trainable variable of a trained role has exactly one optimizer.
 
-An optimizer owns what the step declares, or what its `variables` say: globs over layer paths. A layer's path is its
-name below the model, after the names of the layers that hold it: `encoder/dense_1`; `*` matches `/` too, and a layer
+An optimizer owns what the step declares, or what its `variables` say: globs over layer paths (`layer_paths`). A layer
 that matches brings all that is in it.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import keras
@@ -19,6 +16,7 @@ from tapeworks.authoring import TrainingStep
 from tapeworks.errors import FailureCode, Finding, JobFailure
 from tapeworks.optimizers import Groups, doubled_arguments, grouped
 from tapeworks.spec import JobSpec, OptimizerSpec
+from tapeworks_workers.engine.layer_paths import matching
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,8 @@ def _owned(
     for index, selection in enumerate(reference.variables):
         pointer = f"/optimizers/{name}/variables/{index}"
         model = models[selection.model]
-        layers = [model] if selection.layers is None else matching(model, selection.layers, pointer=f"{pointer}/layers")
+        globs = ["*"] if selection.layers is None else selection.layers
+        layers = [layer for _, layer in matching(model, globs, pointer=f"{pointer}/layers")]
         found = {id(variable) for layer in layers for variable in layer.trainable_variables}
         if not found:
             raise JobFailure(FailureCode.INVALID_SPEC, f"{pointer} holds no trainable variable")
@@ -104,33 +103,3 @@ def _refuse_orphans(step: TrainingStep, models: Mapping[str, keras.Model], owner
                 hint="Add its layer to the `variables` of an optimizer, or its role to the step's `optimizers`; or "
                 "freeze it: the model's `freeze`, the step's `frozen`.",
             )
-
-
-# ── layers by name ───────────────────────────────────────────────────────────────────────────────
-
-
-def matching(model: keras.Model, globs: Sequence[str], *, pointer: str) -> list[keras.Layer]:
-    """The layers whose paths match one of the globs. Raises JobFailure `invalid_spec` for a glob that matches none."""
-    layers = list(layer_paths(model))
-    found: list[keras.Layer] = []
-    for glob in globs:
-        matched = [layer for path, layer in layers if fnmatchcase(path, glob)]
-        if not matched:
-            paths = [path for path, _ in layers if path]
-            close = difflib.get_close_matches(glob, paths, n=1)
-            listed = ", ".join(paths[:10]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")
-            raise JobFailure(
-                FailureCode.INVALID_SPEC,
-                f"{pointer}: {glob!r} matches no layer; there are: {listed}",
-                hint=f"Did you mean {close[0]!r}?" if close else 'A glob with "*" at its end matches numbered names.',
-            )
-        found += matched
-    return found
-
-
-def layer_paths(layer: keras.Layer, path: str = "") -> Iterator[tuple[str, keras.Layer]]:
-    """(path, layer) of the layer itself, whose path is "", and of all layers in it but inputs."""
-    yield path, layer
-    for inner in layer._flatten_layers(recursive=False, include_self=False):
-        if not isinstance(inner, keras.layers.InputLayer):
-            yield from layer_paths(inner, f"{path}/{inner.name}" if path else inner.name)

@@ -1,4 +1,4 @@
-"""Where training stands: the counters that a checkpoint holds, and how many steps the next call may take."""
+"""Where training stands: the counters that a checkpoint holds, how many steps the next call may take, what is told."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tapeworks.spec import TrainingSpec
+from tapeworks_workers.engine.reporting import Rate, Reporter
 
 CALL_SECONDS = 0.3
 """A call of the compiled loop aims at this: commands are seen between calls."""
+TOLD_SECONDS = 1.0
+"""Progress is told so often."""
 
 
 @dataclass
@@ -39,6 +42,11 @@ class Counters:
     """The last epoch's; once complete, those of the weights that are exported."""
     best_logs: dict[str, float] = field(default_factory=dict)
     """Of the epoch whose weights `early_stopping.restore_best` will put back."""
+
+    def __post_init__(self) -> None:
+        """What is not finite comes as a string from JSON."""
+        self.logs = {name: float(value) for name, value in self.logs.items()}
+        self.best_logs = {name: float(value) for name, value in self.best_logs.items()}
 
     def document(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -93,3 +101,51 @@ class Pace:
 def until_next(multiple: int, step: int) -> int:
     """Steps from `step` to the next multiple."""
     return multiple - step % multiple
+
+
+class Progress:
+    """How fast training goes, and the job's `progress`. `examples` are those of the epoch so far."""
+
+    def __init__(self, bounds: Bounds, reporter: Reporter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bounds, self._reporter, self._clock = bounds, reporter, clock
+        self._rate = Rate(clock)
+        self._examples = 0.0
+        self._per_second: float | None = None
+        self._batch: float | None = None
+        """Examples in a batch, on average."""
+        self._told_at = clock()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to tell."""
+        return self._clock() - self._told_at >= TOLD_SECONDS
+
+    def begin(self, examples: float) -> None:
+        """Training begins, or goes on after something else."""
+        self._examples = examples
+        self._rate.since(0)
+
+    def measure(self, counters: Counters, examples: float) -> None:
+        """Examples per second since the last measurement."""
+        self._per_second = self._rate.since(examples - self._examples) or self._per_second
+        self._examples = examples
+        if counters.step_in_epoch:
+            self._batch = examples / counters.step_in_epoch
+
+    def tell(self, counters: Counters) -> None:
+        """Where training stands, and when it will be over."""
+        total = counters.step if counters.complete else self._bounds.total(counters.steps_per_epoch)
+        eta = None
+        if total is not None and self._per_second and self._batch:
+            eta = (total - counters.step) * self._batch / self._per_second
+        self._reporter.facts(
+            progress={
+                "step": counters.step,
+                "total_steps": total,
+                "epoch": counters.epoch,
+                "epochs": self._bounds.epochs,
+                "examples_per_second": self._per_second,
+                "eta_seconds": eta,
+            }
+        )
+        self._told_at = self._clock()

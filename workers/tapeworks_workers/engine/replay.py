@@ -19,14 +19,12 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.spec import JobSpec
-from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.black_box import FORMAT
+from tapeworks_workers.engine.again import put_together_again
+from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.black_box import FORMAT, TRAINING_STATE
 from tapeworks_workers.engine.bundled.load import nest
 from tapeworks_workers.engine.certify import import_components
-from tapeworks_workers.engine.checkpoint import Snapshot, read_values, restore
-from tapeworks_workers.engine.environment import prepare
-from tapeworks_workers.engine.nests import spec_from_document
+from tapeworks_workers.engine.checkpoint import Snapshot, restore
 from tapeworks_workers.engine.sources_of_errors import location
 from tapeworks_workers.engine.step import TRAINING, compile_train_step
 
@@ -41,17 +39,12 @@ def main(folder: Path) -> dict[str, Any]:
     if box["format"] > FORMAT:
         raise JobFailure(FailureCode.NOT_SUPPORTED, f"the black box has format {box['format']}, known is {FORMAT}")
     import_components(folder, box)
-    spec = JobSpec.model_validate_json(json.dumps(box["spec"]))
-    prepare(spec)
     keras.config.disable_traceback_filtering()
     with np.load(folder / "batch.npz", allow_pickle=False) as stored:
         batch = nest(box["batch"], dict(stored))
-    data = tf.data.Dataset.from_tensors(batch)
-    datasets = {"training": data, **({"validation": data} if spec.data.validation is not None else {})}
-    assembly = assemble(spec, spec_from_document(box["element_spec"]), datasets=datasets)
+    assembly, state = put_together_again(box, folder / TRAINING_STATE, batch)
     # Tracing makes the last variables.
-    plain = compile_train_step(assembly, eager=spec.training.execution.plan == "eager")
-    state = read_values(folder / "training_state")
+    plain = compile_train_step(assembly, eager=assembly.spec.training.execution.plan == "eager")
     restore(assembly, state)
     before = assembly.means[TRAINING].numpy()[-1]
     scalars = {name: float(value) for name, value in plain(batch).items()}

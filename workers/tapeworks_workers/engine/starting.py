@@ -225,8 +225,9 @@ def _copy(origin: keras.Model, copy: keras.Model, pointer: str) -> None:
 def freeze(spec: JobSpec, models: Mapping[str, keras.Model]) -> None:
     """Freeze what `freeze` names, as Keras does with `trainable = False`. Raises JobFailure."""
     for role, model in models.items():
-        for _, layer in matching(model, spec.models[role].freeze, pointer=f"/models/{role}/freeze"):
-            layer.trainable = False
+        for path, layer in matching(model, spec.models[role].freeze, pointer=f"/models/{role}/freeze"):
+            if path:  # the model itself would not come back frozen from its config
+                layer.trainable = False
 
 
 # ── all of it ────────────────────────────────────────────────────────────────────────────────────

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.checkpoint import EXTRA
+from tapeworks_workers.engine.evaluation import averaged
+from tapeworks_workers.engine.progress import Counters
+from tapeworks_workers.engine.reporting import Reporter
 
 _RISING = ("accuracy", "auc", "precision", "recall", "f1", "iou", "r2", "similarity", "correlation")
 
@@ -80,3 +86,92 @@ class Monitor:
     def load(self, state: Mapping[str, Any]) -> None:
         """From a checkpoint."""
         self.best, self.best_epoch, self.wait = state["best"], state["best_epoch"], state["wait"]
+
+
+class Judge:
+    """Early stopping and the best checkpoint, after the spec; each epoch is judged once."""
+
+    def __init__(self, assembly: Assembly, reporter: Reporter) -> None:
+        self._assembly, self._reporter = assembly, reporter
+        training = assembly.spec.training
+        self._restores = training.early_stopping is not None and training.early_stopping.restore_best
+        self._stopping = self._monitor(training.early_stopping, "training.early_stopping.monitor")
+        best = training.checkpoint.best if training.checkpoint is not None else None
+        self._best = self._monitor(best, "training.checkpoint.best.monitor")
+        self.best_weights: dict[str, np.ndarray] = {}
+        """For a checkpoint: what `restore_best` will put back."""
+
+    def _monitor(self, wanted: Any, place: str) -> Monitor | None:
+        if wanted is None:
+            return None
+        return Monitor(
+            wanted.monitor,
+            rising=rises(wanted.monitor, wanted.mode, self._assembly),
+            min_delta=getattr(wanted, "min_delta", 0.0),
+            patience=getattr(wanted, "patience", None),
+            place=place,
+        )
+
+    def expect(self, names: Sequence[str], *, open_validation: bool) -> None:
+        """Raises JobFailure `invalid_spec` where a monitor is none of what an epoch's logs will hold.
+
+        `open_validation`: evaluators add `val_` names that only running tells.
+        """
+        for monitor in filter(None, (self._stopping, self._best)):
+            if not (open_validation and monitor.monitor.startswith("val_")):
+                monitor.expect(names)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether early stopping ended the training, in this attempt or the one that left the state."""
+        return self._stopping is not None and self._stopping.exhausted
+
+    def judge(self, counters: Counters) -> None:
+        """Early stopping, on the epoch that has ended."""
+        if self._stopping is None:
+            return
+        if self._stopping.improved(counters.epoch, counters.logs):
+            if self._best is None:
+                self._tell(self._stopping, counters)
+            if self._restores:
+                with averaged(self._assembly):
+                    variables = self._assembly.variables()
+                    models = [name for name in variables if name.startswith("models/")]
+                    self.best_weights = {EXTRA + name: variables[name].numpy() for name in models}
+                counters.best_logs = dict(counters.logs)
+        elif self._stopping.exhausted:
+            self._reporter.note(f"Early stopping after epoch {counters.epoch}; {self._stopping}.")
+
+    def best(self, counters: Counters) -> bool:
+        """Whether the epoch that has ended gave the best checkpoint."""
+        if self._best is None or not self._best.improved(counters.epoch, counters.logs):
+            return False
+        self._tell(self._best, counters)
+        return True
+
+    def _tell(self, monitor: Monitor, counters: Counters) -> None:
+        told = {"monitor": monitor.monitor, "value": monitor.best, "epoch": monitor.best_epoch, "step": counters.step}
+        self._reporter.facts(best=told)
+
+    def put_back(self, counters: Counters) -> bool:
+        """The best weights and their logs, at the end; False where there are none."""
+        if not self.best_weights:
+            return False
+        variables = self._assembly.variables()
+        for name, value in self.best_weights.items():
+            variables[name.removeprefix(EXTRA)].assign(value)
+        counters.logs = counters.best_logs or counters.logs
+        self.best_weights = {}
+        return True
+
+    def store(self, counters: Counters) -> None:
+        """For a checkpoint, beside the best weights."""
+        counters.stopping = None if self._stopping is None else self._stopping.state()
+        counters.best = None if self._best is None else self._best.state()
+
+    def resume(self, counters: Counters, values: Mapping[str, np.ndarray]) -> None:
+        """From a checkpoint."""
+        self.best_weights = {name: value for name, value in values.items() if name.startswith(EXTRA)}
+        for monitor, stored in ((self._stopping, counters.stopping), (self._best, counters.best)):
+            if monitor is not None and stored is not None:
+                monitor.load(stored)

@@ -30,6 +30,11 @@ class ClassWeight:
         self.weights = weights
 
     def __call__(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
+        if not tf.is_tensor(y):
+            raise ValueError(
+                f"class_weight weighs by one label, and y is a {type(y).__name__} of several: give the source a weight "
+                "column, or map to (x, y, weights) with a function of your own"
+            )
         if not y.dtype.is_integer:
             raise ValueError(f"class_weight needs integer class labels, not {y.dtype.name}: cast y first")
         label = tf.cast(y, tf.int32)
