@@ -36,7 +36,7 @@ class Evaluation:
         self._traces = traces
         self._evaluators = evaluators
         self._datasets: dict[str, tuple[tf.data.Dataset, tf.data.Dataset]] = {}
-        self._by_step = type(assembly.step).can_validate()
+        self.by_step = type(assembly.step).can_validate()
         """Whether the step says something of a batch; else the evaluators alone do."""
         self._traced: list[tuple[Any, CompiledStep, Means, plans.Plan]] = []
 
@@ -54,7 +54,7 @@ class Evaluation:
 
     def prepare(self, split: Split) -> None:
         """Trace what evaluating the split needs. Raises JobFailure `invalid_spec` where nothing can evaluate it."""
-        if self._by_step:
+        if self.by_step:
             self.trace(split)
         elif not self._evaluators:
             raise JobFailure(
@@ -71,7 +71,7 @@ class Evaluation:
 
     def names(self, split: Split) -> list[str]:
         """The names of what the step gives for a split, and of the metrics, without a prefix."""
-        if not self._by_step:
+        if not self.by_step:
             return []
         return [*self.trace(split)[0].names, *(metric.name for metric in self._assembly.all_metrics("validation"))]
 
@@ -81,7 +81,7 @@ class Evaluation:
         Pause and drain wait for the end of it: an evaluation is not resumed in its middle.
         """
         with averaged(self._assembly):
-            values = self._validated(split, calls_of) if self._by_step else {}
+            values = self._validated(split, calls_of) if self.by_step else {}
             for measure in self._evaluators:
                 found = measure.values(self._batches(split)[1], self._assembly)
                 if taken := sorted(found.keys() & values.keys()):

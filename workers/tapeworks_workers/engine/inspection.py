@@ -52,7 +52,7 @@ def inspect(
     reporter.enter(State.RUNNING, "rehearsing")
     calls = training.rehearse(STEP_SECONDS)
     waited = training.input_wait(calls, WAIT_SECONDS)
-    splits = [split for split in (data.validation, data.test) if split is not None]
+    splits = [split for split in (data.validation, data.test) if split is not None and evaluation.by_step]
     evaluations = [(split.steps, *_evaluated(evaluation, assembly, split)) for split in splits]
     control.check_time()
     measured = Measured(build_seconds, calls, evaluations, _peak_bytes())
