@@ -1,4 +1,4 @@
-"""Components that each make one mistake which `tapeworks component test` must find, and two that make none."""
+"""Components that each make one mistake which `tapeworks component test` must find, and three that make none."""
 
 from typing import Any
 
@@ -86,6 +86,15 @@ class Right(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return tf.reduce_mean(0.25 * (y_pred - y_true) ** 4, axis=-1)
+
+
+@component("mistakes/RightPairs", example={"y_true": tf.TensorSpec([None], tf.int64), "y_pred": VECTORS})
+class RightPairs(keras.losses.Loss):
+    """Learns from pairs of different labels alone."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        differ = tf.cast(y_true[:, None] != y_true[None, :], y_pred.dtype)
+        return tf.reduce_sum(differ * tf.matmul(y_pred, y_pred, transpose_b=True), axis=-1)
 
 
 @component("mistakes/RightLayer", example={"inputs": VECTORS})

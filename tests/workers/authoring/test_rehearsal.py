@@ -49,6 +49,7 @@ def test_a_mistake_outside_of_the_graph_is_found_at_its_line(findings: dict[str,
 
 def test_what_is_right_is_left_alone(findings: dict[str, Finding]) -> None:
     assert findings["Right"] == Finding("mistakes/Right", "loss")
+    assert findings["RightPairs"] == Finding("mistakes/RightPairs", "loss")
     assert findings["RightLayer"] == Finding("mistakes/RightLayer", "layer")
     assert findings["Step"] == Finding("mistakes/Step", "step"), "steps are tried by their jobs"
 

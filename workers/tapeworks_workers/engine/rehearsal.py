@@ -35,6 +35,8 @@ from tapeworks_workers.engine.trials import NotTried, sample
 
 _NUMERIC_STEP = 1e-6
 _NUMERIC_TOLERANCE = 1e-4
+_EXAMPLES = 8
+"""Of each unknown dimension: two classes have several then, without which a loss of triplets has no gradient."""
 _NUMERIC_ELEMENTS = 24
 """Elements of y_pred whose derivative is compared."""
 
@@ -158,7 +160,7 @@ def _check_gradient(component: Component, finding: Finding) -> None:
     keras.config.set_floatx("float64")
     try:
         loss = _built(component, example)
-        y_true, y_pred = map(_in_float64, sample(_inputs(Kind.LOSS, example), size=3))
+        y_true, y_pred = map(_in_float64, sample(_inputs(Kind.LOSS, example), size=_EXAMPLES))
         with tf.GradientTape() as tape:
             tape.watch(y_pred)
             value = loss(y_true, y_pred)
