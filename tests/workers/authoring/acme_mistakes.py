@@ -20,7 +20,7 @@ class Unwritable(keras.layers.Layer):
         return 2.0 * x
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "made_by": object()}
+        return {**super().get_config(), "made_by": 1j}
 
 
 @component("mistakes/Forgetful", example={"config": {"factor": 3.0}, "inputs": VECTORS})
