@@ -22,7 +22,7 @@ READY_SECONDS = 240
 
 def component_folders() -> list[Path]:
     """The folders of components: those that hold a spec's own file, and the packages."""
-    beside = {file.parent for file in EXAMPLES.glob("*/*.py")}
+    beside = {file.parent for file in EXAMPLES.glob("*/*.py")} - {DATA}
     return sorted(beside | {file.parent for file in EXAMPLES.glob("packages/*/pyproject.toml")})
 
 

@@ -3,9 +3,14 @@
 - `sentences.jsonl`: 400 short sentences about a thing, `text`, `words` and `label` (0 a complaint, 1 praise);
 - `gestures.jsonl`: 300 movements of a hand, `path` (8 … 40 points x, y) and `label` (0 circle, 1 line, 2 zigzag);
 - `temperature.csv`: 1500 hours of a made-up thermometer: degrees, and the hour of the day as sine and cosine;
-- `ratings.npz`: 600 people's ratings of 100 000 items as CSR parts `x.…`, and `y`, the taste that they follow (0 … 2).
+- `ratings.npz`: 600 people's ratings of 100 000 items as CSR parts `x.…`, and `y`, the taste that they follow (0 … 2);
+- `orders.parquet`: 1200 orders: `postcode` (0 … 99 999), `device` (0 … 4), `pieces`, `price` of one, and `returned`;
+- `visits.tfrecord`: 500 visits to a shop: `pages` (2 … 30 of 200), the `seconds` on each, and `bought`;
+- `reviews/complaint/*.txt`, `reviews/praise/*.txt`: sentences like the first, a line each;
+- `digits/0/*.png` … `digits/9/*.png`: 20 pictures of each digit, 8×8 in grey.
 
-All of it is made up here by formulas and lists of words, so nobody owns it.
+The digits are those that scikit-learn ships (UCI, "Optical Recognition of Handwritten Digits"). All the rest is made up
+here by formulas and lists of words, so nobody owns it.
 """
 
 import json
@@ -14,6 +19,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+from sklearn.datasets import load_digits
 
 HERE = Path(__file__).parent
 THINGS = ["the phone", "this lamp", "the chair", "our tent", "the kettle", "my bicycle", "that book", "the radio"]
@@ -23,13 +32,18 @@ WHEN = ["", "after a week", "since the first day", "every single time I take it 
 END = ["", "I would buy it again", "I told my friends", "and I sent a letter to the shop", "that is all I can say"]
 
 
+def sentence(random: np.random.RandomState, label: int) -> str:
+    """From templates; the endings say nothing of the label."""
+    parts = [random.choice(some) for some in (THINGS, (BAD, GOOD)[label], WHEN, END)]
+    return " ".join(part for part in parts if part)
+
+
 def sentences(random: np.random.RandomState) -> None:
-    """Templates; the endings say nothing of the label."""
+    """As text, and cut into words."""
     with (HERE / "sentences.jsonl").open("w", encoding="utf-8") as file:
         for _ in range(400):
             label = int(random.randint(2))
-            parts = [random.choice(some) for some in (THINGS, (BAD, GOOD)[label], WHEN, END)]
-            text = " ".join(part for part in parts if part)
+            text = sentence(random, label)
             file.write(json.dumps({"text": text, "words": text.lower().split(), "label": label}) + "\n")
 
 
@@ -78,6 +92,58 @@ def ratings(random: np.random.RandomState) -> None:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
+def orders(random: np.random.RandomState) -> None:
+    """Whether an order comes back depends on where it goes to (60 of 100 000 postcodes), then on what it costs."""
+    postcodes, leaning = random.randint(0, 100_000, 60), random.normal(0, 4, 60)
+    where, pieces, price = random.randint(0, 60, 1200), random.randint(1, 6, 1200), random.gamma(4, 5, 1200)
+    device = random.randint(0, 5, 1200)
+    score = leaning[where] + 0.5 * (device - 2) + (pieces * price - 60) / 20
+    columns = {
+        "postcode": postcodes[where].astype("int32"), "device": device.astype("int8"),
+        "pieces": pieces.astype("uint8"), "price": price.round(2).astype("float32"),
+        "returned": (random.logistic(0, 0.5, 1200) < score).astype("int8"),
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), HERE / "orders.parquet", row_group_size=300)
+
+
+def visits(random: np.random.RandomState) -> None:
+    """Those who look long at the pages below 40 buy."""
+    with tf.io.TFRecordWriter(str(HERE / "visits.tfrecord")) as writer:
+        for _ in range(500):
+            length, keen = int(random.randint(2, 31)), random.uniform()
+            pages = np.where(random.uniform(size=length) < keen, random.randint(0, 40, length), 0)
+            pages = np.where(pages == 0, random.randint(40, 200, length), pages)
+            bought = int(keen + random.normal(0, 0.1) > 0.5)
+            features = {
+                "pages": tf.train.Feature(int64_list=tf.train.Int64List(value=pages)),
+                "seconds": tf.train.Feature(float_list=tf.train.FloatList(value=random.gamma(2, 10, length).round(1))),
+                "bought": tf.train.Feature(int64_list=tf.train.Int64List(value=[bought])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(example.SerializeToString(deterministic=True))
+
+
+def reviews(random: np.random.RandomState) -> None:
+    """Three files of 50 lines in each of two folders."""
+    for label, name in enumerate(("complaint", "praise")):
+        folder = HERE / "reviews" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(3):
+            lines = [sentence(random, label) for _ in range(50)]
+            (folder / f"{number}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def digits(random: np.random.RandomState) -> None:
+    """Some of each digit, in the order of the original."""
+    images, labels = load_digits(return_X_y=True)
+    for digit in range(10):
+        folder = HERE / "digits" / str(digit)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, index in enumerate(random.permutation(np.flatnonzero(labels == digit))[:20]):
+            picture = (images[index].reshape(8, 8, 1) * 15).astype("uint8")
+            (folder / f"{number:02}.png").write_bytes(tf.io.encode_png(picture).numpy())
+
+
 if __name__ == "__main__":
-    for index, make in enumerate((sentences, gestures, temperature, ratings)):
+    for index, make in enumerate((sentences, gestures, temperature, ratings, orders, visits, reviews, digits)):
         make(np.random.RandomState(index))

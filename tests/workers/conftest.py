@@ -61,6 +61,7 @@ class Service:
     """A service of its own, with short leases, that can be stopped and started again."""
 
     folder: Path
+    lease_seconds: int = 3
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -75,7 +76,7 @@ class Service:
         settings = {
             "DATA_DIR": str(self.folder),
             "PORT": str(self.port),
-            "LEASE_SECONDS": "3",
+            "LEASE_SECONDS": str(self.lease_seconds),
             "HEARTBEAT_SECONDS": "1",
             "REAPER_SECONDS": "1",
         }
@@ -197,11 +198,27 @@ def running_worker(service: Service, folder: Path, *options: str, **environment:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service, for the tests of one file."""
-    own = Service(tmp_path_factory.mktemp("service"))
+    with running_service(tmp_path_factory.mktemp("service")) as own:
+        yield own
+
+
+@contextmanager
+def running_service(folder: Path, **settings: int) -> Iterator[Service]:
+    """A service that answers."""
+    own = Service(folder, **settings)
     own.start()
-    yield own
-    own.stop()
-    own.api.close()
+    try:
+        yield own
+    finally:
+        own.stop()
+        own.api.close()
+
+
+@pytest.fixture(scope="module")
+def patient_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The same, whose leases do not run out while a test is slow."""
+    with running_service(tmp_path_factory.mktemp("service"), lease_seconds=120) as own:
+        yield own
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,12 @@ REGISTRATION = wire.Registration(
 )
 
 
+@pytest.fixture
+def service(patient_service: Any) -> Any:
+    """Nobody sends heartbeats here."""
+    return patient_service
+
+
 @asynccontextmanager
 async def linked(service: Any, transport: httpx.AsyncBaseTransport | None = None) -> AsyncIterator[Link]:
     link = Link(service.url, key=None, transport=transport)
@@ -74,8 +80,10 @@ async def leased(service: Any, worker: str) -> AsyncIterator[tuple[wire.Lease, A
         lease = await link.lease(request(worker, f"{worker}-1"))
         assert lease is not None
         assert lease.job_id == job_id
-        yield lease, link.attempt(lease)
-        service.api.post(f"/v1/jobs/{job_id}/cancel")
+        try:
+            yield lease, link.attempt(lease)
+        finally:
+            service.api.post(f"/v1/jobs/{job_id}/cancel")
 
 
 def test_a_request_that_is_sent_again_gives_the_same_lease(service: Any) -> None:

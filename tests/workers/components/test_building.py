@@ -119,6 +119,12 @@ def test_an_error_of_keras_names_the_component() -> None:
     assert refused.value.code is FailureCode.COMPONENT_ERROR
 
 
+def test_a_component_that_is_named_like_one_of_keras_own_words_is_told_the_form() -> None:
+    with pytest.raises(JobFailure, match="Could not interpret constraint identifier: unit_ball") as refused:
+        build(ref("keras/Dense", units=3, kernel_constraint="unit_ball"), Kind.LAYER, pointer="/at")
+    assert '{"component": NAME}' in refused.value.hint
+
+
 def test_an_error_of_a_component_points_at_its_line() -> None:
     @component("trial/Broken")
     class Broken(keras.layers.Layer):

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tapeworks.canonical import parse_spec
+from tapeworks.components import load_components
 from tapeworks.errors import JobFailure
 from tapeworks_workers.engine.assembly import assemble
 from tapeworks_workers.engine.checkpoint import read_values
@@ -21,6 +23,7 @@ from tapeworks_workers.engine.step import compile_train_step
 from tests.workers.engine.conftest import exported
 from tests.workers.engine.trainings import attempt, job, mlp, numbers
 
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 ELEMENT = (tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int64))
 BATCHES = [(np.random.default_rng(0).normal(size=(6, 4)).astype("float32"), np.array([0, 1, 2, 0, 1, 2]))]
 
@@ -141,6 +144,28 @@ def test_all_goes_on_with_optimizer_and_counters_on_other_data(earlier: Earlier,
     state = read_values(tmp_path / "bundle" / "training_state")
     iterations = next(name for name in state.values if name.startswith("optimizers/") and "iteration" in name)
     assert int(state.values[iterations]) == 18
+
+
+def test_parts_of_a_users_own_go_on_as_if_training_had_not_stopped(acme: Path, tmp_path: Path) -> None:
+    """Optimizer, schedule, constraint, regularizer and initializer of the example: 1 epoch and 1 more are 2."""
+    load_components([EXAMPLES / "optimizers" / "acme_optimizers.py"])
+    spec = json.loads((EXAMPLES / "optimizers" / "own.json").read_text())
+    spec["data"]["pipeline"].append({"op": "take", "count": 8})
+    (tmp_path / "second").mkdir()
+    (tmp_path / "whole").mkdir()
+    first = Earlier(tmp_path, parse_spec({**spec, "training": {"epochs": 1}}))
+    more = {"epochs": 2, "initial_state": {"from": "job_1", "restore": "all"}}
+    given = first.given(tmp_path / "second")
+    frames = attempt(parse_spec({**spec, "training": more}), tmp_path / "second", inputs=given)
+    assert epochs_of(frames) == [(2, 16)]
+    whole = Earlier(tmp_path / "whole", parse_spec({**spec, "training": {"epochs": 2}}))
+    found = read_values(tmp_path / "second" / "bundle" / "training_state").values
+    averages = [name for name in found if "average" in name]
+    assert len(averages) == 4
+    assert found.keys() == whole.state.values.keys()
+    for name in [*averages, *(name for name in found if name.startswith("models/"))]:
+        assert not np.array_equal(found[name], first.state.values[name]), name
+        np.testing.assert_allclose(found[name], whole.state.values[name], atol=1e-6, err_msg=name)
 
 
 def test_nothing_left_to_do_and_another_model_are_told(earlier: Earlier, tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """The data sets under examples/: as they are made, and jobs that learn from them, ragged and sparse, in one trace."""
 
+import json
+import re
 import runpy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from tapeworks.operations import Operation
 from tapeworks_workers.engine.building import set_data_roots
 from tests.workers.engine.trainings import CROSS_ENTROPY, SHUFFLE, job, trained
 
@@ -25,8 +28,40 @@ def root() -> Iterator[None]:
 def test_the_files_are_what_their_script_makes(tmp_path: Path) -> None:
     shutil.copy(DATA / "make.py", tmp_path)
     runpy.run_path(str(tmp_path / "make.py"), run_name="__main__")
-    for file in sorted(DATA.glob("*.*")):
-        assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
+    files = {file.relative_to(DATA) for file in DATA.rglob("*.*")}
+    assert files == {file.relative_to(tmp_path) for file in tmp_path.rglob("*.*")}
+    for file in sorted(files):
+        assert (tmp_path / file).read_bytes() == (DATA / file).read_bytes(), file
+
+
+FILES = {"csv", "parquet", "jsonl", "tfrecord", "arrays", "images", "text"}
+COMBINED = {"zip", "concatenate", "sample"}
+
+
+def test_every_operation_and_every_source_has_an_example() -> None:
+    used: set[str] = set()
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            used.update(value[key] for key in ("op", "component") if isinstance(value.get(key), str))
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            walk(item)
+
+    for file in DATA.parent.glob("*/*.json"):
+        walk(json.loads(file.read_text())["data"])
+    union, _ = get_args(Operation)
+    assert {one.model_fields["op"].annotation.__args__[0] for one in get_args(union)} <= used
+    assert FILES | COMBINED <= used
+
+
+@pytest.mark.parametrize("page", ["dtypes", "sparse", "ragged", "data"])
+def test_what_a_page_quotes_stands_in_an_example(page: str) -> None:
+    text = (DATA.parents[1] / "docs" / "guide" / f"{page}.md").read_text(encoding="utf-8")
+    specs = ["".join(file.read_text().split()) for file in DATA.parent.glob("*/*.json")]
+    quoted = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    assert quoted
+    for block in quoted:
+        assert any("".join(block.split()) in spec for spec in specs), block
 
 
 def layers(*parts: Any) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def test_metrics_go_by_the_optimizers_name_and_into_checkpoints() -> None:
 
 
 def test_sam_is_the_papers_loop(tmp_path: Path) -> None:
-    load_components([ROOT / "examples/sam/acme_sam.py"])
+    load_components([ROOT / "examples/gradients/acme_sam.py"])
     spec = job(
         step={"component": "acme/Sam", "config": {"rho": 0.1}}, model=layered(), optimizer=sgd(0.2, momentum=0.9)
     )

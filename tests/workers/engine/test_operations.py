@@ -232,5 +232,5 @@ def test_labels_of_other_widths_train_alike(tmp_path: Path) -> None:
         return trained(spec, tmp_path / dtype).events("epoch")[0]["logs"]
 
     expected = logs("int64")
-    for dtype in ("int8", "uint16", "uint64"):
+    for dtype in ("int8", "int16", "int32", "uint8", "uint16", "uint32", "uint64"):
         assert logs(dtype) == expected, dtype

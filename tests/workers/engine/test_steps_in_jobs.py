@@ -95,8 +95,8 @@ def case(name: str, **changes: Any) -> Any:
 
 def cycle() -> dict[str, Any]:
     """The example, with smaller models."""
-    load_components([EXAMPLES / "cycle" / "acme_cycle.py"])
-    spec = json.loads((EXAMPLES / "cycle" / "job.json").read_text())
+    load_components([EXAMPLES / "several-models" / "acme_cycle.py"])
+    spec = json.loads((EXAMPLES / "several-models" / "cycle.json").read_text())
     models = {role: {**model, "config": {**model["config"], "hidden": [8]}} for role, model in spec["models"].items()}
     return {"models": models, **{key: spec[key] for key in ("step", "optimizers", "losses")}}
 
@@ -185,7 +185,7 @@ def test_a_bundle_of_unpaired_domains_passes_both_verifiers(acme: Path, tmp_path
 
 def test_the_dcgan_of_the_examples_passes_its_measure(tmp_path: Path) -> None:
     """Below the stated distance when it is trained, which untrained it is far from."""
-    document = json.loads((EXAMPLES / "gan" / "dcgan_digits.json").read_text())
+    document = json.loads((EXAMPLES / "several-models" / "dcgan.json").read_text())
     limit = float(document["labels"]["passes"].rpartition(" ")[2])
     measure = build(document.pop("evaluators")[0], Kind.EVALUATOR)
     spec = parse_spec({**document, "training": {**document["training"], "checkpoint": None}})

@@ -112,8 +112,8 @@ def attempt(spec: JobSpec | dict[str, Any], folder: Path, **lease: Any) -> list[
     ours, theirs = socket.socketpair()
     channel = Channel(ours)
     resume, inputs = lease.pop("resume", []), lease.pop("inputs", [])
+    given = {"data_roots": list(map(str, lease.pop("data_roots", []))), "resume": resume, "inputs": inputs}
     lease = {"kind": "train", "attempt": 1, "spec": document, "timeout_seconds": None, **lease}
-    given = {"data_roots": [], "resume": resume, "inputs": inputs}
     channel.send({"type": "start", "lease": lease, "folder": str(folder), **given})
     thread = threading.Thread(target=runner.main, args=(theirs,))
     thread.start()

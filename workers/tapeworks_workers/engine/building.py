@@ -25,6 +25,7 @@ from tapeworks_workers.engine import allowed, inputs
 from tapeworks_workers.engine.files import resolve_files, set_data_roots
 
 __all__ = ["build", "set_data_roots"]
+_WORDS = 'Inside a config a string is one of Keras\' own words ("relu"); a component is an object: {"component": NAME}.'
 
 
 def build(
@@ -225,6 +226,7 @@ def _call(target: Any, arguments: dict[str, Any], *, name: str, pointer: str, bi
         raise JobFailure(
             FailureCode.COMPONENT_ERROR,
             f"{place}{name} could not be built: {type(error).__name__}: {error}",
+            hint=_WORDS if str(error).startswith("Could not interpret ") else None,
             location=_location(error, target, name),
         ) from error
 

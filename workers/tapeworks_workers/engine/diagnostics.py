@@ -241,6 +241,20 @@ RULES: tuple[Rule, ...] = (
         "elements of different shapes cannot be one batch: {text}",
         "Use padded_batch or ragged_batch, or give every element the same shape by a map before the batch.",
     ),
+    Pattern(
+        FailureCode.INVALID_SPEC,
+        r"calling (\w+)\.call\(\)\..{0,20}(?:Cannot index into an inner ragged|noise_shape is not supported yet for"
+        r"|Failed to convert elements of tf\.RaggedTensor)",
+        "{0} takes no RaggedTensor",
+        "Put ragged_to_dense before it, whose mask goes on to layers that know masks; or take attention_pooling, "
+        "embedding_bag or text_classifier, which are called with ragged input as it is.",
+    ),
+    Pattern(
+        FailureCode.INVALID_SPEC,
+        r"calling (\w+)\.call\(\)\..{0,20}(?:Failed to convert elements of|Expected \w+, but got) SparseTensor",
+        "{0} takes no SparseTensor",
+        "Put sparse_dense or embedding_bag before it: what they give is dense and small.",
+    ),
     Pattern(FailureCode.NON_FINITE, r"Tensor had (NaN|Inf|-Inf)", "{text}"),
     Pattern(
         FailureCode.INVALID_SPEC,
