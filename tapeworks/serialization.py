@@ -267,8 +267,11 @@ def _remember_call(cls: type) -> None:
 
 
 def _call_specs(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    signature = inspect.signature(instance.call)
+    if "training" not in signature.parameters:  # Keras keeps it from such a call
+        kwargs = {name: value for name, value in kwargs.items() if name != "training"}
     try:
-        bound = inspect.signature(instance.call).bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
     except TypeError:
         return {}  # The call itself is about to raise, and says it better.
     specs = {}

@@ -16,6 +16,8 @@ from tapeworks.canonical import parse_spec
 from tapeworks.cli.console import ExitCode
 from tapeworks.cli.main import app
 from tapeworks.operations import Operation
+from tapeworks.references import Kind
+from tapeworks_workers.authoring.scaffold import write_package
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,9 +65,25 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
-def test_the_code_of_the_authoring_page_is_the_example() -> None:
-    example = (ROOT / "examples/own_loss/acme_losses.py").read_text()
-    assert example.split('"""', 2)[2].strip() in (ROOT / "docs/authoring.md").read_text()
+def test_the_code_of_the_authoring_page_is_that_of_the_examples_and_of_what_new_writes(tmp_path: Path) -> None:
+    page = (ROOT / "docs/authoring.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    written = re.findall(r"`tapeworks component new (\S+) --kind (\w+)` writes", page)
+    folders = [write_package(name, Kind(kind), tmp_path / kind) for name, kind in written]
+    files = [*(ROOT / "examples").glob("*/*.py"), *(ROOT / "examples/packages").glob("*/*.py")]
+    texts = [file.read_text() for folder in folders for file in folder.glob("*.py")]
+    texts += [file.read_text() for file in files]
+    assert len(blocks) == 6
+    assert [block for block in blocks if not any(block in text for text in texts)] == []
+
+
+def test_the_commands_of_the_authoring_page_are_commands() -> None:
+    pages = [(ROOT / "docs" / name).read_text() for name in ("authoring.md", "guide/packages.md")]
+    told = {words for page in pages for words in re.findall(r"^tapeworks (component \w+|\w+)", page, re.MULTILINE)}
+    group = typer.main.get_group(app)
+    component = group.commands["component"]
+    known = set(group.commands) | {f"component {name}" for name in getattr(component, "commands", {})}
+    assert {"component new", "component test", "serve", "submit", "download"} <= told <= known
 
 
 def test_versions_agree() -> None:

@@ -251,6 +251,22 @@ def test_a_subclassed_model_with_integer_input_and_named_arguments(tmp_path: Pat
     np.testing.assert_array_equal(back(items, features={"dense": dense}), expected)
 
 
+def test_a_subclassed_model_without_a_training_argument_that_is_called_with_one(tmp_path: Path) -> None:
+    @known
+    class Plain(keras.Model):
+        def __init__(self, units: int, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.embed = keras.layers.Embedding(5, units)
+
+        def call(self, ids: Any) -> Any:
+            return self.embed(ids)
+
+    model, ids = Plain(units=3), np.array([[1, 4]])
+    model(ids, training=False)
+    assert model.get_build_config() == {"call_specs": {"ids": {"shape": [None, 2], "dtype": "int64"}}}
+    np.testing.assert_array_equal(reloaded(model, tmp_path)(ids), model(ids))
+
+
 def test_a_subclassed_model_of_strings(tmp_path: Path) -> None:
     @known
     class Words(keras.Model):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tapeworks.errors import ComponentError
 from tapeworks.references import Kind
 from tapeworks_workers.authoring.scaffold import write_package
 
@@ -22,7 +23,10 @@ def new(
     folder: Annotated[Path | None, typer.Option(help="Where to write it; default: a folder of its name here.")] = None,
 ) -> None:
     """Write a package to start from: a component, a test of it and an example job."""
-    written = write_package(name, kind, folder)
+    try:
+        written = write_package(name, kind, folder)
+    except ComponentError as error:
+        raise typer.BadParameter(str(error)) from None
     typer.echo(f"{written} holds a {kind.value}, a test and a job. Next:")
     typer.echo(f"  tapeworks component test {written}")
     typer.echo(f"  tapeworks serve --components {written}")
@@ -31,14 +35,17 @@ def new(
 
 @component.command("test")
 def try_out(
-    path: Annotated[Path, typer.Argument(help="A file or a folder with components.", exists=True, show_default=False)],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH…", help="Files or folders with components.", exists=True, show_default=False),
+    ],
     data_root: Annotated[list[Path] | None, typer.Option(help="Sources may read below here.", exists=True)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Build, save, reload, trace and differentiate every component of a path, and trace the jobs beside it.
+    """Build, save, reload, trace and differentiate every component of a path, and trace the jobs beside them.
 
     Prints what would fail as a job; ends with 1 if anything would.
     """
-    command = [sys.executable, "-m", "tapeworks_workers.authoring.rehearsal", str(path)]
+    command = [sys.executable, "-m", "tapeworks_workers.authoring.rehearsal", *map(str, paths)]
     command += [part for root in data_root or () for part in ("--data-root", str(root))]
     raise typer.Exit(subprocess.run([*command, *(["--json"] if json else [])]).returncode)

@@ -13,12 +13,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tapeworks.canonical import parse_json, parse_spec
-from tapeworks.errors import SpecInvalid, TapeworksError
+from tapeworks.errors import FailureCode, SpecInvalid, TapeworksError
 from tapeworks.jobs import JobKind
 from tapeworks_workers import runner
 from tapeworks_workers.engine.rehearsal import Finding, rehearse
@@ -28,17 +29,12 @@ from tapeworks_workers.frames import Channel
 def main(arguments: Sequence[str]) -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(prog="tapeworks component test")
-    parser.add_argument("path", type=Path)
+    parser.add_argument("paths", type=Path, nargs="+")
     parser.add_argument("--data-root", type=Path, action="append", default=[])
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
-    try:
-        findings = rehearse(given.path)
-    except TapeworksError as error:
-        findings = [Finding(str(given.path), "path", problems=[str(error)])]
-    else:
-        beside = given.path if given.path.is_dir() else given.path.parent
-        findings += [rehearse_job(file, data_roots=given.data_root) for file in sorted(beside.glob("*.json"))]
+    with redirect_stdout(sys.stderr):  # what components print
+        findings = _findings(given.paths, given.data_root)
     if given.json:
         sys.stdout.write(json.dumps([asdict(one) for one in findings], indent=2) + "\n")
     else:
@@ -46,9 +42,19 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if any(one.problems for one in findings) else 0
 
 
+def _findings(paths: Sequence[Path], data_roots: Sequence[Path]) -> list[Finding]:
+    try:
+        findings = rehearse(paths)
+    except TapeworksError as error:
+        return [Finding(", ".join(map(str, paths)), "path", problems=[str(error)])]
+    folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
+    return findings + [rehearse_job(job, data_roots=data_roots) for at in folders for job in sorted(at.glob("*.json"))]
+
+
 def rehearse_job(file: Path, *, data_roots: Sequence[Path] = ()) -> Finding:
-    """Validate a job as a worker would. Its failure, if there is one, is the finding's problem."""
-    finding = Finding(file.name, "job")
+    """Validate a job as a worker would. Its failure, if there is one, is the finding's problem; that another job must
+    be done first is a note."""
+    finding = Finding(str(file), "job")
     try:
         spec = parse_spec(parse_json(file.read_bytes()))
     except SpecInvalid as error:
@@ -57,7 +63,9 @@ def rehearse_job(file: Path, *, data_roots: Sequence[Path] = ()) -> Finding:
     lease = {"kind": JobKind.VALIDATE, "attempt": 1, "spec": spec.document()}
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         finish = _run({"lease": lease, "folder": folder, "data_roots": [str(root.resolve()) for root in data_roots]})
-    if finish["failure"] is not None:
+    if finish["failure"] is not None and finish["failure"]["code"] == FailureCode.DEPENDENCY_FAILED:
+        finding.notes.append(f"tried as far as the job that it goes on from: {finish['failure']['message']}")
+    elif finish["failure"] is not None:
         finding.problems.append(_told(finish["failure"]))
     else:
         finding.notes += [warning["message"] for warning in finish["published"]["result"]["warnings"]]
@@ -67,15 +75,19 @@ def rehearse_job(file: Path, *, data_roots: Sequence[Path] = ()) -> Finding:
 def _run(start: dict[str, Any]) -> dict[str, Any]:
     """The finish frame of a runner in this process."""
     ours, theirs = socket.socketpair()
-    channel = Channel(ours)
-    channel.send({"type": "start", **start})
-    working = threading.Thread(target=runner.main, args=(theirs,), daemon=True)
-    working.start()
-    while (message := channel.receive()) is not None:
-        if message["type"] == "finish":
+    with theirs:
+        with closing(Channel(ours)) as channel:
+            channel.send({"type": "start", **start})
+            working = threading.Thread(target=runner.main, args=(theirs,), daemon=True)
+            working.start()
+            while (message := channel.receive()) is not None and message["type"] != "finish":
+                pass
             working.join()
-            return message
-    raise RuntimeError("the runner ended without a last word")
+        for reader in [thread for thread in threading.enumerate() if thread.name == "frames"]:
+            reader.join()  # it hears that our end is closed, before its own is
+    if message is None:
+        raise RuntimeError("the runner ended without a last word")
+    return message
 
 
 def _told(failure: dict[str, Any]) -> str:

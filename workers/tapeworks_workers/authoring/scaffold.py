@@ -7,6 +7,7 @@ has not). Nothing here imports TensorFlow.
 from __future__ import annotations
 
 import json
+import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ class Names:
 def names_of(component: str) -> Names:
     """The names of a package for one component. Raises ComponentError where it cannot be named so."""
     package, slash, bare = component.partition("/")
-    if not re.fullmatch(COMPONENT_NAME, component) or not slash or package == "keras" or not bare.isidentifier():
+    usable = bare.isidentifier() and not keyword.iskeyword(bare.lower())
+    if not re.fullmatch(COMPONENT_NAME, component) or not slash or package == "keras" or not usable:
         raise ComponentError(
             f"{component!r} is no name for a component: write package/Name, such as acme/WarmLoss, with letters, "
             "digits and '_' (the package 'keras' is Keras' own)"

@@ -3,7 +3,7 @@
     load → admit (build, save, reload, trace, differentiate) → the same in a process without Tapeworks (alone.py)
          → losses: their gradient against numeric differences in float64
 
-Interface: `rehearse(path)` gives a `Finding` for every component of a file or folder.
+Interface: `rehearse(paths)` gives a `Finding` for every component of files and folders.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from tapeworks_workers.engine.trials import NotTried, sample
 
 _NUMERIC_STEP = 1e-6
 _NUMERIC_TOLERANCE = 1e-4
+_EXAMPLES = 8
+"""Of each unknown dimension: two classes have several then, without which a loss of triplets has no gradient."""
 _NUMERIC_ELEMENTS = 24
 """Elements of y_pred whose derivative is compared."""
 
@@ -50,10 +52,10 @@ class Finding:
     notes: list[str] = field(default_factory=list)
 
 
-def rehearse(path: Path) -> list[Finding]:
-    """Try every component that a file or folder holds. Raises ComponentError."""
+def rehearse(paths: Sequence[Path]) -> list[Finding]:
+    """Try every component that files and folders hold. Raises ComponentError."""
     load_installed()
-    components = load_components([path])
+    components = load_components(paths)
     findings = {(one.kind, one.name): _admitted(one) for one in components}
     for component, problem in _in_another_process([one for one in components if not _of(findings, one).problems]):
         _of(findings, component).problems.append(problem)
@@ -116,7 +118,7 @@ def _written(component: Component, arrays: Arrays) -> dict[str, Any]:
     """The object, its weights, and what it gives for its example's inputs. Raises NotTried."""
     example = dict(component.example or {})
     instance = _built(component, example)
-    inputs = [sample(spec) for spec in _inputs(component.kind, example)]
+    inputs = sample(_inputs(component.kind, example))
     outputs = alone.observe(component.kind.value, instance, inputs)
     weights = instance.get_weights() if component.kind in (Kind.LAYER, Kind.MODEL) else None
     return {
@@ -158,7 +160,7 @@ def _check_gradient(component: Component, finding: Finding) -> None:
     keras.config.set_floatx("float64")
     try:
         loss = _built(component, example)
-        y_true, y_pred = (_in_float64(sample(spec, size=3)) for spec in _inputs(Kind.LOSS, example))
+        y_true, y_pred = map(_in_float64, sample(_inputs(Kind.LOSS, example), size=_EXAMPLES))
         with tf.GradientTape() as tape:
             tape.watch(y_pred)
             value = loss(y_true, y_pred)

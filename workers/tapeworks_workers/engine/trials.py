@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from tapeworks.authoring import SourceOfSources
 from tapeworks.references import Kind
+from tapeworks_workers.engine.operations import takes_seed
 
 Example = Mapping[str, Any]
 
@@ -38,7 +39,8 @@ class NotTried(Exception):
 def sample(spec: Any, *, size: int = 2) -> Any:
     """Tensors for a nest of specs; unknown dimensions become `size`. Floats lie in 0.1 … 0.9, integers are 0 or 1.
 
-    The rows of a RaggedTensor have 0 and `size` elements in turn, those of a SparseTensor 0 and 1.
+    The rows of a RaggedTensor have 0 and `size` elements in turn, those of a SparseTensor 0 and 1. Parts of one nest
+    differ, which y_true and y_pred must: where they are equal many a loss has no gradient.
     """
     random = np.random.default_rng(0)
     return tf.nest.map_structure(lambda part: _sample(part, size, random), spec)
@@ -169,7 +171,7 @@ def _gradients(forward: Callable[[], Any], variables: list[Any], notes: list[str
 
 def _loss(loss: Any, example: Example, notes: list[str]) -> None:
     specs = _pair(example, loss, notes)
-    y_true, y_pred = (sample(spec) for spec in specs)
+    y_true, y_pred = sample(specs)
     again = rebuilt(loss)
 
     @tf.function(input_signature=list(specs), autograph=False)
@@ -195,7 +197,7 @@ def _pair(example: Example, instance: Any, notes: list[str]) -> tuple[Any, Any]:
     spec = tf.TensorSpec([None, 1], tf.float32)
     rebuilt(instance)
     try:
-        instance(sample(spec), sample(spec))
+        instance(*sample((spec, spec)))
     except Exception as error:
         raise NotTried(f"it has no example with 'y_true' and 'y_pred', and does not take (n, 1): {error}") from error
     notes.append("tried on y_true and y_pred of shape (n, 1) only: it has no example")
@@ -206,7 +208,7 @@ def _metric(metric: Any, example: Example, notes: list[str]) -> None:
     again = rebuilt(metric)
     specs = _pair(example, metric, notes)
     metric.reset_state()
-    values = [sample(spec) for spec in specs]
+    values = sample(specs)
 
     @tf.function(input_signature=list(specs), autograph=False)
     def update(y: Any, outputs: Any) -> Any:
@@ -257,14 +259,15 @@ def _schedule(schedule: Any, example: Example, notes: list[str]) -> None:
 def _transform(transform: Any, example: Example, notes: list[str]) -> None:
     (spec,) = _specs(example, "inputs")
     element = spec if isinstance(spec, tuple) else (spec,)
-    traced = tf.function(lambda *parts: transform(*parts), input_signature=element)
+    seed = {"seed": tf.constant([0, 0], tf.int64)} if takes_seed(transform) else {}
+    traced = tf.function(lambda *parts: transform(*parts, **seed), input_signature=element)
     traced.get_concrete_function()(*sample(element))
 
 
 def _dataset_function(function: Any, example: Example, notes: list[str]) -> None:
     (spec,) = _specs(example, "inputs")
     given = tf.data.Dataset.from_tensors(sample(spec)).repeat(3)
-    if not isinstance(function(given), tf.data.Dataset):
+    if not isinstance(function(given, **({"seed": 0} if takes_seed(function) else {})), tf.data.Dataset):
         raise Refusal("it must return a tf.data.Dataset")
 
 
