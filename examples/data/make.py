@@ -67,7 +67,7 @@ def temperature(random: np.random.RandomState) -> None:
 
 
 def flats(random: np.random.RandomState) -> None:
-    """A rent by size, rooms, district and extras; a balcony in a good district is let at once. Lacks may be told, too."""
+    """A rent by size, rooms, district and extras; a balcony in a good district goes at once. Lacks may be told."""
     with (HERE / "flats.jsonl").open("w", encoding="utf-8") as file:
         for _ in range(600):
             size, district = int(random.randint(25, 121)), str(random.choice(list(DISTRICTS)))

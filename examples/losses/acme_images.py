@@ -8,14 +8,14 @@ EXAMPLE = {"config": {}, "inputs": (tf.TensorSpec([8, 8, 1], tf.float32), tf.Ten
 
 
 @component("acme/noisy_mask", example=EXAMPLE)
-def noisy_mask(x, y, noise: float = 0.3, seed=(0, 0)):
+def noisy_mask(x, y, *, noise: float = 0.3, seed=(0, 0)):
     """The picture with noise on it, and as `y` the mask of its ink: `(8, 8, 1)`, 0 or 1."""
     mask = tf.cast(x > 0.5, x.dtype)
     return x + tf.random.stateless_normal(tf.shape(x), seed, stddev=noise, dtype=x.dtype), mask
 
 
 @component("acme/placed", example=EXAMPLE)
-def placed(x, y, size: int = 16, seed=(0, 0)):
+def placed(x, y, *, size: int = 16, seed=(0, 0)):
     """The picture somewhere on a sheet of `size` × `size`, and as `y` the centre of its ink in pixels: row, column."""
     room = size - tf.reduce_max(tf.shape(x)) + 1
     at = tf.random.stateless_uniform([2], seed, maxval=room, dtype=tf.int32)

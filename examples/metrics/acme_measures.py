@@ -20,8 +20,8 @@ class ErrorShares(keras.metrics.Metric):
     def __init__(self, limits: list[float], name: str = "off_by_more_than", **kwargs):
         super().__init__(name=name, **kwargs)
         self.limits = limits
-        self.above = self.add_weight(shape=(len(limits),), name="above")
-        self.examples = self.add_weight(shape=(), name="examples")
+        self.above = self.add_weight(shape=(len(limits),), initializer="zeros", name="above")
+        self.examples = self.add_weight(shape=(), initializer="zeros", name="examples")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         error = tf.abs(tf.reshape(tf.cast(y_true, self.dtype), [-1]) - tf.reshape(tf.cast(y_pred, self.dtype), [-1]))
