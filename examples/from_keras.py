@@ -43,10 +43,10 @@ def spec() -> JobSpec:
     return tapeworks.from_keras(compiled(), data=DATA, epochs=8, name="a compiled Keras model")
 
 
-def main() -> dict[str, Any]:
+def document() -> dict[str, Any]:
     """What of it is not a default, as JSON."""
     return spec().model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(), indent=1) + "\n")
+    sys.stdout.write(json.dumps(document(), indent=1) + "\n")
