@@ -33,7 +33,9 @@ def compiled() -> keras.Model:
     model = keras.Model(image, keras.layers.Dense(10, "softmax", name="digit")(x), name="digits")
     schedule = keras.optimizers.schedules.CosineDecay(0.005, 400)
     model.compile(
-        keras.optimizers.AdamW(schedule, clipnorm=1.0), "sparse_categorical_crossentropy", metrics=["accuracy"]
+        keras.optimizers.AdamW(schedule, clipnorm=1.0, name="adamw"),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
     )
     return model
 
