@@ -3,6 +3,8 @@
 - `sentences.jsonl`: 400 short sentences about a thing, `text`, `words` and `label` (0 a complaint, 1 praise);
 - `gestures.jsonl`: 300 movements of a hand, `path` (8 … 40 points x, y) and `label` (0 circle, 1 line, 2 zigzag);
 - `temperature.csv`: 1500 hours of a made-up thermometer: degrees, and the hour of the day as sine and cosine;
+- `flats.jsonl`: 600 flats to let: `size`, `rooms`, `district`, `text`; `rent` (in hundreds), `gone` (1: let within a
+  week), `extras` (balcony, garden, lift, parking: 0 or 1 each), and `trust` (how sure the rent is, 0.2 … 1);
 - `ratings.npz`: 600 people's ratings of 100 000 items as CSR parts `x.…`, and `y`, the taste that they follow (0 … 2);
 - `orders.parquet`: 1200 orders: `postcode` (0 … 99 999), `device` (0 … 4), `pieces`, `price` of one, and `returned`;
 - `visits.tfrecord`: 500 visits to a shop: `pages` (2 … 30 of 200), the `seconds` on each, and `bought`;
@@ -29,6 +31,12 @@ THINGS = ["the phone", "this lamp", "the chair", "our tent", "the kettle", "my b
 GOOD = ["works well", "is a joy to use", "never lets me down", "looks lovely", "was worth every penny", "feels solid"]
 BAD = ["broke at once", "is a waste of money", "never worked", "looks cheap", "fell apart", "feels flimsy"]
 WHEN = ["", "after a week", "since the first day", "every single time I take it out", "even in the rain", "so far"]
+DISTRICTS = {"Harbour": 3.0, "Old Town": 5.0, "Hillside": 2.0, "Mill Quarter": 0.0}
+EXTRAS = {
+    "balcony": ["a sunny balcony", "with balcony"], "garden": ["a garden to share", "a garden behind the house"],
+    "lift": ["the house has a lift", "a lift to every floor"], "parking": ["parking in the yard", "with parking"],
+}  # fmt: skip
+LACKS = {"balcony": "no balcony", "garden": "no garden", "lift": "no lift", "parking": "no parking"}
 END = ["", "I would buy it again", "I told my friends", "and I sent a letter to the shop", "that is all I can say"]
 
 
@@ -70,6 +78,27 @@ def temperature(random: np.random.RandomState) -> None:
         degrees = 12 + 6 * math.sin(day - 2) + 4 * math.sin(day / 40) + noise
         lines.append(f"{degrees:.2f},{math.sin(day):.4f},{math.cos(day):.4f}")
     (HERE / "temperature.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def flats(random: np.random.RandomState) -> None:
+    """A rent by size, rooms, district and extras; a balcony in a good district goes at once. Lacks may be told."""
+    with (HERE / "flats.jsonl").open("w", encoding="utf-8") as file:
+        for _ in range(600):
+            size, district = int(random.randint(25, 121)), str(random.choice(list(DISTRICTS)))
+            rooms = max(1, size // 25 + int(random.randint(-1, 2)))
+            extras = [int(random.randint(2)) for _ in EXTRAS]
+            said = [
+                str(random.choice(EXTRAS[name])) if there else LACKS[name]
+                for name, there in zip(EXTRAS, extras, strict=True)
+                if there or random.uniform() < 0.4
+            ]
+            random.shuffle(said)
+            trust, fair = float(random.uniform(0.2, 1)), 0.12 * size + DISTRICTS[district] + 0.3 * rooms + sum(extras)
+            rent = fair + random.normal(0, 1.0 / (4 * trust))
+            gone = int(random.uniform() < (0.95 if extras[0] and district != "Mill Quarter" else 0.05))
+            row = {"size": size, "rooms": rooms, "district": district, "text": ", ".join(["A flat", *said])}
+            row |= {"rent": round(rent, 2), "gone": gone, "extras": extras, "trust": round(trust, 2)}
+            file.write(json.dumps(row) + "\n")
 
 
 def ratings(random: np.random.RandomState) -> None:
@@ -145,5 +174,6 @@ def digits(random: np.random.RandomState) -> None:
 
 
 if __name__ == "__main__":
-    for index, make in enumerate((sentences, gestures, temperature, ratings, orders, visits, reviews, digits)):
-        make(np.random.RandomState(index))
+    made = (sentences, gestures, temperature, ratings, orders, visits, reviews, digits)
+    for seed, make in (*enumerate(made), (4, flats)):
+        make(np.random.RandomState(seed))

@@ -1,5 +1,6 @@
 """The built-in step trains what `keras.Model.fit` trains: nothing in the engine changes the mathematics."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import keras
 import numpy as np
 import pytest
 
+from examples.serving import DATA, EXAMPLES
+from tapeworks.canonical import parse_spec
 from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.building import build, set_data_roots
 from tests.workers.engine.trainings import job, numbers, prepared
 
 
@@ -16,6 +19,7 @@ def regularized(dropout: float) -> dict[str, Any]:
     l2 = {"component": "keras/L2", "config": {"l2": 0.01}}
     layers = [
         {"component": "keras/Dense", "config": {"units": 8, "activation": "relu", "kernel_regularizer": l2}},
+        {"component": "keras/ActivityRegularization", "config": {"l2": 0.01}},
         {"component": "keras/BatchNormalization", "config": {}},
         {"component": "keras/Dropout", "config": {"rate": dropout}},
         {"component": "keras/Dense", "config": {"units": 3}},
@@ -36,7 +40,7 @@ class Curve(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_supervised_is_what_fit_does(tmp_path: Path, dropout: float) -> None:
-    """54 steps of Adam with sample weights, a regularizer, batch statistics and a short last batch."""
+    """54 steps of Adam with sample weights, regularizers, batch statistics and a short last batch."""
     accuracy = "keras/SparseCategoricalAccuracy"
     spec = job(
         data={"source": numbers(95, "weighted"), "validation": 0.1},
@@ -74,3 +78,37 @@ def test_supervised_is_what_fit_does(tmp_path: Path, dropout: float) -> None:
         np.testing.assert_allclose(ours.history(name), values, atol=1e-5, err_msg=name)
     for mine, theirs in zip(ours.assembly.models["model"].variables, model.variables, strict=True):
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=1e-5, err_msg=mine.path)
+
+
+def test_several_inputs_and_outputs_are_what_fit_does(tmp_path: Path) -> None:
+    """Two epochs of an example: a loss, its weight and metrics for each output, one sample weight for all of them."""
+    document = json.loads((EXAMPLES / "standard" / "several.json").read_text())
+    set_data_roots([DATA])
+    try:
+        ours = prepared(parse_spec({**document, "training": {"epochs": 2, "seed": 5}}), tmp_path)
+        model, validation = ours.assembly.models["model"], ours.data.validation
+        assert validation is not None
+        start = [value.numpy() for value in model.trainable_variables]
+        ours.training.train()
+        found = [value.numpy() for value in model.trainable_variables]
+        for variable, value in zip(model.trainable_variables, start, strict=True):
+            variable.assign(value)
+        model.compile(
+            optimizer=build(document["optimizer"], Kind.OPTIMIZER),
+            loss={"rent": "mse", "gone": "binary_crossentropy"},
+            loss_weights={"rent": 0.5, "gone": 1.0},
+            metrics={"rent": [keras.metrics.MeanAbsoluteError()], "gone": [keras.metrics.AUC(name="auc")]},
+            weighted_metrics={"rent": [keras.metrics.R2Score()]},
+        )
+        fitted: dict[str, list[float]] = {}
+        for number in range(2):
+            epoch = ours.data.training.dataset(number)
+            history = model.fit(epoch, validation_data=validation.dataset(0), shuffle=False, verbose=0).history
+            fitted = {name: [*fitted.get(name, []), *values] for name, values in history.items()}
+    finally:
+        set_data_roots([])
+    names = ["loss", "rent_mean_absolute_error", "rent_r2_score", "gone_auc"]
+    for name in [*names, *(f"val_{name}" for name in names)]:
+        np.testing.assert_allclose(ours.history(name), fitted[name], rtol=1e-4, err_msg=name)
+    for mine, theirs in zip(found, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-5, err_msg=theirs.path)

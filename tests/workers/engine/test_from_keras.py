@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import keras
@@ -10,6 +11,9 @@ import pytest
 import tensorflow as tf
 
 import tapeworks
+from examples import from_keras
+from examples.serving import EXAMPLES
+from tapeworks.canonical import parse_spec
 from tapeworks.components import load_installed
 from tapeworks.errors import ComponentError
 from tapeworks.references import Kind
@@ -47,6 +51,12 @@ def test_the_model_comes_back_as_it_was() -> None:
     x = np.random.default_rng(0).random((5, 64), np.float32)
     np.testing.assert_array_equal(again(x, training=False), model(x, training=False))
     assert (spec.name, spec.training.epochs, spec.training.seed) == ("moved over", 3, 7)
+
+
+def test_the_example_is_what_from_keras_writes() -> None:
+    written = json.loads((EXAMPLES / "standard" / "functional.json").read_text())
+    assert from_keras.document() == written
+    assert parse_spec(written).document() == from_keras.spec().document()
 
 
 def test_a_model_of_layers_can_be_assembled() -> None:

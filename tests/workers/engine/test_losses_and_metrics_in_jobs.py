@@ -22,11 +22,14 @@ METRICS: list[Any] = [
 
 
 def test_metrics_are_of_one_epoch_and_of_all_its_examples(tmp_path: Path) -> None:
-    """Weights stay as they are, so every epoch has the values of the whole split: 80 and 20 in batches of 30."""
+    """Weights stay as they are, so every epoch has the values of the whole split: 80 and 20 in batches of 30.
+
+    Gradients are accumulated over two of them; metrics see each.
+    """
     spec = job(
         data={"source": numbers(), "validation": 0.2, "pipeline": [{"op": "batch", "batch_size": 30}]},
         optimizer={"component": "keras/SGD", "config": {"learning_rate": 0.0}},
-        training={"epochs": 3},
+        training={"epochs": 3, "gradient_accumulation": 2},
         metrics=METRICS,
     )
     result = trained(spec, tmp_path)

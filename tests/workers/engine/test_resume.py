@@ -63,6 +63,22 @@ def test_a_resumed_training_ends_with_the_same_bytes(tmp_path: Path, at: int) ->
 
 
 @pytest.mark.usefixtures("deterministic")
+def test_metrics_that_their_first_update_builds_go_on_within_an_epoch(tmp_path: Path) -> None:
+    spec = job(
+        data={"source": numbers(95, form="onehot"), "validation": 0.2, "pipeline": [BATCH]},
+        loss={"component": "keras/CategoricalCrossentropy", "config": {"from_logits": True}},
+        metrics=["keras/F1Score", "keras/R2Score"],
+        training={"deterministic": True, "checkpoint": {"every_steps": 3, "every_seconds": None, "keep": 99}},
+    )
+    whole = trained(spec, tmp_path / "whole")
+    resumed = trained(spec, tmp_path / "resumed", resume=whole.checkpoints()[0])
+    assert whole.events("trace")[0]["count"] == 1
+    for name in ("f1_score_0", "r2_score"):
+        assert resumed.history(name) == whole.history(name)
+    assert_same(whole, resumed)
+
+
+@pytest.mark.usefixtures("deterministic")
 def test_a_custom_step_resumes_with_its_noise_and_its_own_variables(tmp_path: Path) -> None:
     spec = gan(epochs=2, deterministic=True, checkpoint={"every_steps": 7, "every_seconds": None, "keep": 99})
     whole = trained(spec, tmp_path / "whole")

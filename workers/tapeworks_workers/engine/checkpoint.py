@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import outside
+from tapeworks_workers.engine.metrics import is_built
 from tapeworks_workers.frames import finite
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def restore(assembly: Assembly, state: Snapshot) -> None:
     variables = assembly.variables()
     values = {name: value for name, value in state.values.items() if not name.startswith((EXTRA, outside.PREFIX))}
     _check_outside(assembly, state)
-    later = {name for name in values if name not in variables and _made_by_tracing(assembly, name)}
+    later = {name for name in values if _made_by_tracing(assembly, name)}
     missing = sorted(set(variables) - set(values))
     unknown = sorted(set(values) - set(variables) - later)
     if missing or unknown:
@@ -81,9 +82,9 @@ def _check_outside(assembly: Assembly, state: Snapshot) -> None:
 
 
 def _made_by_tracing(assembly: Assembly, name: str) -> bool:
-    """Whether tracing makes the variable: the means, and those of metrics built at their first update."""
-    unbuilt = [f"metrics/{item.name}/" for item in assembly.all_metrics() if not item.metric.variables]
-    return name == "run/means" or name.startswith(tuple(unbuilt))
+    """Whether tracing makes or resets the variable: the means, and those of metrics built at their first update."""
+    unbuilt = [f"metrics/{item.name}/" for item in assembly.all_metrics() if not is_built(item.metric)]
+    return (name == "run/means" and "training" not in assembly.means) or name.startswith(tuple(unbuilt))
 
 
 def write_values(state: Snapshot, folder: Path) -> None:

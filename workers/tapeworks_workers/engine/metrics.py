@@ -95,11 +95,14 @@ def _part(nest: Any, item: RoleMetric, what: str) -> Any:
     raise JobFailure(FailureCode.INVALID_SPEC, f"metric {item.name!r} looks at {item.output!r}, but {what} has {have}")
 
 
+def is_built(metric: keras.metrics.Metric) -> bool:
+    """Whether it has all its variables: some are made at the first update, all (F1Score) or the rest (R2Score)."""
+    return bool(metric.variables) and getattr(metric, "_built", True)
+
+
 def ensure_built(metric: keras.metrics.Metric, y: Any, y_pred: Any) -> None:
-    """Some metrics make variables at the first update (F1Score, R2Score): do that outside the trace, on zeros."""
-    # Keras' own of that kind say so by `_built`, R2Score beside a variable that it has from the start.
-    built = bool(metric.variables) and getattr(metric, "_built", True)
-    if built or not (tf.is_tensor(y) and tf.is_tensor(y_pred)) or tf.executing_eagerly():
+    """What a metric would make at its first update is made outside the trace, on zeros."""
+    if is_built(metric) or not (tf.is_tensor(y) and tf.is_tensor(y_pred)) or tf.executing_eagerly():
         return
     with outside_trace():
         metric.update_state(*(tf.zeros([size or 1 for size in t.shape], t.dtype) for t in (y, y_pred)))

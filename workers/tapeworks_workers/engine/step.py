@@ -103,7 +103,15 @@ def _compile(
     if not eager:
         traced = tf.function(body, input_signature=[element_spec], autograph=False)
         compiled.concrete = traced.get_concrete_function()
+        _put_back(assembly)
     return compiled
+
+
+def _put_back(assembly: Assembly) -> None:
+    """Restored values of variables that tracing made."""
+    for name, variable in assembly.variables().items():
+        if name in assembly.pending:
+            variable.assign(assembly.pending.pop(name))
 
 
 def _scalars(returned: Any, assembly: Assembly, split: str) -> dict[str, tf.Tensor]:
