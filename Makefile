@@ -25,10 +25,10 @@ examples: $(STAMP)
 	@$(BIN)/python -m examples.run $(ONLY)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 check: rules
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 rules: $(STAMP)
 	$(BIN)/ruff check
