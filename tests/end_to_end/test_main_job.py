@@ -38,7 +38,7 @@ PARTS = {
                     "config": {
                         "units": 64,
                         "activation": "relu",
-                        "kernel_regularizer": {"component": "acme/Smooth", "config": {"strength": 1e-4}},
+                        "kernel_regularizer": {"component": "acme/Flat", "config": {"strength": 1e-4}},
                     },
                 },
                 {"component": "keras/Dropout", "config": {"rate": 0.2}},

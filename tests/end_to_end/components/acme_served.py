@@ -52,7 +52,7 @@ class WithinTop(keras.metrics.Mean):
         return super().update_state(tf.cast(tf.math.in_top_k(labels, y_pred, self.k), self.dtype), sample_weight)
 
 
-@component("acme/Smooth")
+@component("acme/Flat")
 class Smooth(keras.regularizers.Regularizer):
     """Neighbouring inputs get similar weights."""
 
