@@ -110,6 +110,15 @@ def test_evaluate_only(tmp_path: Path) -> None:
     assert 0 < result["quote"]["seconds"][0] < result["quote"]["seconds"][1]
 
 
+def test_splits_of_unknown_size_are_counted(tmp_path: Path) -> None:
+    kept = {"op": "filter", "function": {"component": "has_class", "config": {"classes": [0, 1]}}}
+    spec = job(data={"pipeline": [kept, BATCH], "validation": 0.2}, training={"epochs": 3})
+    result = result_of(attempt(spec, tmp_path, kind="validate"))
+    low, high = result["quote"]["seconds"]
+    assert 0 < low < high
+    assert result["quote"]["steps"] % 3 == 0
+
+
 def test_a_slow_pipeline_is_told_with_the_operation_to_change(tmp_path: Path) -> None:
     slow = {"op": "map", "function": "lab/Slowly"}
     pipeline = [slow, {**BATCH, "batch_size": 100}]

@@ -53,7 +53,7 @@ def inspect(
     calls = training.rehearse(STEP_SECONDS)
     waited = training.input_wait(calls, WAIT_SECONDS)
     splits = [split for split in (data.validation, data.test) if split is not None and evaluation.by_step]
-    evaluations = [(split.steps, *_evaluated(evaluation, assembly, split)) for split in splits]
+    evaluations = [(_count(split), *_evaluated(evaluation, assembly, split)) for split in splits]
     control.check_time()
     measured = Measured(build_seconds, calls, evaluations, _peak_bytes())
     per_epoch = training.counters.steps_per_epoch or _count(data.training)
