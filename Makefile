@@ -1,5 +1,6 @@
 # make demo: one job from POST to a model that loads again, on this machine
 # make test: the tests; make check: the rules too
+# make examples: every example of the guide on a server of its own, as a table
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
@@ -12,10 +13,10 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples test check rules docs lock clean
+.PHONY: help demo examples fast-examples test check rules docs lock clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile
+	@sed -n '1,3s/^# //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/python -m examples.demo
@@ -23,6 +24,10 @@ demo: $(STAMP)
 # Every row of the guide against a server of its own; ONLY=gan: those whose row or file says so.
 examples: $(STAMP)
 	@$(BIN)/python -m examples.run $(ONLY)
+
+# Which of them the tests run.
+fast-examples: $(STAMP)
+	@$(BIN)/python -m examples.rows
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile

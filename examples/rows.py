@@ -123,3 +123,7 @@ def _with_ids(value: Any, known: dict[str, str]) -> Any:
             for key, item in value.items()
         }
     return [_with_ids(item, known) for item in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    print("the tests run these examples as jobs:", *(one.spec for one in examples() if one.fast), sep="\n  ")
