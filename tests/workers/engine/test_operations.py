@@ -21,7 +21,10 @@ PADDED = {"op": "padded_batch", "batch_size": 4}
 
 
 def data_of(source: Any, *pipeline: Any, **data: Any) -> Data:
-    return build_data(job(data={"source": source, "pipeline": list(pipeline), **data}))
+    """In order: the parallel operations of other jobs may give a later element first."""
+    return build_data(
+        job(data={"source": source, "pipeline": list(pipeline), **data}, training={"deterministic": True})
+    )
 
 
 def plain(value: Any) -> Any:

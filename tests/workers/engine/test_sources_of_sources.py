@@ -15,7 +15,8 @@ SMALL, LARGE = numbers(20, "index"), numbers(50, "index")
 
 def data_of(component: str, config: dict[str, Any], *pipeline: Any, **data: Any) -> Data:
     source = {"component": component, "config": config}
-    return build_data(job(data={"source": source, "pipeline": list(pipeline or [BATCH]), **data}))
+    parts = {"source": source, "pipeline": list(pipeline or [BATCH]), **data}
+    return build_data(job(data=parts, training={"deterministic": True}))
 
 
 def of(split: Split | None, number: int = 0) -> list[Any]:
