@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples fast-examples test check rules docs lock clean
+.PHONY: help demo examples subset test check rules docs lock clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -26,7 +26,7 @@ examples: $(STAMP)
 	@$(BIN)/python -m examples.run $(ONLY)
 
 # Which of them the tests run.
-fast-examples: $(STAMP)
+subset: $(STAMP)
 	@$(BIN)/python -m examples.rows
 
 test: $(STAMP)
