@@ -29,6 +29,7 @@ from tapeworks.downloads import download
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.jobs import (
     Artifact,
+    Checkpoint,
     ComponentInfo,
     Event,
     Job,
@@ -171,6 +172,25 @@ class Client:
         """Ask for the job's end at its next call boundary. Raises `Conflict` where it has finished."""
         return decoded(Job, self._connection.request("POST", f"{_job(job_id)}/cancel"))
 
+    def pause(self, job_id: str) -> Job:
+        """Stop the job at its next call boundary, with a checkpoint. Raises `Conflict` where it trains no more."""
+        return decoded(Job, self._connection.request("POST", f"{_job(job_id)}/pause"))
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a paused job again: it goes on from its last checkpoint. Raises `Conflict` for any other."""
+        return decoded(Job, self._connection.request("POST", f"{_job(job_id)}/resume"))
+
+    def retry(self, job_id: str, from_: str = "scratch", *, idempotency_key: str | None = None) -> Job:
+        """Run a finished job again, as a new job.
+
+        `from_`: "scratch", or the checkpoint to go on from: "latest", "best" or its id. Raises `Conflict` while the job
+        has not finished, `Rejected` where there is no such checkpoint or the spec is not valid any more.
+        """
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        content = body({"from": from_})
+        path = f"{_job(job_id)}/retry"
+        return decoded(Job, self._connection.request("POST", path, content=content, headers=headers, repeatable=True))
+
     def update(
         self,
         job_id: str,
@@ -222,6 +242,14 @@ class Client:
         """The files that the job left."""
         return tuple(self._all(Artifact, f"{_job(job_id)}/artifacts"))
 
+    def checkpoints(self, job_id: str) -> Sequence[Checkpoint]:
+        """The checkpoints that are kept, newest first."""
+        return tuple(self._all(Checkpoint, f"{_job(job_id)}/checkpoints"))
+
+    def download_checkpoint(self, job_id: str, checkpoint_id: str, path: str | os.PathLike[str]) -> Path:
+        """Fetch one of `checkpoints` by its id, as a `.tar`."""
+        return download(self._connection, f"{_job(job_id)}/checkpoints/{quote(checkpoint_id)}", Path(path))
+
     def download(
         self,
         job_id: str,
@@ -254,6 +282,14 @@ class Client:
     def workers(self) -> Sequence[WorkerInfo]:
         """The workers, their devices and what runs there."""
         return tuple(self._all(WorkerInfo, "/v1/workers"))
+
+    def drain(self, worker_id: str) -> WorkerInfo:
+        """Have a worker hand its jobs back, saved, and take no more. Raises `NotFound`."""
+        return decoded(WorkerInfo, self._connection.request("POST", f"/v1/workers/{quote(worker_id)}/drain"))
+
+    def undrain(self, worker_id: str) -> WorkerInfo:
+        """Let a drained worker take jobs again. Raises `NotFound`."""
+        return decoded(WorkerInfo, self._connection.request("POST", f"/v1/workers/{quote(worker_id)}/undrain"))
 
     # ── shared ───────────────────────────────────────────────────────────────────────────────────
 

@@ -60,7 +60,6 @@ class Registered(Message):
     catalogue_needed: bool
     heartbeat_seconds: float
     lease_seconds: float
-    draining: bool = False
 
 
 class LeaseRequest(Message):

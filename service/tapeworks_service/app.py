@@ -44,6 +44,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         try:
             await database.open()
             async with database.write() as tx:
+                await tx.alone("start")
                 await auth.prepare(tx, settings)
                 await _prepare_secret(tx)
             house = Context(settings, database, hub, Store(settings.artifacts), CatalogueCache(), measures)

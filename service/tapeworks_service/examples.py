@@ -51,6 +51,7 @@ _UPLOAD = {
     "id": "up_019b7c3e5d1a7c2e8f4b6a9d0c1e2f3c", "bytes": 9, "sha256": _SHA256, "part_bytes": 8_388_608,
     "parts": 1, "missing": [1], "completed": False,
 }  # fmt: skip
+_WORKER = {"id": "machine-3fa2c1", "state": "ready", "devices": [_DEVICE], "registered_at": _AT, "heartbeat_at": _AT}
 
 ANSWERS: dict[str, Any] = {
     "create_job": _QUEUED,
@@ -59,6 +60,9 @@ ANSWERS: dict[str, Any] = {
     "get_job": _RUNNING,
     "update_job": {**_QUEUED, "revision": 2, "name": "digits again", "priority": 10},
     "cancel_job": _CANCELLED,
+    "pause_job": {**_job("paused"), "revision": 4},
+    "resume_job": {**_QUEUED, "revision": 5},
+    "retry_job": _QUEUED,
     "list_events": _page(_EVENT),
     "list_logs": _page(_LINE),
     "get_metrics": {"data": [{"name": "loss", "points": [[45, 1.586, _AT], [90, 0.51, _AT]]}]},
@@ -66,9 +70,9 @@ ANSWERS: dict[str, Any] = {
     "list_checkpoints": _page(_CHECKPOINT),
     "list_components": _page(_COMPONENT),
     "get_component": _COMPONENT,
-    "list_workers": _page(
-        {"id": "machine-3fa2c1", "state": "ready", "devices": [_DEVICE], "registered_at": _AT, "heartbeat_at": _AT}
-    ),
+    "list_workers": _page(_WORKER),
+    "drain_worker": {**_WORKER, "state": "draining"},
+    "undrain_worker": _WORKER,
     "create_upload": _UPLOAD,
     "get_upload": _UPLOAD,
     "complete_upload": {**_UPLOAD, "missing": [], "completed": True},

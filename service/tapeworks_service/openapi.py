@@ -14,13 +14,14 @@ from tapeworks.spec import editor_schema
 from tapeworks_service.examples import ACCEPTED, ANSWERS, BODIES, STREAMED
 from tapeworks_service.exchange import PROBLEM_SCHEMA
 from tapeworks_service.jobs.routes import JobChange
+from tapeworks_service.jobs.submit_routes import RetryRequest
 
 _REFERENCE = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BYTES = frozenset({"get_artifact", "get_model", "get_checkpoint", "read_checkpoint", "read_input"})
 _BODIES = (
-    JobChange, wire.Registration, wire.LeaseRequest, wire.Heartbeat, wire.Records, wire.CheckpointAnnouncement,
-    wire.Finish, wire.UploadRequest,
+    JobChange, RetryRequest, wire.Registration, wire.LeaseRequest, wire.Heartbeat, wire.Records,
+    wire.CheckpointAnnouncement, wire.Finish, wire.UploadRequest,
 )  # fmt: skip
 
 

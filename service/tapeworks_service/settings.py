@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -32,6 +33,8 @@ class ServiceSettings(BaseSettings):
     """Holds the SQLite file and the artifacts."""
     database_url: str | None = None
     """An SQLAlchemy URL (`sqlite+aiosqlite:///…`, `postgresql+asyncpg://…`); default: a SQLite file in `data_dir`."""
+    database_password_file: Path | None = None
+    """A file that holds the password of that URL, as container secrets do."""
     api_key: SecretStr | None = None
     """The first key of the installation, with all scopes. Only its hash is stored."""
     api_key_file: Path | None = None
@@ -61,7 +64,14 @@ class ServiceSettings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The database's URL."""
+        """The database's URL. Raises `StartRefused` where its password cannot be read."""
+        if self.database_url is not None and self.database_password_file is not None:
+            password = quote(_read(self.database_password_file, "password"), safe="")
+            scheme, _, rest = self.database_url.partition("://")
+            user, at, place = rest.partition("@")
+            if not at or ":" in user:
+                raise StartRefused("with a password file the database URL names a user and no password: USER@HOST/NAME")
+            return f"{scheme}://{user}:{password}@{place}"
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'tapeworks.db'}"
 
     @property
@@ -84,15 +94,19 @@ class ServiceSettings(BaseSettings):
         if self.api_key is not None:
             key = self.api_key.get_secret_value().strip()
         elif self.api_key_file is not None:
-            try:
-                key = self.api_key_file.read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise StartRefused(f"cannot read the key file {self.api_key_file}: {error.strerror}") from error
+            key = _read(self.api_key_file, "key")
         else:
             return None
         if len(key) < 16 or any(character.isspace() for character in key):
             raise StartRefused("the key must be one word of at least 16 characters, e.g. tw_ and 40 random ones")
         return key
+
+
+def _read(file: Path, what: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise StartRefused(f"cannot read the {what} file {file}: {error.strerror}") from error
 
 
 def read_settings(given: Mapping[str, Any] | None = None) -> ServiceSettings:

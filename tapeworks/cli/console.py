@@ -168,3 +168,11 @@ def _findings(error: TapeworksError) -> list[dict[str, Any]]:
     if isinstance(error, ApiError):
         return [finding for finding in error.errors if isinstance(finding, dict)]
     return []
+
+
+def labels(given: list[str]) -> dict[str, str] | None:
+    """Labels as they are written, KEY=VALUE; None where there are none."""
+    for text in given:
+        if "=" not in text:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--label")
+    return dict(text.split("=", 1) for text in given) or None

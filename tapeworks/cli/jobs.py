@@ -1,4 +1,4 @@
-"""Commands about jobs: submit, jobs, watch, cancel, logs, download."""
+"""Commands about jobs: submit, jobs, watch, logs, download."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from tapeworks.cli import progress
-from tapeworks.cli.console import ExitCode, JobId, Json, Session, err, out, session_of, show_json, table
+from tapeworks.cli.console import ExitCode, JobId, Json, Session, err, labels, out, session_of, show_json, table
 from tapeworks.client import Client
 from tapeworks.errors import TapeworksError
 from tapeworks.jobs import Job, State
@@ -17,7 +17,7 @@ from tapeworks.jobs import Job, State
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (submit, jobs, watch, cancel, logs, download):
+    for command in (submit, jobs, watch, logs, download):
         app.command()(command)
 
 
@@ -51,7 +51,7 @@ def jobs(
 ) -> None:
     """List jobs, newest first."""
     with session_of(context).client() as client:
-        found = client.list(state=state or None, label=_labels(label or []), name=name)
+        found = client.list(state=state or None, label=labels(label or []), name=name)
         shown = [job for job, _ in zip(found, range(limit), strict=False)]
     if json:
         show_json(shown)
@@ -70,18 +70,6 @@ def watch(context: typer.Context, job_id: JobId, json: Json = False) -> None:
     session = session_of(context)
     with session.client() as client:
         _watch(client, client.get(job_id), session)
-
-
-def cancel(context: typer.Context, job_id: JobId, json: Json = False) -> None:
-    """Ask a job to stop at its next call boundary."""
-    with session_of(context).client() as client:
-        job = client.cancel(job_id)
-    if json:
-        show_json(job)
-    elif job.finished:
-        typer.echo(f"{job.id} is {job.state.value}")
-    else:
-        typer.echo(f"{job.id} is asked to stop; it is {job.state.value}")
 
 
 def logs(
@@ -150,10 +138,3 @@ class _detaching:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             err().print(Text(f"\n{self.job_id} goes on. Come back with: {self.command}"))
             raise typer.Exit(ExitCode.DETACHED) from None
-
-
-def _labels(given: list[str]) -> dict[str, str] | None:
-    for text in given:
-        if "=" not in text:
-            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--label")
-    return dict(text.split("=", 1) for text in given) or None

@@ -1,4 +1,4 @@
-"""The command about workers: who takes jobs, and what runs where."""
+"""Commands about workers: who takes jobs, what runs where, and draining one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from tapeworks.jobs import Device, WorkerInfo
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(workers)
+    """Add the commands."""
+    for command in (workers, drain, undrain):
+        app.command()(command)
 
 
 def workers(
@@ -32,6 +33,18 @@ def workers(
     _show(found, json=json)
     if ready and not any(worker.state == "ready" for worker in found):
         raise typer.Exit(ExitCode.NO)
+
+
+def drain(context: typer.Context, worker_id: str, json: Json = False) -> None:
+    """Have a worker save its jobs, hand them back, and take no more."""
+    with session_of(context).client() as client:
+        _show([client.drain(worker_id)], json=json)
+
+
+def undrain(context: typer.Context, worker_id: str, json: Json = False) -> None:
+    """Let a drained worker take jobs again."""
+    with session_of(context).client() as client:
+        _show([client.undrain(worker_id)], json=json)
 
 
 def _show(found: Sequence[WorkerInfo], *, json: bool) -> None:

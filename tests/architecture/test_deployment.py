@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import typer
 import yaml
+from sqlalchemy import make_url
 
 from tapeworks.cli.main import app, options
 from tapeworks_service.health import router
@@ -16,6 +17,7 @@ from tapeworks_workers.settings import WorkerSettings
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILES = [ROOT / "service/Dockerfile", ROOT / "workers/Dockerfile"]
+OURS = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
 OWN = {"PYTHONUNBUFFERED"}
 
 
@@ -47,12 +49,12 @@ def test_the_command_line_is_known_to_read_its_variables() -> None:
 
 
 def test_compose_sets_variables_that_exist() -> None:
-    for name, service in COMPOSE["services"].items():
+    for name, service in OURS.items():
         assert set(service["environment"]) <= known_variables(), name
 
 
 def test_compose_builds_files_and_stages_that_exist() -> None:
-    for service in COMPOSE["services"].values():
+    for service in OURS.values():
         dockerfile = ROOT / service["build"]["dockerfile"]
         stages = [arguments.split()[-1] for word, arguments in instructions(dockerfile) if word == "FROM"]
         assert dockerfile in DOCKERFILES
@@ -75,12 +77,34 @@ def test_compose_publishes_the_port_that_the_service_listens_on() -> None:
 
 def test_the_key_is_a_secret_file_for_all() -> None:
     assert COMPOSE["secrets"]["tapeworks_key"]["file"] == "./secrets/tapeworks_key"
-    for service in COMPOSE["services"].values():
-        assert service["secrets"] == ["tapeworks_key"]
+    for service in OURS.values():
+        assert service["secrets"][0] == "tapeworks_key"
         files = [value for name, value in service["environment"].items() if name.endswith("KEY_FILE")]
         assert files
         assert set(files) == {"/run/secrets/tapeworks_key"}
     assert "secrets/" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_the_database_is_postgresql_and_its_password_a_secret_file(tmp_path: Path) -> None:
+    database, service = COMPOSE["services"]["database"], COMPOSE["services"]["service"]
+    assert re.fullmatch(r"postgres:\d+-\w+", database["image"])
+    secret = "/run/secrets/database_password"
+    assert database["environment"]["POSTGRES_PASSWORD_FILE"] == secret
+    assert service["environment"]["TAPEWORKS_DATABASE_PASSWORD_FILE"] == secret
+    assert COMPOSE["secrets"]["database_password"]["file"] == "./secrets/database_password"
+    assert "database_password" in database["secrets"]
+    assert "database_password" in service["secrets"]
+    assert service["depends_on"] == {"database": {"condition": "service_healthy"}}
+    file = tmp_path / "password"
+    file.write_text("s/c@r:t\n")
+    url = make_url(
+        ServiceSettings(
+            database_url=service["environment"]["TAPEWORKS_DATABASE_URL"], database_password_file=file
+        ).database
+    )
+    user, name = (database["environment"][f"POSTGRES_{part}"] for part in ("USER", "DB"))
+    assert (url.username, url.password, url.host, url.database) == (user, "s/c@r:t", "database", name)
+    assert "asyncpg" in (ROOT / "requirements-service.lock").read_text()
 
 
 def test_the_gpu_worker_is_asked_for_and_reserves_its_devices() -> None:
@@ -93,7 +117,7 @@ def test_the_gpu_worker_is_asked_for_and_reserves_its_devices() -> None:
 
 
 def test_volumes_are_declared_and_mounted_where_settings_point() -> None:
-    for service in COMPOSE["services"].values():
+    for service in OURS.values():
         (volume,) = service["volumes"]
         name, path = volume.split(":")
         assert name in COMPOSE["volumes"]

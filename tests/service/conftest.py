@@ -1,10 +1,12 @@
-"""A real server on a real SQLite file, in a thread of the test process, and a worker that speaks to it by hand."""
+"""A real server on a real database of either kind, in a thread, and a worker that speaks to it by hand."""
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from tapeworks_service.server import Server, make_server
 from tapeworks_service.settings import ServiceSettings
+from tests.postgres import Postgres, postgres
 
 from .worker import HandWorker
 
@@ -53,9 +56,26 @@ def serving(settings: ServiceSettings) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """The session's PostgreSQL; every service has a database of its own there."""
+    with postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def new_database(request: pytest.FixtureRequest) -> Callable[[], str | None]:
+    """Makes an empty database; gives its URL, None for the file that is the default. Tests run with each kind."""
+    if request.param == "sqlite":
+        return lambda: None
+    server: Postgres = request.getfixturevalue("postgres_server")
+    return server.create
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str | None]) -> Iterator[str]:
     """The session's server: long leases, nothing is reaped."""
-    with serving(ServiceSettings(data_dir=tmp_path_factory.mktemp("service"), port=0)) as address:
+    folder = tmp_path_factory.mktemp("service")
+    with serving(ServiceSettings(data_dir=folder, port=0, database_url=new_database())) as address:
         yield address
 
 
@@ -76,13 +96,45 @@ def worker(api: httpx.Client) -> Iterator[HandWorker]:
 
 
 @pytest.fixture
-def own_service(tmp_path: Path) -> Any:
-    """Starts a service of the test's own: `with own_service(lease_seconds=1) as (client, worker)`."""
+def own_service(tmp_path: Path, new_database: Callable[[], str | None]) -> Any:
+    """Starts a service of the test's own: `with own_service(lease_seconds=1) as (client, worker)`.
+
+    The same again is the same installation: its database and its folder.
+    """
+    return OwnService(tmp_path / "data", new_database())
+
+
+@pytest.fixture
+def own_sqlite_service(tmp_path: Path) -> Any:
+    """The same on a SQLite file, for tests that look into it."""
+    return OwnService(tmp_path / "data", None)
+
+
+@dataclass(frozen=True)
+class OwnService:
+    """An installation: called, it runs a service."""
+
+    folder: Path
+    database_url: str | None
+
+    @property
+    def url(self) -> str:
+        """Its database."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.folder / 'tapeworks.db'}"
 
     @contextmanager
-    def start(**settings: Any) -> Iterator[tuple[httpx.Client, HandWorker]]:
-        chosen = {"data_dir": tmp_path / "data", "port": 0, **settings}
+    def __call__(self, **settings: Any) -> Iterator[tuple[httpx.Client, HandWorker]]:
+        """Run a service; gives a client of it and a worker that has not registered."""
+        chosen = {"data_dir": self.folder, "port": 0, "database_url": self.database_url, **settings}
         with serving(ServiceSettings(**chosen)) as address, httpx.Client(base_url=address, timeout=60) as client:
             yield client, HandWorker(client)
 
-    return start
+
+@pytest.fixture
+def free_ports() -> list[int]:
+    """Two ports that nobody listens on now: for services in processes of their own."""
+    with ExitStack() as stack:
+        listening = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for one in listening:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in listening]

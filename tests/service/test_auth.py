@@ -32,8 +32,8 @@ def add_key(data: Path, key: str, scopes: str, *, project: str = "default", revo
     database.close()
 
 
-def test_with_a_key_every_call_needs_one(own_service: Any, tmp_path: Path) -> None:
-    with own_service(api_key=KEY) as (client, _):
+def test_with_a_key_every_call_needs_one(own_sqlite_service: Any, tmp_path: Path) -> None:
+    with own_sqlite_service(api_key=KEY) as (client, _):
         for path in ("/v1/jobs", "/v1/components", "/v1/workers", "/metrics", "/v1/jobs/job_0/events"):
             refused = client.get(path)
             assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
@@ -51,8 +51,8 @@ def test_with_a_key_every_call_needs_one(own_service: Any, tmp_path: Path) -> No
     assert KEY.encode() not in stored
 
 
-def test_scopes_bound_what_a_key_may_do(own_service: Any, tmp_path: Path) -> None:
-    with own_service(api_key=KEY) as (client, _):
+def test_scopes_bound_what_a_key_may_do(own_sqlite_service: Any, tmp_path: Path) -> None:
+    with own_sqlite_service(api_key=KEY) as (client, _):
         data = tmp_path / "data"
         add_key(data, "tw_reader_reader_reader", '["read"]')
         add_key(data, "tw_worker_worker_worker", '["worker"]')
@@ -68,8 +68,8 @@ def test_scopes_bound_what_a_key_may_do(own_service: Any, tmp_path: Path) -> Non
         assert client.get("/v1/jobs", headers=bearer("tw_revoked_revoked_revoked")).status_code == 401
 
 
-def test_a_project_does_not_see_anothers_jobs(own_service: Any, tmp_path: Path) -> None:
-    with own_service(api_key=KEY) as (client, _):
+def test_a_project_does_not_see_anothers_jobs(own_sqlite_service: Any, tmp_path: Path) -> None:
+    with own_sqlite_service(api_key=KEY) as (client, _):
         add_key(tmp_path / "data", "tw_other_other_other", '["read", "submit"]', project="other")
         worker = HandWorker(client)
         client.headers.update(bearer(KEY))

@@ -9,11 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from alembic import command
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from tapeworks_service.database.engine import Database
-from tapeworks_service.database.migrations import configuration, upgrade
 from tapeworks_service.database.tables import artifacts, events, jobs, uploads
 from tapeworks_service.waking import Hub
 
@@ -162,8 +160,8 @@ def test_a_job_that_left_nothing_is_refused_and_its_checkpoint_may_be_named(
     assert "neither a bundle nor a checkpoint" in error["message"]
 
 
-def test_another_projects_job_does_not_exist(own_service: Any, tmp_path: Path) -> None:
-    with own_service() as (_, worker):
+def test_another_projects_job_does_not_exist(own_sqlite_service: Any, tmp_path: Path) -> None:
+    with own_sqlite_service() as (_, worker):
         worker.register()
         source = finished(worker)
 
@@ -178,7 +176,7 @@ def test_another_projects_job_does_not_exist(own_service: Any, tmp_path: Path) -
         await database.close()
 
     asyncio.run(move())
-    with own_service() as (client, worker):
+    with own_sqlite_service() as (client, worker):
         worker.register()
         [error] = client.post("/v1/jobs", json=starts_from(source)).json()["errors"]
         assert "there is no job" in error["message"]
@@ -319,25 +317,3 @@ def test_a_checkpoint_that_a_job_goes_on_from_outlives_keep(worker: HandWorker, 
     lease.succeed(b"done")
     last = source.checkpoint(b"step 4", step=4)
     assert listed() == [last]
-
-
-def test_rows_of_before_go_on_after_the_upgrade(own_service: Any, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    with own_service() as (_, worker):
-        worker.register()
-        source = finished(worker, b"trained before")
-        queued = worker.submit()["id"]
-    file = data / "tapeworks.db"
-    engine = create_engine(f"sqlite:///{file}")
-    with engine.begin() as connection:
-        command.downgrade(configuration(connection), "0001")
-        columns = [row[1] for row in connection.execute(text("PRAGMA table_info(jobs)"))]
-        assert "waiting" not in columns
-        upgrade(connection)
-        assert connection.execute(text("SELECT waiting FROM jobs")).scalars().all() == [0, 0]
-    engine.dispose()
-    with own_service() as (_, worker):
-        worker.register()
-        assert worker.lease().job_id == queued
-        worker.submit(starts_from(source))
-        assert read(worker.lease(), 0).content == b"trained before"

@@ -219,6 +219,8 @@ def test_delete_takes_a_finished_job_with_its_files(own_service: Any, tmp_path: 
         ("GET", "/v1/jobs/job_0/metrics"), ("GET", "/v1/jobs/job_0/artifacts"), ("GET", "/v1/jobs/job_0/model"),
         ("GET", "/v1/jobs/job_0/artifacts/a/b"), ("GET", "/v1/jobs/job_0/checkpoints"), ("GET", "/v1/nothing"),
         ("GET", "/v1/components/loss/nothing"), ("GET", "/v1/uploads/up_0"), ("POST", "/v1/jobs/job_0/pause"),
+        ("POST", "/v1/jobs/job_0/resume"), ("POST", "/v1/jobs/job_0/retry"), ("POST", "/v1/workers/nobody/drain"),
+        ("POST", "/v1/workers/nobody/undrain"),
     ],
 )  # fmt: skip
 def test_what_does_not_exist_is_404(api: httpx.Client, worker: HandWorker, method: str, path: str) -> None:
@@ -230,9 +232,7 @@ def test_what_does_not_exist_is_404(api: httpx.Client, worker: HandWorker, metho
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/v1/jobs/{id}/pause"), ("POST", "/v1/jobs/{id}/resume"), ("POST", "/v1/jobs/{id}/retry"),
         ("POST", "/v1/packages"), ("GET", "/v1/datasets"), ("PUT", "/v1/models/mine/aliases/best"),
-        ("POST", "/v1/workers/hand/drain"),
     ],
 )  # fmt: skip
 def test_what_comes_later_is_422(api: httpx.Client, worker: HandWorker, method: str, path: str) -> None:
@@ -284,10 +284,10 @@ def test_adversarial_paths_and_numbers_are_no_5xx(api: httpx.Client, worker: Han
     assert lease.heartbeat().status_code == 200
 
 
-def test_a_busy_database_is_503_and_then_all_goes_on(own_service: Any, tmp_path: Any) -> None:
+def test_a_busy_database_is_503_and_then_all_goes_on(own_sqlite_service: Any, tmp_path: Any) -> None:
     import sqlite3
 
-    with own_service(busy_seconds=0.3) as (client, worker):
+    with own_sqlite_service(busy_seconds=0.3) as (client, worker):
         worker.register()
         blocker = sqlite3.connect(tmp_path / "data" / "tapeworks.db", isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")

@@ -402,8 +402,8 @@ def test_a_job_that_loses_every_worker_fails_with_the_cause(own_service: Any) ->
         assert (seen["attempt"], seen["failure"]["code"]) == (2, "worker_lost")
 
 
-def test_a_restart_reaps_nothing_before_workers_could_renew(own_service: Any, tmp_path: Path) -> None:
-    with own_service() as (_, worker):
+def test_a_restart_reaps_nothing_before_workers_could_renew(own_sqlite_service: Any, tmp_path: Path) -> None:
+    with own_sqlite_service() as (_, worker):
         worker.register()
         job = worker.submit()
         lease = worker.lease()
@@ -411,15 +411,15 @@ def test_a_restart_reaps_nothing_before_workers_could_renew(own_service: Any, tm
     database.execute("UPDATE jobs SET lease_expires_at = 0")  # it ran out while no service was there
     database.commit()
     database.close()
-    with own_service(reaper_seconds=0.05) as (client, worker):
+    with own_sqlite_service(reaper_seconds=0.05) as (client, worker):
         assert client.get(f"/v1/jobs/{job['id']}?wait=0.5").json()["attempt"] == 1
         assert HandLease(client, lease.lease).heartbeat().status_code == 200
         assert worker.job(job["id"])["attempt"] == 1
         assert HandLease(client, lease.lease).finish("succeeded").status_code == 200
 
 
-def test_lease_requests_are_forgotten_where_nothing_is_reaped(own_service: Any, tmp_path: Path) -> None:
-    with own_service(lease_seconds=0.3, reaper_seconds=0.05) as (_, worker):
+def test_lease_requests_are_forgotten_where_nothing_is_reaped(own_sqlite_service: Any, tmp_path: Path) -> None:
+    with own_sqlite_service(lease_seconds=0.3, reaper_seconds=0.05) as (_, worker):
         worker.register()
         worker.submit()
         worker.lease().finish("succeeded")

@@ -17,7 +17,7 @@ from tapeworks.spec import JobSpec
 from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import events, jobs, projects
 from tapeworks_service.ids import new_id
-from tapeworks_service.jobs import queue
+from tapeworks_service.jobs import queue, wishes
 from tapeworks_service.jobs.fence import Fence, hold
 from tapeworks_service.jobs.fit import Needs
 from tapeworks_service.jobs.new_job import NewJob
@@ -73,7 +73,7 @@ class Queue:
 
     async def cancel(self, job_id: str) -> None:
         async with self.database.write() as tx:
-            await queue.cancel(tx, job_id, project_id="default")
+            await wishes.cancel(tx, job_id, project_id="default")
 
     async def reap(self) -> list[str]:
         async with self.database.write() as tx:
@@ -92,8 +92,8 @@ class Queue:
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[Queue]:
-    database = Database(f"sqlite+aiosqlite:///{folder / 'queue.db'}", hub=Hub(), busy_seconds=5)
+async def opened(url: str) -> AsyncIterator[Queue]:
+    database = Database(url, hub=Hub(), busy_seconds=5)
     await database.open()
     try:
         async with database.write() as tx:
@@ -105,12 +105,15 @@ async def opened(folder: Path) -> AsyncIterator[Queue]:
 
 
 @pytest.fixture
-def on_queue(tmp_path: Path) -> Callable[[Callable[[Queue], Awaitable[None]]], None]:
+def on_queue(
+    tmp_path: Path, new_database: Callable[[], str | None]
+) -> Callable[[Callable[[Queue], Awaitable[None]]], None]:
     """Runs a coroutine function with a fresh queue."""
+    url = new_database() or f"sqlite+aiosqlite:///{tmp_path / 'queue.db'}"
 
     def run(body: Callable[[Queue], Awaitable[None]]) -> None:
         async def main() -> None:
-            async with opened(tmp_path) as fresh:
+            async with opened(url) as fresh:
                 await body(fresh)
 
         asyncio.run(main())
@@ -348,7 +351,7 @@ def test_a_failed_transaction_wakes_nobody_and_leaves_nothing(on_queue: Any) -> 
         job_id = await one.add()
 
         async def half(tx: Transaction) -> None:
-            await queue.cancel(tx, job_id, project_id="default")
+            await wishes.cancel(tx, job_id, project_id="default")
             raise RuntimeError("half-way")
 
         with pytest.raises(RuntimeError):

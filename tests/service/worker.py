@@ -201,7 +201,7 @@ class HandWorker:
         return self.client.get(f"/v1/jobs/{job_id}").json()
 
     def empty_queue(self) -> None:
-        unfinished = ("queued", "starting", "running", "exporting", "verifying")
+        unfinished = ("queued", "paused", "starting", "running", "exporting", "verifying")
         for kind in ("train", "validate"):
             listed = self.client.get("/v1/jobs", params={"kind": kind, "state": unfinished, "limit": 200})
             for job in listed.json()["data"]:

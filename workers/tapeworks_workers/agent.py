@@ -189,7 +189,8 @@ class Agent:
         while True:
             self._changed.clear()
             request = self._request()
-            if self._registered.draining or not (request.free_gpus or request.free_cpu_slots):
+            # A worker that the service drains goes on asking: it is granted nothing until that has ended.
+            if self._stopping.is_set() or not (request.free_gpus or request.free_cpu_slots):
                 await _first_of(self._changed.wait(), asyncio.sleep(REGISTER_SECONDS))
                 continue
             try:
@@ -253,7 +254,6 @@ class Agent:
     async def _hand_back(self) -> None:
         """Take no new job; let runners write a last checkpoint and hand their jobs back; then stop."""
         log.info("worker stops", attempts=len(self._attempts))
-        self._registered = wire.Registered(catalogue_needed=False, heartbeat_seconds=5, lease_seconds=20, draining=True)
         self._changed.set()
         for attempt in self._attempts.values():
             attempt.drain()

@@ -98,7 +98,7 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
             build_seconds=time.monotonic() - began, traces=traces.counts,
         )  # fmt: skip
         return {"outcome": "succeeded", "published": {**NOTHING, "result": result}, "facts": {"lineage": lineage}}
-    if attempt.number > 1:
+    if attempt.number > 1 or attempt.resume:  # a retry may begin with the checkpoint of another job
         reporter.event("rewound", {"step": training.counters.step})
 
     with traces.watching() if training.counters.plan == "eager" else contextlib.nullcontext():

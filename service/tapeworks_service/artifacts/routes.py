@@ -30,7 +30,7 @@ from tapeworks_service.problems import Problem, invalid_value, not_found, not_su
 router = APIRouter(tags=["files"])
 
 LeaseToken = Annotated[str, Header(alias=LEASE_HEADER, max_length=200)]
-UploadId = Annotated[str, Path(max_length=100)]
+UploadId = Annotated[str, Path(max_length=100, pattern=r"^[^\x00]*$")]
 After = Annotated[str | None, Query(max_length=1100, pattern=r"^[^\x00]*$")]
 Limit = Annotated[int, Query(ge=1, le=200)]
 BYTES: dict[int | str, dict[str, Any]] = {

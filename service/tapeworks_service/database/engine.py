@@ -1,26 +1,43 @@
 """Opens the database, brings it up to date, and hands out transactions.
 
 SQLite has two engines: readers are deferred and `query_only`, the one writer begins IMMEDIATE, so
-a transaction never has to be upgraded (and fail) half-way. PostgreSQL has one engine for both.
+a transaction never has to be upgraded (and fail) half-way. PostgreSQL has one engine for both; what a
+transaction wakes is told to the other instances too (`notices.py`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, CursorResult, Executable, RowMapping, event, make_url, select
+import asyncpg
+import structlog
+from sqlalchemy import URL, Connection, CursorResult, Executable, RowMapping, event, func, make_url, select, text
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from tapeworks_service.database.clock import epoch_now
 from tapeworks_service.database.migrations import upgrade
+from tapeworks_service.database.notices import listening, notify
 from tapeworks_service.settings import StartRefused
 from tapeworks_service.waking import Hub
+
+START_SECONDS = 30.0
+"""How long a service that starts waits for its database."""
+COMMAND_SECONDS = 60.0
+"""No statement takes so long; a connection whose other end is gone without a word does."""
+
+log = structlog.get_logger(__name__)
+
+
+class DatabaseAway(Exception):
+    """The database takes no connection now."""
 
 
 class Transaction:
@@ -48,6 +65,11 @@ class Transaction:
     async def all(self, statement: Executable) -> list[RowMapping]:
         """All rows."""
         return list((await self.connection.execute(statement)).mappings())
+
+    async def alone(self, name: str) -> None:
+        """Let one transaction of this name run at a time, on any instance; SQLite has one writer anyway."""
+        if self.connection.dialect.name == "postgresql":
+            await self.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
     def wake(self, topic: str) -> None:
         """Wake those who wait for this topic, once the transaction is committed."""
@@ -78,13 +100,31 @@ class Database:
             self._writer = self._sqlite(writer=True)
             self._reader = self._sqlite(writer=False)
         elif backend == "postgresql":
-            self._writer = self._reader = create_async_engine(self.url, pool_timeout=self._busy_seconds)
+            self._writer = self._reader = self._postgresql()
         else:
             raise StartRefused(f"{backend} is not a database that Tapeworks knows: use sqlite or postgresql")
         self._exit.push_async_callback(self._writer.dispose)
         self._exit.push_async_callback(self._reader.dispose)
-        async with self._writer.begin() as connection:
-            await connection.run_sync(upgrade)
+        await self._upgrade(backend)
+        if backend == "postgresql":
+            await self._exit.enter_async_context(listening(self.url, self._hub))
+
+    async def _upgrade(self, backend: str) -> None:
+        """Bring the schema up to date. A database that is still starting is waited for. Raises `StartRefused`."""
+        until = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                async with self.write() as tx:
+                    if backend == "postgresql":  # several services may start at once, and one migrates
+                        await tx.execute(text("SET LOCAL lock_timeout = 0"))
+                        await tx.alone("migrations")
+                    await tx.connection.run_sync(upgrade)
+                return
+            except DatabaseAway as away:
+                if time.monotonic() > until:
+                    raise StartRefused(f"the database does not answer: {away}") from away
+                log.warning("waiting_for_the_database", error=str(away))
+                await asyncio.sleep(1)
 
     async def close(self) -> None:
         """Close all connections and give the lock back."""
@@ -93,15 +133,17 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Transaction]:
         """A transaction that changes nothing."""
-        async with self._reader.connect() as connection:
+        async with _connected(self._reader) as connection:
             yield Transaction(connection)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
         """A transaction: committed at the end of the block, rolled back when it raises; wakes after the commit."""
-        async with self._writer.begin() as connection:
+        async with _connected(self._writer) as connection, connection.begin():
             transaction = Transaction(connection)
             yield transaction
+            if self._writer is self._reader:
+                await notify(transaction.connection, transaction.topics)
         self._hub.wake(transaction.topics)
 
     def _lock(self, file: Path) -> None:
@@ -115,6 +157,23 @@ class Database:
                 f"another service uses {file}: stop it, or give this one a --data-dir of its own "
                 "(several services share a PostgreSQL database, not a SQLite file)"
             ) from None
+
+    def _postgresql(self) -> AsyncEngine:
+        busy = self._busy_seconds
+        settings = {
+            "application_name": "tapeworks",
+            "lock_timeout": str(int(busy * 1000)),
+            # A service that was stopped in the middle of a transaction must not hold its locks for ever.
+            "idle_in_transaction_session_timeout": "60000",
+        }
+        return create_async_engine(
+            self.url,
+            pool_size=10,
+            max_overflow=10,
+            pool_timeout=busy,
+            pool_pre_ping=True,  # the server may have been restarted since
+            connect_args={"timeout": busy, "command_timeout": COMMAND_SECONDS, "server_settings": settings},
+        )
 
     def _sqlite(self, *, writer: bool) -> AsyncEngine:
         size = 1 if writer else 4
@@ -140,9 +199,24 @@ class Database:
         return engine
 
 
+@asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection. Raises `DatabaseAway`: the driver's own errors while it connects are no `DBAPIError`."""
+    try:
+        connection = await engine.connect()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DatabaseAway(f"{type(error).__name__}: {error}") from error
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 def _parsed(url: str) -> URL:
     try:
         return make_url(url)
     except ArgumentError:
         # Said without the text: a URL that is nearly right holds a password.
-        raise StartRefused("the database URL cannot be read: write sqlite+aiosqlite:///FILE") from None
+        raise StartRefused(
+            "the database URL cannot be read: write postgresql+asyncpg://USER@HOST/NAME or sqlite+aiosqlite:///FILE"
+        ) from None

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -234,10 +235,12 @@ job_inputs = _of_job(
     Column("bytes", BigInteger),
     Column("sha256", String(64)),
     Column("key", String(1000)),
+    Column("resume", Boolean, nullable=False, server_default=false()),
     key=("project_id", "job_id"),
 )
 """What a job goes on from: `reference` as its spec has it, of the job `source_id`. Pinned to one file, whose `kind` is
-`bundle` or `checkpoint`; without a kind it waits for that job."""
+`bundle` or `checkpoint`; without a kind it waits for that job. `resume`: no input of the spec but the checkpoint that a
+retry goes on from."""
 Index("ix_job_inputs_source", job_inputs.c.project_id, job_inputs.c.source_id)
 
 uploads = _of_job(

@@ -52,12 +52,14 @@ class Input:
     reference: str
     source_id: str
     pin: Pin | None
+    resume: bool = False
+    """A checkpoint that the job goes on from as if it were its own."""
 
     def columns(self) -> dict[str, Any]:
         """As columns of `job_inputs`."""
         unpinned = dict.fromkeys(("kind", "bytes", "sha256", "key", "checkpoint_id"))
         pinned = unpinned if self.pin is None else asdict(self.pin)
-        return {"reference": self.reference, "source_id": self.source_id, **pinned}
+        return {"reference": self.reference, "source_id": self.source_id, "resume": self.resume, **pinned}
 
     def told(self) -> dict[str, Any]:
         """As `lineage.inputs` and the event `pinned` tell it."""
@@ -66,6 +68,7 @@ class Input:
             "from": self.reference,
             "job_id": self.source_id,
             **{name: getattr(self.pin, name, None) for name in kept},
+            **({"resume": True} if self.resume else {}),
         }
 
 
@@ -201,9 +204,18 @@ def _unfinished() -> Select[Any]:
 
 
 async def inputs_of(tx: Transaction, job: RowMapping) -> list[RowMapping]:
-    """The inputs of a job, in its order."""
-    own = (job_inputs.c.project_id == job["project_id"], job_inputs.c.job_id == job["id"])
-    return await tx.all(select(job_inputs).where(*own).order_by(job_inputs.c.index))
+    """What the spec of a job names, in its order."""
+    return await tx.all(select(job_inputs).where(*_own(job), ~job_inputs.c.resume).order_by(job_inputs.c.index))
+
+
+async def resumed_from(tx: Transaction, job: RowMapping) -> RowMapping | None:
+    """The checkpoint of another job that this one goes on from as if it were its own; None for most."""
+    its_own = and_(checkpoints.c.project_id == job_inputs.c.project_id, checkpoints.c.id == job_inputs.c.checkpoint_id)
+    return await tx.one(select(checkpoints).join(job_inputs, its_own).where(*_own(job), job_inputs.c.resume))
+
+
+def _own(job: RowMapping) -> tuple[ColumnElement[bool], ...]:
+    return job_inputs.c.project_id == job["project_id"], job_inputs.c.job_id == job["id"]
 
 
 def input_document(row: RowMapping) -> dict[str, Any]:

@@ -1,92 +1,38 @@
-"""The queue: the only writer of a job's state.
+"""The queue: jobs go in, are claimed, renewed, moved on, and end.
 
-Every transition is one guarded UPDATE (id, state, attempt, token); its row count is the answer.
-The fence of an attempt is its number and its lease token, of which only a hash is stored. What a
-user asked for stands apart, in `requested`, until the attempt ends. Time is the database's.
+Every transition is a guarded UPDATE (`moves.py`). The fence of an attempt is its number and its lease token, of
+which only a hash is stored. What a user asked for stands apart, in `requested` (`wishes.py`), until the attempt
+ends. Time is the database's.
 
     queued → starting → running → exporting → verifying → succeeded
     held → queued (reaped, released, failed with attempts left) · unfinished → failed | cancelled
 
-A queued job that waits for others (`waiting` > 0) is not claimed. The transaction that ends the job it
-waits for pins its input, or ends it too.
+A queued job that waits for others (`waiting` > 0) is not claimed.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, and_, insert, or_, select, update
 
-from tapeworks.errors import FAILURES, FailureCode, ProblemCode
+from tapeworks.errors import FAILURES, FailureCode
 from tapeworks.jobs import FINAL, HELD, Failure, Requested, State
 from tapeworks_service.artifacts.uploads import drop_unreferenced
 from tapeworks_service.database.clock import instant
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import job_inputs, job_labels, jobs
 from tapeworks_service.jobs.fence import Fence, hold, lease_lost, lease_token, lock
-from tapeworks_service.jobs.inputs import Input, Pin, pin_of, waiting_inputs
 from tapeworks_service.jobs.journal import NewEvent, Owner, append_events
+from tapeworks_service.jobs.moves import Move, end, move
 from tapeworks_service.jobs.new_job import NewJob
 from tapeworks_service.jobs.turns import fair_rank, head, remember_fit
-from tapeworks_service.problems import Problem
-from tapeworks_service.waking import QUEUE, job_topic
+from tapeworks_service.waking import QUEUE
 
 _LONGEST_PAUSE_SECONDS = 60.0
 _LEASE_COLUMNS = {"token_hash": None, "lease_expires_at": None, "worker_id": None, "gpus": 0, "phase": None}
-
-
-# ── the guarded update ───────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Move:
-    """A change of a job's row: values, the events that tell of it, and where it goes."""
-
-    to: State | None = None
-    message: str | None = None
-    values: Mapping[str, Any] = field(default_factory=dict)
-    document: Mapping[str, Any] = field(default_factory=dict)
-    events: Sequence[NewEvent] = ()
-    at: float | None = None
-
-
-async def _move(tx: Transaction, row: RowMapping, move: Move) -> None:
-    """Apply a change to the row as it was read. Raises 409 where another transaction was first."""
-    values, document, told = dict(move.values), {**row["document"], **move.document}, list(move.events)
-    at = await tx.now() if move.at is None else move.at
-    attempt = values.get("attempt", row["attempt"])
-    phase = values.get("phase", row["phase"])
-    if move.to is not None:
-        data = {"state": move.to.value, "phase": phase, **({"message": move.message} if move.message else {})}
-        told.append(NewEvent("state", data, at))
-        if move.to != row["state"]:
-            # A worker's record says when it happened by an offset: its transition is still not before the last.
-            when = max(instant(at), document["transitions"][-1]["at"])
-            step = {"state": move.to.value, "phase": phase, "attempt": attempt, "at": when}
-            document["transitions"] = [*document["transitions"], {**step, "message": move.message}]
-        values["state"] = move.to.value
-    changed = (
-        update(jobs)
-        .where(
-            jobs.c.id == row["id"],
-            jobs.c.state == row["state"],
-            jobs.c.attempt == row["attempt"],
-            jobs.c.token_hash.is_not_distinct_from(row["token_hash"]),
-        )
-        .values(revision=jobs.c.revision + 1, event_seq=jobs.c.event_seq + len(told), document=document, **values)
-        .returning(jobs.c.event_seq)
-    )
-    last = (await tx.execute(changed)).scalar_one_or_none()
-    if last is None:
-        raise lease_lost("the job moved on meanwhile")
-    owner = Owner(row["project_id"], row["id"], attempt)
-    await append_events(tx, owner, last - len(told) + 1, told)
-    tx.wake(job_topic(row["id"]))
-    if move.to is State.QUEUED:
-        tx.wake(QUEUE)
 
 
 # ── into the queue ───────────────────────────────────────────────────────────────────────────────
@@ -152,7 +98,7 @@ async def claim(tx: Transaction, who: Claim, satisfied: Mapping[str, int]) -> tu
     if not satisfied:
         return None
     now = await tx.now()
-    row = await tx.one(head(list(satisfied), now))
+    row = await tx.one(head(list(satisfied), now, together=tx.connection.dialect.name == "postgresql"))
     if row is None:
         return None
     attempt = row["attempt"] + 1
@@ -168,7 +114,7 @@ async def claim(tx: Transaction, who: Claim, satisfied: Mapping[str, int]) -> tu
         "record_index": 0,
         "progress": {**row["progress"], "step": 0, "epoch": 0} if row["progress"] else {},
     }
-    await _move(tx, row, Move(State.STARTING, values=values, document={"worker": who.worker_id}))
+    await move(tx, row, Move(State.STARTING, values=values, document={"worker": who.worker_id}))
     return await lock(tx, row["id"]), token
 
 
@@ -192,7 +138,7 @@ async def advance(
     row = await hold(tx, fence)
     if to not in HELD or HELD.index(to) < HELD.index(State(row["state"])):
         return
-    await _move(tx, row, Move(to, message=message, values={"phase": phase}, at=at))
+    await move(tx, row, Move(to, message=message, values={"phase": phase}, at=at))
 
 
 # ── the end of an attempt ────────────────────────────────────────────────────────────────────────
@@ -210,10 +156,11 @@ class Ending:
 
 
 async def finish(tx: Transaction, row: RowMapping, ending: Ending, *, retry_seconds: float) -> State:
-    """End the attempt that holds the row: to a final state, or back to the queue. Returns the new state."""
+    """End the attempt that holds the row: to a final state, a pause, or back to the queue. Returns the new state.
+
+    What succeeded is published, whatever was asked for meanwhile: the first commit wins.
+    """
     now = await tx.now()
-    cancelled = row["requested"] == Requested.CANCEL.value
-    paused = row["requested"] == Requested.PAUSE.value
     values: dict[str, Any] = {
         **_LEASE_COLUMNS,
         "requested": Requested.NONE.value,
@@ -221,26 +168,27 @@ async def finish(tx: Transaction, row: RowMapping, ending: Ending, *, retry_seco
         "ended_token_hash": row["token_hash"],
         "ended_body_hash": ending.body_hash,
     }
-    move = Move(values=values, document=ending.document)
+    change = Move(values=values, document=ending.document)
     if ending.outcome == "succeeded":
-        move = replace(move, to=State.SUCCEEDED)
-    elif cancelled:
-        move = replace(move, to=State.CANCELLED)
+        change = replace(change, to=State.SUCCEEDED)
+    elif row["requested"] == Requested.CANCEL.value:
+        change = replace(change, to=State.CANCELLED)
     elif ending.outcome == "failed":
         failure = ending.failure or Failure(code=FailureCode.INTERNAL, message="the worker gave no reason")
-        move = _failed(row, failure, move, now=now, retry_seconds=retry_seconds)
-    elif paused:
-        move = replace(move, to=State.PAUSED)
+        change = _failed(row, failure, change, now=now, retry_seconds=retry_seconds)
     else:
-        move = replace(move, to=State.QUEUED, message="handed back by its worker")
-    to = move.to or State.FAILED  # every branch above names a state
+        change = replace(change, to=State.QUEUED, message="handed back by its worker")
+    to = change.to or State.FAILED  # every branch above names a state
+    if to is State.QUEUED and row["requested"] == Requested.PAUSE.value:
+        to = State.PAUSED
+        change = replace(change, message=None, document={**change.document, "paused_at": now})
     when = {"finished_at": now} if to in FINAL else {"queued_at": now} if to is State.QUEUED else {}
-    await _end(tx, row, replace(move, to=to, values={**move.values, **when}))
+    await end(tx, row, replace(change, to=to, values={**change.values, **when}))
     await drop_unreferenced(tx, row)
     return to
 
 
-def _failed(row: RowMapping, failure: Failure, move: Move, *, now: float, retry_seconds: float) -> Move:
+def _failed(row: RowMapping, failure: Failure, change: Move, *, now: float, retry_seconds: float) -> Move:
     """A failed attempt: another one where that may help and attempts are left, else the job's end."""
     failed_attempts = row["failed_attempts"] + 1
     told = failure.model_copy(
@@ -250,96 +198,18 @@ def _failed(row: RowMapping, failure: Failure, move: Move, *, now: float, retry_
             "hint": failure.hint or FAILURES[failure.code].hint,
         }
     ).model_dump(mode="json")
-    values = {**move.values, "failed_attempts": failed_attempts}
-    move = replace(move, values=values, events=[NewEvent("attempt_failed", {"failure": told})])
+    values = {**change.values, "failed_attempts": failed_attempts}
+    change = replace(change, values=values, events=[NewEvent("attempt_failed", {"failure": told})])
     if failure.retryable and failed_attempts < row["max_attempts"]:
         pause = min(retry_seconds * 2 ** (failed_attempts - 1), _LONGEST_PAUSE_SECONDS)
         values["not_before"] = now + pause
         message = f"attempt {row['attempt']} failed ({failure.code.value}); {failed_attempts} of {row['max_attempts']}"
-        return replace(move, to=State.QUEUED, message=message)
-    document = {**move.document, "failure": told}
-    return replace(move, to=State.FAILED, message=failure.message[:500], document=document)
+        return replace(change, to=State.QUEUED, message=message)
+    document = {**change.document, "failure": told}
+    return replace(change, to=State.FAILED, message=failure.message[:500], document=document)
 
 
-# ── those who wait for it ────────────────────────────────────────────────────────────────────────
-
-
-async def _end(tx: Transaction, row: RowMapping, move: Move) -> None:
-    """Move a job out of an attempt; where that is its end, tell those who wait for it, and those who wait for them."""
-    await _move(tx, row, move)
-    if move.to not in FINAL:
-        return
-    pin = await pin_of(tx, row) if move.to is State.SUCCEEDED else None
-    doomed = deque(await _settle(tx, row, pin, why=_why(row["id"], move)))
-    while doomed:
-        job_id, why = doomed.popleft()
-        waiting = await lock(tx, job_id)
-        if State(waiting["state"]) in FINAL:
-            continue  # another of its inputs ended it
-        code = FailureCode.DEPENDENCY_FAILED
-        failure = Failure(code=code, message=why, hint=FAILURES[code].hint, phase=State.QUEUED.value)
-        values = {"finished_at": await tx.now(), "waiting": 0}
-        document = {"failure": failure.model_dump(mode="json"), "waiting_for": []}
-        lost = Move(State.FAILED, message=why, values=values, document=document)
-        await _move(tx, waiting, lost)
-        doomed += await _settle(tx, waiting, None, why=_why(job_id, lost))
-
-
-def _why(job_id: str, move: Move) -> str:
-    """What became of a job, told to one that waited for it."""
-    if move.to is State.SUCCEEDED:
-        return f"{job_id}, which this job goes on from, left neither a bundle nor a checkpoint"
-    code = (move.document.get("failure") or {}).get("code")
-    became = "was cancelled" if move.to is State.CANCELLED else f"failed ({code})"
-    return f"{job_id}, which this job goes on from, {became}"
-
-
-async def _settle(tx: Transaction, source: RowMapping, pin: Pin | None, *, why: str) -> list[tuple[str, str]]:
-    """Pin the inputs that wait for a job that has ended. Returns the jobs that cannot go on without, and why."""
-    doomed = []
-    for waiting in await waiting_inputs(tx, source):
-        if pin is None:
-            doomed.append((waiting["job_id"], why))
-        else:
-            await _pin(tx, waiting, pin)
-    return doomed
-
-
-async def _pin(tx: Transaction, waiting: RowMapping, pin: Pin) -> None:
-    row = await lock(tx, waiting["job_id"])
-    if State(row["state"]) in FINAL:
-        return
-    pinned = Input(waiting["reference"], waiting["source_id"], pin)
-    own = [job_inputs.c[name] == waiting[name] for name in ("project_id", "job_id", "index")]
-    await tx.execute(update(job_inputs).where(*own).values(pinned.columns()))
-    lineage = row["document"]["lineage"]
-    inputs = [pinned.told() if one["from"] == pinned.reference else one for one in lineage["inputs"]]
-    left = [job_id for job_id in row["document"]["waiting_for"] if job_id != pinned.source_id]
-    values: dict[str, Any] = {"waiting": len(left)}
-    if not left:
-        values["queued_at"] = await tx.now()
-        values["fair_rank"] = await fair_rank(tx, row["project_id"], row["priority"])
-        tx.wake(QUEUE)
-    document = {"lineage": {**lineage, "inputs": inputs}, "waiting_for": left}
-    await _move(tx, row, Move(values=values, document=document, events=[NewEvent("pinned", pinned.told())]))
-
-
-# ── what a user asks for, and what silence means ─────────────────────────────────────────────────
-
-
-async def cancel(tx: Transaction, job_id: str, *, project_id: str) -> None:
-    """Cancel: at once where nobody holds the job, else it is asked of its worker. Raises 404, 409."""
-    row = await lock(tx, job_id, project_id=project_id)
-    state = State(row["state"])
-    if state in FINAL:
-        raise Problem(ProblemCode.CONFLICT, f"the job is {state.value} already", extra={"state": state.value})
-    if state not in HELD:
-        values = {"finished_at": await tx.now(), "phase": None, "not_before": None, "waiting": 0}
-        await _end(tx, row, Move(State.CANCELLED, values=values, document={"waiting_for": []}))
-    elif row["requested"] != Requested.CANCEL.value:
-        asked = Requested.CANCEL.value
-        told = [NewEvent("requested", {"requested": asked})]
-        await _move(tx, row, Move(values={"requested": asked}, events=told))
+# ── what silence means ───────────────────────────────────────────────────────────────────────────
 
 
 def _lapsed(now: float) -> ColumnElement[bool]:
@@ -374,5 +244,5 @@ async def reap(tx: Transaction, *, retry_seconds: float, limit: int = 100) -> li
         failure = Failure(code=FailureCode.TIMEOUT, message=message, hint=FAILURES[FailureCode.TIMEOUT].hint)
         values = {"finished_at": now, "not_before": None}
         document = {"failure": failure.model_dump(mode="json")}
-        await _end(tx, row, Move(State.FAILED, message=message, values=values, document=document))
+        await end(tx, row, Move(State.FAILED, message=message, values=values, document=document))
     return reaped

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import RowMapping, delete, update
 
+from tapeworks.errors import ProblemCode
 from tapeworks.jobs import FINAL, Job, JobKind, Page, State
 from tapeworks.spec import Label
 from tapeworks_service.artifacts.deletions import delete_noted
@@ -19,19 +20,19 @@ from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import job_labels, jobs
 from tapeworks_service.exchange import answer, problems, read_message, takes
-from tapeworks_service.jobs import queue
+from tapeworks_service.jobs import queue, wishes
 from tapeworks_service.jobs.document import etag, job_document
 from tapeworks_service.jobs.fence import lock
 from tapeworks_service.jobs.listing import Filters, decode_cursor, encode_cursor, list_jobs, reasons_waiting
 from tapeworks_service.jobs.removal import remove
 from tapeworks_service.jobs.streams import job_of
 from tapeworks_service.jobs.turns import fair_rank
-from tapeworks_service.problems import invalid_value, not_supported
+from tapeworks_service.problems import Problem, invalid_value
 from tapeworks_service.waking import job_topic
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-JobId = Annotated[str, Path(max_length=100)]
+JobId = Annotated[str, Path(max_length=100, pattern=r"^[^\x00]*$")]
 Text = Annotated[str, Query(max_length=500, pattern=r"^[^\x00]*$")]
 
 
@@ -155,27 +156,39 @@ async def get_job(
 async def cancel_job(caller: Submitter, house: House, job_id: JobId) -> Response:
     """A queued job is cancelled at once, a running one at its next call boundary; a finished one answers 409."""
     async with house.database.write() as tx:
-        await queue.cancel(tx, job_id, project_id=caller.project_id)
+        await wishes.cancel(tx, job_id, project_id=caller.project_id)
         return await job_answer(tx, house, await job_of(tx, caller.project_id, job_id))
 
 
-async def _later(caller: Submitter, house: House, job_id: JobId) -> Response:
-    """Named by the contract; this version answers 422 `not_supported`."""
-    async with house.database.read() as tx:
-        await job_of(tx, caller.project_id, job_id)
-    raise not_supported("pause, resume and retry")
+@router.post(
+    "/{job_id}/pause",
+    operation_id="pause_job",
+    summary="Pause a job",
+    response_model=Job,
+    responses=problems(401, 403, 404, 409, 503),
+)
+async def pause_job(caller: Submitter, house: House, job_id: JobId) -> Response:
+    """A queued job is paused at once, a running one at its next call boundary, with a checkpoint.
+
+    409 where it is trained already, finished, paused, or being cancelled.
+    """
+    async with house.database.write() as tx:
+        await wishes.pause(tx, job_id, project_id=caller.project_id)
+        return await job_answer(tx, house, await job_of(tx, caller.project_id, job_id))
 
 
-for _name in ("pause", "resume", "retry"):
-    router.add_api_route(
-        f"/{{job_id}}/{_name}",
-        _later,
-        methods=["POST"],
-        operation_id=f"{_name}_job",
-        summary=f"{_name.capitalize()} a job (not supported yet)",
-        response_model=Job,
-        responses=problems(401, 403, 404, 422),
-    )
+@router.post(
+    "/{job_id}/resume",
+    operation_id="resume_job",
+    summary="Resume a paused job",
+    response_model=Job,
+    responses=problems(401, 403, 404, 409, 503),
+)
+async def resume_job(caller: Submitter, house: House, job_id: JobId) -> Response:
+    """It is queued again and goes on from its last checkpoint, on any worker; a pause still to come is undone."""
+    async with house.database.write() as tx:
+        await wishes.resume(tx, job_id, project_id=caller.project_id)
+        return await job_answer(tx, house, await job_of(tx, caller.project_id, job_id))
 
 
 @router.patch(
@@ -183,17 +196,20 @@ for _name in ("pause", "resume", "retry"):
     operation_id="update_job",
     summary="Change name, labels or priority",
     response_model=Job,
-    responses=problems(400, 401, 403, 404, 413, 422, 503),
+    responses=problems(400, 401, 403, 404, 409, 413, 422, 503),
     openapi_extra=takes(JobChange, {"name": "digits again", "priority": 10}),
 )
 async def update_job(request: Request, caller: Submitter, house: House, job_id: JobId) -> Response:
-    """What is given changes; the priority of a job that runs counts when it is queued again."""
+    """What is given changes. The priority of a running job counts when it is queued again; of a finished one: 409."""
     change = await read_message(request, JobChange, house.settings.max_body_bytes)
     given: dict[str, Any] = change.model_dump(exclude_unset=True)
     if given.get("labels", {}) is None or given.get("priority", 0) is None:
         raise invalid_value("", "labels and priority cannot be null", "Leave out what stays; {} removes all labels.")
     async with house.database.write() as tx:
         row = await lock(tx, job_id, project_id=caller.project_id)
+        if State(row["state"]) in FINAL and given.get("priority", row["priority"]) != row["priority"]:
+            detail = f"the job is {row['state']}: its priority means nothing any more"
+            raise Problem(ProblemCode.CONFLICT, detail, extra={"state": row["state"]})
         values = {**given, "spec": {**row["spec"], **given}, "revision": jobs.c.revision + 1}
         if given.get("priority", row["priority"]) != row["priority"]:
             values["fair_rank"] = await fair_rank(tx, caller.project_id, given["priority"])

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
-from sqlalchemy import RowMapping, select
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy import RowMapping, select, true
 from sqlalchemy.exc import IntegrityError
 
 from tapeworks.canonical import parse_json
 from tapeworks.errors import ProblemCode
-from tapeworks.jobs import Job, JobKind, ValidationResult
+from tapeworks.jobs import FINAL, Job, JobKind, State, ValidationResult
 from tapeworks_service.auth import Submitter
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
-from tapeworks_service.database.tables import jobs
-from tapeworks_service.exchange import answer, problems, read_body
+from tapeworks_service.database.tables import checkpoints, jobs
+from tapeworks_service.exchange import answer, problems, read_body, read_message, takes
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
 from tapeworks_service.jobs.examples import SPEC
+from tapeworks_service.jobs.fence import lock
 from tapeworks_service.jobs.fit import Needs
-from tapeworks_service.jobs.inputs import Input, resolve
+from tapeworks_service.jobs.inputs import Input, Pin, resolve
 from tapeworks_service.jobs.new_job import NewJob
-from tapeworks_service.jobs.routes import job_answer
+from tapeworks_service.jobs.routes import JobId, job_answer
 from tapeworks_service.jobs.streams import job_of
 from tapeworks_service.jobs.submission import Accepted, accept
-from tapeworks_service.problems import Problem
+from tapeworks_service.problems import Problem, invalid_value
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -94,6 +97,69 @@ async def validate_job(
     return answer({"valid": True, "spec": accepted.document, "warnings": [*accepted.warnings, *waits]})
 
 
+class RetryRequest(BaseModel):
+    """Body of a retry; none at all: from scratch."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    from_: Annotated[
+        Literal["scratch", "latest", "best"] | Annotated[str, StringConstraints(pattern=r"^ckpt_[0-9A-Za-z]{1,59}$")],
+        Field(alias="from", description="`scratch`, or a checkpoint: `latest`, `best`, or its id"),
+    ] = "scratch"
+
+
+@router.post(
+    "/{job_id}/retry",
+    operation_id="retry_job",
+    summary="Run a finished job again",
+    status_code=201,
+    response_model=Job,
+    responses=problems(400, 401, 403, 404, 409, 413, 422, 503),
+    openapi_extra=takes(RetryRequest, {"from": "latest"}),
+)
+async def retry_job(
+    request: Request, caller: Submitter, house: House, job_id: JobId, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """A new job (`lineage.retry_of`) with the spec of a finished one, checked again as if it were submitted.
+
+    From a checkpoint it goes on exactly, as another attempt of that job would; 409 where the job has not finished.
+    """
+    wanted = await read_message(request, RetryRequest, house.settings.max_body_bytes)
+    async with house.database.read() as tx:
+        source = await job_of(tx, caller.project_id, job_id)
+    if State(source["state"]) not in FINAL:
+        hint = "Cancel it first; a paused job is resumed."
+        raise Problem(
+            ProblemCode.CONFLICT, f"the job is {source['state']}", hint=hint, extra={"state": source["state"]}
+        )
+    retry = Retry(job_id, wanted.from_)
+    body = json.dumps(source["spec"]).encode()
+    submission = Submission(body, JobKind(source["kind"]), caller.project_id, idempotency_key, retry)
+    return await _submit(house, submission, status=201)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Which job is run again, and from where."""
+
+    job_id: str
+    start: str
+
+    async def checkpoint(self, tx: Transaction, project_id: str) -> Input | None:
+        """The checkpoint to go on from. Raises 422 where the job has none; None: from scratch."""
+        if self.start == "scratch":
+            return None
+        await lock(tx, self.job_id, project_id=project_id)  # it cannot be deleted before the new job refers to it
+        own = (checkpoints.c.project_id == project_id, checkpoints.c.job_id == self.job_id)
+        chosen = {"latest": true(), "best": checkpoints.c.best}.get(self.start, checkpoints.c.id == self.start)
+        newest = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.created_at.desc())
+        row = await tx.one(select(checkpoints).where(*own, chosen).order_by(*newest).limit(1))
+        if row is None:
+            what = f"no checkpoint {self.start!r}" if self.start.startswith("ckpt_") else f"no {self.start} checkpoint"
+            raise invalid_value("/from", f"{self.job_id} has {what}", "GET /v1/jobs/{id}/checkpoints lists them.")
+        return Input(row["id"], self.job_id, Pin.of("checkpoint", row, row["id"]), resume=True)
+
+
 @dataclass(frozen=True)
 class Submission:
     """What a request sent, and for what."""
@@ -102,10 +168,13 @@ class Submission:
     kind: JobKind
     project_id: str
     idempotency_key: str | None
+    retry: Retry | None = None
 
     @property
     def body_hash(self) -> str:
         """The same body for another purpose is another request."""
+        if self.retry is not None:
+            return hashlib.sha256(f"retry\n{self.retry.job_id}\n{self.retry.start}".encode()).hexdigest()
         purpose = b"" if self.kind is JobKind.TRAIN else self.kind.value.encode() + b"\n"
         return hashlib.sha256(purpose + self.body).hexdigest()
 
@@ -126,7 +195,10 @@ async def _submit(house: Context, submission: Submission, *, status: int) -> Res
         async with house.database.write() as tx:
             if (known := await _same_request(tx, submission)) is not None:
                 return await job_answer(tx, house, known)
-            new = _new_job(accepted, submission, await resolve(tx, submission.project_id, accepted.inputs))
+            inputs = await resolve(tx, submission.project_id, accepted.inputs)
+            if submission.retry and (earlier := await submission.retry.checkpoint(tx, submission.project_id)):
+                inputs.append(earlier)
+            new = _new_job(accepted, submission, inputs)
             await queue.enqueue(tx, new)
             made = await job_answer(tx, house, await job_of(tx, new.project_id, new.id), status=status)
     except IntegrityError:  # another instance took the key between look and insert
@@ -151,6 +223,7 @@ def _new_job(accepted: Accepted, submission: Submission, inputs: list[Input]) ->
         idempotency_key=submission.idempotency_key,
         body_hash=submission.body_hash,
         inputs=inputs,
+        retry_of=submission.retry.job_id if submission.retry else None,
     )
 
 

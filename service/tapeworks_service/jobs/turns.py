@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, func, or_, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tapeworks.jobs import State
@@ -16,6 +16,8 @@ from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import fits, jobs
 from tapeworks_service.jobs.fit import Needs
 
+_TOGETHER = 16
+"""So many may claim at the same moment without one of them finding nothing."""
 _READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
 
 
@@ -43,16 +45,22 @@ async def queued_needs(tx: Transaction) -> list[Needs]:
     return [Needs.from_document(row["needs"]) for row in await tx.all(select(fits.c.needs).where(ready.exists()))]
 
 
-def head(fit_keys: Sequence[str], now: float) -> Select[Any]:
-    """The job whose turn it is among the given needs: the head of each key by the claim's index, then the best."""
+def head(fit_keys: Sequence[str], now: float, *, together: bool) -> Select[Any]:
+    """The job whose turn it is among the given needs: the first of each key by the claim's index, then the best.
+
+    `together`: several instances claim at once. Then a few of each key are looked at: others may hold the first.
+    """
     turn = (jobs.c.priority.desc(), jobs.c.fair_rank, jobs.c.queue_seq)
     first = (
         select(jobs.c.queue_seq)
         .where(*_READY, jobs.c.fit_key == fits.c.fit_key, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now))
         .order_by(*turn)
-        .limit(1)
         .correlate(fits)
-        .scalar_subquery()
     )
-    heads = select(first).where(fits.c.fit_key.in_(fit_keys))
-    return select(jobs).where(jobs.c.queue_seq.in_(heads)).order_by(*turn).limit(1).with_for_update(skip_locked=True)
+    if together:
+        few = first.limit(_TOGETHER).lateral()
+        heads = select(few.c.queue_seq).select_from(fits.join(few, true()))
+    else:
+        heads = select(first.limit(1).scalar_subquery())
+    best = select(jobs).where(jobs.c.queue_seq.in_(heads.where(fits.c.fit_key.in_(fit_keys))), *_READY)
+    return best.order_by(*turn).limit(1).with_for_update(skip_locked=True)

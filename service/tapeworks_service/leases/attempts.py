@@ -19,7 +19,7 @@ from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
 from tapeworks_service.jobs.document import checkpoint_document
 from tapeworks_service.jobs.fence import Fence, held, hold, holds, lease_lost, lease_token, lock
-from tapeworks_service.jobs.inputs import input_document, inputs_of, users_of
+from tapeworks_service.jobs.inputs import input_document, inputs_of, resumed_from, users_of
 from tapeworks_service.jobs.journal import NewEvent
 from tapeworks_service.jobs.records import append, merged_facts
 from tapeworks_service.jobs.turns import queued_needs
@@ -95,6 +95,8 @@ async def lease_document(tx: Transaction, row: RowMapping, token: str) -> dict[s
     own = (checkpoints.c.project_id == row["project_id"], checkpoints.c.job_id == row["id"])
     newest = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.created_at.desc())
     found = await tx.all(select(checkpoints).where(*own).order_by(*newest).limit(_RESUME_CHOICES))
+    if (earlier := await resumed_from(tx, row)) is not None:
+        found.append(earlier)
     resume = [
         {"checkpoint_id": one["id"], **{key: one[key] for key in ("step", "epoch", "bytes", "sha256")}} for one in found
     ]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
-from sqlalchemy import select
+from sqlalchemy import RowMapping, select
 
 from tapeworks.jobs import Requested
 from tapeworks.wire import (
@@ -28,16 +28,17 @@ from tapeworks_service.artifacts.deletions import delete_noted
 from tapeworks_service.artifacts.downloads import StoredFile, download
 from tapeworks_service.auth import Worker
 from tapeworks_service.context import Context, House
+from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import checkpoints
 from tapeworks_service.exchange import answer, problems, read_message, takes
 from tapeworks_service.jobs import queue, records
 from tapeworks_service.jobs.fence import Fence, held
-from tapeworks_service.jobs.inputs import inputs_of
+from tapeworks_service.jobs.inputs import inputs_of, resumed_from
 from tapeworks_service.jobs.routes import JobId
 from tapeworks_service.leases import attempts
 from tapeworks_service.problems import not_found
 from tapeworks_service.waking import QUEUE, job_topic
-from tapeworks_service.workers.rows import heard_of, read_worker
+from tapeworks_service.workers.rows import heard_of, is_draining, read_worker
 
 router = APIRouter(prefix="/v1", tags=["workers"])
 
@@ -103,6 +104,7 @@ async def _look(house: Context, wanted: LeaseRequest) -> tuple[bool, dict[str, A
     if not satisfied:
         return False, None
     async with house.database.write() as tx:
+        await tx.alone(f"lease {wanted.worker_id} {wanted.request_id}")
         answered, lease = await attempts.leased_before(tx, wanted, secret=secret)
         if not answered:
             lease = await attempts.take(tx, wanted, satisfied, secret=secret, lease_seconds=settings.lease_seconds)
@@ -133,11 +135,15 @@ async def heartbeat(
         if told.progress is not None:
             await records.write_progress(tx, row, told.progress)
         await heard_of(tx, row["worker_id"])
-    return answer(HeartbeatAnswer(lease_seconds=seconds, command=_command(row["requested"])))
+        command = await _command(tx, row)
+    return answer(HeartbeatAnswer(lease_seconds=seconds, command=command))
 
 
-def _command(requested: str) -> Any:
-    return None if requested == Requested.NONE.value else requested
+async def _command(tx: Transaction, row: RowMapping) -> Any:
+    """What the user asked for; else whether the worker is to be drained."""
+    if row["requested"] != Requested.NONE.value:
+        return row["requested"]
+    return "drain" if await is_draining(tx, row["worker_id"]) else None
 
 
 @router.get(
@@ -155,14 +161,14 @@ async def commands(
     token: TOKEN_HEADER,
     wait: Annotated[float, Query(ge=0, le=300)] = 30,
 ) -> Response:
-    """What the user asked for, as soon as it is asked; 409 `lease_lost` as soon as the attempt is over."""
+    """What the user asked for, or `drain`, as soon as it is asked; 409 `lease_lost` as soon as the attempt is over."""
     deadline = time.monotonic() + min(wait, house.settings.wait_seconds)
     fence = Fence(job_id, attempt, token)
     with house.hub.listen(job_topic(job_id)) as listener:
         while True:
             async with house.database.read() as tx:
-                row = await held(tx, fence)
-            if (command := _command(row["requested"])) is not None:
+                command = await _command(tx, await held(tx, fence))
+            if command is not None:
                 return answer(Command(command=command))
             left = deadline - time.monotonic()
             if left <= 0 or house.hub.closing:
@@ -229,6 +235,9 @@ async def read_checkpoint(
         job = await held(tx, Fence(job_id, attempt, token))
         own = (checkpoints.c.project_id == job["project_id"], checkpoints.c.job_id == job_id)
         row = await tx.one(select(checkpoints).where(*own, checkpoints.c.id == checkpoint_id.replace("\x00", "")))
+        earlier = await resumed_from(tx, job)
+    if row is None and earlier is not None and earlier["id"] == checkpoint_id:
+        row = earlier
     if row is None:
         raise not_found("checkpoint", checkpoint_id)
     return await download(request, house.store, StoredFile.of(row, name=f"{checkpoint_id}.tar"))

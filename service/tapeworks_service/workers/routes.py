@@ -12,16 +12,19 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from tapeworks.jobs import HELD, Page, WorkerInfo
 from tapeworks.wire import Registered, Registration
-from tapeworks_service.auth import Admin, Reader, Worker
-from tapeworks_service.context import House
+from tapeworks_service.auth import Admin, Caller, Reader, Worker
+from tapeworks_service.context import Context, House
 from tapeworks_service.database.clock import instant
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import catalogues, jobs, workers
 from tapeworks_service.exchange import answer, problems, read_message, takes
-from tapeworks_service.problems import not_supported
-from tapeworks_service.workers.rows import WorkerRow, read_workers
+from tapeworks_service.problems import not_found
+from tapeworks_service.waking import QUEUE, job_topic
+from tapeworks_service.workers.rows import WorkerRow, held_by, read_worker, read_workers, set_draining
 
 router = APIRouter(prefix="/v1", tags=["workers"])
+
+WorkerPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 
 
 @router.put(
@@ -36,7 +39,7 @@ async def register_worker(
     request: Request,
     caller: Worker,
     house: House,
-    worker_id: Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")],
+    worker_id: WorkerPath,
 ) -> Response:
     """Devices, labels, versions and the catalogue: by digest, and whole when `catalogue_needed` was answered."""
     told = await read_message(request, Registration, house.settings.max_registration_bytes)
@@ -123,9 +126,36 @@ async def _running(tx: Transaction, project_id: str) -> dict[str, list[str]]:
 @router.post(
     "/workers/{worker_id}/drain",
     operation_id="drain_worker",
-    summary="Drain a worker (not supported yet)",
-    responses=problems(401, 403, 422),
+    summary="Drain a worker",
+    response_model=WorkerInfo,
+    responses=problems(401, 403, 404, 503),
 )
-async def drain_worker(caller: Admin, worker_id: str) -> Response:
-    """Named by the contract; this version answers 422 `not_supported`."""
-    raise not_supported("draining a worker")
+async def drain_worker(caller: Admin, house: House, worker_id: WorkerPath) -> Response:
+    """It takes no new job, and each of its jobs is saved and queued again, which costs no attempt. The worker stays."""
+    return await _set_draining(caller, house, worker_id, draining=True)
+
+
+@router.post(
+    "/workers/{worker_id}/undrain",
+    operation_id="undrain_worker",
+    summary="Let a drained worker take jobs again",
+    response_model=WorkerInfo,
+    responses=problems(401, 403, 404, 503),
+)
+async def undrain_worker(caller: Admin, house: House, worker_id: WorkerPath) -> Response:
+    """The end of a drain; a restart of the worker does not end it."""
+    return await _set_draining(caller, house, worker_id, draining=False)
+
+
+async def _set_draining(caller: Caller, house: Context, worker_id: str, *, draining: bool) -> Response:
+    async with house.database.write() as tx:
+        if not await set_draining(tx, worker_id, draining=draining):
+            raise not_found("worker", worker_id)
+        for job_id in await held_by(tx, worker_id):
+            tx.wake(job_topic(job_id))
+        tx.wake(QUEUE)
+        row = await read_worker(tx, worker_id, lost_after=house.settings.lease_seconds)
+        running = await _running(tx, caller.project_id)
+    if row is None:
+        raise not_found("worker", worker_id)
+    return answer(_worker_document(row, jobs=running[worker_id]))

@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy import RowMapping, select, update
 
+from tapeworks.jobs import HELD
 from tapeworks_service.database.engine import Transaction
-from tapeworks_service.database.tables import workers
+from tapeworks_service.database.tables import jobs, workers
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,21 @@ async def read_worker(tx: Transaction, worker_id: str, *, lost_after: float) -> 
 async def heard_of(tx: Transaction, worker_id: str) -> None:
     """A sign of life."""
     await tx.execute(update(workers).where(workers.c.id == worker_id).values(heartbeat_at=await tx.now()))
+
+
+async def is_draining(tx: Transaction, worker_id: str) -> bool:
+    """Whether its jobs are to be handed back."""
+    row = await tx.one(select(workers.c.draining).where(workers.c.id == worker_id))
+    return row is not None and bool(row["draining"])
+
+
+async def set_draining(tx: Transaction, worker_id: str, *, draining: bool) -> bool:
+    """Drain a worker, or let it take jobs again; whether there is one of that id."""
+    changed = await tx.execute(update(workers).where(workers.c.id == worker_id).values(draining=draining))
+    return changed.rowcount == 1
+
+
+async def held_by(tx: Transaction, worker_id: str) -> list[str]:
+    """The jobs that a worker holds, of every project."""
+    held = jobs.c.state.in_([state.value for state in HELD])
+    return [row["id"] for row in await tx.all(select(jobs.c.id).where(held, jobs.c.worker_id == worker_id))]
