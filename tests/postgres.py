@@ -7,6 +7,8 @@ tests are root's: PostgreSQL refuses to be root.
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +78,15 @@ class Postgres:
 
     def start(self) -> None:
         """Start again after `stop` or `kill`; returns when it takes connections."""
-        self._server.start()
+        until = time.monotonic() + 30
+        while True:
+            try:
+                self._server.start()
+                return
+            except (AssertionError, subprocess.SubprocessError):  # it recovers what the kill left
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
 
 
 @contextmanager

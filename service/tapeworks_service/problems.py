@@ -10,12 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import asyncpg
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
@@ -147,7 +148,7 @@ def to_problem(error: Exception) -> Problem:
         return Problem(code, str(error.detail), status=error.status_code, headers=error.headers)
     if isinstance(error, OverflowError):
         return Problem(ProblemCode.INVALID_REQUEST, "a number is too large")
-    if isinstance(error, DataError):
+    if isinstance(getattr(error.__cause__, "__cause__", None), asyncpg.DataError):
         return Problem(ProblemCode.INVALID_REQUEST, "the database cannot hold a value of the request")
     if isinstance(error, (DBAPIError, PoolTimeout, DatabaseAway)):
         log.error("database_error", error=str(error.__cause__ or error))

@@ -36,7 +36,7 @@ from tapeworks_workers.engine.export import model_configs
 from tapeworks_workers.engine.feed import Feed
 from tapeworks_workers.engine.inputs import ARCHITECTURES
 from tapeworks_workers.engine.nests import Arrays, spec_document
-from tapeworks_workers.engine.pipeline import Split, empty
+from tapeworks_workers.engine.pipeline import Split
 from tapeworks_workers.engine.progress import Counters
 from tapeworks_workers.engine.step import TRAINING, CompiledStep, compile_train_step
 
@@ -142,10 +142,10 @@ class Recorder:
             feed.position += done
             left -= done
             if left:
-                _turn(feed)
+                feed.next_pass()
         batch = next(feed.iterator, None)
         if batch is None:
-            _turn(feed)
+            feed.next_pass()
             batch = next(feed.iterator)
         before = snapshot(self._assembly, {**moment.counters.document(), "step": step - 1})
         expected = moment.counters.step_in_epoch + step - 1 - moment.counters.step
@@ -209,13 +209,6 @@ def gradient_norms(assembly: Assembly, batch: Any) -> tuple[dict[str, float | st
     norms = {name: norm if math.isfinite(norm) else str(norm) for name, norm in run.gradient_norms.items()}
     run.gradient_norms = None
     return norms, why
-
-
-def _turn(feed: Feed) -> None:
-    """On to the next pass over the data. Raises JobFailure where a pass has no batch."""
-    if feed.position == 0:
-        raise empty("training")
-    feed.next_pass()
 
 
 def _bytes(variable: tf.Variable) -> int:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.jobs import State
-from tapeworks_workers.engine import plans
+from tapeworks_workers.engine import environment, plans
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.black_box import Recorder
@@ -27,7 +27,7 @@ from tapeworks_workers.engine.checkpoint_files import CheckpointFiles
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
 from tapeworks_workers.engine.evaluation import Evaluation, finalize
 from tapeworks_workers.engine.feed import Feed
-from tapeworks_workers.engine.pipeline import Data, empty
+from tapeworks_workers.engine.pipeline import Data
 from tapeworks_workers.engine.progress import Bounds, Counters, Pace, Progress, until_next
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step import CompiledStep, Means
@@ -90,7 +90,14 @@ class Training:
         self.counters = Counters(**state.counters)
         self._judge.resume(self.counters, state.values)
         self._feed = Feed(self._data.training, number=self.counters.pass_number, position=self.counters.position)
-        self._feed.resume(folder)
+        told = {"step": self.counters.step, "data": self._feed.resume(folder)}
+        here = environment.fingerprint()
+        other = sorted(name for name in here if self.counters.device.get(name, here[name]) != here[name])
+        self._reporter.facts(diagnostics={"resume": {**told, "same_device": not other}})
+        if other:
+            self._reporter.note(
+                f"The checkpoint was computed on another device ({', '.join(other)}): the last bits may differ."
+            )
         self._assembly.run.stop_reason = self.counters.stop_reason
         if self.counters.callbacks:
             self._callbacks.load(self.counters.callbacks)
@@ -100,6 +107,7 @@ class Training:
         counters = self.counters
         counters.pass_number, counters.position = self._feed.number, self._feed.position
         self._judge.store(counters)
+        counters.device = environment.fingerprint()
         counters.callbacks, counters.stop_reason = self._callbacks.state(), self._assembly.run.stop_reason
         state = snapshot(self._assembly, counters.document())
         state.values.update(self._judge.best_weights)
@@ -140,8 +148,6 @@ class Training:
             done, wanted = self._call(self._left() if calls and began < until else 1)
             calls.append((done, time.monotonic() - began))
             if done < wanted or self._left() == 0:
-                if self._feed.position == 0:
-                    raise empty("training")
                 self.counters.epoch += 1
                 self.counters.steps_per_epoch = self.counters.steps_per_epoch or self.counters.step_in_epoch
                 self.counters.step_in_epoch = 0
@@ -192,8 +198,6 @@ class Training:
         while (left := self._left()) > 0:
             done, wanted = self._call(left)
             if done < wanted:
-                if self._feed.position == 0:
-                    raise empty("training")
                 self._feed.next_pass()
                 if self._spec.steps_per_epoch is None:
                     break

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tapeworks_workers.engine.pipeline import Split
+from tapeworks_workers.engine.pipeline import Split, empty
 
 SAVED = "iterator"
 """Prefix of the iterator's files inside a checkpoint."""
@@ -34,7 +34,9 @@ class Feed:
         return self._iterator
 
     def next_pass(self) -> None:
-        """Leave this pass; the next batch is the first of another."""
+        """Leave this pass; the next batch is the first of another. Raises JobFailure where it had none."""
+        if self.position == 0:
+            raise empty("training")
         self._iterator = None
         self.number += 1
         self.position = 0
@@ -52,10 +54,15 @@ class Feed:
                 file.unlink() if file.is_file() else shutil.rmtree(file)
         return self.savable
 
-    def resume(self, folder: Path) -> None:
-        """Put a saved iterator's state back; where none was saved, the position is skipped to."""
-        if not self.position or not (folder / f"{SAVED}.index").exists():
-            return
+    def resume(self, folder: Path) -> str:
+        """Put a saved iterator's state back; where none was saved, the position is skipped to.
+
+        Returns which: `start` of a pass, `iterator` or `skipped`.
+        """
+        if not self.position:
+            return "start"
+        if not (folder / f"{SAVED}.index").exists():
+            return "skipped"
         self._iterator = iter(self._split.dataset(self.number))
         try:
             tf.train.Checkpoint(iterator=self._iterator).read(str(folder / SAVED)).assert_consumed()
@@ -63,3 +70,5 @@ class Feed:
             # A state of another version of tf.data, or of a pipeline that changed: the position is still good.
             self._iterator = None
             self.savable = False
+            return "skipped"
+        return "iterator"

@@ -32,6 +32,8 @@ class Counters:
     plan: str = "loop"
     complete: bool = False
     """Training is over, the weights are final: only test, export and verification are left."""
+    device: dict[str, str] = field(default_factory=dict)
+    """Where the state was computed (`environment.fingerprint`)."""
     stopping: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
     callbacks: list[dict[str, Any]] = field(default_factory=list)
