@@ -12,8 +12,8 @@ import psutil
 from tapeworks.jobs import Job
 from tests.end_to_end.serving import eventually
 from tests.faults import specs
-from tests.faults.cases import Case, another_runs, count, gather, saved, suffer, training, undisturbed
-from tests.faults.checks import check, reached
+from tests.faults.cases import Case, another_runs, gather, saved, suffer, training, undisturbed
+from tests.faults.checks import reached
 from tests.faults.outcome import Outcome
 from tests.faults.processes import killed, send
 from tests.faults.worlds import World
@@ -139,10 +139,7 @@ def worker_stopped(world: World, times: int) -> Outcome:
             outcome.problems.append(f"{job.id} ended in attempt {story.job.attempt}")
         if agent.told("lease is lost") == lost_before:
             outcome.problems.append(f"{agent.name} was not told that its lease is lost")
-        count(
-            outcome,
-            check(world.client, world.client.wait(world.client.submit(specs.short()).id, 240).id, steps=None, report=1),
-        )
+        another_runs(world, outcome)
     return outcome
 
 

@@ -53,12 +53,12 @@ def service_killed(world: World, times: int) -> Outcome:
             world.client.wait(job_id, WAIT)
             count(outcome, check(world.client, job_id, steps=None, report=specs.REPORT))
         outcome.notes = [f"{len(acknowledged)} submitted around the last kill"]
-    outcome.recovery, outcome.repeated = outcome.recovery, None
+    outcome.repeated = None
     return outcome
 
 
 def database_away(world: World, times: int, seconds: float) -> Outcome:
-    """The database is away: 503 with `Retry-After`, training goes on, then everything does; no job loses its attempt."""
+    """The database is away: 503 with `Retry-After`; training goes on, then everything does; no attempt is lost."""
     outcome = Outcome(f"database away for {seconds:g} s", times)
     spec = specs.job(steps=int((seconds + 8) * 200), milliseconds=5.0)
     for _ in range(times):
