@@ -24,8 +24,8 @@ from uuid import UUID
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.chaos_invariants import attempts, violations  # noqa: E402 — found once the root is on the path
 from benchmarks.chaos_injuries import Injuries  # noqa: E402
+from benchmarks.chaos_invariants import attempts, violations  # noqa: E402 — found once the root is on the path
 from benchmarks.chaos_specs import KINDS  # noqa: E402
 from tapeworks.errors import ApiError, Conflict, Unavailable  # noqa: E402
 from tapeworks.jobs import FINAL, State  # noqa: E402

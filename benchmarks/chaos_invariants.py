@@ -102,7 +102,7 @@ def _strangers(world: World, jobs: dict[str, Row]) -> list[str]:
     for file in store.rglob("*"):
         key = file.relative_to(store).as_posix()
         parts = key.split("/")
-        explained = parts[1:2] == ["jobs"] and parts[2] in jobs or parts[1:2] == ["uploads"] and parts[2] in uploads
+        explained = (parts[1:2] == ["jobs"] and parts[2] in jobs) or (parts[1:2] == ["uploads"] and parts[2] in uploads)
         if file.is_file() and key != "probe" and not explained and not any(key.startswith(one) for one in noted):
             found.append(f"nothing explains the file {key}")
     return found
