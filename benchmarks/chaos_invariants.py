@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +23,7 @@ Row = dict[str, Any]
 
 def violations(world: World, acknowledged: Sequence[str]) -> list[str]:
     """Everything that does not hold."""
-    jobs = {row["id"]: row for row in rows(world, "SELECT id, project_id, state, attempt, event_seq, spec FROM jobs")}
+    jobs = {row["id"]: row for row in world.execute("SELECT id, project_id, state, attempt, event_seq, spec FROM jobs")}
     found = [f"{job_id} is lost" for job_id in acknowledged if job_id not in jobs]
     found += [f"{job_id} is {row['state']}" for job_id, row in jobs.items() if row["state"] not in FINAL_STATES]
     return [*found, *_events(world, jobs), *_files(world, jobs)]
@@ -36,19 +35,10 @@ def attempts(stories: Sequence[Story]) -> str:
     return ", ".join(f"{number}: {counted[number]}" for number in sorted(counted))
 
 
-def rows(world: World, statement: str) -> list[Row]:
-    """The rows of a query; JSON columns are text."""
-    if world.server is not None:
-        return world.server.execute(statement, database=world.url_of_database.split("@/")[1].split("?")[0])
-    with sqlite3.connect(world.file) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(statement)]
-
-
 def _events(world: World, jobs: dict[str, Row]) -> list[str]:
     found: list[str] = []
     told: dict[str, list[Row]] = defaultdict(list)
-    for row in rows(world, "SELECT job_id, seq, attempt, type, data FROM events ORDER BY job_id, seq"):
+    for row in world.execute("SELECT job_id, seq, attempt, type, data FROM events ORDER BY job_id, seq"):
         told[row["job_id"]].append(row)
     for job_id, job in jobs.items():
         events = told.pop(job_id, [])
@@ -71,8 +61,8 @@ def _events(world: World, jobs: dict[str, Row]) -> list[str]:
 def _files(world: World, jobs: dict[str, Row]) -> list[str]:
     found: list[str] = []
     store = world.data / "artifacts"
-    artifacts = rows(world, "SELECT job_id, attempt, role, bytes, sha256, key FROM artifacts")
-    checkpoints = rows(world, "SELECT job_id, attempt, 'checkpoint' AS role, bytes, sha256, key FROM checkpoints")
+    artifacts = world.execute("SELECT job_id, attempt, role, bytes, sha256, key FROM artifacts")
+    checkpoints = world.execute("SELECT job_id, attempt, 'checkpoint' AS role, bytes, sha256, key FROM checkpoints")
     bundles: Counter[str] = Counter()
     for row in [*artifacts, *checkpoints]:
         job = jobs.get(row["job_id"])
@@ -96,8 +86,8 @@ def _files(world: World, jobs: dict[str, Row]) -> list[str]:
 def _strangers(world: World, jobs: dict[str, Row]) -> list[str]:
     """Files that neither a job of the database nor an upload explains: nothing would ever collect them."""
     store = world.data / "artifacts"
-    uploads = {row["id"] for row in rows(world, "SELECT id FROM uploads")}
-    noted = [row["prefix"] for row in rows(world, "SELECT prefix FROM deletions")]
+    uploads = {row["id"] for row in world.execute("SELECT id FROM uploads")}
+    noted = [row["prefix"] for row in world.execute("SELECT prefix FROM deletions")]
     found = []
     for file in store.rglob("*"):
         key = file.relative_to(store).as_posix()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from tapeworks_service.database.tables import jobs
 from tests.faults.outcome import Outcome
 from tests.faults.worlds import World
 from tests.service.worker import HandWorker, spec
@@ -18,10 +19,12 @@ from tests.service.worker import HandWorker, spec
 QUEUE_MS, POLL_MS = 100.0, 250.0
 ASKED = 200
 """How often the list, and a job to claim, are asked for."""
-CLAIMERS = 8
-EVERY_SECONDS = 5.0
+SUBMITTERS = 8
+SUBMITTED = 100
+COPIED_ID = "substr(j.id, 1, length(j.id) - 2) || CASE WHEN i < 10 THEN '0' ELSE '' END || CAST(i AS TEXT)"
+EVERY_SECONDS = 10.0
 """How often each poller looks."""
-POLLING_SECONDS = 20.0
+LOOKS = 2
 POLLED = 50
 
 
@@ -30,7 +33,8 @@ def queue(world: World, times: int) -> Outcome:
     outcome = Outcome(f"{times:,} queued jobs: list and claim".replace(",", " "), ASKED)
     worker = HandWorker(world.http, "many")
     worker.register()
-    outcome.jobs = len(_queued(world, times))
+    _submitted(world, SUBMITTED)
+    outcome.jobs = _multiplied(world, times // SUBMITTED + 1)
     listing = _timed(lambda: world.http.get("/v1/jobs", params={"limit": 50}), ASKED)
     filtered = _timed(lambda: world.http.get("/v1/jobs", params={"state": "queued", "limit": 50}), ASKED // 4)
     leases = []
@@ -50,12 +54,12 @@ def pollers(world: World, times: int) -> Outcome:
     """`times` clients, each on a connection of its own, look at their job every few seconds: p95, and no 5xx."""
     outcome = Outcome(f"{times:,} pollers".replace(",", " "), times)
     HandWorker(world.http, "many").register()
-    jobs = _queued(world, POLLED)
-    outcome.jobs = len(jobs)
-    answers = asyncio.run(_poll(world.port, jobs, times))
+    polled = _submitted(world, POLLED)
+    outcome.jobs = len(polled)
+    answers = asyncio.run(_poll(world.port, polled, times))
     taken, bad = [seconds for _, seconds in answers], [status for status, _ in answers if status != 200]
-    rate = len(answers) / POLLING_SECONDS
-    outcome.notes.append(f"{rate:.0f} answers/s, p50 {1000 * statistics.median(taken):.0f} ms, p95 {p95(taken):.0f} ms")
+    rate = times / EVERY_SECONDS
+    outcome.notes.append(f"{rate:.0f} looks/s, p50 {1000 * statistics.median(taken):.0f} ms, p95 {p95(taken):.0f} ms")
     if bad:
         outcome.problems.append(f"{len(bad)} answers were not 200: {set(bad)}")
     if p95(taken) > POLL_MS:
@@ -77,50 +81,54 @@ def _timed(call: Callable[[], Any], count: int) -> list[float]:
     return taken
 
 
-def _queued(world: World, count: int) -> list[str]:
+def _submitted(world: World, count: int) -> list[str]:
     """Submit so many jobs that nobody takes; their ids."""
     numbers = itertools.count(1)
 
     def submit(_: int) -> str:
-        answer = world.http.post("/v1/jobs", json=spec(name=f"queued {next(numbers)}", priority=next(numbers) % 5))
+        number = next(numbers)
+        answer = world.http.post("/v1/jobs", json=spec(name=f"queued {number}", priority=number % 5))
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
-    with ThreadPoolExecutor(CLAIMERS) as pool:
+    with ThreadPoolExecutor(SUBMITTERS) as pool:
         return list(pool.map(submit, range(count)))
 
 
-async def _poll(port: int, jobs: Sequence[str], count: int) -> list[tuple[int, float]]:
+def _multiplied(world: World, times: int) -> int:
+    """Every queued job so many times, past the service: submitting 10 000 takes minutes. Gives how many there are."""
+    columns = [column.name for column in jobs.columns if column.name != "queue_seq"]
+    kept = ", ".join(f'j."{name}"' if name != "id" else COPIED_ID for name in columns)
+    names = ", ".join(f'"{name}"' for name in columns)
+    counting = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {times - 1})"  # noqa: S608
+    chosen = f"SELECT {kept} FROM jobs j CROSS JOIN n WHERE j.state = 'queued' ON CONFLICT DO NOTHING"  # noqa: S608
+    world.execute(f"INSERT INTO jobs ({names}) {counting} {chosen}")
+    (row,) = world.execute("SELECT count(*) AS count FROM jobs WHERE state = 'queued'")
+    return int(row["count"])
+
+
+async def _poll(port: int, polled: Sequence[str], count: int) -> list[tuple[int, float]]:
     """(status, seconds) of every look. Each poller begins at its own moment."""
     answers: list[tuple[int, float]] = []
-    opening = asyncio.Semaphore(100)
 
     async def one(number: int) -> None:
-        async with opening:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        request = f"GET /v1/jobs/{jobs[number % len(jobs)]} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
-        await start.wait()
         await asyncio.sleep(EVERY_SECONDS * number / count)
-        until = time.perf_counter() + POLLING_SECONDS
-        while (began := time.perf_counter()) < until:
-            writer.write(request)
-            status = await _answer(reader)
+        for _ in range(LOOKS):
+            began = time.perf_counter()
+            status = await _look(port, polled[number % len(polled)])
             answers.append((status, time.perf_counter() - began))
-            await asyncio.sleep(EVERY_SECONDS - (time.perf_counter() - began) % EVERY_SECONDS)
-        writer.close()
-        await writer.wait_closed()
+            await asyncio.sleep(EVERY_SECONDS - (time.perf_counter() - began))
 
-    start = asyncio.Event()
-    polling = [asyncio.create_task(one(number)) for number in range(count)]
-    await asyncio.sleep(1)  # the connections are made before the first look
-    start.set()
-    await asyncio.gather(*polling)
+    await asyncio.gather(*(one(number) for number in range(count)))
     return answers
 
 
-async def _answer(reader: asyncio.StreamReader) -> int:
-    """Read one HTTP answer whole; its status."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    fields = dict(line.lower().split(": ", 1) for line in head[1:] if ": " in line)
-    json.loads(await reader.readexactly(int(fields["content-length"])))
-    return int(head[0].split()[1])
+async def _look(port: int, job_id: str) -> int:
+    """GET the job on a connection of its own; the status of the answer, which is read whole."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET /v1/jobs/{job_id} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    assert json.loads(body)
+    return int(head.split()[1])

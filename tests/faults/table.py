@@ -49,6 +49,6 @@ ROWS = (
     Row("poison", asking.poison, full=3),
     Row("memory", asking.out_of_memory, full=3),
     Row("clock", asking.wrong_clock, full=2),
-    Row("queue", load.queue, full=10_000, short=1_000, world="bare", in_tests=BOTH),
+    Row("queue", load.queue, full=10_000, short=10_000, world="bare", in_tests=BOTH),
     Row("pollers", load.pollers, full=1_000, short=1_000, world="bare", in_tests=BOTH),
 )

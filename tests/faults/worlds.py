@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
+from sqlalchemy import make_url
 
 from tapeworks.client import Client
 from tapeworks.jobs import Job
@@ -207,6 +210,15 @@ class World:
                 yield
             finally:
                 locker.communicate()
+
+    def execute(self, statement: str) -> list[dict[str, Any]]:
+        """One statement on the database, past the service; its rows. JSON columns are text."""
+        if self.server is not None:
+            database = str(make_url(self.url_of_database).database)
+            return self.server.execute(statement, database=database)
+        with closing(sqlite3.connect(self.file, timeout=60)) as connection, connection:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(statement)]
 
     # ── agents ───────────────────────────────────────────────────────────────────────────────────
 
