@@ -63,7 +63,10 @@ REFUSALS = problems(400, 401, 403, 404, 409, 413, 422, 503)
 async def lease_job(request: Request, caller: Worker, house: House) -> Response:
     """The job whose turn it is among those that the free devices fit; 404 where the worker is not registered."""
     wanted = await read_message(request, LeaseRequest, house.settings.max_body_bytes)
-    deadline = time.monotonic() + min(wanted.wait_seconds, house.settings.wait_seconds)
+    # A worker that stands still keeps its connection: its request must be over before its attempts are reaped, or it
+    # would be given them again.
+    longest = min(house.settings.wait_seconds, house.settings.lease_seconds / 2)
+    deadline = time.monotonic() + min(wanted.wait_seconds, longest)
     heard = 0.0
     with house.hub.listen(QUEUE) as listener:
         while True:

@@ -1,0 +1,54 @@
+"""The fault table: its rows in order, what each needs, and how often it is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from tests.faults import asking, killing, load, outages, storage
+from tests.faults.outcome import Outcome
+from tests.faults.worlds import World
+
+BOTH = ("sqlite", "postgresql")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: `run` gives its outcome in a world of the kind `world`."""
+
+    name: str
+    run: Callable[[World, int], Outcome]
+    full: int
+    """Times in `make faults`."""
+    short: int = 1
+    """Times in `make test`."""
+    world: str = "plain"
+    databases: tuple[str, ...] = BOTH
+    in_tests: tuple[str, ...] = ("sqlite",)
+    """Databases with which the tests run it."""
+
+
+ROWS = (
+    Row("runner", killing.runner_killed, full=50, short=2),
+    Row("checkpoint", killing.checkpoint_killed, full=50, short=2),
+    Row("agent", killing.agent_killed, full=3),
+    Row("zygotes", killing.zygotes_killed, full=3),
+    Row("stopped", killing.worker_stopped, full=3),
+    Row("service", outages.service_killed, full=3, in_tests=BOTH),
+    Row("away", partial(outages.database_away, seconds=5.0), full=0, in_tests=BOTH),
+    Row("away-20", partial(outages.database_away, seconds=20.0), full=1, short=0, in_tests=()),
+    Row("away-60", partial(outages.database_away, seconds=60.0), full=1, short=0, in_tests=()),
+    Row("worker-full", storage.worker_full, full=2, world="small"),
+    Row("store-full", storage.store_full, full=2, world="small"),
+    Row("database-full", storage.database_full, full=2, world="small", databases=("sqlite",)),
+    Row("read-only", storage.store_read_only, full=2, world="small"),
+    Row("checkpoint-flipped", storage.checkpoint_flipped, full=5),
+    Row("bundle-flipped", storage.bundle_flipped, full=5),
+    Row("same-post", asking.same_post, full=5, in_tests=BOTH),
+    Row("poison", asking.poison, full=3),
+    Row("memory", asking.out_of_memory, full=3),
+    Row("clock", asking.wrong_clock, full=2),
+    Row("queue", load.queue, full=10_000, short=10_000, world="bare", in_tests=BOTH),
+    Row("pollers", load.pollers, full=1_000, short=1_000, world="bare", in_tests=BOTH),
+)
