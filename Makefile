@@ -1,6 +1,7 @@
 # make demo: one job from POST to a model that loads again, on this machine
 # make test: the tests; make check: the rules too
 # make examples: every example of the guide on a server of its own, as a table
+# make faults: everything that can go wrong, done for real on both databases, as a table (about 25 minutes)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
@@ -13,10 +14,10 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples subset test check rules docs lock clean
+.PHONY: help demo examples subset faults test check rules docs lock clean
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/python -m examples.demo
@@ -28,6 +29,10 @@ examples: $(STAMP)
 # Which of them the tests run.
 subset: $(STAMP)
 	@$(BIN)/python -m examples.rows
+
+# ROWS=runner,agent: those alone; DATABASE=sqlite or postgresql: with that one alone.
+faults: $(STAMP)
+	@$(BIN)/python -m tests.faults --rows "$(ROWS)" --database "$(DATABASE)"
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile
