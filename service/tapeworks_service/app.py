@@ -22,6 +22,7 @@ from tapeworks_service.database.tables import installation
 from tapeworks_service.jobs import record_routes, submit_routes
 from tapeworks_service.jobs import routes as jobs
 from tapeworks_service.jobs.reaper import reap_forever
+from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.leases import routes as leases
 from tapeworks_service.logs import RequestIds
 from tapeworks_service.prometheus import Measured, Measures
@@ -47,7 +48,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
                 await tx.alone("start")
                 await auth.prepare(tx, settings)
                 await _prepare_secret(tx)
-            house = Context(settings, database, hub, Store(settings.artifacts), CatalogueCache(), measures)
+            house = Context(settings, database, hub, Store(settings.artifacts), CatalogueCache(), FitCache(), measures)
             app.state.context = house
             reaper = asyncio.create_task(reap_forever(house))
             log.info("service_started", database=database.url.render_as_string(), data_dir=str(settings.data_dir))

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from tapeworks_service.artifacts.store import Store
 from tapeworks_service.catalogue.catalogue import CatalogueCache
 from tapeworks_service.database.engine import Database
+from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.prometheus import Measures
 from tapeworks_service.settings import ServiceSettings
 from tapeworks_service.waking import Hub
@@ -24,6 +25,7 @@ class Context:
     hub: Hub
     store: Store
     catalogues: CatalogueCache
+    fits: FitCache
     measures: Measures
 
 

@@ -22,7 +22,7 @@ from tapeworks_service.jobs.fence import Fence, hold
 from tapeworks_service.jobs.fit import Needs
 from tapeworks_service.jobs.new_job import NewJob
 from tapeworks_service.jobs.streams import entries
-from tapeworks_service.jobs.turns import queued_needs
+from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.problems import Problem
 from tapeworks_service.waking import Hub
 
@@ -53,7 +53,7 @@ class Queue:
         self._requests += 1
         who = queue.Claim("worker", f"request-{self._requests}", SECRET, lease_seconds)
         async with self.database.write() as tx:
-            satisfied = {needs.fit_key: 0 for needs in await queued_needs(tx)}
+            satisfied = {key: 0 for key, _ in await FitCache().queued(tx)}
             claimed = await queue.claim(tx, who, satisfied)
         return None if claimed is None else Fence(claimed[0]["id"], claimed[0]["attempt"], claimed[1])
 

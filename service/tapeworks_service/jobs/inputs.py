@@ -182,7 +182,8 @@ async def _latest_checkpoint(tx: Transaction, source: RowMapping) -> RowMapping 
 
 async def waiting_inputs(tx: Transaction, source: RowMapping) -> list[RowMapping]:
     """Inputs of other jobs that wait for this one."""
-    return await tx.all(select(job_inputs).where(_from(source), job_inputs.c.kind.is_(None)))
+    waiting = select(job_inputs).where(_from(source), job_inputs.c.kind.is_(None))
+    return await tx.all(waiting.order_by(job_inputs.c.job_id, job_inputs.c.index))  # locked in one order by all
 
 
 async def users_of(tx: Transaction, source: RowMapping) -> list[RowMapping]:

@@ -18,6 +18,8 @@ from tapeworks_service.jobs.fit import Needs
 
 _TOGETHER = 16
 """So many may claim at the same moment without one of them finding nothing."""
+_MOST_KNOWN = 100_000
+_AT_ONCE = 1_000
 _READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
 
 
@@ -39,10 +41,24 @@ async def fair_rank(tx: Transaction, project_id: str, priority: int) -> int:
     return int(current or 0)
 
 
-async def queued_needs(tx: Transaction) -> list[Needs]:
-    """What the queued jobs need, once for each different need."""
-    ready = select(jobs.c.queue_seq).where(*_READY, jobs.c.fit_key == fits.c.fit_key)
-    return [Needs.from_document(row["needs"]) for row in await tx.all(select(fits.c.needs).where(ready.exists()))]
+class FitCache:
+    """What fit keys stand for: a key is a hash of its needs, so what is known of it never changes."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Needs] = {}
+
+    async def queued(self, tx: Transaction) -> list[tuple[str, Needs]]:
+        """What the queued jobs need, once for each different need, by its key."""
+        ready = select(jobs.c.queue_seq).where(*_READY, jobs.c.fit_key == fits.c.fit_key)
+        keys = [row["fit_key"] for row in await tx.all(select(fits.c.fit_key).where(ready.exists()))]
+        new = [key for key in keys if key not in self._known]
+        if len(self._known) + len(new) > _MOST_KNOWN:
+            self._known.clear()
+            new = keys
+        for at in range(0, len(new), _AT_ONCE):
+            for row in await tx.all(select(fits).where(fits.c.fit_key.in_(new[at : at + _AT_ONCE]))):
+                self._known[row["fit_key"]] = Needs.from_document(row["needs"])
+        return [(key, self._known[key]) for key in keys if key in self._known]
 
 
 def head(fit_keys: Sequence[str], now: float, *, together: bool) -> Select[Any]:

@@ -22,7 +22,7 @@ from tapeworks_service.jobs.fence import Fence, held, hold, holds, lease_lost, l
 from tapeworks_service.jobs.inputs import input_document, inputs_of, resumed_from, users_of
 from tapeworks_service.jobs.journal import NewEvent
 from tapeworks_service.jobs.records import append, merged_facts
-from tapeworks_service.jobs.turns import queued_needs
+from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.problems import Problem, invalid_value
 from tapeworks_service.workers.rows import WorkerRow
 
@@ -39,7 +39,7 @@ async def lease_secret(tx: Transaction) -> bytes:
 
 
 async def satisfied_needs(
-    tx: Transaction, worker: WorkerRow, wanted: LeaseRequest, catalogues: CatalogueCache
+    tx: Transaction, worker: WorkerRow, wanted: LeaseRequest, catalogues: CatalogueCache, known: FitCache
 ) -> dict[str, int]:
     """Fit key → GPUs taken, of the queued needs that the worker's free devices satisfy."""
     if worker.draining or not (wanted.free_gpus or wanted.free_cpu_slots):
@@ -47,8 +47,8 @@ async def satisfied_needs(
     components = (await catalogues.known(tx, worker.catalogue_digest)).keys
     free: dict[str, Any] = {"free_gpus": wanted.free_gpus, "free_cpu_slots": wanted.free_cpu_slots}
     return {
-        needs.fit_key: needs.gpus_on(worker)
-        for needs in await queued_needs(tx)
+        key: needs.gpus_on(worker)
+        for key, needs in await known.queued(tx)
         if needs.unmet(worker, components) is None and needs.fits_now(worker, **free)
     }
 

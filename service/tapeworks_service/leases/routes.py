@@ -103,7 +103,7 @@ async def _look(house: Context, wanted: LeaseRequest) -> tuple[bool, dict[str, A
         answered, lease = await attempts.leased_before(tx, wanted, secret=secret)
         if answered:
             return answered, lease
-        satisfied = await attempts.satisfied_needs(tx, worker, wanted, house.catalogues)
+        satisfied = await attempts.satisfied_needs(tx, worker, wanted, house.catalogues, house.fits)
     if not satisfied:
         return False, None
     async with house.database.write() as tx:
