@@ -14,6 +14,7 @@ from sqlalchemy import insert, select
 from tapeworks_service import auth, health, openapi, problems
 from tapeworks_service.artifacts import routes as artifacts
 from tapeworks_service.artifacts.store import Store
+from tapeworks_service.artifacts.sweep import sweep_forever
 from tapeworks_service.catalogue import routes as catalogue
 from tapeworks_service.catalogue.catalogue import CatalogueCache
 from tapeworks_service.context import Context
@@ -50,13 +51,14 @@ def create_app(settings: ServiceSettings) -> FastAPI:
                 await _prepare_secret(tx)
             house = Context(settings, database, hub, Store(settings.artifacts), CatalogueCache(), FitCache(), measures)
             app.state.context = house
-            reaper = asyncio.create_task(reap_forever(house))
+            rounds = [asyncio.create_task(work(house)) for work in (reap_forever, sweep_forever)]
             log.info("service_started", database=database.url.render_as_string(), data_dir=str(settings.data_dir))
             yield
             hub.close()
-            reaper.cancel()
-            with suppress(asyncio.CancelledError):
-                await reaper
+            for task in rounds:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
         except StartRefused as refused:
             app.state.refused = refused
             raise

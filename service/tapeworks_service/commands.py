@@ -1,4 +1,4 @@
-"""The command that the service adds: `tapeworks serve`, the service with a worker beside it.
+"""The commands that the service adds: `tapeworks serve`, the service with a worker beside it; `backup` and `restore`.
 
 Imports of the service's own dependencies stand inside: the command line must work, and say what is
 missing, where only the client is installed.
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(serve)
+    for command in (serve, backup, restore):
+        app.command()(command)
 
 
 def serve(
@@ -58,6 +59,32 @@ def serve(
             key_file=_key_file(settings, folder),
         )
         _run(settings, folder, None if no_worker else options)
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(help="A folder that is not there yet.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data.")] = None,
+) -> None:
+    """Copy an instance on SQLite: database, models, checkpoints. The service may go on running."""
+    _require("fastapi", "service", "tapeworks backup")
+    from tapeworks_service.backup import back_up
+
+    folder = _settings(None, None, data_dir).data_dir.absolute()
+    copied = back_up(folder, target.absolute())
+    typer.echo(f"{target}: the database and {copied.files} files, {copied.bytes} bytes")
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(help="What `tapeworks backup` wrote.", exists=True, file_okay=False)],
+    data_dir: Annotated[Path | None, typer.Option(help="Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data.")] = None,
+) -> None:
+    """Put a backup into an empty folder, for `tapeworks serve` to go on with."""
+    _require("fastapi", "service", "tapeworks restore")
+    from tapeworks_service.backup import restore as put_back
+
+    folder = _settings(None, None, data_dir).data_dir.absolute()
+    copied = put_back(source.absolute(), folder)
+    typer.echo(f"{folder}: the database and {copied.files} files, {copied.bytes} bytes")
 
 
 def _require(module: str, extra: str, what: str) -> None:

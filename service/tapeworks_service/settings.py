@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tapeworks.errors import TapeworksError
@@ -57,6 +57,13 @@ class ServiceSettings(BaseSettings):
     """A worker's catalogue holds the config schema of every component."""
     part_bytes: PositiveInt = PART_BYTES
     max_upload_bytes: PositiveInt = 1024 * 1024 * MIB
+    reserve_bytes: NonNegativeInt = 256 * MIB
+    """What uploads leave free of the artifact store's disk: the database may lie there too."""
+
+    sweep_seconds: PositiveFloat = 3600.0
+    """How often files and rows are looked for that nothing refers to."""
+    keep_validations_seconds: PositiveFloat = 7 * 86_400.0
+    """How long finished jobs of kind `validate` are kept."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"

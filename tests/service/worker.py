@@ -200,6 +200,9 @@ class HandWorker:
     def job(self, job_id: str) -> dict[str, Any]:
         return self.client.get(f"/v1/jobs/{job_id}").json()
 
+    def job_ids(self) -> list[str]:
+        return [job["id"] for job in self.client.get("/v1/jobs").json()["data"]]
+
     def empty_queue(self) -> None:
         unfinished = ("queued", "paused", "starting", "running", "exporting", "verifying")
         for kind in ("train", "validate"):

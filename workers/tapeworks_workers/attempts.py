@@ -152,6 +152,7 @@ class Attempt:
                 "lease": self.lease.model_dump(mode="json", by_alias=True, exclude={"token"}),
                 "folder": str(self._run_folder),
                 "data_roots": [str(root.resolve()) for root in self._terms.settings.data_roots],
+                "reserve_bytes": self._terms.settings.reserve_bytes,
                 "inputs": await self._transfers.fetch(self.lease.inputs),
                 "resume": await self._transfers.download(self.lease.resume),
             }

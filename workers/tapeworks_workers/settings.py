@@ -84,6 +84,9 @@ class WorkerSettings(BaseSettings):
     spool_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     """Records of one attempt that wait on disk while the service is away; more are dropped, logs first."""
 
+    reserve_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
+    """What checkpoints leave free of the work folder's disk."""
+
     lifeline: int | None = None
     """Descriptor of a pipe: the worker ends when its other end is closed (`tapeworks serve`)."""
 

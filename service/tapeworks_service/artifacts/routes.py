@@ -49,7 +49,7 @@ BYTES: dict[int | str, dict[str, Any]] = {
     summary="Begin an upload",
     status_code=201,
     response_model=Upload,
-    responses=problems(400, 401, 403, 404, 409, 413, 422, 503),
+    responses=problems(400, 401, 403, 404, 409, 413, 422, 503, 507),
     openapi_extra=takes(UploadRequest),
 )
 async def create_upload(
@@ -61,6 +61,7 @@ async def create_upload(
         raise not_supported("uploads that belong to no attempt (job_id, attempt, path and the lease header)")
     if wanted.bytes > house.settings.max_upload_bytes:
         raise Problem(ProblemCode.PAYLOAD_TOO_LARGE, f"a file may have {house.settings.max_upload_bytes} bytes")
+    house.store.check_room(wanted.bytes, house.settings.reserve_bytes)
     async with house.database.write() as tx:
         fence = Fence(wanted.job_id, wanted.attempt, token)
         row = await uploads.begin(tx, fence, wanted, part_bytes=house.settings.part_bytes)

@@ -6,9 +6,12 @@ Every error of the store becomes `storage_full` or `storage_unavailable`; the se
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
+import os
 import re
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +29,8 @@ from tapeworks_service.problems import Problem
 log = structlog.get_logger(__name__)
 
 CHUNK_BYTES = 1024 * 1024
-_PROBE = "probe"
+LISTED = 500
+PROBE = "probe"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._root = root
         self._store = LocalStore(root, automatic_cleanup=True)
 
     async def put(self, key: str, data: bytes) -> None:
@@ -91,11 +96,7 @@ class Store:
         return Digest(total, seen.hexdigest())
 
     async def compose(self, key: str, parts: list[str]) -> None:
-        """One object from its parts, in order. Raises 503, 507."""
-        if len(parts) == 1:
-            with _coded("be written"):
-                await obstore.copy_async(self._store, parts[0], key)
-            return
+        """One object from its parts, in order, safe from a power cut. Raises 503, 507."""
 
         async def content() -> AsyncIterator[bytes]:
             for part in parts:
@@ -104,7 +105,35 @@ class Store:
                     yield bytes(chunk)
 
         with _coded("be written"):
-            await obstore.put_async(self._store, key, content(), max_concurrency=2)
+            if len(parts) == 1:
+                await obstore.copy_async(self._store, parts[0], key)
+            else:
+                await obstore.put_async(self._store, key, content(), max_concurrency=2)
+            await asyncio.to_thread(self._sync, key)
+
+    def _sync(self, key: str) -> None:
+        """Flush an object and the folders that name it: rows are about to refer to it."""
+        path = self._root / key
+        for part in (path, *path.relative_to(self._root).parents):
+            descriptor = os.open(self._root / part, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def check_room(self, size: int, reserve: int) -> None:
+        """Whether a file of so many bytes leaves the reserve free. Raises 507."""
+        with _coded("be looked at"):
+            free = shutil.disk_usage(self._root).free
+        if reserve and free - size < reserve:
+            detail = f"{size} bytes would leave less than {reserve} of the artifact store's disk; {free} are free"
+            raise Problem(ProblemCode.STORAGE_FULL, detail)
+
+    async def objects(self) -> AsyncIterator[list[tuple[str, float]]]:
+        """All keys with the time of their last change (seconds since 1970), some at a time. Raises 503."""
+        with _coded("be listed"):
+            async for batch in obstore.list(self._store, chunk_size=LISTED):
+                yield [(item["path"], item["last_modified"].timestamp()) for item in batch]
 
     async def delete(self, prefix: str) -> None:
         """Everything below a prefix, or the one object of that name; what is gone already is fine. Raises 503."""
@@ -120,4 +149,4 @@ class Store:
 
     async def check(self) -> None:
         """Whether the store can be written. Raises 503, 507."""
-        await self.put(_PROBE, b"tapeworks")
+        await self.put(PROBE, b"tapeworks")

@@ -24,10 +24,11 @@ _READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
 
 
 async def remember_fit(tx: Transaction, needs: Needs) -> None:
-    """Keep what a fit key stands for."""
+    """Keep what a fit key stands for; it is locked, so that no sweep takes it before the job is there."""
     dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
-    await tx.execute(statement.on_conflict_do_nothing())
+    same = {"fit_key": statement.excluded.fit_key}
+    await tx.execute(statement.on_conflict_do_update(index_elements=["fit_key"], set_=same))
 
 
 async def fair_rank(tx: Transaction, project_id: str, priority: int) -> int:

@@ -144,13 +144,13 @@ async def announce(tx: Transaction, fence: Fence, told: CheckpointAnnouncement) 
         "upload_id": upload["id"], "created_at": await tx.now(),
     }  # fmt: skip
     await tx.execute(insert(checkpoints).values(row))
-    kept = await _prune(tx, job)
+    kept = await prune(tx, job)
     event = NewEvent("checkpoint", {"id": row["id"], "step": told.step, "epoch": told.epoch})
     await append(tx, job, [event], {"checkpoints": kept})
     return str(row["id"])
 
 
-async def _prune(tx: Transaction, job: RowMapping) -> dict[str, Any]:
+async def prune(tx: Transaction, job: RowMapping) -> dict[str, Any]:
     """Keep the newest checkpoints, the best one, and those that other jobs go on from.
 
     Returns the job object's `checkpoints`.

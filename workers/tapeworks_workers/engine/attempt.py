@@ -51,6 +51,8 @@ class Attempt:
     components: list[dict[str, Any]]
     inputs: Inputs
     """What earlier jobs left, by the name that the spec gives them."""
+    reserve: int = 0
+    """Bytes of the folder's disk that checkpoints leave free."""
 
     @classmethod
     def of(cls, frame: Mapping[str, Any]) -> Attempt:
@@ -64,7 +66,8 @@ class Attempt:
         spec = JobSpec.model_validate(lease["spec"])
         inputs = Inputs.of(frame.get("inputs", []), folder)
         components = list(lease.get("components", []))
-        return cls(spec, JobKind(lease["kind"]), lease["attempt"], folder, resume, components, inputs)
+        kind, reserve = JobKind(lease["kind"]), frame.get("reserve_bytes", 0)
+        return cls(spec, kind, lease["attempt"], folder, resume, components, inputs, reserve)
 
 
 def put_together(
@@ -77,7 +80,13 @@ def put_together(
             assembly = assemble(attempt.spec, data.element_spec, datasets=datasets(data), start=start)
         exported_roles(assembly)  # a role that does not exist is told before it is trained for
         training, evaluation = compile_parts(
-            assembly, data, reporter=reporter, control=control, folder=attempt.folder, traces=traces
+            assembly,
+            data,
+            reporter=reporter,
+            control=control,
+            folder=attempt.folder,
+            traces=traces,
+            reserve=attempt.reserve,
         )
         resume(attempt, assembly, training, found, start)
     return assembly, training, evaluation
@@ -91,6 +100,7 @@ def compile_parts(
     control: Control,
     folder: Path,
     traces: Traces | None = None,
+    reserve: int = 0,
 ) -> tuple[Training, Evaluation]:
     """Trace every function once, before anything is trained: a mistake in a step costs no epoch."""
     plan = plans.choose(assembly.spec)
@@ -110,7 +120,7 @@ def compile_parts(
         traces.note(note)
     reporter.facts(diagnostics={"traces": traces.counts, "plan": plan})
     checkpoint = assembly.spec.training.checkpoint
-    files = CheckpointFiles(folder, keep=checkpoint.keep if checkpoint is not None else 1)
+    files = CheckpointFiles(folder, keep=checkpoint.keep if checkpoint is not None else 1, reserve=reserve)
     training = Training(
         assembly, data, step,
         evaluation=evaluation, reporter=reporter, control=control, files=files, callbacks=callbacks,

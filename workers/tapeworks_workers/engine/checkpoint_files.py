@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import tarfile
 import tempfile
@@ -18,15 +19,21 @@ FOLDER = "checkpoints"
 class CheckpointFiles:
     """The checkpoints that one attempt writes below its folder."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
+    def __init__(self, folder: Path, *, keep: int, reserve: int = 0) -> None:
+        """`reserve`: bytes of the disk that a checkpoint leaves free."""
         self._root = folder
         self._folder = folder / FOLDER
-        self._keep = keep
+        self._keep, self._reserve = keep, reserve
+        self._largest = 0
         self._written: list[tuple[Path, bool]] = []
 
     def write(self, state: Snapshot, *, step: int, best: bool, extra: Callable[[Path], object]) -> str:
-        """Write a checkpoint; `extra` adds files to its folder. Returns its path relative to the attempt's folder."""
+        """Write a checkpoint; `extra` adds files to its folder. Returns its path relative to the attempt's folder.
+
+        Raises OSError where there is no room for it: nothing is left of it then, and the earlier ones are as they were.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._check_room(state)
         number = len(self._written)
         final = self._folder / f"step-{step:09d}-{number:04d}{'-best' if best else ''}.tar"
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._folder) as aside:
@@ -40,9 +47,17 @@ class CheckpointFiles:
             sync(packed)
             packed.rename(final)
         sync(self._folder)
+        self._largest = max(self._largest, final.stat().st_size)
         self._written.append((final, best))
         self._prune()
         return str(final.relative_to(self._root))
+
+    def _check_room(self, state: Snapshot) -> None:
+        """The values are written once by themselves and once into the archive. Raises OSError."""
+        size = max(self._largest, sum(value.nbytes for value in state.values.values()))
+        free = shutil.disk_usage(self._folder).free
+        if self._reserve and free < 2 * size + self._reserve:
+            raise OSError(errno.ENOSPC, f"{free} bytes are free for a checkpoint of {size} and a reserve")
 
     def _prune(self) -> None:
         """Remove what is not among the newest `keep` or the newest best: the agent holds open what it was told of."""

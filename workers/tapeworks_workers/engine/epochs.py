@@ -7,6 +7,7 @@ checked, progress is told. At an epoch's end: validation, the epoch's event, ear
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step import CompiledStep, Means
 from tapeworks_workers.engine.stopping import Judge
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 MEASURABLE_SECONDS = 0.1
 """Calls that took less together say nothing of what steps wait for."""
 
@@ -67,6 +69,8 @@ class Training:
         self._feed = Feed(data.training)
         self._progress = Progress(self._bounds, reporter)
         self._saved_at = time.monotonic()
+        self._full = False
+        """Whether the last checkpoint found no room."""
         self._judge = Judge(assembly, reporter)
         if (reported := self._reported(step)) is not None:
             self._judge.expect(reported, open_validation=evaluation.open)
@@ -112,7 +116,13 @@ class Training:
         state = snapshot(self._assembly, counters.document())
         state.values.update(self._judge.best_weights)
         savable = self._feed.savable
-        path = self._files.write(state, step=counters.step, best=best, extra=self._feed.save)
+        self._saved_at = time.monotonic()
+        try:
+            path = self._files.write(state, step=counters.step, best=best, extra=self._feed.save)
+        except OSError as error:
+            self._left_out(error)
+            return
+        self._full = False
         if savable and not self._feed.savable:
             self._reporter.note(
                 "The position in the data cannot be saved for this pipeline: a resumed attempt skips to it, "
@@ -120,7 +130,18 @@ class Training:
             )
         metrics = {name: value for name, value in counters.logs.items() if math.isfinite(value)}
         self._reporter.checkpoint(path, step=counters.step, epoch=counters.epoch, metrics=metrics, best=best)
-        self._saved_at = time.monotonic()
+
+    def _left_out(self, error: OSError) -> None:
+        """A checkpoint found no room: training goes on, and says so once. Raises what is not the disk's fault."""
+        if error.errno not in NO_ROOM:
+            raise error
+        if not self._full:
+            self._reporter.diagnostic(
+                FailureCode.STORAGE_FULL,
+                f"the checkpoint of step {self.counters.step} was left out: {error.strerror}",
+                hint="Training goes on. The next checkpoint that finds room is written.",
+            )
+        self._full = True
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 

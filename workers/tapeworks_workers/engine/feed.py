@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class Feed:
             return self.savable
         try:
             tf.train.Checkpoint(iterator=self.iterator).write(str(folder / SAVED))
+        except tf.errors.ResourceExhaustedError as error:
+            raise OSError(errno.ENOSPC, "the place in the data could not be saved") from error
         except (tf.errors.OpError, ValueError):
             # Generators, py_function, operations with state of their own. The position is enough to go on.
             self.savable = False
