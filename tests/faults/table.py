@@ -30,8 +30,8 @@ class Row:
 
 
 ROWS = (
-    Row("runner", killing.runner_killed, full=50, short=2),
-    Row("checkpoint", killing.checkpoint_killed, full=50, short=2),
+    Row("runner", killing.runner_killed, full=50),
+    Row("checkpoint", killing.checkpoint_killed, full=50),
     Row("agent", killing.agent_killed, full=3),
     Row("zygotes", killing.zygotes_killed, full=3),
     Row("stopped", killing.worker_stopped, full=3),
@@ -49,6 +49,6 @@ ROWS = (
     Row("poison", asking.poison, full=3),
     Row("memory", asking.out_of_memory, full=3),
     Row("clock", asking.wrong_clock, full=2),
-    Row("queue", load.queue, full=10_000, short=10_000, world="bare", in_tests=BOTH),
-    Row("pollers", load.pollers, full=1_000, short=1_000, world="bare", in_tests=BOTH),
+    Row("queue", load.queue, full=10_000, short=2_000, world="bare", in_tests=BOTH),
+    Row("pollers", load.pollers, full=1_000, short=200, world="bare", in_tests=BOTH),
 )

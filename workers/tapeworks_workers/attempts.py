@@ -31,6 +31,10 @@ from tapeworks_workers.transfers import Transfers
 RECORD_SECONDS = 0.5
 """Records are gathered so long before a batch is sent."""
 COMMAND_WAIT = 25.0
+TRAINED = frozenset({"training", "validating", "testing"})
+"""Phases in which an attempt has what its last checkpoint has not."""
+LATE = (State.EXPORTING, State.VERIFYING)
+OUTCOMES = {"cancel": "cancelled", "pause": "paused", "drain": "released"}
 _RECORD: TypeAdapter[Any] = TypeAdapter(wire.Record)
 
 log = structlog.get_logger(__name__)
@@ -56,7 +60,7 @@ class Attempt:
         self._folder = terms.settings.work_dir.resolve() / "attempts" / f"{lease.job_id}.{lease.attempt}"
         self._run_folder = self._folder / "run"
         self._asked: str | None = None
-        self._paused = False
+        self._heard: set[str] = set()
         self._give_up = asyncio.Event()
         self._hurry = asyncio.Event()
         self._disk: OSError | None = None
@@ -181,20 +185,23 @@ class Attempt:
     # ── what is asked of it ──────────────────────────────────────────────────────────────────────
 
     def _obey(self, command: str) -> None:
-        """Pass a command on. Cancel and drain are given a grace, while it exports or verifies a cancel is not."""
-        if command in ("cancel", "drain") and self._asked != "cancel":
-            if self._asked != command:
-                asyncio.get_running_loop().call_later(self._terms.settings.grace_seconds, self._give_up.set)
+        """Pass a command on, once, with a grace for the call that runs.
+
+        Before training there is nothing to save that the last checkpoint has not, and while it exports or verifies a
+        cancel has nothing to wait for: the runner is killed at once. A pause then comes too late, and does nothing.
+        """
+        late = self._relay.state in LATE or self._relay.finished
+        if command in self._heard or (late and command == "pause"):
+            return
+        self._heard.add(command)
+        if command in OUTCOMES and self._asked != "cancel" and (self._asked is None or command != "pause"):
             self._asked = command
-        if command == "pause" and self._paused:
-            return  # the wish stands until the runner has ended: it was told
         told = self._relay.command(command)
-        self._paused = self._paused or (command == "pause" and told)
-        late = self._relay.state in (State.EXPORTING, State.VERIFYING)
-        if command == "cancel" and (late or not told):
+        early = not late and self._relay.phase not in TRAINED
+        if command in OUTCOMES and (early or (late and command == "cancel") or not (told or late)):
             self._give_up.set()
-        elif command == "drain" and not told:
-            self._give_up.set()
+        elif command in ("cancel", "drain"):
+            asyncio.get_running_loop().call_later(self._terms.settings.grace_seconds, self._give_up.set)
         self._log.info("command", command=command, told=told)
 
     def _time_out(self) -> None:
@@ -204,14 +211,14 @@ class Attempt:
     def _given_up(self) -> wire.Finish:
         if self._disk is not None:
             return self._failed(endings.of_disk(self._disk))
-        if self._timed_out and self._asked is None:
+        if self._timed_out and self._asked in (None, "pause"):
             return self._failed(
                 endings.failure(FailureCode.TIMEOUT, f"the job did not end within {self.lease.timeout_seconds:g} s")
             )
-        return self._end("released" if self._asked == "drain" else "cancelled")
+        return self._end(OUTCOMES[self._asked or "cancel"])
 
     def _without_last_word(self, ended: Ended) -> wire.Finish:
-        if self._asked in ("cancel", "drain"):
+        if self._asked is not None:
             return self._given_up()
         return self._failed(endings.of_exit(ended.status, out_of_memory=ended.out_of_memory, tail=ended.tail))
 
@@ -221,7 +228,7 @@ class Attempt:
         while True:
             # Progress goes with the records: told here it would run ahead of them, a new attempt's of its `rewound`.
             answer = await self._link.heartbeat(wire.Heartbeat(), pause=self._terms.heartbeat_seconds)
-            if answer.command is not None and answer.command != self._asked:
+            if answer.command is not None:
                 self._obey(answer.command)
             await asyncio.sleep(self._terms.heartbeat_seconds)
 
@@ -229,8 +236,7 @@ class Attempt:
         while True:
             command = await self._link.command(COMMAND_WAIT)
             if command is not None:
-                if command.command != self._asked:
-                    self._obey(command.command)
+                self._obey(command.command)
                 await asyncio.sleep(1)  # it is answered at once as long as the user's wish stands
 
     async def _send_records(self) -> None:

@@ -68,6 +68,7 @@ class Relay:
     verify_seconds: float
     checkpoints: asyncio.Queue[CheckpointFile] = field(default_factory=asyncio.Queue)
     state: State = State.STARTING
+    phase: str | None = None
     _writer: asyncio.StreamWriter | None = None
     _finish: dict[str, Any] | None = None
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,6 +100,11 @@ class Relay:
             return False
         self._writer.write(frames.encode({"type": "command", "command": name}))
         return True
+
+    @property
+    def finished(self) -> bool:
+        """Whether the runner has said its last word."""
+        return self._finish is not None
 
     def stop(self) -> None:
         """Kill the runner now, and its verifiers."""
@@ -137,7 +143,7 @@ class Relay:
         if kind == "record" and isinstance(message.get("record"), dict):
             record = message["record"]
             if record.get("record") == "state" and record.get("state") in set(State):
-                self.state = State(record["state"])
+                self.state, self.phase = State(record["state"]), record.get("phase")
             self.keep(record)
         elif kind == "checkpoint":
             self._take_checkpoint(message)

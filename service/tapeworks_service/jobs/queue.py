@@ -98,7 +98,7 @@ async def claim(tx: Transaction, who: Claim, satisfied: Mapping[str, int]) -> tu
     if not satisfied:
         return None
     now = await tx.now()
-    row = await tx.one(head(list(satisfied), now, together=tx.connection.dialect.name == "postgresql"))
+    row = await head(tx, list(satisfied), now)
     if row is None:
         return None
     attempt = row["attempt"] + 1

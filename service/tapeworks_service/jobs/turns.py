@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select, true
+from sqlalchemy import RowMapping, func, or_, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tapeworks.jobs import State
@@ -62,22 +62,27 @@ class FitCache:
         return [(key, self._known[key]) for key in keys if key in self._known]
 
 
-def head(fit_keys: Sequence[str], now: float, *, together: bool) -> Select[Any]:
-    """The job whose turn it is among the given needs: the first of each key by the claim's index, then the best.
+async def head(tx: Transaction, fit_keys: Sequence[str], now: float) -> RowMapping | None:
+    """The job whose turn it is among the needs, locked: the first of each key by the claim's index, then the best.
 
-    `together`: several instances claim at once. Then a few of each key are looked at: others may hold the first.
+    On PostgreSQL several instances claim at once, so a few of each key are looked at: others may hold the first. These
+    are looked up by themselves: in one statement, a planner without statistics goes through the whole queue.
     """
     turn = (jobs.c.priority.desc(), jobs.c.fair_rank, jobs.c.queue_seq)
     first = (
-        select(jobs.c.queue_seq)
+        select(*(jobs.c[name] for name in ("queue_seq", "priority", "fair_rank")))
         .where(*_READY, jobs.c.fit_key == fits.c.fit_key, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now))
         .order_by(*turn)
         .correlate(fits)
     )
-    if together:
+    chosen: Any
+    if tx.connection.dialect.name == "postgresql":
         few = first.limit(_TOGETHER).lateral()
-        heads = select(few.c.queue_seq).select_from(fits.join(few, true()))
+        heads = select(few.c.queue_seq).select_from(fits.join(few, true())).where(fits.c.fit_key.in_(fit_keys))
+        best = heads.order_by(few.c.priority.desc(), few.c.fair_rank, few.c.queue_seq).limit(_TOGETHER)
+        chosen = [row["queue_seq"] for row in await tx.all(best)]
     else:
-        heads = select(first.limit(1).scalar_subquery())
-    best = select(jobs).where(jobs.c.queue_seq.in_(heads.where(fits.c.fit_key.in_(fit_keys))), *_READY)
-    return best.order_by(*turn).limit(1).with_for_update(skip_locked=True)
+        of_each = first.with_only_columns(jobs.c.queue_seq).limit(1).scalar_subquery()
+        chosen = select(of_each).where(fits.c.fit_key.in_(fit_keys))
+    ready = select(jobs).where(jobs.c.queue_seq.in_(chosen), *_READY).order_by(*turn).limit(1)
+    return await tx.one(ready.with_for_update(skip_locked=True))
