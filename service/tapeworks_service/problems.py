@@ -16,14 +16,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from tapeworks.errors import PROBLEMS, Finding, ProblemCode, SpecInvalid
 from tapeworks.references import escape
-from tapeworks_service.database.engine import DatabaseAway
+from tapeworks_service.database.engine import AWAY
 from tapeworks_service.logs import REQUEST_ID_HEADER
 
 log = structlog.get_logger(__name__)
@@ -150,7 +149,7 @@ def to_problem(error: Exception) -> Problem:
         return Problem(ProblemCode.INVALID_REQUEST, "a number is too large")
     if isinstance(getattr(error.__cause__, "__cause__", None), asyncpg.DataError):
         return Problem(ProblemCode.INVALID_REQUEST, "the database cannot hold a value of the request")
-    if isinstance(error, (DBAPIError, PoolTimeout, DatabaseAway)):
+    if isinstance(error, AWAY):
         log.error("database_error", error=str(error.__cause__ or error))
         return of_database(error)
     log.error("internal_error", exc_info=error)
@@ -182,9 +181,7 @@ def install(app: FastAPI) -> None:
         SpecInvalid,
         RequestValidationError,
         HTTPException,
-        DBAPIError,
-        PoolTimeout,
-        DatabaseAway,
+        *AWAY,
         OverflowError,
         Exception,
     )

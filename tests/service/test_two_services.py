@@ -158,6 +158,9 @@ def test_the_database_goes_away_and_comes_back(pair: tuple[Instance, Instance], 
     worker.register()
     job_id = worker.submit()["id"]
     lease = worker.lease()
+    seen: list[int] = []
+    reader = threading.Thread(target=_read_all, args=(a.url, job_id, seen))
+    reader.start()
     for end in (postgres_server.stop, postgres_server.kill):
         end()
         try:
@@ -172,4 +175,15 @@ def test_the_database_goes_away_and_comes_back(pair: tuple[Instance, Instance], 
             postgres_server.start()
         assert lease.heartbeat().status_code == 200, "nobody reaped what could not be renewed"
         assert b.client.get(f"/v1/jobs/{job_id}").json()["attempt"] == 1
+        lease.records({"record": "event", "type": "note", "data": {"message": "it is back"}})
     assert lease.finish("succeeded").is_success
+    reader.join(30)
+    assert seen == list(range(1, len(seen) + 1)), "one connection saw all of it, without loss or repeat"
+    assert len(seen) == len(b.client.get(f"/v1/jobs/{job_id}/events").json()["data"])
+
+
+def _read_all(url: str, job_id: str, seen: list[int]) -> None:
+    """Every event of a job by one connection; it ends when the job has."""
+    headers = {"Accept": "text/event-stream"}
+    with httpx.stream("GET", f"{url}/v1/jobs/{job_id}/events", headers=headers, timeout=60) as answer:
+        seen += [int(line.removeprefix("id: ")) for line in answer.iter_lines() if line.startswith("id: ")]

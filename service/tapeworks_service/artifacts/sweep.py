@@ -12,13 +12,12 @@ from collections.abc import Sequence
 
 import structlog
 from sqlalchemy import delete, exists, select
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import IntegrityError
 
 from tapeworks.jobs import FINAL, HELD, JobKind
 from tapeworks_service.artifacts.store import PROBE, Store
 from tapeworks_service.context import Context
-from tapeworks_service.database.engine import Database, DatabaseAway, Transaction
+from tapeworks_service.database.engine import AWAY, Database, Transaction
 from tapeworks_service.database.tables import artifacts, checkpoints, fits, job_inputs, jobs, uploads, workers
 from tapeworks_service.jobs.fence import lock
 from tapeworks_service.jobs.removal import remove
@@ -42,7 +41,7 @@ async def sweep_forever(house: Context) -> None:
             await sweep_rows(house.database, keep_validations=house.settings.keep_validations_seconds)
             swept = await sweep_files(house.database, house.store)
             log.info("swept", files=swept)
-        except (DBAPIError, PoolTimeout, DatabaseAway, Problem) as error:
+        except (*AWAY, Problem) as error:
             log.error("sweep_put_off", error=str(error))
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import asyncpg
 import structlog
 from sqlalchemy import URL, Connection, CursorResult, Executable, RowMapping, event, func, make_url, select, text
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from tapeworks_service.database.clock import epoch_now
@@ -38,6 +39,10 @@ log = structlog.get_logger(__name__)
 
 class DatabaseAway(Exception):
     """The database takes no connection now."""
+
+
+AWAY = (DatabaseAway, DBAPIError, PoolTimeout)
+"""What it looks like when the database does not answer: to be tried again."""
 
 
 class Transaction:
@@ -208,6 +213,8 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise DatabaseAway(f"{type(error).__name__}: {error}") from error
     try:
         yield connection
+    except (TimeoutError, ConnectionError) as error:  # a statement was cut off: the driver does not wrap these
+        raise DatabaseAway(f"{type(error).__name__}: {error}") from error
     finally:
         await connection.close()
 

@@ -11,12 +11,10 @@ import time
 
 import structlog
 from sqlalchemy import delete, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tapeworks_service.artifacts.deletions import delete_noted
 from tapeworks_service.context import Context
-from tapeworks_service.database.engine import DatabaseAway
+from tapeworks_service.database.engine import AWAY
 from tapeworks_service.database.tables import lease_requests
 from tapeworks_service.jobs import queue
 
@@ -36,7 +34,7 @@ async def reap_forever(house: Context) -> None:
             if time.monotonic() >= begins:
                 await _round(house)
             await delete_noted(house.database, house.store)
-        except (DBAPIError, PoolTimeout, DatabaseAway) as error:
+        except AWAY as error:
             log.error("reaper_waits_for_the_database", error=str(error.__cause__ or error))
             begins = time.monotonic() + settings.lease_seconds
 

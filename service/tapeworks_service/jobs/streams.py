@@ -6,13 +6,14 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import structlog
 from fastapi import Request
 from fastapi.responses import Response
 from sqlalchemy import RowMapping, Table, select
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from tapeworks_service.context import Context
-from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.engine import AWAY, Transaction
 from tapeworks_service.database.tables import jobs
 from tapeworks_service.exchange import answer
 from tapeworks_service.jobs.document import FINISHED
@@ -22,6 +23,9 @@ from tapeworks_service.waking import job_topic
 Row = Callable[[RowMapping], dict[str, Any]]
 STREAM_PAGE = 500
 PING_SECONDS = 15
+AWAY_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
 
 
 async def job_of(tx: Transaction, project_id: str, job_id: str) -> RowMapping:
@@ -74,9 +78,14 @@ async def _messages(
 ) -> AsyncIterator[ServerSentEvent]:
     with house.hub.listen(job_topic(key[1])) as listener:
         while not house.hub.closing:
-            async with house.database.read() as tx:
-                state = (await tx.execute(select(jobs.c.state).where(jobs.c.id == key[1]))).scalar_one_or_none()
-                rows = await entries(tx, table, key, after=after, limit=STREAM_PAGE)
+            try:
+                async with house.database.read() as tx:
+                    state = (await tx.execute(select(jobs.c.state).where(jobs.c.id == key[1]))).scalar_one_or_none()
+                    rows = await entries(tx, table, key, after=after, limit=STREAM_PAGE)
+            except AWAY as error:  # the stream is open: it goes on where it stood once the database is back
+                log.warning("stream_waits_for_the_database", error=str(error))
+                await listener.wait(AWAY_SECONDS)
+                continue
             for one in rows:
                 after = one["seq"]
                 yield ServerSentEvent(json.dumps(row(one), ensure_ascii=False), id=str(after))
