@@ -32,10 +32,10 @@ def tried(row: Row, made: Worlds) -> Outcome:
 def main(rows: str, database: str) -> int:
     """Run the rows and print; the exit code."""
     chosen = [row for row in ROWS if row.full and (not rows or row.name in rows.split(","))]
-    shutil.rmtree(FOLDER, ignore_errors=True)
     lines, left, wrong = [], [], 0
     began = time.monotonic()
     for name in (database,) if database else BOTH:
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
         with worlds(FOLDER / name, name, Leases(), left) as made:
             for row in [row for row in chosen if name in row.databases]:
                 at = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-STEPS, INTERVAL, REPORT = 600, 200, 50
+STEPS, INTERVAL, REPORT = 1200, 200, 50
 BATCH = {"op": "batch", "batch_size": 32}
 
 

@@ -35,7 +35,7 @@ ROWS = (
     Row("agent", killing.agent_killed, full=3),
     Row("zygotes", killing.zygotes_killed, full=3),
     Row("stopped", killing.worker_stopped, full=3),
-    Row("service", outages.service_killed, full=3, in_tests=BOTH),
+    Row("service", outages.service_killed, full=3),
     Row("away", partial(outages.database_away, seconds=5.0), full=0, in_tests=BOTH),
     Row("away-20", partial(outages.database_away, seconds=20.0), full=1, short=0, in_tests=()),
     Row("away-60", partial(outages.database_away, seconds=60.0), full=1, short=0, in_tests=()),
@@ -49,6 +49,6 @@ ROWS = (
     Row("poison", asking.poison, full=3),
     Row("memory", asking.out_of_memory, full=3),
     Row("clock", asking.wrong_clock, full=2),
-    Row("queue", load.queue, full=10_000, short=2_000, world="bare", in_tests=BOTH),
-    Row("pollers", load.pollers, full=1_000, short=200, world="bare", in_tests=BOTH),
+    Row("queue", load.queue, full=10_000, short=2_000, world="bare"),
+    Row("pollers", load.pollers, full=1_000, short=200, world="bare"),
 )

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import itertools
 import json
+import time
 from typing import Any
 
 import httpx
@@ -188,7 +189,10 @@ class HandWorker:
         return self.client.post("/v1/worker/leases", json=body)
 
     def lease(self, *, wait: float = 0, **free: Any) -> HandLease:
-        answer = self.ask(wait=wait, **free)
+        """A lease within so many seconds; the service may hold a request for less."""
+        end = time.monotonic() + wait
+        while (answer := self.ask(wait=wait, **free)).status_code == 204 and time.monotonic() < end:
+            continue
         assert answer.status_code == 200, answer.text
         return HandLease(self.client, answer.json())
 
