@@ -130,7 +130,7 @@ def ended(load: Load) -> list[str]:
 
 def main(options: argparse.Namespace) -> int:
     """Run, wait, check, print; the exit code."""
-    folder = ROOT / "build" / "chaos"
+    folder = ROOT / "build" / "chaos" / options.database
     shutil.rmtree(folder, ignore_errors=True)
     if options.database == "postgresql":
         with postgres(folder / "postgres") as server:

@@ -60,6 +60,9 @@ class Leases:
 SHORT = Leases(lease=3.0, heartbeat=1.0, reaper=0.5, busy=1.0)
 
 
+READY = '"worker ready"'
+
+
 @dataclass
 class Agent:
     """A worker's agent, alive or dead."""
@@ -70,13 +73,13 @@ class Agent:
     environment: dict[str, str]
     log: Path
     process: subprocess.Popen[bytes] | None = None
-    lives: int = 0
+    _ready_before: int = 0
 
     def begin(self) -> None:
         """Start the process; `ready` waits for it."""
+        self._ready_before = self.told(READY)  # an earlier life may have ended before it was ready
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, env=self.environment, stdout=log, stderr=log)
-        self.lives += 1
 
     def told(self, text: str) -> int:
         """How often its log says so."""
@@ -87,7 +90,7 @@ class Agent:
         """Whether this life of it has registered."""
         if self.process is None or self.process.poll() is not None:
             raise AssertionError(f"the agent {self.name} ended:\n{self.log.read_text()[-3000:]}")
-        return self.told('"worker ready"') >= self.lives
+        return self.told(READY) > self._ready_before
 
     @property
     def alive(self) -> bool:
