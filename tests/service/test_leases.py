@@ -371,7 +371,7 @@ def test_only_a_completed_upload_becomes_a_checkpoint(api: httpx.Client, worker:
 
 
 def test_a_silent_worker_loses_its_job_and_can_change_nothing(own_service: Any) -> None:
-    with own_service(lease_seconds=0.5, reaper_seconds=0.1, heartbeat_seconds=0.1) as (client, worker):
+    with own_service(lease_seconds=2, reaper_seconds=0.1, heartbeat_seconds=0.1) as (client, worker):
         worker.register()
         job = worker.submit()
         silent = worker.lease()
@@ -416,6 +416,25 @@ def test_a_restart_reaps_nothing_before_workers_could_renew(own_sqlite_service: 
         assert HandLease(client, lease.lease).heartbeat().status_code == 200
         assert worker.job(job["id"])["attempt"] == 1
         assert HandLease(client, lease.lease).finish("succeeded").status_code == 200
+
+
+def test_a_database_that_was_locked_for_longer_than_a_lease_costs_no_attempt(
+    own_sqlite_service: Any, tmp_path: Path
+) -> None:
+    with own_sqlite_service(lease_seconds=3, reaper_seconds=0.05, busy_seconds=0.5) as (client, worker):
+        worker.register()
+        job = worker.submit()
+        lease = worker.lease()
+        with closing(sqlite3.connect(tmp_path / "data" / "tapeworks.db", isolation_level=None)) as blocker:
+            blocker.execute("BEGIN IMMEDIATE")
+            end = time.monotonic() + 4.0  # the outage: longer than the lease
+            while time.monotonic() < end:
+                assert lease.heartbeat().status_code == 503
+            blocker.execute("ROLLBACK")
+        answers = client.get(f"/v1/jobs/{job['id']}?wait=1&unless={worker.job(job['id'])['revision']}").json()
+        assert (answers["attempt"], answers["state"]) == (1, "starting"), "the reaper leaves time to renew"
+        assert lease.heartbeat().status_code == 200
+        assert lease.finish("succeeded").is_success
 
 
 def test_lease_requests_are_forgotten_where_nothing_is_reaped(own_sqlite_service: Any, tmp_path: Path) -> None:

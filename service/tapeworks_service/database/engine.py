@@ -88,6 +88,8 @@ class Database:
         self.url = _parsed(url)
         self._hub = hub
         self._busy_seconds = busy_seconds
+        self.stalled_at = float("-inf")
+        """When a write last had to wait for long, or could not begin: leases could not be renewed until then."""
         self._exit = AsyncExitStack()
         self._reader: AsyncEngine
         self._writer: AsyncEngine
@@ -144,12 +146,25 @@ class Database:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
         """A transaction: committed at the end of the block, rolled back when it raises; wakes after the commit."""
-        async with _connected(self._writer) as connection, connection.begin():
-            transaction = Transaction(connection)
+        async with AsyncExitStack() as stack:
+            transaction = Transaction(await self._begun(stack))
             yield transaction
             if self._writer is self._reader:
                 await notify(transaction.connection, transaction.topics)
         self._hub.wake(transaction.topics)
+
+    async def _begun(self, stack: AsyncExitStack) -> AsyncConnection:
+        """A connection in a writing transaction; notes where that was long in coming."""
+        began = time.monotonic()
+        try:
+            connection = await stack.enter_async_context(_connected(self._writer))
+            await stack.enter_async_context(connection.begin())
+        except AWAY:
+            self.stalled_at = time.monotonic()
+            raise
+        if time.monotonic() - began > self._busy_seconds / 2:
+            self.stalled_at = time.monotonic()
+        return connection
 
     def _lock(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -47,7 +47,9 @@ async def _round(house: Context) -> None:
     if idle:
         return
     async with house.database.write() as tx:
-        reaped = await queue.reap(tx, retry_seconds=house.settings.retry_seconds)
+        # What the lock was waited for is time in which nobody could renew.
+        stalled = time.monotonic() < house.database.stalled_at + house.settings.lease_seconds
+        reaped = [] if stalled else await queue.reap(tx, retry_seconds=house.settings.retry_seconds)
         await tx.execute(delete(lease_requests).where(old))
     for job_id in reaped:
         log.warning("lease_reaped", job_id=job_id)
