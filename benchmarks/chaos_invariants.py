@@ -89,10 +89,10 @@ def _strangers(world: World, jobs: dict[str, Row]) -> list[str]:
     uploads = {row["id"] for row in world.execute("SELECT id FROM uploads")}
     noted = [row["prefix"] for row in world.execute("SELECT prefix FROM deletions")]
     found = []
-    for file in store.rglob("*"):
+    for file in (path for path in store.rglob("*") if path.is_file()):
         key = file.relative_to(store).as_posix()
         parts = key.split("/")
         explained = (parts[1:2] == ["jobs"] and parts[2] in jobs) or (parts[1:2] == ["uploads"] and parts[2] in uploads)
-        if file.is_file() and key != "probe" and not explained and not any(key.startswith(one) for one in noted):
+        if key != "probe" and not explained and not any(key.startswith(one) for one in noted):
             found.append(f"nothing explains the file {key}")
     return found
