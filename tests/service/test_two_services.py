@@ -161,6 +161,10 @@ def test_the_database_goes_away_and_comes_back(pair: tuple[Instance, Instance], 
     seen: list[int] = []
     reader = threading.Thread(target=_read_all, args=(a.url, job_id, seen))
     reader.start()
+    until = time.monotonic() + 20
+    while not seen:
+        assert time.monotonic() < until
+        time.sleep(0.05)
     for end in (postgres_server.stop, postgres_server.kill):
         end()
         try:
@@ -186,4 +190,6 @@ def _read_all(url: str, job_id: str, seen: list[int]) -> None:
     """Every event of a job by one connection; it ends when the job has."""
     headers = {"Accept": "text/event-stream"}
     with httpx.stream("GET", f"{url}/v1/jobs/{job_id}/events", headers=headers, timeout=60) as answer:
-        seen += [int(line.removeprefix("id: ")) for line in answer.iter_lines() if line.startswith("id: ")]
+        for line in answer.iter_lines():
+            if line.startswith("id: "):
+                seen.append(int(line.removeprefix("id: ")))
