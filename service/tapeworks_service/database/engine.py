@@ -33,6 +33,8 @@ START_SECONDS = 30.0
 """How long a service that starts waits for its database."""
 COMMAND_SECONDS = 60.0
 """No statement takes so long; a connection whose other end is gone without a word does."""
+TURN_SECONDS = 30.0
+"""How long a request waits for its turn while others use every connection: a burst is no outage."""
 
 log = structlog.get_logger(__name__)
 
@@ -190,7 +192,7 @@ class Database:
             self.url,
             pool_size=10,
             max_overflow=10,
-            pool_timeout=busy,
+            pool_timeout=TURN_SECONDS,
             pool_pre_ping=True,  # the server may have been restarted since
             connect_args={"timeout": busy, "command_timeout": COMMAND_SECONDS, "server_settings": settings},
         )
