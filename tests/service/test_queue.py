@@ -25,10 +25,13 @@ from tapeworks_service.jobs.streams import entries
 from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.problems import Problem
 from tapeworks_service.waking import Hub
+from tapeworks_service.workers.rows import WorkerRow
 
+from .test_fit import worker
 from .worker import spec
 
 SECRET = b"s" * 32
+MACHINE = worker()
 LOST = Failure(code=FailureCode.WORKER_LOST, message="gone", retryable=True)
 WRONG = Failure(code=FailureCode.INVALID_DATA, message="label 12")
 
@@ -40,8 +43,9 @@ class Queue:
         self.database = database
         self._requests = 0
 
-    async def add(self, *, project: str = "default", priority: int = 0, **limits: Any) -> str:
-        document = JobSpec.model_validate(spec(priority=priority, limits=limits)).document()
+    async def add(self, *, project: str = "default", priority: int = 0, rack: str | None = None, **limits: Any) -> str:
+        resources = {"worker_labels": {"rack": rack}} if rack else {}
+        document = JobSpec.model_validate(spec(priority=priority, limits=limits, resources=resources)).document()
         job_id = new_id("job")
         needs = Needs.of(JobSpec.model_validate(document).resources, [])
         async with self.database.write() as tx:
@@ -49,11 +53,11 @@ class Queue:
             await queue.enqueue(tx, new)
         return job_id
 
-    async def claim(self, *, lease_seconds: float = 20.0) -> Fence | None:
+    async def claim(self, *, lease_seconds: float = 20.0, machine: WorkerRow = MACHINE) -> Fence | None:
         self._requests += 1
         who = queue.Claim("worker", f"request-{self._requests}", SECRET, lease_seconds)
         async with self.database.write() as tx:
-            satisfied = {key: 0 for key, _ in await FitCache().queued(tx)}
+            satisfied = {key: 0 for key, _ in await FitCache().suitable(tx, machine, frozenset())}
             claimed = await queue.claim(tx, who, satisfied)
         return None if claimed is None else Fence(claimed[0]["id"], claimed[0]["attempt"], claimed[1])
 
@@ -332,6 +336,28 @@ def test_a_job_whose_time_is_over_gets_no_further_attempt(on_queue: Any) -> None
         assert await one.reap() == []
         row = await one.row(job_id)
         assert (row["state"], row["document"]["failure"]["code"]) == ("failed", "timeout")
+
+    on_queue(body)
+
+
+def test_which_queued_needs_a_worker_suits_is_remembered_by_what_it_is(on_queue: Any) -> None:
+    async def body(one: Queue) -> None:
+        cache = FitCache()
+
+        async def racks(machine: WorkerRow) -> list[str]:
+            async with one.database.read() as tx:
+                found = await cache.suitable(tx, machine, frozenset())
+            return sorted(value for _, needs in found for _, value in needs.labels)
+
+        a, b = worker(labels={"rack": "a"}), worker(labels={"rack": "b"})
+        await one.add(rack="a")
+        assert [await racks(machine) for machine in (a, b, worker())] == [["a"], [], []]
+        await one.add(rack="b")
+        assert [await racks(machine) for machine in (a, b, worker())] == [["a"], ["b"], []]
+        assert await racks(worker(labels={"rack": "a"}, devices=[])) == []
+        assert await one.claim(machine=a) is not None
+        assert await racks(a) == []
+        assert await racks(b) == ["b"]
 
     on_queue(body)
 

@@ -12,13 +12,16 @@ from sqlalchemy import RowMapping, func, or_, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tapeworks.jobs import State
+from tapeworks_service.catalogue.catalogue import ComponentKey
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import fits, jobs
 from tapeworks_service.jobs.fit import Needs
+from tapeworks_service.workers.rows import WorkerRow
 
 _TOGETHER = 16
 """So many may claim at the same moment without one of them finding nothing."""
 _MOST_KNOWN = 100_000
+_MOST_PROPERTIES = 64
 _AT_ONCE = 1_000
 _READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
 
@@ -43,15 +46,35 @@ async def fair_rank(tx: Transaction, project_id: str, priority: int) -> int:
 
 
 class FitCache:
-    """What fit keys stand for: a key is a hash of its needs, so what is known of it never changes."""
+    """What fit keys stand for, and which of the queued ones workers suit.
+
+    A key is a hash of its needs, so what is known of it never changes; nor does whether a worker of the same
+    properties satisfies it. A claim beside ten thousand different needs then asks the database for their keys only.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, Needs] = {}
+        self._verdicts: dict[str, dict[str, bool]] = {}
 
-    async def queued(self, tx: Transaction) -> list[tuple[str, Needs]]:
-        """What the queued jobs need, once for each different need, by its key."""
+    async def suitable(
+        self, tx: Transaction, worker: WorkerRow, components: frozenset[ComponentKey]
+    ) -> list[tuple[str, Needs]]:
+        """What those of the queued jobs need that the worker can take when idle, once for each different need."""
+        keys = await self._queued(tx)
+        earlier = self._verdicts.pop(worker.properties, {})
+        verdicts = {key: earlier[key] if key in earlier else self._suits(key, worker, components) for key in keys}
+        self._verdicts[worker.properties] = verdicts  # the last asked comes last
+        while len(self._verdicts) > _MOST_PROPERTIES:
+            del self._verdicts[next(iter(self._verdicts))]
+        return [(key, self._known[key]) for key, suits in verdicts.items() if suits]
+
+    def _suits(self, key: str, worker: WorkerRow, components: frozenset[ComponentKey]) -> bool:
+        return self._known[key].unmet(worker, components) is None
+
+    async def _queued(self, tx: Transaction) -> list[str]:
+        """The fit keys of queued jobs; what they stand for is known then."""
         ready = select(jobs.c.queue_seq).where(*_READY, jobs.c.fit_key == fits.c.fit_key)
-        keys = [row["fit_key"] for row in await tx.all(select(fits.c.fit_key).where(ready.exists()))]
+        keys: list[str] = list((await tx.execute(select(fits.c.fit_key).where(ready.exists()))).scalars())
         new = [key for key in keys if key not in self._known]
         if len(self._known) + len(new) > _MOST_KNOWN:
             self._known.clear()
@@ -59,7 +82,7 @@ class FitCache:
         for at in range(0, len(new), _AT_ONCE):
             for row in await tx.all(select(fits).where(fits.c.fit_key.in_(new[at : at + _AT_ONCE]))):
                 self._known[row["fit_key"]] = Needs.from_document(row["needs"])
-        return [(key, self._known[key]) for key in keys if key in self._known]
+        return [key for key in keys if key in self._known]
 
 
 async def head(tx: Transaction, fit_keys: Sequence[str], now: float) -> RowMapping | None:

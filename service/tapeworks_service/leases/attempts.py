@@ -48,8 +48,8 @@ async def satisfied_needs(
     free: dict[str, Any] = {"free_gpus": wanted.free_gpus, "free_cpu_slots": wanted.free_cpu_slots}
     return {
         key: needs.gpus_on(worker)
-        for key, needs in await known.queued(tx)
-        if needs.unmet(worker, components) is None and needs.fits_now(worker, **free)
+        for key, needs in await known.suitable(tx, worker, components)
+        if needs.fits_now(worker, **free)
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,12 @@ class WorkerRow:
     heartbeat_at: float
     lost: bool
     """Not heard of for so long that its leases lapse."""
+
+    @property
+    def properties(self) -> str:
+        """Everything that decides which jobs it can take when idle."""
+        told = (self.devices, self.labels, self.cpus, self.memory_bytes, self.catalogue_digest)
+        return json.dumps(told, sort_keys=True)
 
     @property
     def gpus(self) -> list[dict[str, Any]]:
