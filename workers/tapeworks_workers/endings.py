@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 from collections.abc import Iterable
 from pathlib import Path
 
 from tapeworks.errors import FAILURES, FailureCode, JobFailure
 from tapeworks.jobs import Failure, Place
+from tapeworks_workers.files import NO_SPACE
 
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 CGROUPS = Path("/sys/fs/cgroup")
 
 

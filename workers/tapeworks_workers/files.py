@@ -6,6 +6,7 @@ regular files are opened. What is open stays readable when the runner removes it
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -17,6 +18,8 @@ from typing import Self
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _CHUNK = 1 << 20
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors that say that a disk is full, or this user's share of it."""
 
 
 class UnsafePath(Exception):

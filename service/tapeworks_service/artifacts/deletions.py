@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tapeworks_service.artifacts.store import Store
 from tapeworks_service.database.engine import Database, Transaction
@@ -18,10 +17,9 @@ from tapeworks_service.problems import Problem
 
 async def later_delete(tx: Transaction, prefixes: Iterable[str]) -> None:
     """Note prefixes of the store whose files nothing refers to any more."""
-    dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
     now = await tx.now()
     for prefix in prefixes:
-        statement = dialect.insert(deletions).values(prefix=prefix, created_at=now)
+        statement = tx.insert(deletions).values(prefix=prefix, created_at=now)
         await tx.execute(statement.on_conflict_do_nothing())
 
 

@@ -21,6 +21,7 @@ from tapeworks_service.auth import Reader, Worker
 from tapeworks_service.context import House
 from tapeworks_service.database.tables import artifacts, checkpoints
 from tapeworks_service.exchange import answer, problems, read_body, read_message, takes
+from tapeworks_service.jobs.checkpoints import checkpoints_of
 from tapeworks_service.jobs.document import artifact_document, checkpoint_document
 from tapeworks_service.jobs.fence import Fence
 from tapeworks_service.jobs.routes import JobId
@@ -225,11 +226,9 @@ def _no_model(state: str, model: object, role: str) -> Problem:
 )
 async def list_checkpoints(caller: Reader, house: House, job_id: JobId) -> Response:
     """Newest first; `training.checkpoint.keep` of them, and the best."""
-    own = (checkpoints.c.project_id == caller.project_id, checkpoints.c.job_id == job_id)
-    newest = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.created_at.desc())
     async with house.database.read() as tx:
         await job_of(tx, caller.project_id, job_id)
-        rows = await tx.all(select(checkpoints).where(*own).order_by(*newest))
+        rows = await tx.all(checkpoints_of(caller.project_id, job_id))
     return answer({"data": [checkpoint_document(row) for row in rows], "has_more": False, "next": None})
 
 
@@ -242,10 +241,10 @@ async def list_checkpoints(caller: Reader, house: House, job_id: JobId) -> Respo
 )
 async def get_checkpoint(request: Request, caller: Reader, house: House, job_id: JobId, checkpoint_id: str) -> Response:
     """The bytes, or a range of them."""
-    own = (checkpoints.c.project_id == caller.project_id, checkpoints.c.job_id == job_id)
     async with house.database.read() as tx:
         await job_of(tx, caller.project_id, job_id)
-        row = await tx.one(select(checkpoints).where(*own, checkpoints.c.id == checkpoint_id.replace("\x00", "")))
+        own = checkpoints_of(caller.project_id, job_id)
+        row = await tx.one(own.where(checkpoints.c.id == checkpoint_id.replace("\x00", "")))
     if row is None:
         raise not_found("checkpoint", checkpoint_id)
     return await download(request, house.store, StoredFile.of(row, name=f"{checkpoint_id}.tar"))

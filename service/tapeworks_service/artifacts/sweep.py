@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import delete, exists, select
 from sqlalchemy.exc import IntegrityError
 
-from tapeworks.jobs import FINAL, HELD, JobKind
+from tapeworks.jobs import FINAL, JobKind
 from tapeworks_service.artifacts.store import PROBE, Store
 from tapeworks_service.context import Context
 from tapeworks_service.database.engine import AWAY, Database, Transaction
@@ -23,6 +23,7 @@ from tapeworks_service.jobs.fence import lock
 from tapeworks_service.jobs.removal import remove
 from tapeworks_service.leases.attempts import prune
 from tapeworks_service.problems import Problem
+from tapeworks_service.workers.rows import IS_HELD
 
 OLD_SECONDS = 3600.0
 LOST_SECONDS = 86_400.0
@@ -78,8 +79,7 @@ async def sweep_rows(database: Database, *, keep_validations: float) -> None:
     """Delete rows that have served their purpose."""
     async with database.write() as tx:
         now = await tx.now()
-        held = [state.value for state in HELD]
-        works = exists().where(jobs.c.worker_id == workers.c.id, jobs.c.state.in_(held))
+        works = exists().where(jobs.c.worker_id == workers.c.id, IS_HELD)
         await tx.execute(delete(workers).where(workers.c.heartbeat_at < now - LOST_SECONDS, ~works))
         over = (jobs.c.kind == JobKind.VALIDATE.value, jobs.c.state.in_(_FINAL))
         old = select(jobs).where(*over, jobs.c.finished_at < now - keep_validations).limit(AT_ONCE)

@@ -10,7 +10,6 @@ import hashlib
 from typing import Any
 
 from sqlalchemy import RowMapping, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tapeworks.errors import Finding, ProblemCode
 from tapeworks.wire import ManifestFile, Upload, UploadRequest
@@ -116,9 +115,8 @@ async def store_part(
         return
     await store.put(part_key(upload, number), data)
     async with database.write() as tx:
-        dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
         values: dict[str, Any] = {"bytes": len(data), "sha256": actual}
-        row = dialect.insert(upload_parts).values(upload_id=upload["id"], number=number, **values)
+        row = tx.insert(upload_parts).values(upload_id=upload["id"], number=number, **values)
         await tx.execute(row.on_conflict_do_update(index_elements=["upload_id", "number"], set_=values))
 
 

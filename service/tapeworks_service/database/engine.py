@@ -19,6 +19,7 @@ from typing import Any
 import asyncpg
 import structlog
 from sqlalchemy import URL, Connection, CursorResult, Executable, RowMapping, event, func, make_url, select, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -73,9 +74,18 @@ class Transaction:
         """All rows."""
         return list((await self.connection.execute(statement)).mappings())
 
+    def insert(self, table: Any) -> Any:
+        """An INSERT of the database's own dialect: one that can say ON CONFLICT."""
+        return (postgresql if self.on_postgresql else sqlite).insert(table)
+
+    @property
+    def on_postgresql(self) -> bool:
+        """Whether several transactions may write at once."""
+        return bool(self.connection.dialect.name == "postgresql")
+
     async def alone(self, name: str) -> None:
         """Let one transaction of this name run at a time, on any instance; SQLite has one writer anyway."""
-        if self.connection.dialect.name == "postgresql":
+        if self.on_postgresql:
             await self.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
     def wake(self, topic: str) -> None:

@@ -17,6 +17,7 @@ from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.jobs import FINAL, JobKind, State
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import artifacts, checkpoints, job_inputs, jobs
+from tapeworks_service.jobs.checkpoints import checkpoints_of
 
 _ID = re.compile(r"(job|ckpt)_[0-9A-Za-z]{1,59}")
 
@@ -130,8 +131,7 @@ async def _resolved(tx: Transaction, reference: InputReference, source: RowMappi
         hint = "Only the newest checkpoints of a job are kept (training.checkpoint.keep)." if what != "job" else ""
         return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"there is no {what} {value!r}", hint)
     if value.startswith("ckpt_"):
-        own = (checkpoints.c.project_id == source["project_id"], checkpoints.c.job_id == source["id"])
-        row = await tx.one(select(checkpoints).where(*own, checkpoints.c.id == value))
+        row = await tx.one(checkpoints_of(source["project_id"], source["id"]).where(checkpoints.c.id == value))
         if row is None:  # pruned while we waited for the lock
             return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"there is no checkpoint {value!r}")
         return Input(value, source["id"], Pin.of("checkpoint", row, value))
@@ -175,9 +175,7 @@ async def pin_of(tx: Transaction, source: RowMapping) -> Pin | None:
 
 
 async def _latest_checkpoint(tx: Transaction, source: RowMapping) -> RowMapping | None:
-    own = (checkpoints.c.project_id == source["project_id"], checkpoints.c.job_id == source["id"])
-    newest = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.created_at.desc())
-    return await tx.one(select(checkpoints).where(*own).order_by(*newest).limit(1))
+    return await tx.one(checkpoints_of(source["project_id"], source["id"]).limit(1))
 
 
 async def waiting_inputs(tx: Transaction, source: RowMapping) -> list[RowMapping]:

@@ -30,6 +30,7 @@ from tapeworks_service.jobs.moves import Move, end, move
 from tapeworks_service.jobs.new_job import NewJob
 from tapeworks_service.jobs.turns import fair_rank, head, remember_fit
 from tapeworks_service.waking import QUEUE
+from tapeworks_service.workers.rows import IS_HELD
 
 _LONGEST_PAUSE_SECONDS = 60.0
 _LEASE_COLUMNS = {"token_hash": None, "lease_expires_at": None, "worker_id": None, "gpus": 0, "phase": None}
@@ -213,7 +214,7 @@ def _failed(row: RowMapping, failure: Failure, change: Move, *, now: float, retr
 
 
 def _lapsed(now: float) -> ColumnElement[bool]:
-    return and_(jobs.c.state.in_([state.value for state in HELD]), jobs.c.lease_expires_at < now)
+    return and_(IS_HELD, jobs.c.lease_expires_at < now)
 
 
 def _overdue(now: float) -> ColumnElement[bool]:

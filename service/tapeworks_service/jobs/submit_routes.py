@@ -24,6 +24,7 @@ from tapeworks_service.database.tables import checkpoints, jobs
 from tapeworks_service.exchange import answer, problems, read_body, read_message, takes
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
+from tapeworks_service.jobs.checkpoints import checkpoints_of
 from tapeworks_service.jobs.examples import SPEC
 from tapeworks_service.jobs.fence import lock
 from tapeworks_service.jobs.fit import Needs
@@ -150,10 +151,8 @@ class Retry:
         if self.start == "scratch":
             return None
         await lock(tx, self.job_id, project_id=project_id)  # it cannot be deleted before the new job refers to it
-        own = (checkpoints.c.project_id == project_id, checkpoints.c.job_id == self.job_id)
         chosen = {"latest": true(), "best": checkpoints.c.best}.get(self.start, checkpoints.c.id == self.start)
-        newest = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.created_at.desc())
-        row = await tx.one(select(checkpoints).where(*own, chosen).order_by(*newest).limit(1))
+        row = await tx.one(checkpoints_of(project_id, self.job_id).where(chosen).limit(1))
         if row is None:
             what = f"no checkpoint {self.start!r}" if self.start.startswith("ckpt_") else f"no {self.start} checkpoint"
             raise invalid_value("/from", f"{self.job_id} has {what}", "GET /v1/jobs/{id}/checkpoints lists them.")

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import RowMapping, func, or_, select, true
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tapeworks.jobs import State
 from tapeworks_service.catalogue.catalogue import ComponentKey
@@ -28,8 +27,7 @@ _READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
 
 async def remember_fit(tx: Transaction, needs: Needs) -> None:
     """Keep what a fit key stands for; it is locked, so that no sweep takes it before the job is there."""
-    dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
+    statement = tx.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
     same = {"fit_key": statement.excluded.fit_key}
     await tx.execute(statement.on_conflict_do_update(index_elements=["fit_key"], set_=same))
 
@@ -99,7 +97,7 @@ async def head(tx: Transaction, fit_keys: Sequence[str], now: float) -> RowMappi
         .correlate(fits)
     )
     chosen: Any
-    if tx.connection.dialect.name == "postgresql":
+    if tx.on_postgresql:
         few = first.limit(_TOGETHER).lateral()
         heads = select(few.c.queue_seq).select_from(fits.join(few, true())).where(fits.c.fit_key.in_(fit_keys))
         best = heads.order_by(few.c.priority.desc(), few.c.fair_rank, few.c.queue_seq).limit(_TOGETHER)

@@ -17,6 +17,7 @@ from tapeworks_service.database.tables import artifacts, checkpoints, installati
 from tapeworks_service.database.tables import uploads as upload_rows
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
+from tapeworks_service.jobs.checkpoints import checkpoints_of
 from tapeworks_service.jobs.document import checkpoint_document
 from tapeworks_service.jobs.fence import Fence, held, hold, holds, lease_lost, lease_token, lock
 from tapeworks_service.jobs.inputs import input_document, inputs_of, resumed_from, users_of
@@ -92,9 +93,7 @@ async def take(
 async def lease_document(tx: Transaction, row: RowMapping, token: str) -> dict[str, Any]:
     """The JSON of `tapeworks.wire.Lease`."""
     now = await tx.now()
-    own = (checkpoints.c.project_id == row["project_id"], checkpoints.c.job_id == row["id"])
-    newest = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.created_at.desc())
-    found = await tx.all(select(checkpoints).where(*own).order_by(*newest).limit(_RESUME_CHOICES))
+    found = await tx.all(checkpoints_of(row["project_id"], row["id"]).limit(_RESUME_CHOICES))
     if (earlier := await resumed_from(tx, row)) is not None:
         found.append(earlier)
     resume = [
@@ -123,8 +122,8 @@ async def lease_document(tx: Transaction, row: RowMapping, token: str) -> dict[s
 async def announce(tx: Transaction, fence: Fence, told: CheckpointAnnouncement) -> str:
     """Make an uploaded file a checkpoint of the job; the same upload again gives the same. Raises 409, 422."""
     job = await hold(tx, fence)
-    own = (checkpoints.c.project_id == job["project_id"], checkpoints.c.job_id == job["id"])
-    known = await tx.one(select(checkpoints.c.id).where(*own, checkpoints.c.upload_id == told.upload_id))
+    of_job = checkpoints_of(job["project_id"], job["id"])
+    known = await tx.one(of_job.where(checkpoints.c.upload_id == told.upload_id))
     if known is not None:
         return str(known["id"])
     found = select(upload_rows).where(
@@ -155,15 +154,14 @@ async def prune(tx: Transaction, job: RowMapping) -> dict[str, Any]:
 
     Returns the job object's `checkpoints`.
     """
-    own = (checkpoints.c.project_id == job["project_id"], checkpoints.c.job_id == job["id"])
-    newest = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.created_at.desc())
-    rows = await tx.all(select(checkpoints).where(*own).order_by(*newest))
+    rows = await tx.all(checkpoints_of(job["project_id"], job["id"]))
     keep = (job["spec"]["training"]["checkpoint"] or {"keep": 2})["keep"]
     best = next((row for row in rows if row["best"]), None)
     needed = {user["checkpoint_id"] for user in await users_of(tx, job)} | {best["id"] if best else None}
     for row in rows[keep:]:
         if row["id"] not in needed:
-            await tx.execute(checkpoints.delete().where(*own, checkpoints.c.id == row["id"]))
+            gone = checkpoints.delete().where(checkpoints.c.project_id == job["project_id"])
+            await tx.execute(gone.where(checkpoints.c.id == row["id"]))
             await tx.execute(upload_rows.delete().where(upload_rows.c.id == row["upload_id"]))
             await later_delete(tx, [row["key"]])
     return {

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
-from sqlalchemy import RowMapping, select
+from sqlalchemy import RowMapping
 
 from tapeworks.jobs import Requested
 from tapeworks.wire import (
@@ -32,6 +32,7 @@ from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import checkpoints
 from tapeworks_service.exchange import answer, problems, read_message, takes
 from tapeworks_service.jobs import queue, records
+from tapeworks_service.jobs.checkpoints import checkpoints_of
 from tapeworks_service.jobs.fence import Fence, held
 from tapeworks_service.jobs.inputs import inputs_of, resumed_from
 from tapeworks_service.jobs.routes import JobId
@@ -236,12 +237,11 @@ async def read_checkpoint(
     """For the attempt that holds the job."""
     async with house.database.read() as tx:
         job = await held(tx, Fence(job_id, attempt, token))
-        own = (checkpoints.c.project_id == job["project_id"], checkpoints.c.job_id == job_id)
-        row = await tx.one(select(checkpoints).where(*own, checkpoints.c.id == checkpoint_id.replace("\x00", "")))
-        earlier = await resumed_from(tx, job)
-    if row is None and earlier is not None and earlier["id"] == checkpoint_id:
-        row = earlier
-    if row is None:
+        own = checkpoints_of(job["project_id"], job_id)
+        row = await tx.one(own.where(checkpoints.c.id == checkpoint_id.replace("\x00", "")))
+        if row is None:
+            row = await resumed_from(tx, job)
+    if row is None or row["id"] != checkpoint_id:
         raise not_found("checkpoint", checkpoint_id)
     return await download(request, house.store, StoredFile.of(row, name=f"{checkpoint_id}.tar"))
 

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
-from tapeworks.jobs import HELD, Page, WorkerInfo
+from tapeworks.jobs import Page, WorkerInfo
 from tapeworks.wire import Registered, Registration
 from tapeworks_service.auth import Admin, Caller, Reader, Worker
 from tapeworks_service.context import Context, House
@@ -20,7 +19,7 @@ from tapeworks_service.database.tables import catalogues, jobs, workers
 from tapeworks_service.exchange import answer, problems, read_message, takes
 from tapeworks_service.problems import not_found
 from tapeworks_service.waking import QUEUE, job_topic
-from tapeworks_service.workers.rows import WorkerRow, held_by, read_worker, read_workers, set_draining
+from tapeworks_service.workers.rows import IS_HELD, WorkerRow, held_by, read_worker, read_workers, set_draining
 
 router = APIRouter(prefix="/v1", tags=["workers"])
 
@@ -69,10 +68,9 @@ async def register_worker(
 
 async def _upsert(tx: Transaction, table: Any, key: list[str], values: dict[str, Any], **first: Any) -> None:
     """Insert a row, or change it; `first` holds what only an insert sets."""
-    dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
     if table is workers:
         first["draining"] = False
-    statement = dialect.insert(table).values(**values, **first)
+    statement = tx.insert(table).values(**values, **first)
     changed = {name: value for name, value in values.items() if name not in key}
     await tx.execute(statement.on_conflict_do_update(index_elements=key, set_=changed))
 
@@ -116,9 +114,8 @@ def _worker_document(row: WorkerRow, *, jobs: list[str]) -> dict[str, Any]:
 
 async def _running(tx: Transaction, project_id: str) -> dict[str, list[str]]:
     """Worker → the project's jobs that it holds."""
-    held = jobs.c.state.in_([state.value for state in HELD])
     running: dict[str, list[str]] = defaultdict(list)
-    for row in await tx.all(select(jobs.c.worker_id, jobs.c.id).where(held, jobs.c.project_id == project_id)):
+    for row in await tx.all(select(jobs.c.worker_id, jobs.c.id).where(IS_HELD, jobs.c.project_id == project_id)):
         running[row["worker_id"]].append(row["id"])
     return running
 
@@ -149,13 +146,12 @@ async def undrain_worker(caller: Admin, house: House, worker_id: WorkerPath) -> 
 
 async def _set_draining(caller: Caller, house: Context, worker_id: str, *, draining: bool) -> Response:
     async with house.database.write() as tx:
-        if not await set_draining(tx, worker_id, draining=draining):
+        await set_draining(tx, worker_id, draining=draining)
+        row = await read_worker(tx, worker_id, lost_after=house.settings.lease_seconds)
+        if row is None:
             raise not_found("worker", worker_id)
         for job_id in await held_by(tx, worker_id):
             tx.wake(job_topic(job_id))
         tx.wake(QUEUE)
-        row = await read_worker(tx, worker_id, lost_after=house.settings.lease_seconds)
         running = await _running(tx, caller.project_id)
-    if row is None:
-        raise not_found("worker", worker_id)
     return answer(_worker_document(row, jobs=running[worker_id]))

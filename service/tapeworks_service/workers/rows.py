@@ -12,6 +12,9 @@ from tapeworks.jobs import HELD
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import jobs, workers
 
+IS_HELD = jobs.c.state.in_([state.value for state in HELD])
+"""A worker has the job."""
+
 
 @dataclass(frozen=True)
 class WorkerRow:
@@ -74,13 +77,11 @@ async def is_draining(tx: Transaction, worker_id: str) -> bool:
     return row is not None and bool(row["draining"])
 
 
-async def set_draining(tx: Transaction, worker_id: str, *, draining: bool) -> bool:
-    """Drain a worker, or let it take jobs again; whether there is one of that id."""
-    changed = await tx.execute(update(workers).where(workers.c.id == worker_id).values(draining=draining))
-    return changed.rowcount == 1
+async def set_draining(tx: Transaction, worker_id: str, *, draining: bool) -> None:
+    """Drain a worker, or let it take jobs again."""
+    await tx.execute(update(workers).where(workers.c.id == worker_id).values(draining=draining))
 
 
 async def held_by(tx: Transaction, worker_id: str) -> list[str]:
     """The jobs that a worker holds, of every project."""
-    held = jobs.c.state.in_([state.value for state in HELD])
-    return [row["id"] for row in await tx.all(select(jobs.c.id).where(held, jobs.c.worker_id == worker_id))]
+    return [row["id"] for row in await tx.all(select(jobs.c.id).where(IS_HELD, jobs.c.worker_id == worker_id))]

@@ -54,9 +54,11 @@ class CheckpointFiles:
 
     def _check_room(self, state: Snapshot) -> None:
         """The values are written once by themselves and once into the archive. Raises OSError."""
+        if not self._reserve:
+            return
         size = max(self._largest, sum(value.nbytes for value in state.values.values()))
         free = shutil.disk_usage(self._folder).free
-        if self._reserve and free < 2 * size + self._reserve:
+        if free < 2 * size + self._reserve:
             raise OSError(errno.ENOSPC, f"{free} bytes are free for a checkpoint of {size} and a reserve")
 
     def _prune(self) -> None:

@@ -7,7 +7,6 @@ checked, progress is told. At an epoch's end: validation, the epoch's event, ear
 
 from __future__ import annotations
 
-import errno
 import math
 import time
 from collections.abc import Sequence
@@ -33,8 +32,8 @@ from tapeworks_workers.engine.progress import Bounds, Counters, Pace, Progress, 
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step import CompiledStep, Means
 from tapeworks_workers.engine.stopping import Judge
+from tapeworks_workers.files import NO_SPACE
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 MEASURABLE_SECONDS = 0.1
 """Calls that took less together say nothing of what steps wait for."""
 
@@ -133,7 +132,7 @@ class Training:
 
     def _left_out(self, error: OSError) -> None:
         """A checkpoint found no room: training goes on, and says so once. Raises what is not the disk's fault."""
-        if error.errno not in NO_ROOM:
+        if error.errno not in NO_SPACE:
             raise error
         if not self._full:
             self._reporter.diagnostic(
