@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tapeworks_workers import output
 from tapeworks_workers.files import UnsafePath, open_beneath
 from tapeworks_workers.output import BURST, MAX_TEXT, Output
-from tapeworks_workers.spool import MAX_BATCH_BYTES, Spool
+from tapeworks_workers.spool import MAX_BATCH_BYTES, MAX_HELD_BYTES, Spool
+from tests.faults.disks import Disks
 
 
 @pytest.fixture
@@ -68,10 +69,57 @@ def test_above_the_limit_logs_are_dropped_and_states_are_kept(tmp_path: Path) ->
         for _ in range(100):
             spool.append(log("x" * 100))
         kept = spool.last
-        assert spool.dropped == 100 - kept > 0
+        assert spool.take_dropped() == 100 - kept > 0
+        assert spool.take_dropped() == 0, "it is told once"
         spool.append({"record": "state", "state": "running"})
         assert spool.last == kept + 1
         assert [record["index"] for record in spool.batch()] == list(range(1, kept + 2))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 64 KiB."""
+    folder = tmp_path / "disk"
+    disks = Disks({folder: 64 * 1024})
+    yield disks.reach(folder)
+    disks.close()
+
+
+def test_a_full_disk_loses_nothing_while_the_service_takes_records(small_disk: Path) -> None:
+    told: list[dict[str, Any]] = []
+    with Spool(small_disk / "records.jsonl", limit=1 << 20) as spool:
+        for number in range(300):
+            spool.append(log(f"{number} " + "x" * 1_000))
+            if number % 100 == 99:
+                told += spool.batch()
+                spool.forget(told[-1]["index"])
+        assert [int(record["text"].split()[0]) for record in told] == list(range(300))
+        assert [record["index"] for record in told] == list(range(1, 301))
+        assert spool.take_dropped() == 0
+
+
+def test_a_full_disk_and_no_service_lose_log_lines_and_points_first(small_disk: Path) -> None:
+    with Spool(small_disk / "records.jsonl", limit=1 << 30) as spool:
+        text = "x" * 100_000
+        while not (dropped := spool.take_dropped()):
+            spool.append(log(text))
+        assert dropped == 1
+        kept = spool.last
+        assert kept * len(text) < MAX_HELD_BYTES + (64 << 10)
+        for _ in range(3):
+            spool.append({"record": "state", "state": "running"})
+        spool.append(log(text))
+        assert spool.take_dropped() == 1
+        while batch := spool.batch():
+            spool.forget(batch[-1]["index"])
+        assert spool.stored == spool.last == kept + 3
+        with pytest.raises(OSError, match="No space left"):
+            _fill(spool, text)
+
+
+def _fill(spool: Spool, text: str) -> None:
+    for _ in range(100):
+        spool.append({"record": "event", "type": "note", "data": {"message": text}})
 
 
 def test_a_record_can_be_replaced_in_its_place(spool: Spool) -> None:

@@ -23,7 +23,7 @@ from tapeworks.jobs import Failure, State
 from tapeworks_workers import endings
 from tapeworks_workers.launcher import Launcher, LaunchFailed
 from tapeworks_workers.link import AttemptLink, LeaseLost
-from tapeworks_workers.relay import Ended, Record, Relay, note
+from tapeworks_workers.relay import Ended, Record, Relay, diagnostic, note
 from tapeworks_workers.settings import WorkerSettings
 from tapeworks_workers.spool import MAX_BATCH_RECORDS, Spool
 from tapeworks_workers.transfers import Transfers
@@ -253,6 +253,9 @@ class Attempt:
                 continue
             limit = MAX_BATCH_RECORDS
             self._spool.forget(stored)
+            if dropped := self._spool.take_dropped():
+                what = f"{dropped} log lines and metric points were dropped: the worker had no more room for them"
+                self._keep(diagnostic(FailureCode.STORAGE_FULL, what))
             await _wait_for(self._hurry, RECORD_SECONDS)
 
     async def _told(self) -> None:
