@@ -87,6 +87,19 @@ def interleaved() -> JobSpec:
     return of(data={"source": {"component": "sample", "config": sources}, "pipeline": [SHUFFLE, JITTER, BATCH]})
 
 
+def weighted() -> JobSpec:
+    """Sample weights, a callback with a memory, and the best epoch's weights at the end."""
+    weights = {"op": "map", "function": {"component": "class_weight", "config": {"weights": [1.0, 3.0, 0.5]}}}
+    plateau = {"monitor": "val_loss", "patience": 1, "min_delta": 0.2}
+    stopping = {"monitor": "val_loss", "patience": 9, "restore_best": True}
+    return of(
+        data={"source": numbers(95), "validation": 0.2, "pipeline": [SHUFFLE, BATCH, weights]},
+        optimizer={"component": "keras/SGD", "config": {"learning_rate": 0.5, "momentum": 0.9}},
+        callbacks=[{"component": "reduce_learning_rate", "config": plateau}],
+        training={"epochs": 4, "early_stopping": stopping},
+    )
+
+
 def files() -> JobSpec:
     source = {"component": "csv", "config": {"files": "*.csv", "labels": "y"}}
     return of(data={"source": source, "pipeline": [{"op": "shuffle", "buffer_size": 15}, JITTER, BATCH]})
@@ -109,6 +122,7 @@ JOBS: dict[str, tuple[Callable[[], JobSpec], tuple[int, ...], str]] = {
     "gradient_noise": (gradient_noise, (6, 11), "iterator"),
     "accumulation": (accumulation, (4, 11), "iterator"),
     "interleaved": (interleaved, (3, 9), "iterator"),
+    "weighted": (weighted, (12, 16, 24), "iterator"),
     "files": (files, (2, 5), "iterator"),
     "unsavable": (unsavable, (4, 7), "skipped"),
     "single_steps": (single_steps, (9, 12), "iterator"),
