@@ -133,7 +133,7 @@ def main(options: argparse.Namespace) -> int:
     folder = ROOT / "build" / "chaos" / options.database
     shutil.rmtree(folder, ignore_errors=True)
     if options.database == "postgresql":
-        with postgres(folder / "postgres") as server:
+        with postgres() as server:
             return run(options, World(folder / "world", options.database, LEASES, server))
     return run(options, World(folder / "world", options.database, LEASES))
 

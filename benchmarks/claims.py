@@ -153,7 +153,7 @@ def main() -> None:
     given = parser.parse_args()
     print("milliseconds: median, 95th percentile")
     print("database    queued  needs |         claim |       nothing |          list |   list queued")
-    with tempfile.TemporaryDirectory() as folder, postgres(Path(folder) / "postgres") as server:
+    with tempfile.TemporaryDirectory() as folder, postgres() as server:
         for queued, kinds in (one for one in CASES if one[0] <= given.longest):
             for name in ("sqlite", "postgresql"):
                 file = Path(folder) / f"{queued}-{kinds}.db"

@@ -1,6 +1,9 @@
 """What every test needs: a quiet TensorFlow on the CPU, and Keras on the TensorFlow backend."""
 
 import os
+import sys
+
+import structlog
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -8,3 +11,5 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 for variable in [name for name in os.environ if name.startswith("TAPEWORKS_")]:
     # A developer's own settings must not reach the servers and workers that tests start.
     del os.environ[variable]
+# A service in a thread logs while a command's standard output is read in the same process.
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))

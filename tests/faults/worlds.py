@@ -336,7 +336,7 @@ class Worlds:
 @contextmanager
 def worlds(folder: Path, database: str, leases: Leases, left: list[str]) -> Iterator[Worlds]:
     """The worlds of one database; `left` grows by what they leave behind."""
-    with postgres(folder / "postgres") if database == "postgresql" else _nothing() as server:
+    with postgres() if database == "postgresql" else _nothing() as server:
         made = Worlds(folder, database, leases, server)
         try:
             yield made
