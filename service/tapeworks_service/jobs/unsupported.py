@@ -20,7 +20,6 @@ class Unsupported:
 
 
 TABLE = (
-    Unsupported("/training/execution/plan", ("auto", "steps", "loop", "eager"), 'Use "auto".'),
     Unsupported("/export/signatures", (None,)),
     Unsupported("/resources/gpus", (None, 0, 1), "A job trains on one GPU."),
     Unsupported("/resources/workers", (1,), "A job runs on one worker."),

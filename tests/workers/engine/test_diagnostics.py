@@ -204,8 +204,12 @@ def test_a_partial_gradient_is_a_diagnostic(tmp_path: Path) -> None:
     result.training.train()
 
 
-def test_a_plan_that_is_not_there_yet_is_not_supported(tmp_path: Path) -> None:
-    assert failure_of(job(training={"execution": {"plan": "fused"}}), tmp_path)["code"] == "not_supported"
+def test_a_plan_that_is_not_for_the_batches_is_not_supported(tmp_path: Path) -> None:
+    failure = failure_of(
+        job(data={"source": numbers(40, "texts")}, training={"execution": {"plan": "fused"}}), tmp_path
+    )
+    assert failure["code"] == "not_supported"
+    assert "y is text" in failure["message"]
 
 
 def test_source_lines_are_found() -> None:

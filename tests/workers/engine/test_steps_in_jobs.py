@@ -130,9 +130,11 @@ def test_a_step_trains_alike_in_every_plan(tmp_path: Path, name: str) -> None:
     assert all(np.isfinite(value) for value in logs.values())
     iterations = {optimizer: int(one.iterations) for optimizer, one in whole.assembly.optimizers.items()}
     assert iterations == {optimizer: 4 * updates for optimizer, updates in UPDATES[name].items()}
-    for plan in ("steps", "eager") if name == "gan" else ("eager",):
+    for plan in ("steps", "fused", "eager") if name == "gan" else ("fused", "eager"):
         other = trained(case(name, training={"deterministic": True, "execution": {"plan": plan}}), tmp_path / plan)
         for variable, value in weights(whole).items():
+            if name == "wgan_gp" and variable.endswith("logits/bias"):
+                continue  # its gradient is zero but for rounding, which Adam makes as large as any other
             np.testing.assert_allclose(other.values()[variable], value, rtol=1e-4, atol=1e-5, err_msg=variable)
 
 

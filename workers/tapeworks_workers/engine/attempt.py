@@ -103,7 +103,7 @@ def compile_parts(
     reserve: int = 0,
 ) -> tuple[Training, Evaluation]:
     """Trace every function once, before anything is trained: a mistake in a step costs no epoch."""
-    plan = plans.choose(assembly.spec)
+    plan = plans.choose(assembly.spec.training)
     traces = traces or Traces(reporter, limit=assembly.spec.training.max_traces)
     artifacts = Artifacts(folder, assembly.spec.limits.max_artifact_bytes)
     assembly.run.artifacts = artifacts
@@ -118,7 +118,6 @@ def compile_parts(
         reporter.note(remark)
     for note in assembly.notes():
         traces.note(note)
-    reporter.facts(diagnostics={"traces": traces.counts, "plan": plan})
     checkpoint = assembly.spec.training.checkpoint
     files = CheckpointFiles(folder, keep=checkpoint.keep if checkpoint is not None else 1, reserve=reserve)
     training = Training(
@@ -126,6 +125,7 @@ def compile_parts(
         evaluation=evaluation, reporter=reporter, control=control, files=files, callbacks=callbacks,
         artifacts=artifacts, plan=plan,
     )  # fmt: skip
+    reporter.facts(diagnostics={"traces": traces.counts, "plan": training.counters.plan})
     return training, evaluation
 
 

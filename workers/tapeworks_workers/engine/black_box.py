@@ -135,11 +135,11 @@ class Recorder:
     def _again(self, moment: Moment, step: int) -> _Recorded:
         """Train from a moment up to a step, and take the step."""
         restore(self._assembly, moment.snapshot(self._assembly))
-        feed = Feed(self._split, number=moment.pass_number, position=moment.position)
+        feed = Feed(self._split, number=moment.pass_number, position=moment.position, of_rows=self._plan.gathers)
         left = step - 1 - moment.counters.step
         while left > 0:
             done = self._plan.run(feed.iterator, left)
-            feed.position += done
+            feed.advance(done)
             left -= done
             if left:
                 feed.next_pass()

@@ -60,12 +60,13 @@ class Training:
         self._evaluation, self._reporter, self._control, self._files = evaluation, reporter, control, files
         self._callbacks = callbacks
         self._means = Means(step)
-        self._plan = plans.make(plan, step)
+        self._step = step
+        self._plan = self._planned(plan)
         self._recorder = Recorder(assembly, data.training, step, plan=self._plan, artifacts=artifacts)
         self._spec = training
         self._bounds = Bounds.of(training)
         self._pace = Pace(None if training.execution.steps_per_call == "auto" else training.execution.steps_per_call)
-        self._feed = Feed(data.training)
+        self._feed = Feed(data.training, of_rows=self._plan.gathers)
         self._progress = Progress(self._bounds, reporter)
         self._saved_at = time.monotonic()
         self._full = False
@@ -73,7 +74,7 @@ class Training:
         self._judge = Judge(assembly, reporter)
         if (reported := self._reported(step)) is not None:
             self._judge.expect(reported, open_validation=evaluation.open)
-        self.counters = Counters(steps_per_epoch=training.steps_per_epoch or data.training.steps, plan=plan)
+        self.counters = Counters(steps_per_epoch=training.steps_per_epoch or data.training.steps, plan=self._plan.name)
 
     def _reported(self, step: CompiledStep) -> list[str] | None:
         """What an epoch's logs will hold; None where only running tells."""
@@ -85,6 +86,21 @@ class Training:
             names += [f"val_{name}" for name in self._evaluation.names(self._data.validation)]
         return names
 
+    def _planned(self, name: str) -> plans.Plan:
+        if name != plans.AUTO:
+            return plans.make(name, self._step, self._data.training)
+        return plans.calibrated(
+            self._step,
+            self._data.training,
+            left=self._steps_left,
+            tell=lambda told: self._reporter.facts(diagnostics=told),
+        )
+
+    def _steps_left(self) -> int | None:
+        """Steps of the whole job that are still to be run."""
+        total = self._bounds.total(self.counters.steps_per_epoch)
+        return None if total is None else total - self.counters.step
+
     # ── state ────────────────────────────────────────────────────────────────────────────────────
 
     def resume(self, state: Snapshot, folder: Path) -> None:
@@ -92,7 +108,14 @@ class Training:
         restore(self._assembly, state)
         self.counters = Counters(**state.counters)
         self._judge.resume(self.counters, state.values)
-        self._feed = Feed(self._data.training, number=self.counters.pass_number, position=self.counters.position)
+        if self.counters.plan != self._plan.kept:  # rounding differs from plan to plan
+            self._plan = self._planned(self.counters.plan)
+        self._feed = Feed(
+            self._data.training,
+            number=self.counters.pass_number,
+            position=self.counters.position,
+            of_rows=self._plan.gathers,
+        )
         told = {"step": self.counters.step, "data": self._feed.resume(folder)}
         here = environment.fingerprint()
         other = sorted(name for name in here if self.counters.device.get(name, here[name]) != here[name])
@@ -108,6 +131,7 @@ class Training:
     def save(self, *, best: bool = False) -> None:
         """Write a checkpoint of this moment and announce it."""
         counters = self.counters
+        counters.plan = self._plan.kept
         counters.pass_number, counters.position = self._feed.number, self._feed.position
         self._judge.store(counters)
         counters.device = environment.fingerprint()
@@ -172,7 +196,7 @@ class Training:
                 self.counters.steps_per_epoch = self.counters.steps_per_epoch or self.counters.step_in_epoch
                 self.counters.step_in_epoch = 0
                 self._means.reset()
-                if done < wanted or self._spec.steps_per_epoch is None:
+                if done < wanted or (self._feed.position and self._spec.steps_per_epoch is None):
                     self._feed.next_pass()
             self._control.check_time()
         return calls
@@ -249,7 +273,7 @@ class Training:
         self._pace.done(done)
         counters.step += done
         counters.step_in_epoch += done
-        self._feed.position += done
+        self._feed.advance(done)
         self._check()
         return done, wanted
 

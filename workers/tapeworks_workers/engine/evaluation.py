@@ -32,7 +32,7 @@ class Evaluation:
         evaluators: Sequence[Measure] = (),
     ) -> None:
         self._assembly = assembly
-        self._plan = plan
+        self._plan = plans.for_evaluation(plan)
         self._control = control
         self._traces = traces
         self._evaluators = evaluators
@@ -49,7 +49,7 @@ class Evaluation:
         step = compile_validation_step(
             self._assembly, element_spec=split.element_spec, traces=self._traces, eager=self._plan == "eager"
         )
-        means, plan = Means(step), plans.make(self._plan, step)
+        means, plan = Means(step), plans.make(self._plan, step, split)
         self._traced.append((split.element_spec, step, means, plan))
         return means, plan
 

@@ -24,6 +24,7 @@ from tapeworks_workers.engine.randomness import derive_seed
 from tapeworks_workers.engine.tracing import engine_code
 
 AUTOTUNE = tf.data.AUTOTUNE
+_OF_EACH = frozenset({"map", "cast", "one_hot", "to_sparse", "to_ragged", "prefetch"})
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class Applied:
     """Whether it differs from pass to pass."""
     batches: bool = False
     """Whether the function of an `apply` makes batches."""
+    seed: int | None = None
+    """Of a shuffle."""
+
+    @property
+    def of_each(self) -> bool:
+        """Whether it gives one element for each, whatever the others are: passes may then follow each other."""
+        return not self.varies and self.operation.op in _OF_EACH
 
 
 def prepare(operation: Any, *, index: int, seed: int, deterministic: bool, pointer: str) -> Applied:
@@ -108,7 +116,7 @@ def _shuffle(operation: Any, seed: int) -> Applied:
     def shuffle(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
         return dataset.shuffle(operation.buffer_size, seed=derive_seed(seed, number))
 
-    return Applied(operation, shuffle, varies=True)
+    return Applied(operation, shuffle, varies=True, seed=seed)
 
 
 # ── functions ────────────────────────────────────────────────────────────────────────────────────

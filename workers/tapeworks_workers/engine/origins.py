@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.operations import SourceBranch, batching, branch_of, training_only
 from tapeworks.references import Kind, ReferenceFields, escape
 from tapeworks.spec import Split as SplitSpec
-from tapeworks_workers.engine import operations, splitting
+from tapeworks_workers.engine import gathering, operations, splitting
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.gathering import Rows
 from tapeworks_workers.engine.randomness import derive_seed
 
 TRAINING = "training"
@@ -39,6 +40,10 @@ class Raw:
     batched: bool
     varies: bool = False
     """Whether it differs from pass to pass."""
+    stream: Callable[[int], tf.data.Dataset] | None = None
+    """The batches from a number on, pass after pass without end, where each is a function of its number."""
+    rows: Rows | None = None
+    """What the batches are gathered from, where nothing else is done to them."""
 
 
 @dataclass(frozen=True)
@@ -203,14 +208,31 @@ def piped(raw: Raw, pipeline: list[Any], *, split: str, setting: Setting, pointe
             f"{pointer}: {operation.op} meets single elements in the {split} split: it takes batches",
             hint="Put it after a batching operation.",
         )
+    if not raw.varies and (found := gathering.find(raw.dataset(0), applied)) is not None:
+        return _gathered(found[0], applied[found[1] :])
+    return _continued(raw, applied, batched=told.batched)
+
+
+def _gathered(rows: Rows, rest: list[operations.Applied]) -> Raw:
+    """Batches of rows in memory, and the operations on batches."""
+    raw = Raw(rows.of_pass, batched=True, varies=rows.seed is not None)
+    whole = _continued(raw, rest, batched=True)
+    if not all(item.of_each for item in rest):
+        return whole
+    pure = all(item.operation.op == "prefetch" for item in rest)
+    return replace(whole, stream=lambda number: _applied(rest, rows.stream(number), 0), rows=rows if pure else None)
+
+
+def _continued(raw: Raw, applied: list[operations.Applied], *, batched: bool) -> Raw:
+    """A pipeline over a Raw: what does not vary is built once."""
     fixed, varying = _parted(applied, varies=raw.varies)
     if not varying and not raw.varies:
         made = _applied(fixed, raw.dataset(0), 0)
-        return Raw(lambda number: made, told.batched)
+        return Raw(lambda number: made, batched)
     if not fixed:
-        return Raw(lambda number: _applied(varying, raw.dataset(number), number), told.batched, varies=True)
+        return Raw(lambda number: _applied(varying, raw.dataset(number), number), batched, varies=True)
     base = _applied(fixed, raw.dataset(0), 0)
-    return Raw(lambda number: _applied(varying, base, number), told.batched, varies=bool(varying))
+    return Raw(lambda number: _applied(varying, base, number), batched, varies=bool(varying))
 
 
 def _applied(items: list[operations.Applied], dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:

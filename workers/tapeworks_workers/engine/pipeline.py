@@ -21,6 +21,7 @@ from tapeworks.spec import JobSpec, TrainingSpec
 from tapeworks.spec import Split as SplitSpec
 from tapeworks_workers.engine import operations, origins
 from tapeworks_workers.engine.fields import named_leaves
+from tapeworks_workers.engine.gathering import Rows
 from tapeworks_workers.engine.origins import TRAINING, Raw, Setting, lineage, open_source
 
 
@@ -35,6 +36,12 @@ class Split:
     """Batches in a pass; None where only iterating tells."""
     dataset: Callable[[int], tf.data.Dataset] = field(repr=False)
     """The dataset of pass 0, 1, …"""
+    stream: Callable[[int], tf.data.Dataset] | None = field(default=None, repr=False)
+    """The batches from a number on, pass after pass without end; None where only tf.data knows what comes next."""
+    rows: Rows | None = field(default=None, repr=False)
+    """What batches are gathered from, where they are nothing else than rows in memory."""
+    batch_size: int | None = None
+    """Of a full batch, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +98,17 @@ def _pipeline(spec: JobSpec, name: str, raw: Raw, setting: Setting) -> Split:
         )
     prefetched = any(one.op == "prefetch" and (name == TRAINING or not one.training_only) for one in spec.data.pipeline)
 
-    def dataset(number: int) -> tf.data.Dataset:
-        result = piped.dataset(number)
+    def ready(result: tf.data.Dataset) -> tf.data.Dataset:
         # Where nothing runs in parallel there is nothing to tune, and the thread that would do it costs every pass
         # 20 ms at its end: as much as 30 small steps. Prefetch sizes its own buffer then.
         options = tf.data.Options()
         options.autotune.enabled = _runs_in_parallel(result)
         return (result if prefetched else result.prefetch(operations.AUTOTUNE)).with_options(options)
 
+    def dataset(number: int) -> tf.data.Dataset:
+        return ready(piped.dataset(number))
+
+    stream = piped.stream
     first = dataset(0)
     size = int(first.cardinality())
     if size == 0:
@@ -111,7 +121,20 @@ def _pipeline(spec: JobSpec, name: str, raw: Raw, setting: Setting) -> Split:
         element_spec=tf.nest.map_structure(lambda leaf: relaxed(leaf, name), first.element_spec),
         steps=size if size > 0 else None,
         dataset=dataset,
+        stream=None if stream is None else lambda number: ready(stream(number)),
+        rows=piped.rows,
+        batch_size=_batch_size(spec, first.element_spec),
     )
+
+
+def _batch_size(spec: JobSpec, element_spec: Any) -> int | None:
+    """What every full batch holds: as the dataset says, else as the last operation that batches does."""
+    sizes = {leaf.shape[0] if leaf.shape.rank else None for leaf in tf.nest.flatten(element_spec)}
+    size = sizes.pop() if len(sizes) == 1 else None
+    if size is not None:
+        return int(size)
+    batching = [one for one in spec.data.pipeline if one.op in ("batch", "padded_batch", "rebatch")]
+    return batching[-1].batch_size if batching else None
 
 
 def _runs_in_parallel(dataset: tf.data.Dataset) -> bool:

@@ -1,27 +1,20 @@
 """Where random numbers come from: derived seeds, the Philox pin, and the streams of `run.random_*`.
 
 Every seed is derived from `training.seed` and a name, so that adding a consumer changes no other's
-numbers. Keras asks for the generator `auto_select`, which XLA on CPU turns into another and far
-slower one: inside `philox()` the algorithm is named, and compiled and plain graphs draw the same
-numbers.
+numbers. Keras asks for the generator `auto_select`, which XLA on CPU turns into another and far slower one; and even
+Philox' bits, which are the same, become other floats there. Inside `philox()` the algorithm is named and the floats
+are made here from its bits: compiled and plain graphs draw the same numbers, but for the last bits of normal ones.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-
-_PINNED = (
-    (tf.random, "stateless_uniform", "alg"),
-    (tf.random, "stateless_normal", "alg"),
-    (tf.random, "stateless_truncated_normal", "alg"),
-    (tf.nn.experimental, "stateless_dropout", "rng_alg"),
-)
 
 
 def derive_seed(seed: int, *names: object) -> int:
@@ -32,23 +25,109 @@ def derive_seed(seed: int, *names: object) -> int:
 
 @contextlib.contextmanager
 def philox() -> Iterator[None]:
-    """Name the Philox algorithm in the stateless functions that Keras calls, while the block runs (tracing)."""
+    """Have the stateless functions that Keras calls draw from Philox' bits, while the block runs (tracing)."""
+    pinned = (
+        (tf.random, "stateless_uniform", _stateless_uniform),
+        (tf.random, "stateless_normal", _stateless_normal),
+        (tf.random, "stateless_truncated_normal", _stateless_truncated_normal),
+        (tf.nn.experimental, "stateless_dropout", _stateless_dropout),
+    )
     with contextlib.ExitStack() as stack:
-        for module, name, argument in _PINNED:
-            original = getattr(module, name)
-            stack.callback(setattr, module, name, original)
-            setattr(module, name, _named(original, argument))
+        for module, name, function in pinned:
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, function)
         yield
 
 
-def _named(function: Any, argument: str) -> Any:
-    @functools.wraps(function)
-    def pinned(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get(argument) in (None, "auto_select"):
-            kwargs[argument] = "philox"
-        return function(*args, **kwargs)
+# ── TensorFlow's functions, from Philox' bits ────────────────────────────────────────────────────
 
-    return pinned
+Bits = Callable[[Any, tf.DType], tf.Tensor]
+"""(shape, uint32 or uint64) → so many random bits each."""
+
+
+def _bits_of(seed: Any) -> Bits:
+    return lambda shape, dtype: _ORIGINAL(shape, seed, minval=None, maxval=None, dtype=dtype, alg="philox")
+
+
+def _stateless_uniform(
+    shape: Any, seed: Any, minval: Any = 0, maxval: Any = None, dtype: Any = tf.float32, name: str | None = None,
+    alg: str = "auto_select",
+) -> tf.Tensor:  # fmt: skip
+    dtype = tf.as_dtype(dtype)
+    if not dtype.is_floating:
+        return _ORIGINAL(shape, seed, minval, maxval, dtype, name, "philox" if alg == "auto_select" else alg)
+    return uniform(_bits_of(seed), shape, minval, maxval, dtype)
+
+
+def _stateless_normal(
+    shape: Any, seed: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = tf.float32, name: str | None = None,
+    alg: str = "auto_select",
+) -> tf.Tensor:  # fmt: skip
+    return normal(_bits_of(seed), shape, mean, stddev, tf.as_dtype(dtype))
+
+
+def _stateless_truncated_normal(
+    shape: Any, seed: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = tf.float32, name: str | None = None,
+    alg: str = "auto_select",
+) -> tf.Tensor:  # fmt: skip
+    dtype = tf.as_dtype(dtype)
+    exact = tf.float64 if dtype == tf.float64 else tf.float32
+    inside = math.erf(math.sqrt(2.0))  # of a normal number's weight, what lies within two deviations
+    drawn = math.sqrt(2.0) * tf.math.erfinv(inside * _between_minus_one_and_one(_bits_of(seed), shape, exact))
+    return tf.cast(drawn, dtype) * tf.cast(stddev, dtype) + tf.cast(mean, dtype)
+
+
+def _stateless_dropout(
+    x: Any, rate: Any, seed: Any, rng_alg: str = "auto_select", noise_shape: Any = None, name: str | None = None
+) -> tf.Tensor:
+    x = tf.convert_to_tensor(x)
+    shape = tf.shape(x) if noise_shape is None else _filled(noise_shape, x)
+    kept = _unit(_bits_of(seed), shape, tf.float32) >= tf.cast(rate, tf.float32)
+    scale = tf.cast(1.0 / (1.0 - tf.cast(rate, tf.float32)), x.dtype)
+    dropped = tf.where(kept, x * scale, tf.zeros([], x.dtype))
+    dropped.set_shape(x.shape)
+    return dropped
+
+
+def _filled(noise_shape: Any, x: tf.Tensor) -> tf.Tensor:
+    """A noise shape, its None as x has it."""
+    given = noise_shape.as_list() if isinstance(noise_shape, tf.TensorShape) else noise_shape
+    if tf.is_tensor(given):
+        return given
+    sizes = tf.shape(x)
+    return tf.stack([sizes[axis] if size is None else size for axis, size in enumerate(given)])
+
+
+def uniform(bits: Bits, shape: Any, minval: Any, maxval: Any, dtype: tf.DType) -> tf.Tensor:
+    """Floats in [minval, maxval), 1 where maxval is None."""
+    low = tf.cast(minval, dtype)
+    high = tf.cast(1 if maxval is None else maxval, dtype)
+    return _unit(bits, shape, dtype) * (high - low) + low
+
+
+def normal(bits: Bits, shape: Any, mean: Any, stddev: Any, dtype: tf.DType) -> tf.Tensor:
+    """Normal floats, by Box and Muller (1958)."""
+    exact = tf.float64 if dtype == tf.float64 else tf.float32
+    radius, angle = tf.unstack(_unit(bits, tf.concat([[2], tf.cast(shape, tf.int32)], 0), exact), num=2)
+    drawn = tf.sqrt(-2.0 * tf.math.log(1.0 - radius)) * tf.cos(2.0 * math.pi * angle)
+    return tf.cast(drawn, dtype) * tf.cast(stddev, dtype) + tf.cast(mean, dtype)
+
+
+def _between_minus_one_and_one(bits: Bits, shape: Any, dtype: tf.DType) -> tf.Tensor:
+    """Symmetric, neither end: half a step inside."""
+    return 2.0 * _unit(bits, shape, dtype) - (1.0 - (2.0**-53 if dtype == tf.float64 else 2.0**-24))
+
+
+def _unit(bits: Bits, shape: Any, dtype: tf.DType) -> tf.Tensor:
+    """Floats in [0, 1): as many of the highest bits as the type holds exactly."""
+    if dtype == tf.float64:
+        return tf.cast(tf.bitwise.right_shift(bits(shape, tf.uint64), tf.constant(11, tf.uint64)), dtype) * 2.0**-53
+    kept = {tf.float16: 10, tf.bfloat16: 7}.get(dtype, 24)
+    drawn = tf.bitwise.right_shift(bits(shape, tf.uint32), tf.constant(32 - kept, tf.uint32))
+    return tf.cast(tf.cast(drawn, tf.int32), dtype) * tf.cast(2.0**-kept, dtype)
+
+
+_ORIGINAL: Any = tf.random.stateless_uniform
 
 
 class Streams:
@@ -69,6 +148,10 @@ class Streams:
     def variables(self) -> dict[str, tf.Variable]:
         """The states, by the stream's name."""
         return {name: generator.state for name, generator in self._generators.items()}
+
+    def bits(self, shape: Any, dtype: tf.DType) -> tf.Tensor:
+        """The next random bits of what is being traced or run."""
+        return self.current.uniform_full_int(shape, dtype)
 
     @contextlib.contextmanager
     def using(self, name: str) -> Iterator[None]:

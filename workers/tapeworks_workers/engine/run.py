@@ -23,7 +23,7 @@ from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.gradients import Minimizer
 from tapeworks_workers.engine.metrics import RoleMetric
-from tapeworks_workers.engine.randomness import Streams
+from tapeworks_workers.engine.randomness import Streams, normal, uniform
 from tapeworks_workers.engine.traces import Note
 from tapeworks_workers.engine.tracing import engine_code
 
@@ -158,12 +158,15 @@ class Run:
     @engine_code
     def random_normal(self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None) -> tf.Tensor:
         """`tf.random.normal` from the job's own checkpointed stream."""
-        return self.streams.current.normal(shape, mean, stddev, dtype or keras.config.floatx())
+        return normal(self.streams.bits, shape, mean, stddev, tf.as_dtype(dtype or keras.config.floatx()))
 
     @engine_code
     def random_uniform(self, shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = None) -> tf.Tensor:
         """`tf.random.uniform` from the job's own checkpointed stream."""
-        return self.streams.current.uniform(shape, minval, maxval, dtype or keras.config.floatx())
+        chosen = tf.as_dtype(dtype or keras.config.floatx())
+        if chosen.is_floating:
+            return uniform(self.streams.bits, shape, minval, maxval, chosen)
+        return self.streams.current.uniform(shape, minval, maxval, chosen)
 
     # ── evaluators and callbacks ─────────────────────────────────────────────────────────────────
 

@@ -39,9 +39,25 @@ def assembled(
     return assemble(parse_spec(document), element)
 
 
-def noise(stream: str = "training") -> tf.random.Generator:
-    """The job's stream from its start, made anew."""
-    return tf.random.Generator.from_seed(derive_seed(5, "run", stream), alg="philox")
+class Noise:
+    """The job's stream from its start, made anew: floats from Philox' bits, in NumPy."""
+
+    def __init__(self, stream: str) -> None:
+        self._generator = tf.random.Generator.from_seed(derive_seed(5, "run", stream), alg="philox")
+
+    def uniform(self, shape: Any, dtype: Any = tf.float32) -> tf.Tensor:
+        wide = tf.as_dtype(dtype) == tf.float64
+        bits = self._generator.uniform_full_int(shape, tf.uint64 if wide else tf.uint32).numpy()
+        drawn = (bits >> np.uint64(11)) * 2.0**-53 if wide else (bits >> np.uint32(8)) * 2.0**-24
+        return tf.constant(drawn, dtype)
+
+    def normal(self, shape: Any, dtype: Any = tf.float32) -> tf.Tensor:
+        radius, angle = self.uniform([2, *shape], dtype).numpy()
+        return tf.constant(np.sqrt(-2 * np.log(1 - radius)) * np.cos(2 * np.pi * angle), dtype)
+
+
+def noise(stream: str = "training") -> Noise:
+    return Noise(stream)
 
 
 def copy(model: keras.Model) -> keras.Model:

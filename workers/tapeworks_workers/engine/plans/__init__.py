@@ -1,40 +1,75 @@
 """How steps are dispatched. A plan runs up to n steps in one call and says how many it did.
 
-`steps`: a call for each step. `loop`: one call for n steps, in one graph; n is a tensor, so that
-every n is one trace. `eager`: no graph at all, to debug.
+`steps`: a call for each step. `loop`: one call for n steps, in one graph. `fused`: n stacked batches in one XLA
+program. `eager`: no graph at all, to debug. `auto` begins as `loop` and becomes `fused` where that was measured to
+be faster (calibration.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.spec import JobSpec
+from tapeworks.spec import TrainingSpec
+from tapeworks_workers.engine.pipeline import Split
+from tapeworks_workers.engine.plans.calibration import Calibrated, Told
 from tapeworks_workers.engine.plans.eager import EagerPlan
+from tapeworks_workers.engine.plans.fused import FusedPlan, why_not
 from tapeworks_workers.engine.plans.loop import LoopPlan
 from tapeworks_workers.engine.plans.steps import StepsPlan
 from tapeworks_workers.engine.step import CompiledStep
+
+AUTO = "auto"
 
 
 class Plan(Protocol):
     """One way to run a compiled step over batches."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name now."""
 
-    def run(self, iterator: Any, steps: int) -> int:
-        """Run up to `steps` steps; returns how many were run: fewer only where the iterator ended."""
+    @property
+    def kept(self) -> str:
+        """What a checkpoint says of it, for the attempt that goes on: `auto` until it is settled."""
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it takes batches by a Cursor too."""
+
+    def run(self, batches: Any, steps: int) -> int:
+        """Run up to `steps` steps; returns how many were run: fewer only where the iterator ended.
+
+        `batches`: an iterator of a dataset, or a Cursor of the split's rows.
+        """
 
 
-def choose(spec: JobSpec) -> str:
-    """The plan's name by rule: what the spec says, else `loop`. Raises JobFailure `not_supported`."""
-    wanted = spec.training.execution.plan
-    if wanted == "fused":
-        raise JobFailure(FailureCode.NOT_SUPPORTED, "training.execution.plan 'fused' is not supported yet")
-    return "loop" if wanted == "auto" else wanted
+def choose(training: TrainingSpec) -> str:
+    """The plan's name by rule: what the spec says; a deterministic job is never chosen for by time."""
+    wanted = training.execution.plan
+    return "loop" if wanted == AUTO and training.deterministic else wanted
 
 
-def make(name: str, step: CompiledStep) -> Plan:
-    """The plan of that name over a compiled step; a step compiled eagerly only runs as `eager`."""
-    plans: dict[str, type[Any]] = {plan.name: plan for plan in (StepsPlan, LoopPlan, EagerPlan)}
-    plan: Plan = plans[name](step)
+def make(name: str, step: CompiledStep, split: Split) -> Plan:
+    """The plan of that name over a compiled step; a step compiled eagerly only runs as `eager`.
+
+    Raises JobFailure `not_supported` where the batches are not for it.
+    """
+    if name == FusedPlan.name and (reason := why_not(split)) is not None:
+        message = f"training.execution.plan 'fused' is not for this job: {reason}"
+        raise JobFailure(FailureCode.NOT_SUPPORTED, message, hint='Use "auto".')
+    plans: dict[str, type[Any]] = {plan.name: plan for plan in (StepsPlan, LoopPlan, FusedPlan, EagerPlan)}
+    plan: Plan = plans[name](step, split)
     return plan
+
+
+def calibrated(step: CompiledStep, split: Split, *, left: Callable[[], int | None], tell: Told) -> Plan:
+    """The plan `auto`. `left`: how many steps are still to be run, None where nobody knows."""
+    fused = None if why_not(split) is not None else lambda: FusedPlan(step, split)
+    return Calibrated(step, LoopPlan(step, split), fused, left=left, tell=tell)
+
+
+def for_evaluation(name: str) -> str:
+    """The plan that evaluates splits beside a plan that trains."""
+    return name if name in (StepsPlan.name, EagerPlan.name) else LoopPlan.name

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapeworks_workers.engine.pipeline import Split
 from tapeworks_workers.engine.step import CompiledStep
 
 
 class EagerPlan:
     """Python takes each batch and runs the step's body on it."""
 
-    name = "eager"
+    name = kept = "eager"
+    gathers = False
 
-    def __init__(self, step: CompiledStep) -> None:
+    def __init__(self, step: CompiledStep, split: Split) -> None:
         self._step = step
 
-    def run(self, iterator: Any, steps: int) -> int:
+    def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`."""
         for done in range(steps):
-            batch = next(iterator, None)
+            batch = next(batches, None)
             if batch is None:
                 return done
             self._step.body(batch)

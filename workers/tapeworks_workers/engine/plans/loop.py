@@ -6,35 +6,53 @@ from typing import Any
 
 import tensorflow as tf
 
+from tapeworks_workers.engine.feed import Cursor
+from tapeworks_workers.engine.pipeline import Split
 from tapeworks_workers.engine.step import CompiledStep
 
 
 class LoopPlan:
-    """A while loop over the iterator; the state changes of one step are done before the next begins."""
+    """A while loop over the batches; the state changes of one step are done before the next begins."""
 
-    name = "loop"
+    name = kept = "loop"
+    gathers = True
 
-    def __init__(self, step: CompiledStep) -> None:
-        on_device = step.on_device
+    def __init__(self, step: CompiledStep, split: Split) -> None:
+        self._one = step.on_device
+        self._rows = split.rows
+        self._iterated = tf.function(self._over_iterator, autograph=False)
+        self._gathered = tf.function(self._over_rows, autograph=False)
 
-        def loop(iterator: Any, steps: tf.Tensor) -> tf.Tensor:
-            def more(done: tf.Tensor, available: tf.Tensor) -> tf.Tensor:
-                return available & (done < steps)
-
-            def one(done: tf.Tensor, available: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                batch = iterator.get_next_as_optional()
-
-                def train() -> tf.Tensor:
-                    on_device(batch.get_value())
-                    return done + 1
-
-                has_value = batch.has_value()
-                return tf.cond(has_value, train, lambda: done), has_value
-
-            return tf.while_loop(more, one, (tf.constant(0), tf.constant(True)))[0]
-
-        self._loop = tf.function(loop, autograph=False)
-
-    def run(self, iterator: Any, steps: int) -> int:
+    def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`."""
-        return int(self._loop(iterator, tf.constant(steps)))
+        if not isinstance(batches, Cursor):
+            return int(self._iterated(batches, tf.constant(steps)))
+        self._gathered(tf.constant(batches.number, tf.int64), tf.constant(steps, tf.int64))
+        batches.number += steps
+        return steps
+
+    def _over_iterator(self, iterator: Any, steps: tf.Tensor) -> tf.Tensor:
+        def more(done: tf.Tensor, available: tf.Tensor) -> tf.Tensor:
+            return available & (done < steps)
+
+        def one(done: tf.Tensor, available: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            batch = iterator.get_next_as_optional()
+
+            def train() -> tf.Tensor:
+                self._one(batch.get_value())
+                return done + 1
+
+            has_value = batch.has_value()
+            return tf.cond(has_value, train, lambda: done), has_value
+
+        return tf.while_loop(more, one, (tf.constant(0), tf.constant(True)))[0]
+
+    def _over_rows(self, first: tf.Tensor, steps: tf.Tensor) -> None:
+        rows = self._rows
+        assert rows is not None  # noqa: S101 — there is a Cursor of them
+
+        def one(number: tf.Tensor) -> tuple[tf.Tensor]:
+            self._one(rows.batch(number))
+            return (number + 1,)
+
+        tf.while_loop(lambda number: number < first + steps, one, (first,))

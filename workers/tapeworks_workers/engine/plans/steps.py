@@ -6,15 +6,17 @@ from typing import Any
 
 import tensorflow as tf
 
+from tapeworks_workers.engine.pipeline import Split
 from tapeworks_workers.engine.step import CompiledStep
 
 
 class StepsPlan:
     """One traced function takes the next batch, where there is one, and trains on it."""
 
-    name = "steps"
+    name = kept = "steps"
+    gathers = False
 
-    def __init__(self, step: CompiledStep) -> None:
+    def __init__(self, step: CompiledStep, split: Split) -> None:
         on_device = step.on_device
 
         def one(iterator: Any) -> tf.Tensor:
@@ -29,9 +31,9 @@ class StepsPlan:
 
         self._one = tf.function(one, autograph=False)
 
-    def run(self, iterator: Any, steps: int) -> int:
+    def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`."""
         for done in range(steps):
-            if not self._one(iterator):
+            if not self._one(batches):
                 return done
         return steps

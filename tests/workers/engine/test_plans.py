@@ -1,0 +1,246 @@
+"""Plans: what is dispatched how, where batches come from, and what a calibration does."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tapeworks.errors import JobFailure
+from tapeworks_workers.engine import operations
+from tapeworks_workers.engine.feed import Cursor, Feed
+from tapeworks_workers.engine.gathering import Rows, find
+from tapeworks_workers.engine.pipeline import build_data
+from tapeworks_workers.engine.plans import calibration, why_not
+from tests.workers.engine.trainings import BATCH, SHUFFLE, job, mlp, numbers, prepared, trained
+
+DROPPED = {"op": "batch", "batch_size": 10, "drop_remainder": True}
+UNDO = {"op": "map", "function": "lab/Jitter", "training_only": True}
+
+
+def rows(size: int, batch: int, *, seed: int | None = 7, drop: bool = False) -> Rows:
+    array = tf.range(size, dtype=tf.int64)
+    return Rows((array, -array), size, batch, drop, seed)
+
+
+def of_pass(some: Rows, number: int) -> list[list[int]]:
+    return [x.numpy().tolist() for x, _ in some.of_pass(number)]
+
+
+# ── rows in memory ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_pass_is_a_permutation_and_no_two_are_alike() -> None:
+    some = rows(95, 10)
+    passes = [of_pass(some, number) for number in range(4)]
+    for batches in passes:
+        assert [len(batch) for batch in batches] == [10] * 9 + [5]
+        assert sorted(itertools.chain(*batches)) == list(range(95))
+    assert len({str(batches) for batches in passes}) == 4
+    assert passes[1] == of_pass(rows(95, 10), 1), "the seed says all"
+    assert passes[1] != of_pass(rows(95, 10, seed=8), 1)
+
+
+def test_x_and_y_stay_together() -> None:
+    for x, y in rows(95, 10).of_pass(3):
+        assert (x.numpy() == -y.numpy()).all()
+
+
+def test_without_a_shuffle_rows_come_as_they_lie() -> None:
+    assert of_pass(rows(25, 10, seed=None), 5) == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
+    assert of_pass(rows(25, 10, seed=None, drop=True), 5) == [list(range(10)), list(range(10, 20))]
+
+
+def test_a_stream_goes_through_all_passes() -> None:
+    some = rows(25, 10)
+    expected = [batch for number in (1, 2) for batch in of_pass(some, number)]
+    got = [x.numpy().tolist() for x, _ in some.stream(4).take(5)]
+    assert got == expected[1:6]
+
+
+@pytest.mark.parametrize("size", [64, 95, 100])
+def test_every_place_is_as_likely_for_every_row(size: int) -> None:
+    """Chi-squared over 400 passes: of the place of each row, and of what follows row 0."""
+    some = rows(size, size)
+    orders = np.array([some.batch(tf.constant(number, tf.int64))[0].numpy() for number in range(400)])
+    places = np.argsort(orders, axis=1)
+    for row in range(0, size, 7):
+        tenths = np.bincount(places[:, row] * 10 // size, minlength=10)
+        share = np.bincount(np.arange(size) * 10 // size, minlength=10) / size
+        chi = ((tenths - 400 * share) ** 2 / (400 * share)).sum()
+        assert chi < 33.7, f"row {row}: nine degrees of freedom, one in ten thousand"
+    follows = [order[np.flatnonzero(order == 0)[0] + 1] for order in orders if order[-1] != 0]
+    assert np.bincount(follows, minlength=size).max() < 25, "400 / size are expected"
+
+
+def test_what_is_found_to_be_rows() -> None:
+    def found(*pipeline: dict[str, Any], source: dict[str, Any] | None = None) -> int | None:
+        spec = job(data={"source": source or numbers(95), "pipeline": [*pipeline]})
+        applied = [
+            operations.prepare(one, index=index, seed=0, deterministic=False, pointer="")
+            for index, one in enumerate(spec.data.pipeline)
+        ]
+        dataset = tf.data.Dataset.from_tensor_slices((np.zeros((95, 4), "float32"), np.zeros(95, "int64")))
+        if source is not None:
+            dataset = dataset.map(lambda x, y: (x, y))
+        told = find(dataset, applied)
+        return None if told is None else told[1]
+
+    assert found(BATCH) == 1
+    assert found(SHUFFLE, BATCH) == 2
+    assert found({"op": "cache"}, SHUFFLE, BATCH, {"op": "prefetch"}) == 3
+    assert found({"op": "shuffle", "buffer_size": 94}, BATCH) is None, "the buffer does not hold all"
+    assert found(SHUFFLE, {"op": "cache"}, BATCH) is None, "the cache keeps the order of the first pass"
+    assert found(SHUFFLE, {"op": "repeat"}, BATCH) is None
+    assert found(UNDO, SHUFFLE, BATCH) is None
+    assert found(SHUFFLE, BATCH, source=numbers(95)) is None, "not in memory"
+
+
+def test_a_feed_counts_passes_where_the_stream_has_no_end() -> None:
+    split = build_data(job(data={"source": numbers(25), "pipeline": [SHUFFLE, BATCH]})).training
+    feed = Feed(split, of_rows=True)
+    cursor = feed.iterator
+    assert isinstance(cursor, Cursor)
+    feed.advance(2)
+    assert (feed.number, feed.position) == (0, 2)
+    feed.advance(2)
+    assert (feed.number, feed.position) == (1, 1)
+    assert feed.iterator is cursor
+    again = Feed(split, number=feed.number, position=feed.position).iterator
+    whole = list(split.stream(0).take(6)) if split.stream is not None else []
+    np.testing.assert_array_equal(next(again)[0], whole[4][0])
+
+
+# ── plans ────────────────────────────────────────────────────────────────────────────────────────
+
+
+SOURCES: dict[str, dict[str, Any]] = {
+    "rows": {"source": numbers(95), "pipeline": [SHUFFLE, BATCH]},
+    "full batches": {"source": numbers(95), "pipeline": [SHUFFLE, DROPPED]},
+    "a map after the batch": {
+        "source": numbers(95),
+        "pipeline": [SHUFFLE, BATCH, {"op": "cast", "dtype": "float32", "field": "x"}],
+    },
+    "a small buffer": {"source": numbers(95), "pipeline": [{"op": "shuffle", "buffer_size": 20}, BATCH]},
+    "a size that nobody knows": {"source": numbers(95, "unknown"), "pipeline": [BATCH]},
+    "batches across passes": {"source": numbers(95), "pipeline": [SHUFFLE, {"op": "repeat"}, BATCH]},
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_plan_trains_on_the_same_batches(tmp_path: Path, name: str) -> None:
+    data = SOURCES[name]
+    steps = {"steps_per_epoch": 13} if name == "batches across passes" else {}
+    histories = {}
+    for plan in ("steps", "loop", "fused"):
+        training = {"epochs": 3, "execution": {"plan": plan}, "report_every_steps": 4, **steps}
+        result = trained(job(data=data, training=training), tmp_path / plan)
+        told = {record["step"]: record["values"]["loss"] for record in result.records("metric")}
+        histories[plan] = (result.training.counters.step, told)
+    for plan in ("loop", "fused"):
+        assert histories[plan][0] == histories["steps"][0]
+        assert list(histories[plan][1]) == list(histories["steps"][1])
+        np.testing.assert_allclose(
+            list(histories[plan][1].values()), list(histories["steps"][1].values()), rtol=1e-3, err_msg=plan
+        )
+
+
+def test_a_call_may_be_any_number_of_steps(tmp_path: Path) -> None:
+    histories = []
+    for steps in (1, 3, 100):
+        training = {"epochs": 2, "execution": {"plan": "fused", "steps_per_call": steps}}
+        result = trained(job(data=SOURCES["rows"], training=training), tmp_path / str(steps))
+        histories.append({name: value.tobytes() for name, value in result.values().items()})
+    assert histories[0] == histories[1] == histories[2]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "text": ({"source": numbers(40, "texts"), "pipeline": [BATCH]}, "y is text"),
+    "ragged": (
+        {"source": {"component": "lab/Sequences", "config": {"form": "ragged"}}, "pipeline": [BATCH]},
+        "x is ragged",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_stacked_says_why(name: str) -> None:
+    data, reason = REFUSED[name]
+    assert why_not(build_data(job(data=data)).training) == reason
+
+
+def test_a_step_that_xla_refuses_is_not_supported_where_it_was_asked_for(tmp_path: Path) -> None:
+    spec = job(model=printing(), training={"execution": {"plan": "fused"}})
+    with pytest.raises(JobFailure, match="XLA cannot compile the step") as caught:
+        trained(spec, tmp_path)
+    assert caught.value.code == "not_supported"
+
+
+def printing() -> dict[str, Any]:
+    layers = [{"component": "lab/Printing"}, {"component": "keras/Dense", "config": {"units": 3}}]
+    return {"component": "sequential", "config": {"layers": layers}}
+
+
+# ── calibration ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def eager_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials pay at once and measure for a moment only."""
+    monkeypatch.setattr(calibration, "PAYS", 0.0)
+    monkeypatch.setattr(calibration, "MEASURED_SECONDS", 0.02)
+
+
+@pytest.mark.usefixtures("eager_to_try")
+def test_a_calibration_trains_every_step_once_and_tells_what_it_measured(tmp_path: Path) -> None:
+    training = {"epochs": 400, "execution": {"steps_per_call": 20}}
+    result = trained(job(data=SOURCES["rows"], training=training), tmp_path)
+    assert result.training.counters.step == 4000
+    assert int(result.assembly.optimizers["model"].iterations) == 4000
+    told = [fact["diagnostics"] for fact in result.records("facts") if "plans" in fact.get("diagnostics", {})]
+    assert len(told) == 1
+    assert told[0]["plans"].keys() == {"loop", "fused"}
+    rates = {name: one["steps_per_second"] for name, one in told[0]["plans"].items()}
+    assert told[0]["plan"] == result.training.counters.plan
+    assert (told[0]["plan"] == "fused") == (rates["fused"] > calibration.FASTER * rates["loop"])
+    again = prepared(job(data=SOURCES["rows"], training=training), tmp_path / "again", resume=result.checkpoints()[-1])
+    assert again.training.counters.plan == told[0]["plan"]
+
+
+@pytest.mark.usefixtures("eager_to_try")
+def test_a_calibration_goes_on_where_xla_refuses(tmp_path: Path) -> None:
+    training = {"epochs": 40, "execution": {"steps_per_call": 5}}
+    result = trained(job(model=printing(), data=SOURCES["rows"], training=training), tmp_path)
+    assert result.training.counters.step == 400
+    assert int(result.assembly.optimizers["model"].iterations) == 400
+    (told,) = [fact["diagnostics"] for fact in result.records("facts") if "plans" in fact.get("diagnostics", {})]
+    assert told["plan"] == "loop"
+    assert "XLA cannot compile" in told["not_fused"]
+
+
+def test_a_short_job_and_a_deterministic_one_try_nothing(tmp_path: Path) -> None:
+    for training in ({"epochs": 2}, {"epochs": 2, "deterministic": True}):
+        spec = job(data=SOURCES["rows"], training=training)
+        if training.get("deterministic"):
+            result = prepared(spec, tmp_path / "deterministic")
+        else:
+            result = trained(spec, tmp_path / "short")
+            assert result.training.counters.plan == "auto", "it has not been settled"
+        assert not [fact for fact in result.records("facts") if "plans" in fact.get("diagnostics", {})]
+
+
+def test_a_model_with_convolutions_is_not_tried_on_a_cpu(tmp_path: Path) -> None:
+    layers = [
+        {"component": "keras/Reshape", "config": {"target_shape": [2, 2, 1]}},
+        {"component": "keras/Conv2D", "config": {"filters": 2, "kernel_size": 2}},
+        {"component": "keras/Flatten"},
+        {"component": "keras/Dense", "config": {"units": 3}},
+    ]
+    spec = job(data=SOURCES["rows"], model={"component": "sequential", "config": {"layers": layers}})
+    assert any("Conv" in kind for kind in calibration._operations(prepared(spec, tmp_path).training._step))
+    plain = prepared(job(model=mlp()), tmp_path / "plain").training._step
+    assert not any("Conv" in kind for kind in calibration._operations(plain))

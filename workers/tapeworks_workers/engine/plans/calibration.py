@@ -1,0 +1,120 @@
+"""`auto`: begins as `loop`, and tries `fused` on real batches where it can pay; the faster of the two goes on.
+
+What is tried counts as training: nothing is thrown away or trained twice. A trial costs a compilation, so it is made
+only where much more time than that is left, and never where XLA is known to lose: convolutions on a CPU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tapeworks_workers.engine.plans.fused import CannotCompile, FusedPlan
+from tapeworks_workers.engine.plans.loop import LoopPlan
+from tapeworks_workers.engine.step import CompiledStep
+
+MEASURED_SECONDS = 0.6
+"""Of each candidate, after its first call."""
+PAYS = 4.0
+"""A trial is made where the rest of the job takes so many times what compiling is expected to take."""
+FASTER = 1.03
+"""`fused` stays where it is so many times as fast: less is noise."""
+_NODE_SECONDS = 0.002
+_LEAST_SECONDS = 0.5
+
+Told = Callable[[dict[str, Any]], None]
+"""Takes the diagnostics of a calibration: `plan`, and each candidate's steps per second and seconds to compile."""
+
+
+class Calibrated:
+    """A plan that may change once."""
+
+    gathers = True
+
+    def __init__(
+        self,
+        step: CompiledStep,
+        loop: LoopPlan,
+        fused: Callable[[], FusedPlan] | None,
+        *,
+        left: Callable[[], int | None],
+        tell: Told,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._step = step
+        self._loop, self._make_fused = loop, fused
+        self._left, self._tell, self._clock = left, tell, clock
+        self._plan: LoopPlan | FusedPlan = loop
+        self._first = 0.0
+        """Seconds of the candidate's first call, with its compilation."""
+        self._steps, self._seconds = 0, 0.0
+        self._candidates: dict[str, dict[str, float]] = {}
+        self._settled = fused is None
+        """Nothing is measured any more."""
+
+    @property
+    def kept(self) -> str:
+        """See `Plan.kept`."""
+        return self._plan.name if self._settled else "auto"
+
+    @property
+    def name(self) -> str:
+        """Of the plan that runs now."""
+        return self._plan.name
+
+    def run(self, batches: Any, steps: int) -> int:
+        """See `Plan.run`."""
+        if self._settled:
+            return self._plan.run(batches, steps)
+        began = self._clock()
+        try:
+            done = self._plan.run(batches, steps)
+        except CannotCompile as refused:
+            self._settle(self._loop, why=refused.message)
+            return refused.done + self._plan.run(batches, steps - refused.done)
+        self._measure(done, self._clock() - began)
+        return done
+
+    def _measure(self, steps: int, seconds: float) -> None:
+        if not self._first:
+            self._first = seconds
+            return
+        self._steps, self._seconds = self._steps + steps, self._seconds + seconds
+        if self._seconds < MEASURED_SECONDS or not self._steps:
+            return
+        rate = self._steps / self._seconds
+        self._candidates[self._plan.name] = {"steps_per_second": round(rate, 1), "first_call_seconds": self._first}
+        self._first, self._steps, self._seconds = 0.0, 0, 0.0
+        if self._plan is not self._loop:
+            loop = self._candidates[self._loop.name]["steps_per_second"]
+            self._settle(self._plan if rate > FASTER * loop else self._loop)
+        elif self._make_fused is None or not self._pays(rate):
+            self._settled = True
+        else:
+            self._plan = self._make_fused()
+
+    def _pays(self, rate: float) -> bool:
+        """Whether so much is left that a trial is worth its compilation."""
+        left = self._left()
+        if left is not None and left / rate < PAYS * _LEAST_SECONDS:
+            return False
+        operations = _operations(self._step)
+        if not tf.config.list_physical_devices("GPU") and any("Conv" in kind for kind in operations):
+            return False
+        expected = _LEAST_SECONDS + _NODE_SECONDS * len(operations)
+        return left is None or left / rate >= PAYS * expected
+
+    def _settle(self, plan: LoopPlan | FusedPlan, why: str | None = None) -> None:
+        self._plan, self._settled = plan, True
+        told: dict[str, Any] = {"plan": plan.name, "plans": self._candidates}
+        self._tell(told if why is None else {**told, "not_fused": why})
+
+
+def _operations(step: CompiledStep) -> list[str]:
+    """The types of all operations of a step, those of the functions that it calls too."""
+    graph = step.concrete.graph.as_graph_def()
+    nodes = [node.op for node in graph.node]
+    return nodes + [node.op for function in graph.library.function for node in function.node_def]
