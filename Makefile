@@ -2,6 +2,7 @@
 # make test: the tests; make check: the rules too
 # make examples: every example of the guide on a server of its own, as a table
 # make faults: everything that can go wrong, done for real on both databases, as a table (about 25 minutes)
+# make bench: every benchmark, as tables (about an hour); make bench-quick: some of them, under 5 minutes
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
@@ -14,10 +15,10 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples subset faults test check rules docs lock clean
+.PHONY: help demo examples subset faults bench bench-quick test check rules docs lock clean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/python -m examples.demo
@@ -33,6 +34,20 @@ subset: $(STAMP)
 # ROWS=runner,agent: those alone; DATABASE=sqlite or postgresql: with that one alone.
 faults: $(STAMP)
 	@$(BIN)/python -m tests.faults --rows "$(ROWS)" --database "$(DATABASE)"
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python -m benchmarks.checkpoints
+	$(BIN)/python -m benchmarks.claims
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/sparse_memory.py
+	$(BIN)/python benchmarks/stream_memory.py
+
+bench-quick: $(STAMP)
+	$(BIN)/python -m benchmarks.training --only "MLP 64" --turns 1
+	$(BIN)/python -m benchmarks.claims --longest 100 --times 20
+	$(BIN)/python benchmarks/main_job.py
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TURNS = 3
 SECONDS = 5.0
 SETTLED_SECONDS = 45.0
 """A calibration may take so long."""
@@ -86,7 +85,7 @@ def fit(model: Any, dataset: Any, batch: int, rows: int) -> Callable[[], float]:
     return measure
 
 
-def measured(name: str) -> dict[str, Any]:
+def measured(name: str, turns: int) -> dict[str, Any]:
     """Of one case, in this process: the median of each way's turns, and the ratios of each turn."""
     import keras
 
@@ -105,9 +104,9 @@ def measured(name: str) -> dict[str, Any]:
         if case.job is None and case.batching == "batch" and "sparse" not in name:
             _, fresh = case.usual(Path(folder))
             ways |= by_hand.ways(fresh, dataset, case.batch, ROWS, SECONDS)
-        turns = [{way: measure() for way, measure in ways.items()} for _ in range(TURNS)]
-    medians = {way: statistics.median(turn[way] for turn in turns) for way in ways}
-    ratios = sorted(turn["ours"] / turn["fit"] for turn in turns)
+        taken = [{way: measure() for way, measure in ways.items()} for _ in range(turns)]
+    medians = {way: statistics.median(turn[way] for turn in taken) for way in ways}
+    ratios = sorted(turn["ours"] / turn["fit"] for turn in taken)
     hand = max((medians[way] for way in ways if way not in ("ours", "fit")), default=None)
     return {"name": name, "batch": case.batch, **medians, "hand": hand, "ratios": ratios}
 
@@ -116,10 +115,11 @@ def main() -> None:
     """Print the table; `--case NAME` measures one in this process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--only", default="", help="cases whose name has this")
     given = parser.parse_args()
     if given.case:
-        print(json.dumps(measured(given.case)))
+        print(json.dumps(measured(given.case, given.turns)))
         return
     from benchmarks.training_cases import CASES
 
@@ -127,7 +127,7 @@ def main() -> None:
     print(f"{'model':36}{'batch':>6}{columns}")
     ratios = []
     for case in (one for one in CASES if given.only.lower() in one.name.lower()):
-        command = [sys.executable, "-m", "benchmarks.training", "--case", case.name]
+        command = [sys.executable, "-m", "benchmarks.training", "--case", case.name, "--turns", str(given.turns)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{case.name}: failed\n{done.stderr[-3000:]}", flush=True)

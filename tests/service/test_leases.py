@@ -1,37 +1,19 @@
-"""A worker's side: leases, fencing, commands, records, the reaper."""
+"""A worker's side: leases, fencing, commands, endings, checkpoints."""
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from .worker import COMPONENTS, SPEC, HandLease, HandWorker, spec
+from .worker import COMPONENTS, SPEC, HandLease, HandWorker, all_calls, spec
 
 GPUS = [
     {"id": "GPU-a", "kind": "gpu", "memory_bytes": 8 * 1024**3},
     {"id": "GPU-b", "kind": "gpu", "memory_bytes": 80 * 1024**3},
 ]
-
-
-def all_calls(lease: HandLease) -> list[httpx.Response]:
-    """Every call about an attempt."""
-    return [
-        lease.heartbeat(),
-        lease.client.get(f"{lease.path}/commands?wait=0", headers=lease.headers),
-        lease.records({"record": "log", "stream": "stdout", "text": "zombie"}),
-        lease.begin("zombie.bin", b"zombie"),
-        lease.post("checkpoints", {"upload_id": "up_0", "step": 1, "epoch": 0}),
-        lease.client.get(f"{lease.path}/checkpoints/ckpt_0", headers=lease.headers),
-        lease.post("finish", {"outcome": "succeeded"}),
-        lease.post("finish", {"outcome": "failed", "failure": {"code": "internal", "message": "x"}}),
-    ]
 
 
 # ── leases ───────────────────────────────────────────────────────────────────────────────────────
@@ -158,100 +140,6 @@ def test_commands_end_with_the_lease(api: httpx.Client, worker: HandWorker) -> N
         assert waiting.result(10).json()["code"] == "lease_lost"
 
 
-# ── records ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_records_sent_again_are_stored_once(api: httpx.Client, worker: HandWorker) -> None:
-    job = worker.submit()
-    lease = worker.lease()
-    lines = [{"index": index, "record": "log", "stream": "stdout", "text": str(index)} for index in range(1, 6)]
-    assert lease.post("records", {"records": lines[:3]}).json() == {"stored": 3}
-    assert lease.post("records", {"records": lines}).json() == {"stored": 5}
-    assert lease.post("records", {"records": lines}).json() == {"stored": 5}
-    logs = api.get(f"/v1/jobs/{job['id']}/logs").json()["data"]
-    assert [(line["seq"], line["text"]) for line in logs] == [(index, str(index)) for index in range(1, 6)]
-
-
-def test_what_follows_a_gap_waits_for_a_resend(worker: HandWorker) -> None:
-    worker.submit()
-    lease = worker.lease()
-    lines = [{"index": index, "record": "log", "stream": "stdout", "text": ""} for index in (1, 2, 4)]
-    assert lease.post("records", {"records": lines}).json() == {"stored": 2}
-
-
-def test_an_ending_waits_for_its_records(worker: HandWorker) -> None:
-    worker.submit()
-    lease = worker.lease()
-    early = lease.post("finish", {"outcome": "succeeded", "last_record": 1})
-    assert (early.status_code, early.json()["code"], early.json()["stored"]) == (409, "conflict", 0)
-    lease.records({"record": "log", "stream": "stdout", "text": "last"})
-    assert lease.finish("succeeded").status_code == 200
-
-
-def test_a_job_never_seems_to_go_back(api: httpx.Client, worker: HandWorker) -> None:
-    job = worker.submit()
-    lease = worker.lease()
-    lease.state("running", "training")
-    lease.heartbeat(step=10, epoch=1, total_steps=100)
-    lease.heartbeat(step=5, epoch=0)
-    lease.records({"record": "facts", "progress": {"step": 7, "epoch": 1}})
-    assert worker.job(job["id"])["progress"]["step"] == 10
-    lease.state("starting")
-    assert worker.job(job["id"])["state"] == "running"
-    lease.fail("worker_lost", retryable=True)
-    again = worker.lease(wait=10)
-    seen = worker.job(job["id"])
-    assert (seen["attempt"], seen["state"], seen["progress"]["step"]) == (2, "starting", 0)
-    assert seen["progress"]["total_steps"] == 100
-    again.finish("released")
-
-
-def test_phases_are_told_as_events_but_make_no_transition(api: httpx.Client, worker: HandWorker) -> None:
-    job = worker.submit()
-    lease = worker.lease()
-    for phase in ("compiling", "training", "validating"):
-        lease.state("running", phase)
-    seen = worker.job(job["id"])
-    assert seen["phase"] == "validating"
-    assert [step["state"] for step in seen["transitions"]] == ["queued", "starting", "running"]
-    events = api.get(f"/v1/jobs/{job['id']}/events").json()["data"]
-    assert [event["data"]["phase"] for event in events][2:] == ["compiling", "training", "validating"]
-
-
-def test_odd_values_are_stored_and_told_as_json(api: httpx.Client, worker: HandWorker) -> None:
-    job = worker.submit()
-    lease = worker.lease()
-    raw = (
-        b'{"records": [{"index": 1, "record": "metric", "step": 1, "values": {"loss": NaN, "top": "Infinity"}},'
-        b'{"index": 2, "record": "log", "stream": "stderr", "text": "a\\u0000b \\ud83d"},'
-        b'{"index": 3, "record": "event", "type": "epoch", "data": {"logs": {"loss": -Infinity}}},'
-        b'{"index": 4, "record": "event", "type": "state", "data": {"state": "succeeded"}}]}'
-    )
-    assert api.post(f"{lease.path}/records", content=raw, headers=lease.headers).json() == {"stored": 4}
-    assert worker.job(job["id"])["metrics"] == {"loss": "NaN", "top": "Infinity"}
-    series = {one["name"]: one["points"] for one in api.get(f"/v1/jobs/{job['id']}/metrics").json()["data"]}
-    assert (series["loss"][0][1], series["top"][0][1]) == ("NaN", "Infinity")
-    assert api.get(f"/v1/jobs/{job['id']}/logs").json()["data"][0]["text"] == "a\ufffdb ?"
-    events = api.get(f"/v1/jobs/{job['id']}/events").json()["data"]
-    assert [event["type"] for event in events] == ["state", "state", "epoch"], "states are the service's to tell"
-
-
-def test_metrics_are_the_newest_attempts_and_thin_out_to_the_last_point(api: httpx.Client, worker: HandWorker) -> None:
-    job = worker.submit()
-    lease = worker.lease()
-    lease.records(*({"record": "metric", "step": step, "values": {"loss": 1.0}} for step in range(1, 101)))
-    lease.fail("worker_lost", retryable=True)
-    again = worker.lease(wait=10)
-    again.records(*({"record": "metric", "step": step, "values": {"loss": 2.0}} for step in range(1, 51)))
-    points = api.get(f"/v1/jobs/{job['id']}/metrics").json()["data"][0]["points"]
-    assert [(step, value) for step, value, _ in points] == [
-        (step, 2.0 if step <= 50 else 1.0) for step in range(1, 101)
-    ]
-    thin = api.get(f"/v1/jobs/{job['id']}/metrics?points=10").json()["data"][0]["points"]
-    assert (len(thin), thin[0][0], thin[-1]) == (10, 1, points[-1])
-    assert api.get(f"/v1/jobs/{job['id']}/metrics?points=1").json()["data"][0]["points"] == [points[-1]]
-
-
 # ── endings ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -365,88 +253,6 @@ def test_only_a_completed_upload_becomes_a_checkpoint(api: httpx.Client, worker:
     answer = lease.post("checkpoints", {"upload_id": begun["id"], "step": 1, "epoch": 0})
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/upload_id")
     assert api.get(f"/v1/jobs/{job['id']}/checkpoints").json()["data"] == []
-
-
-# ── the reaper ───────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_silent_worker_loses_its_job_and_can_change_nothing(own_service: Any) -> None:
-    with own_service(lease_seconds=2, reaper_seconds=0.1, heartbeat_seconds=0.1) as (client, worker):
-        worker.register()
-        job = worker.submit()
-        silent = worker.lease()
-        silent.state("running")
-        second = worker.lease(wait=20)
-        assert (second.job_id, second.attempt) == (job["id"], 2)
-        zombie = all_calls(silent)
-        assert {(answer.status_code, answer.json()["code"]) for answer in zombie} == {(409, "lease_lost")}
-        assert second.finish("succeeded").json() == {"state": "succeeded"}
-        seen = worker.job(job["id"])
-        assert (seen["attempt"], seen["failed_attempts"], seen["state"]) == (2, 1, "succeeded")
-        events = client.get(f"/v1/jobs/{job['id']}/events").json()["data"]
-        lost = [event["data"]["failure"]["code"] for event in events if event["type"] == "attempt_failed"]
-        assert lost == ["worker_lost"]
-        workers = client.get("/v1/workers").json()["data"]
-        assert workers[0]["id"] == "hand"
-
-
-def test_a_job_that_loses_every_worker_fails_with_the_cause(own_service: Any) -> None:
-    with own_service(lease_seconds=0.3, reaper_seconds=0.1, retry_seconds=0) as (client, worker):
-        worker.register()
-        job = worker.submit(spec(limits={"max_attempts": 2}))
-        worker.lease()
-        worker.lease(wait=20)
-        revision = worker.job(job["id"])["revision"]
-        while (seen := client.get(f"/v1/jobs/{job['id']}?wait=10&unless={revision}").json())["state"] != "failed":
-            revision = seen["revision"]
-        assert (seen["attempt"], seen["failure"]["code"]) == (2, "worker_lost")
-
-
-def test_a_restart_reaps_nothing_before_workers_could_renew(own_sqlite_service: Any, tmp_path: Path) -> None:
-    with own_sqlite_service() as (_, worker):
-        worker.register()
-        job = worker.submit()
-        lease = worker.lease()
-    database = sqlite3.connect(tmp_path / "data" / "tapeworks.db")
-    database.execute("UPDATE jobs SET lease_expires_at = 0")  # it ran out while no service was there
-    database.commit()
-    database.close()
-    with own_sqlite_service(reaper_seconds=0.05) as (client, worker):
-        assert client.get(f"/v1/jobs/{job['id']}?wait=0.5").json()["attempt"] == 1
-        assert HandLease(client, lease.lease).heartbeat().status_code == 200
-        assert worker.job(job["id"])["attempt"] == 1
-        assert HandLease(client, lease.lease).finish("succeeded").status_code == 200
-
-
-def test_a_database_that_was_locked_for_longer_than_a_lease_costs_no_attempt(
-    own_sqlite_service: Any, tmp_path: Path
-) -> None:
-    with own_sqlite_service(lease_seconds=3, reaper_seconds=0.05, busy_seconds=0.5) as (client, worker):
-        worker.register()
-        job = worker.submit()
-        lease = worker.lease()
-        with closing(sqlite3.connect(tmp_path / "data" / "tapeworks.db", isolation_level=None)) as blocker:
-            blocker.execute("BEGIN IMMEDIATE")
-            end = time.monotonic() + 4.0  # the outage: longer than the lease
-            while time.monotonic() < end:
-                assert lease.heartbeat().status_code == 503
-            blocker.execute("ROLLBACK")
-        answers = client.get(f"/v1/jobs/{job['id']}?wait=1&unless={worker.job(job['id'])['revision']}").json()
-        assert (answers["attempt"], answers["state"]) == (1, "starting"), "the reaper leaves time to renew"
-        assert lease.heartbeat().status_code == 200
-        assert lease.finish("succeeded").is_success
-
-
-def test_lease_requests_are_forgotten_where_nothing_is_reaped(own_sqlite_service: Any, tmp_path: Path) -> None:
-    with own_sqlite_service(lease_seconds=0.3, reaper_seconds=0.05) as (_, worker):
-        worker.register()
-        worker.submit()
-        worker.lease().finish("succeeded")
-        with closing(sqlite3.connect(tmp_path / "data" / "tapeworks.db", isolation_level=None)) as database:
-            database.execute("UPDATE lease_requests SET created_at = 0")
-            end = time.monotonic() + 20
-            while database.execute("SELECT count(*) FROM lease_requests").fetchone() != (0,):
-                assert time.monotonic() < end
 
 
 def test_workers_are_listed_with_what_they_run(api: httpx.Client, worker: HandWorker) -> None:

@@ -213,3 +213,17 @@ class HandWorker:
             listed = self.client.get("/v1/jobs", params={"kind": kind, "state": unfinished, "limit": 200})
             for job in listed.json()["data"]:
                 self.client.post(f"/v1/jobs/{job['id']}/cancel")
+
+
+def all_calls(lease: HandLease) -> list[httpx.Response]:
+    """Every call about an attempt."""
+    return [
+        lease.heartbeat(),
+        lease.client.get(f"{lease.path}/commands?wait=0", headers=lease.headers),
+        lease.records({"record": "log", "stream": "stdout", "text": "zombie"}),
+        lease.begin("zombie.bin", b"zombie"),
+        lease.post("checkpoints", {"upload_id": "up_0", "step": 1, "epoch": 0}),
+        lease.client.get(f"{lease.path}/checkpoints/ckpt_0", headers=lease.headers),
+        lease.post("finish", {"outcome": "succeeded"}),
+        lease.post("finish", {"outcome": "failed", "failure": {"code": "internal", "message": "x"}}),
+    ]

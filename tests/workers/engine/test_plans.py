@@ -15,7 +15,7 @@ from tapeworks_workers.engine import operations
 from tapeworks_workers.engine.feed import Cursor, Feed
 from tapeworks_workers.engine.gathering import Rows, find
 from tapeworks_workers.engine.pipeline import build_data
-from tapeworks_workers.engine.plans import calibration, why_not
+from tapeworks_workers.engine.plans import calibration, choose, why_not
 from tests.workers.engine.trainings import BATCH, SHUFFLE, job, mlp, numbers, prepared, trained
 
 DROPPED = {"op": "batch", "batch_size": 10, "drop_remainder": True}
@@ -231,6 +231,17 @@ def test_a_short_job_and_a_deterministic_one_try_nothing(tmp_path: Path) -> None
             result = trained(spec, tmp_path / "short")
             assert result.training.counters.plan == "auto", "it has not been settled"
         assert not [fact for fact in result.records("facts") if "plans" in fact.get("diagnostics", {})]
+
+
+def test_what_is_chosen_by_rule() -> None:
+    def chosen(*, by_time: bool = True, **training: Any) -> str:
+        return choose(job(training=training).training, by_time=by_time)
+
+    assert chosen() == "auto"
+    assert chosen(by_time=False) == "loop", "a rehearsal"
+    assert chosen(deterministic=True) == "loop"
+    for plan in ("steps", "loop", "fused", "eager"):
+        assert chosen(execution={"plan": plan}, deterministic=True) == plan
 
 
 def test_a_model_with_convolutions_is_not_tried_on_a_cpu(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def put_together(
             folder=attempt.folder,
             traces=traces,
             reserve=attempt.reserve,
+            by_time=attempt.kind is JobKind.TRAIN,
         )
         resume(attempt, assembly, training, found, start)
     return assembly, training, evaluation
@@ -101,9 +102,13 @@ def compile_parts(
     folder: Path,
     traces: Traces | None = None,
     reserve: int = 0,
+    by_time: bool = True,
 ) -> tuple[Training, Evaluation]:
-    """Trace every function once, before anything is trained: a mistake in a step costs no epoch."""
-    plan = plans.choose(assembly.spec.training)
+    """Trace every function once, before anything is trained: a mistake in a step costs no epoch.
+
+    `by_time`: where the spec leaves the plan open, candidates are timed while it trains.
+    """
+    plan = plans.choose(assembly.spec.training, by_time=by_time)
     traces = traces or Traces(reporter, limit=assembly.spec.training.max_traces)
     artifacts = Artifacts(folder, assembly.spec.limits.max_artifact_bytes)
     assembly.run.artifacts = artifacts

@@ -63,6 +63,10 @@ class Rows:
         return tf.nest.map_structure(lambda t: tf.reshape(t, [count, self.batch_size, *t.shape[1:]]), rows)
 
     def _at(self, places: tf.Tensor, pass_number: tf.Tensor) -> Any:
+        with tf.device("/CPU:0"):  # where the arrays lie: only batches go to another device
+            return self._gathered(places, pass_number)
+
+    def _gathered(self, places: tf.Tensor, pass_number: tf.Tensor) -> Any:
         if self.seed is not None:
             key = tf.random.experimental.stateless_fold_in(tf.constant([self.seed, 0], tf.int64), pass_number)
             places = tf.random.experimental.index_shuffle(places, key, tf.constant(self.size - 1, tf.int64))

@@ -45,10 +45,10 @@ class Plan(Protocol):
         """
 
 
-def choose(training: TrainingSpec) -> str:
-    """The plan's name by rule: what the spec says; a deterministic job is never chosen for by time."""
+def choose(training: TrainingSpec, *, by_time: bool = True) -> str:
+    """The plan's name: what the spec says; a deterministic job is never chosen for by time, nor a rehearsal."""
     wanted = training.execution.plan
-    return "loop" if wanted == AUTO and training.deterministic else wanted
+    return LoopPlan.name if wanted == AUTO and (training.deterministic or not by_time) else wanted
 
 
 def make(name: str, step: CompiledStep, split: Split) -> Plan:
