@@ -117,11 +117,9 @@ def spec(
 
 
 def endless(**training: Any) -> dict[str, Any]:
-    """A job that goes on until it is stopped; it tells and saves its state often."""
-    return spec(
-        pipeline=[{"op": "repeat"}],
-        training={"max_steps": 100_000_000, "report_every_steps": 50, **training},
-    )
+    """A job that goes on until it is stopped; it tells and saves its state often. No call of it takes long."""
+    own = {"max_steps": 100_000_000, "report_every_steps": 50, "execution": {"plan": "loop"}}
+    return spec(pipeline=[{"op": "repeat"}], training={**own, **training})
 
 
 def running(served: Served, job: Job, *, step: int = 1) -> Job:

@@ -95,7 +95,6 @@ def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
          ("/optimizer/config/inner_optimizer/config/clipvalue", "invalid_value")),
         (spec(optimizer={"component": "keras/LossScaleOptimizer", "config": {"inner_optimizer": adam()}}),
          ("/optimizer/component", "invalid_value")),
-        (spec(training={"execution": {"plan": "fused"}}), ("/training/execution/plan", "not_supported")),
         (spec(resources={"workers": 2}), ("/resources/workers", "not_supported")),
         (spec(resources={"gpus": 2}), ("/resources/gpus", "not_supported")),
         (spec(data=data(pipeline=[{"op": "rebatch", "batch_size": 3}, *BATCH])), ("/data/pipeline/0", "missing_batch")),

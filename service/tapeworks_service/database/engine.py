@@ -210,7 +210,7 @@ class Database:
     def _sqlite(self, *, writer: bool) -> AsyncEngine:
         size = 1 if writer else 4
         engine = create_async_engine(
-            self.url, pool_size=size, max_overflow=0, pool_timeout=self._busy_seconds, pool_use_lifo=True
+            self.url, pool_size=size, max_overflow=0, pool_timeout=TURN_SECONDS, pool_use_lifo=True
         )
         busy = int(self._busy_seconds * 1000)
         pragmas = (f"busy_timeout={busy}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")

@@ -56,6 +56,13 @@ def test_a_compiled_graph_draws_the_same(name: str) -> None:
         np.testing.assert_array_equal(plain, compiled)
 
 
+@pytest.mark.parametrize("name", ["uniform", "uniform between", "uniform float16", "normal", "dropout", "integers"])
+def test_the_numbers_are_tensorflows_own(name: str) -> None:
+    """So that a job draws what `fit` with the same seeds would."""
+    ours = drawn(DRAWS[name], compiled=False)
+    np.testing.assert_allclose(ours, np.asarray(DRAWS[name]()), rtol=1e-4, atol=1e-5)
+
+
 def largest_gap(sample: np.ndarray, distribution: Callable[[np.ndarray], np.ndarray]) -> float:
     """Kolmogorov and Smirnov's statistic, times √n: above 2.2 one time in ten thousand."""
     ordered = np.sort(sample.astype("float64"))

@@ -82,9 +82,9 @@ def _stateless_dropout(
 ) -> tf.Tensor:
     x = tf.convert_to_tensor(x)
     shape = tf.shape(x) if noise_shape is None else _filled(noise_shape, x)
-    kept = _unit(_bits_of(seed), shape, tf.float32) >= tf.cast(rate, tf.float32)
-    scale = tf.cast(1.0 / (1.0 - tf.cast(rate, tf.float32)), x.dtype)
-    dropped = tf.where(kept, x * scale, tf.zeros([], x.dtype))
+    kept = _unit(_bits_of(seed), shape, x.dtype) >= tf.cast(rate, x.dtype)
+    scale = 1.0 / (1.0 - tf.cast(rate, tf.float64))
+    dropped = tf.where(kept, x * tf.cast(scale, x.dtype), tf.zeros([], x.dtype))
     dropped.set_shape(x.shape)
     return dropped
 
@@ -106,24 +106,29 @@ def uniform(bits: Bits, shape: Any, minval: Any, maxval: Any, dtype: tf.DType) -
 
 
 def normal(bits: Bits, shape: Any, mean: Any, stddev: Any, dtype: tf.DType) -> tf.Tensor:
-    """Normal floats, by Box and Muller (1958)."""
+    """Normal floats, two from two uniform ones, by Box and Muller (1958): TensorFlow's own, but for the last bits."""
     exact = tf.float64 if dtype == tf.float64 else tf.float32
-    radius, angle = tf.unstack(_unit(bits, tf.concat([[2], tf.cast(shape, tf.int32)], 0), exact), num=2)
-    drawn = tf.sqrt(-2.0 * tf.math.log(1.0 - radius)) * tf.cos(2.0 * math.pi * angle)
+    shape = tf.cast(shape, tf.int32)
+    count = tf.reduce_prod(shape)
+    radius, angle = tf.unstack(_unit(bits, tf.stack([(count + 1) // 2, 2]), exact), num=2, axis=1)
+    length = tf.sqrt(-2.0 * tf.math.log(tf.maximum(radius, tf.constant(1e-7, exact))))
+    angle = 2.0 * math.pi * angle
+    pairs = tf.stack([length * tf.sin(angle), length * tf.cos(angle)], axis=1)
+    drawn = tf.reshape(tf.reshape(pairs, [-1])[:count], shape)
     return tf.cast(drawn, dtype) * tf.cast(stddev, dtype) + tf.cast(mean, dtype)
 
 
 def _between_minus_one_and_one(bits: Bits, shape: Any, dtype: tf.DType) -> tf.Tensor:
     """Symmetric, neither end: half a step inside."""
-    return 2.0 * _unit(bits, shape, dtype) - (1.0 - (2.0**-53 if dtype == tf.float64 else 2.0**-24))
+    return 2.0 * _unit(bits, shape, dtype) - (1.0 - (2.0**-53 if dtype == tf.float64 else 2.0**-23))
 
 
 def _unit(bits: Bits, shape: Any, dtype: tf.DType) -> tf.Tensor:
-    """Floats in [0, 1): as many of the highest bits as the type holds exactly."""
+    """Floats in [0, 1): of the lowest bits as many as the type's fraction has, as TensorFlow's CPU kernels do."""
     if dtype == tf.float64:
         return tf.cast(tf.bitwise.right_shift(bits(shape, tf.uint64), tf.constant(11, tf.uint64)), dtype) * 2.0**-53
-    kept = {tf.float16: 10, tf.bfloat16: 7}.get(dtype, 24)
-    drawn = tf.bitwise.right_shift(bits(shape, tf.uint32), tf.constant(32 - kept, tf.uint32))
+    kept = {tf.float16: 10, tf.bfloat16: 7}.get(dtype, 23)
+    drawn = tf.bitwise.bitwise_and(bits(shape, tf.uint32), tf.constant((1 << kept) - 1, tf.uint32))
     return tf.cast(tf.cast(drawn, tf.int32), dtype) * tf.cast(2.0**-kept, dtype)
 
 

@@ -48,12 +48,15 @@ class Noise:
     def uniform(self, shape: Any, dtype: Any = tf.float32) -> tf.Tensor:
         wide = tf.as_dtype(dtype) == tf.float64
         bits = self._generator.uniform_full_int(shape, tf.uint64 if wide else tf.uint32).numpy()
-        drawn = (bits >> np.uint64(11)) * 2.0**-53 if wide else (bits >> np.uint32(8)) * 2.0**-24
+        drawn = (bits >> np.uint64(11)) * 2.0**-53 if wide else (bits & np.uint32(0x7FFFFF)) * 2.0**-23
         return tf.constant(drawn, dtype)
 
     def normal(self, shape: Any, dtype: Any = tf.float32) -> tf.Tensor:
-        radius, angle = self.uniform([2, *shape], dtype).numpy()
-        return tf.constant(np.sqrt(-2 * np.log(1 - radius)) * np.cos(2 * np.pi * angle), dtype)
+        count = int(np.prod(shape))
+        radius, angle = self.uniform([-(-count // 2), 2], dtype).numpy().T
+        length = np.sqrt(-2 * np.log(np.maximum(radius, 1e-7)))
+        pairs = np.stack([length * np.sin(2 * np.pi * angle), length * np.cos(2 * np.pi * angle)], axis=1)
+        return tf.constant(pairs.reshape(-1)[:count].reshape(shape), dtype)
 
 
 def noise(stream: str = "training") -> Noise:
