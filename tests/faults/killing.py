@@ -32,14 +32,16 @@ def runner_killed(world: World, times: int) -> Outcome:
         time.sleep(chance.uniform(0, 0.3))  # the moment is the fault's, not a wait for something
         return _kill_runner(world, now)
 
-    stories = suffer(world, outcome, fault, specs.job())
-    outcome.problems += [
+    exported = Outcome(outcome.fault, -(-times // EXPORTED))
+    stories = suffer(world, exported, fault, specs.job(export={}))
+    if outcome.times > exported.times:
+        outcome.times -= exported.times
+        stories += suffer(world, outcome, fault, specs.job())
+        exported = _together(outcome, exported)
+    exported.problems += [
         f"{one.job.id}: no attempt was worker_lost" for one in stories if "worker_lost" not in one.codes()
     ]
-    exported = specs.job(export={})
-    more = Outcome(outcome.fault, max(1, times // EXPORTED))
-    suffer(world, more, fault, exported)
-    return _together(outcome, more)
+    return exported
 
 
 def checkpoint_killed(world: World, times: int) -> Outcome:

@@ -114,12 +114,12 @@ async def _poll(port: int, polled: Sequence[str], count: int) -> list[tuple[int,
     answers: list[tuple[int, float]] = []
 
     async def one(number: int) -> None:
-        await asyncio.sleep(EVERY_SECONDS * number / count)
-        for _ in range(LOOKS):
+        start = time.perf_counter() + EVERY_SECONDS * number / count
+        for look in range(LOOKS):
+            await asyncio.sleep(max(0.0, start + look * EVERY_SECONDS - time.perf_counter()))
             began = time.perf_counter()
             status = await _look(port, polled[number % len(polled)])
             answers.append((status, time.perf_counter() - began))
-            await asyncio.sleep(EVERY_SECONDS - (time.perf_counter() - began))
 
     await asyncio.gather(*(one(number) for number in range(count)))
     return answers

@@ -21,6 +21,9 @@ from tests.faults.worlds import World
 AWAY_SECONDS = 1.5
 """From a kill of the service until somebody starts it again."""
 SUBMITTERS = 4
+SUBMITTED, FEW = 5, 3
+"""Jobs of each of them around a kill, in `make faults` and in the tests."""
+PAUSE_SECONDS = 0.25
 
 
 def service_killed(world: World, times: int) -> Outcome:
@@ -28,12 +31,13 @@ def service_killed(world: World, times: int) -> Outcome:
     outcome = Outcome("kill -9 the service under load", times)
     spec = specs.job()
     wanted = undisturbed(world, spec)
+    most = SUBMITTED if times > 1 else FEW
     for _ in range(times):
         jobs = [training(world, world.client.submit(spec)) for _ in world.agents]
         with ThreadPoolExecutor(len(jobs) + SUBMITTERS) as pool:
             followed = [pool.submit(_follow, world, job) for job in jobs]
             stop = threading.Event()
-            submitted = [pool.submit(_submit, world, stop, number) for number in range(SUBMITTERS)]
+            submitted = [pool.submit(_submit, world, stop, number, most) for number in range(SUBMITTERS)]
             time.sleep(0.5)  # the load
             at = time.time()
             world.kill_service()
@@ -96,15 +100,16 @@ def _follow(world: World, job: Job) -> list[int]:
         return [event.seq for event in client.events(job.id, follow=True)]
 
 
-def _submit(world: World, stop: threading.Event, number: int) -> list[str]:
+def _submit(world: World, stop: threading.Event, number: int, most: int) -> list[str]:
     """Submit jobs until told to stop; those that were acknowledged."""
     known = []
     with Client(world.url) as client:
-        while not stop.is_set() and len(known) < 5:
+        while not stop.is_set() and len(known) < most:
             try:
                 known.append(client.submit(specs.short(name=f"load {number}")).id)
             except Unavailable:
-                continue  # not acknowledged: nothing was promised
+                pass  # not acknowledged: nothing was promised
+            stop.wait(PAUSE_SECONDS)
     return known
 
 

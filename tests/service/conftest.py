@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from tapeworks_service.server import Server, make_server
 from tapeworks_service.settings import ServiceSettings
 from tests.postgres import Postgres, postgres
 
+from .queues import Queue, opened
 from .worker import HandWorker
 
 
@@ -138,3 +140,20 @@ def free_ports() -> list[int]:
         for one in listening:
             one.bind(("127.0.0.1", 0))
         return [int(one.getsockname()[1]) for one in listening]
+
+
+@pytest.fixture
+def on_queue(
+    tmp_path: Path, new_database: Callable[[], str | None]
+) -> Callable[[Callable[[Queue], Awaitable[None]]], None]:
+    """Runs a coroutine function with a fresh queue."""
+    url = new_database() or f"sqlite+aiosqlite:///{tmp_path / 'queue.db'}"
+
+    def run(body: Callable[[Queue], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with opened(url) as fresh:
+                await body(fresh)
+
+        asyncio.run(main())
+
+    return run

@@ -59,9 +59,9 @@ def test_every_built_in_is_admitted_in_little_time() -> None:
     load_installed()
     broken = RefusedComponent(name="acme_broken", reason="SyntaxError: …")
     registry.refused.append(broken)
-    started = time.monotonic()
+    began = time.process_time()  # other processes may be at work
     catalogue = admit_all()
-    seconds = time.monotonic() - started
+    seconds = time.process_time() - began
     assert [one for one in catalogue.refused if "/" not in one.name] == [broken], "what could not be imported"
     entries = {(one.kind.value, one.name): one for one in catalogue.components}
     assert set(BUILT_IN) <= set(entries)
@@ -69,7 +69,7 @@ def test_every_built_in_is_admitted_in_little_time() -> None:
     files = {"arrays", "csv", "images", "jsonl", "parquet", "text", "tfrecord"}
     assert set(untried) == files | {"pretrained"}, "they read files or jobs"
     assert ("layer", "keras/Dense") in entries
-    assert seconds < 30, "about 2 s where the machine is idle"
+    assert seconds < 30, "about 5 s of one core"
     assert catalogue.model_dump_json() == admit_all().model_dump_json(), "known by its digest"
 
 
