@@ -198,7 +198,7 @@ def test_a_snapshot_of_another_job_is_refused_whole(tmp_path: Path, damage: str)
 def test_a_damaged_file_is_checkpoint_corrupt(tmp_path: Path, damage: str) -> None:
     files = CheckpointFiles(tmp_path, keep=1)
     state = Snapshot({"a": np.zeros(10_000)}, {})
-    path = tmp_path / files.write(state, step=1, best=False, extra=lambda folder: None)
+    path = tmp_path / files.begin(state, step=1, best=False, extra=lambda folder: None)()
     match damage:
         case "cut":
             path.write_bytes(path.read_bytes()[:20_000])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tapeworks.errors import FailureCode, JobFailure
@@ -27,30 +27,35 @@ class CheckpointFiles:
         self._largest = 0
         self._written: list[tuple[Path, bool]] = []
 
-    def write(self, state: Snapshot, *, step: int, best: bool, extra: Callable[[Path], object]) -> str:
-        """Write a checkpoint; `extra` adds files to its folder. Returns its path relative to the attempt's folder.
+    def begin(self, state: Snapshot, *, step: int, best: bool, extra: Callable[[Path], object]) -> Callable[[], str]:
+        """Begin a checkpoint: `extra` adds files to its folder now. What is returned writes the rest, in any thread.
 
-        Raises OSError where there is no room for it: nothing is left of it then, and the earlier ones are as they were.
+        It gives the path relative to the attempt's folder. Either raises OSError where there is no room: nothing is
+        left of it then, and the earlier ones are as they were. One is written at a time.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         self._check_room(state)
         number = len(self._written)
         final = self._folder / f"step-{step:09d}-{number:04d}{'-best' if best else ''}.tar"
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._folder) as aside:
-            content = Path(aside) / "content"
-            write_values(state, content)
+        with ExitStack() as stack:
+            aside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".writing-", dir=self._folder)))
+            content = aside / "content"
+            content.mkdir()
             extra(content)
-            packed = Path(aside) / final.name
-            with tarfile.open(packed, "w") as archive:
-                for file in sorted(path for path in content.rglob("*") if path.is_file()):
-                    archive.add(file, arcname=str(file.relative_to(content)), recursive=False)
-            sync(packed)
-            packed.rename(final)
-        sync(self._folder)
-        self._largest = max(self._largest, final.stat().st_size)
-        self._written.append((final, best))
-        self._prune()
-        return str(final.relative_to(self._root))
+            begun = stack.pop_all()
+
+        def finish() -> str:
+            with begun:
+                write_values(state, content)
+                _pack(content, aside / final.name)
+                (aside / final.name).rename(final)
+            sync(self._folder)
+            self._largest = max(self._largest, final.stat().st_size)
+            self._written.append((final, best))
+            self._prune()
+            return str(final.relative_to(self._root))
+
+        return finish
 
     def _check_room(self, state: Snapshot) -> None:
         """The values are written once by themselves and once into the archive. Raises OSError."""
@@ -69,7 +74,14 @@ class CheckpointFiles:
                 item[0].unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
+def _pack(content: Path, packed: Path) -> None:
+    with tarfile.open(packed, "w") as archive:
+        for file in sorted(path for path in content.rglob("*") if path.is_file()):
+            archive.add(file, arcname=str(file.relative_to(content)), recursive=False)
+    sync(packed)
+
+
+@contextmanager
 def opened(file: Path) -> Iterator[tuple[Snapshot, Path]]:
     """A checkpoint's snapshot and the folder with its further files. Raises JobFailure `checkpoint_corrupt`."""
     folder = Path(tempfile.mkdtemp(prefix=".reading-", dir=file.parent))

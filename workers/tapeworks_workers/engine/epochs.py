@@ -7,7 +7,6 @@ checked, progress is told. At an epoch's end: validation, the epoch's event, ear
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +29,9 @@ from tapeworks_workers.engine.feed import Feed
 from tapeworks_workers.engine.pipeline import Data
 from tapeworks_workers.engine.progress import Bounds, Counters, Pace, Progress, until_next
 from tapeworks_workers.engine.reporting import Reporter
+from tapeworks_workers.engine.saves import Saves
 from tapeworks_workers.engine.step import CompiledStep, Means
 from tapeworks_workers.engine.stopping import Judge
-from tapeworks_workers.files import NO_SPACE
 
 MEASURABLE_SECONDS = 0.1
 """Calls that took less together say nothing of what steps wait for."""
@@ -57,7 +56,7 @@ class Training:
     ) -> None:
         training = assembly.spec.training
         self._assembly, self._data = assembly, data
-        self._evaluation, self._reporter, self._control, self._files = evaluation, reporter, control, files
+        self._evaluation, self._reporter, self._control = evaluation, reporter, control
         self._callbacks = callbacks
         self._means = Means(step)
         self._step = step
@@ -68,9 +67,7 @@ class Training:
         self._pace = Pace(None if training.execution.steps_per_call == "auto" else training.execution.steps_per_call)
         self._feed = Feed(data.training, of_rows=self._plan.gathers)
         self._progress = Progress(self._bounds, reporter)
-        self._saved_at = time.monotonic()
-        self._full = False
-        """Whether the last checkpoint found no room."""
+        self._saves = Saves(training.checkpoint, files, reporter)
         self._judge = Judge(assembly, reporter)
         if (reported := self._reported(step)) is not None:
             self._judge.expect(reported, open_validation=evaluation.open)
@@ -129,7 +126,7 @@ class Training:
             self._callbacks.load(self.counters.callbacks)
 
     def save(self, *, best: bool = False) -> None:
-        """Write a checkpoint of this moment and announce it."""
+        """Have a checkpoint of this moment written and announced."""
         counters = self.counters
         counters.plan = self._plan.kept
         counters.pass_number, counters.position = self._feed.number, self._feed.position
@@ -138,39 +135,19 @@ class Training:
         counters.callbacks, counters.stop_reason = self._callbacks.state(), self._assembly.run.stop_reason
         state = snapshot(self._assembly, counters.document())
         state.values.update(self._judge.best_weights)
-        savable = self._feed.savable
-        self._saved_at = time.monotonic()
-        try:
-            path = self._files.write(state, step=counters.step, best=best, extra=self._feed.save)
-        except OSError as error:
-            self._left_out(error)
-            return
-        self._full = False
-        if savable and not self._feed.savable:
-            self._reporter.note(
-                "The position in the data cannot be saved for this pipeline: a resumed attempt skips to it, "
-                "and what its random operations give then may differ."
-            )
-        metrics = {name: value for name, value in counters.logs.items() if math.isfinite(value)}
-        self._reporter.checkpoint(path, step=counters.step, epoch=counters.epoch, metrics=metrics, best=best)
-
-    def _left_out(self, error: OSError) -> None:
-        """A checkpoint found no room: training goes on, and says so once. Raises what is not the disk's fault."""
-        if error.errno not in NO_SPACE:
-            raise error
-        if not self._full:
-            self._reporter.diagnostic(
-                FailureCode.STORAGE_FULL,
-                f"the checkpoint of step {self.counters.step} was left out: {error.strerror}",
-                hint="Training goes on. The next checkpoint that finds room is written.",
-            )
-        self._full = True
+        self._saves.save(state, self._feed, best=best)
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 
     def train(self) -> None:
         """Train to the end, put the weights to be exported in place, and write the last checkpoint."""
-        self._saved_at = time.monotonic()
+        self._saves.begin()
+        try:
+            self._train()
+        finally:
+            self._saves.settle(wait=True)
+
+    def _train(self) -> None:
         while not (self.counters.complete or self._bounds.reached(self.counters) or self._stopped()):
             self._epoch()
         if self._bounds.epochs == 0 and self._data.validation is not None:
@@ -275,6 +252,7 @@ class Training:
         counters.step_in_epoch += done
         self._feed.advance(done)
         self._check()
+        self._saves.settle(wait=False)
         return done, wanted
 
     def _boundary(self) -> None:
@@ -287,17 +265,8 @@ class Training:
         if self._progress.due:
             self._tell_progress()
         self._obey()
-        if self._checkpoint_is_due():
+        if self._saves.due(counters.step):
             self.save()
-
-    def _checkpoint_is_due(self) -> bool:
-        wanted = self._spec.checkpoint
-        if wanted is None:
-            return False
-        by_steps = wanted.every_steps is not None and self.counters.step % wanted.every_steps == 0
-        return by_steps or (
-            wanted.every_seconds is not None and time.monotonic() - self._saved_at >= wanted.every_seconds
-        )
 
     def _obey(self) -> None:
         """Take the commands that have come, then look at the clock."""
@@ -332,7 +301,7 @@ class Training:
             self.save(best=True)
         if not (self._stopped() or self._bounds.reached(counters)):
             self._obey()
-            if self._checkpoint_is_due():
+            if self._saves.due(counters.step):
                 self.save()
 
     # ── checks ───────────────────────────────────────────────────────────────────────────────────
