@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.train_py import BATCH, EPOCHS, UNITS, VALIDATION
 from examples.serving import ROOT, served
 from tapeworks import Client
 from tapeworks.jobs import Job, State
@@ -29,14 +28,14 @@ from tapeworks.jobs import Job, State
 SCRIPT = Path(__file__).with_name("train_py.py")
 SPEC = {
     "data": {
-        "source": "digits", "validation": VALIDATION,
-        "pipeline": [{"op": "shuffle", "buffer_size": 1797}, {"op": "batch", "batch_size": BATCH}],
+        "source": "digits", "validation": 0.2,
+        "pipeline": [{"op": "shuffle", "buffer_size": 1797}, {"op": "batch", "batch_size": 32}],
     },
-    "model": {"component": "mlp", "config": {"hidden": [UNITS], "outputs": 10}},
+    "model": {"component": "mlp", "config": {"hidden": [64], "outputs": 10}},
     "optimizer": "keras/Adam",
     "loss": {"component": "keras/SparseCategoricalCrossentropy", "config": {"from_logits": True}},
     "metrics": ["keras/SparseCategoricalAccuracy"],
-    "training": {"epochs": EPOCHS},
+    "training": {"epochs": 5},
 }  # fmt: skip
 
 
