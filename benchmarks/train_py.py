@@ -35,7 +35,11 @@ def train(folder: Path) -> dict[str, float]:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy()],
     )
-    first = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: stamps.setdefault("first_step", time.time()))
+
+    def stepped(batch: int, logs: object) -> None:
+        stamps.setdefault("first_step", time.time())
+
+    first = keras.callbacks.LambdaCallback(on_train_batch_end=stepped)
     model.fit(batches, epochs=EPOCHS, validation_data=held_out, verbose=0, callbacks=[first])
     stamps["trained"] = time.time()
     model.save(folder / "model.keras")

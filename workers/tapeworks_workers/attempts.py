@@ -62,7 +62,8 @@ class Attempt:
         self._asked: str | None = None
         self._heard: set[str] = set()
         self._give_up = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._soon = asyncio.Event()
+        self._ending = self._stepped = False
         self._disk: OSError | None = None
         self._timed_out = False
         self._finished = False
@@ -116,7 +117,8 @@ class Attempt:
             )
             tasks = [group.create_task(duty) for duty in duties]
             finish = await self._work()
-            self._hurry.set()
+            self._ending = True
+            self._soon.set()
             await self._spool.emptied()
             await self._finish(finish)
             for task in tasks:
@@ -243,6 +245,8 @@ class Attempt:
         limit = MAX_BATCH_RECORDS
         while True:
             await self._spool.news()
+            if not self._ending:
+                self._soon.clear()
             batch = self._spool.batch(limit)
             try:
                 stored = await self._link.records(wire.Records.model_validate({"records": batch}))
@@ -256,7 +260,7 @@ class Attempt:
             if dropped := self._spool.take_dropped():
                 what = f"{dropped} log lines and metric points were dropped: the worker had no more room for them"
                 self._keep(diagnostic(FailureCode.STORAGE_FULL, what))
-            await _wait_for(self._hurry, RECORD_SECONDS)
+            await _wait_for(self._soon, RECORD_SECONDS)
 
     async def _told(self) -> None:
         """Wait until the service has every record so far."""
@@ -271,9 +275,17 @@ class Attempt:
             kept = note(f"the runner sent a record that is not valid: {str(error)[:500]}")
         try:
             self._spool.append(kept)
+            if self._is_awaited(kept):
+                self._soon.set()
         except OSError as error:
             self._disk = error
             self._give_up.set()
+
+    def _is_awaited(self, record: Record) -> bool:
+        """Whether what was gathered goes at once: a user waits for a state, and for the first step; both are few."""
+        first = not self._stepped and record["record"] == "facts" and bool(record.get("progress"))
+        self._stepped = self._stepped or first
+        return first or record["record"] == "state"
 
     def _make_folder(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

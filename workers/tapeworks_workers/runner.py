@@ -15,6 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from tapeworks_workers.engine.traces import Traces
 from tapeworks_workers.frames import Channel, ChannelClosed
 
 BUNDLE = "bundle"
+VERIFIERS = ("reload", "certify")
 PROBE_BATCHES = 2
 NOTHING: dict[str, Any] = {"bundle": None, "parts": {}, "formats": [], "verified": {}, "result": None}
 """What a finish frame publishes, empty."""
@@ -114,11 +116,11 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
     if spec.export is not None:
         reporter.enter(State.EXPORTING)
         export_bundle(
-            assembly, counters=counters.document(), batches=probes(data), folder=attempt.folder / BUNDLE,
+            assembly, training.step, counters=counters.document(), batches=probes(data), folder=attempt.folder / BUNDLE,
             metrics=metrics, lineage=lineage,
         )  # fmt: skip
         reporter.enter(State.VERIFYING)
-        reports = {verifier: verify(channel, verifier) for verifier in ("reload", "certify")}
+        reports = verify(channel)
         sealed = seal(attempt.folder / BUNDLE, reports, max_artifact_bytes=spec.limits.max_artifact_bytes)
         published = {
             **NOTHING,
@@ -135,13 +137,21 @@ def probes(data: Data) -> Sequence[Any]:
     return list(data.training.dataset(0).take(PROBE_BATCHES))
 
 
-def verify(channel: Channel, verifier: str) -> dict[str, Any]:
-    """Ask the agent for a verification in a fresh process. Raises JobFailure with what it found."""
-    reply = channel.request({"type": "verify", "verifier": verifier, "bundle": BUNDLE})
-    if not reply["ok"]:
-        raise diagnostics.revived(reply["failure"])
-    report: dict[str, Any] = reply["report"]
-    return report
+def verify(channel: Channel) -> dict[str, dict[str, Any]]:
+    """Ask the agent for the verifications, each in a fresh process. Raises JobFailure with what the first one found.
+
+    At the same time, but on a GPU, whose memory holds the trained model too.
+    """
+
+    def one(verifier: str) -> dict[str, Any]:
+        reply = channel.request({"type": "verify", "verifier": verifier, "bundle": BUNDLE})
+        if not reply["ok"]:
+            raise diagnostics.revived(reply["failure"])
+        report: dict[str, Any] = reply["report"]
+        return report
+
+    with ThreadPoolExecutor(1 if environment.has_gpu() else len(VERIFIERS), "verify") as pool:
+        return dict(zip(VERIFIERS, pool.map(one, VERIFIERS), strict=True))
 
 
 def relative(path: Path, folder: Path) -> str:

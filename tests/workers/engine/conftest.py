@@ -270,7 +270,13 @@ def exported(assembly: Assembly, folder: Path, *, data: Sequence[Any] | None = N
     """Its bundle."""
     data = batches() if data is None else data
     return export_bundle(
-        assembly, counters={"step": 5}, batches=data, folder=folder, metrics={"loss": 0.5}, lineage={"source": "x"}
+        assembly,
+        compile_train_step(assembly, eager=assembly.spec.training.execution.plan == "eager"),
+        counters={"step": 5},
+        batches=data,
+        folder=folder,
+        metrics={"loss": 0.5},
+        lineage={"source": "x"},
     )
 
 

@@ -23,6 +23,11 @@ def prepare(spec: JobSpec) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
+def has_gpu() -> bool:
+    """Whether this process computes on one."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
 @cache
 def fingerprint() -> dict[str, str]:
     """What the bits of a computation depend on beside the job: processor, GPUs, threads and builds."""

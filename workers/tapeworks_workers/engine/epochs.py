@@ -59,7 +59,7 @@ class Training:
         self._evaluation, self._reporter, self._control = evaluation, reporter, control
         self._callbacks = callbacks
         self._means = Means(step)
-        self._step = step
+        self.step = step
         self._plan = self._planned(plan)
         self._recorder = Recorder(assembly, data.training, step, plan=self._plan, artifacts=artifacts)
         self._spec = training
@@ -85,9 +85,9 @@ class Training:
 
     def _planned(self, name: str) -> plans.Plan:
         if name != plans.AUTO:
-            return plans.make(name, self._step, self._data.training)
+            return plans.make(name, self.step, self._data.training)
         return plans.calibrated(
-            self._step,
+            self.step,
             self._data.training,
             left=self._steps_left,
             tell=lambda told: self._reporter.facts(diagnostics=told),

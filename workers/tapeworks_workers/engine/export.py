@@ -35,6 +35,7 @@ from tapeworks_workers.engine.next_step import FOLDER as TRAINING_STATE
 from tapeworks_workers.engine.next_step import write_next_step
 from tapeworks_workers.engine.probes import probe_inputs, write_probe
 from tapeworks_workers.engine.saving import compile_arguments, compiled, save_keras, save_saved_model
+from tapeworks_workers.engine.step import CompiledStep
 
 MAX_PROBES = 2
 """Batches that each model is probed with."""
@@ -52,6 +53,7 @@ class BundleDraft:
 
 def export_bundle(
     assembly: Assembly,
+    step: CompiledStep,
     *,
     counters: dict[str, Any],
     batches: Sequence[Any],
@@ -61,8 +63,8 @@ def export_bundle(
 ) -> BundleDraft:
     """Write the bundle below `folder`, which must not exist.
 
-    `batches`: one or more real training batches, nests of host arrays as the step takes them; `counters`: what
-    checkpoints keep of the loop. Raises JobFailure `not_serializable`, `invalid_spec`.
+    `step`: the one that trained it. `batches`: one or more real training batches, nests of host arrays as the step
+    takes them; `counters`: what checkpoints keep of the loop. Raises JobFailure `not_serializable`, `invalid_spec`.
     """
     export = assembly.spec.export
     if export is None or not batches:
@@ -70,7 +72,7 @@ def export_bundle(
     folder.mkdir(parents=True)
     roles = exported_roles(assembly)
     signatures = assembly.step.signatures(assembly.models)
-    write_next_step(assembly, counters, batches[0], folder / TRAINING_STATE)
+    write_next_step(assembly, step, counters, batches[0], folder / TRAINING_STATE)
     write_json(folder / TRAINING_STATE / ARCHITECTURES, assembly.architectures)
     models = {
         role: _export_model(assembly, role, batches, folder, export.formats, signatures.get(role, {})) for role in roles

@@ -30,9 +30,8 @@ atomic additions and its choice of kernels differ from run to run."""
 _SAMPLED_BYTES = 32 << 20
 
 
-def write_next_step(assembly: Assembly, counters: dict[str, Any], batch: Any, folder: Path) -> None:
-    """Store the state, take one step on the batch, store what it gave, and put the state back."""
-    step = _compiled(assembly)  # first: tracing makes the last variables
+def write_next_step(assembly: Assembly, step: CompiledStep, counters: dict[str, Any], batch: Any, folder: Path) -> None:
+    """Store the state, take one step of the training on the batch, store what it gave, and put the state back."""
     before = snapshot(assembly, counters)
     write_values(before, folder)
     arrays = Arrays()
@@ -62,10 +61,6 @@ def stored_batch(folder: Path) -> Any:
     return nest(structure, _read(folder / "batch.npz"))
 
 
-def _compiled(assembly: Assembly) -> CompiledStep:
-    return compile_train_step(assembly, eager=assembly.spec.training.execution.plan == "eager")
-
-
 def _logs(scalars: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(np.asarray(value)) for name, value in scalars.items()}
 
@@ -75,7 +70,7 @@ def compare_next_step(
 ) -> tuple[dict[str, Any], str | None]:
     """Restore the stored state and take the step again: how close it came, and the first value that is off."""
     stored = json.loads((folder / "next_step.json").read_text(encoding="utf-8"))
-    step = _compiled(assembly)
+    step = compile_train_step(assembly, eager=assembly.spec.training.execution.plan == "eager")
     restore(assembly, state)
     logs = _logs(step(stored_batch(folder)))
     after = snapshot(assembly, {})

@@ -115,7 +115,7 @@ class Progress:
         self._per_second: float | None = None
         self._batch: float | None = None
         """Examples in a batch, on average."""
-        self._told_at = clock()
+        self._told_at = float("-inf")  # the first step is told at once
 
     @property
     def due(self) -> bool:

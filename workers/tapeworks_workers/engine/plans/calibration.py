@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import tensorflow as tf
-
+from tapeworks_workers.engine.environment import has_gpu
 from tapeworks_workers.engine.plans.fused import CannotCompile, FusedPlan
 from tapeworks_workers.engine.plans.loop import LoopPlan
 from tapeworks_workers.engine.step import CompiledStep
@@ -102,7 +101,7 @@ class Calibrated:
         if left is not None and left / rate < PAYS * _LEAST_SECONDS:
             return False
         operations = _operations(self._step)
-        if not tf.config.list_physical_devices("GPU") and any("Conv" in kind for kind in operations):
+        if not has_gpu() and any("Conv" in kind for kind in operations):
             return False
         expected = _LEAST_SECONDS + _NODE_SECONDS * len(operations)
         return left is None or left / rate >= PAYS * expected
