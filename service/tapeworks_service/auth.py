@@ -81,7 +81,8 @@ async def identify(request: Request, house: Context) -> Caller:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     hashed = key_hash(key.strip()) if scheme.lower() == "bearer" else ""
     async with house.database.read() as tx:
-        row = await tx.one(select(api_keys).where(api_keys.c.key_hash == hashed, api_keys.c.revoked_at.is_(None)))
+        valid = select(api_keys).where(api_keys.c.key_hash == hashed, api_keys.c.revoked_at.is_(None))
+        row = await tx.one(valid) if hashed else None
         if row is None:
             locked = await tx.one(select(api_keys.c.id).where(api_keys.c.revoked_at.is_(None)).limit(1))
             if locked is None:

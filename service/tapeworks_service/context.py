@@ -29,7 +29,7 @@ class Context:
     measures: Measures
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:  # a plain function would run in a thread of its own
     context: Context = request.app.state.context
     return context
 

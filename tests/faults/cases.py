@@ -56,6 +56,7 @@ def gather(
 ) -> Story:
     """Check a finished job and count it."""
     training = spec["training"]
+    outcome.interval = outcome.interval or training["checkpoint"]["every_steps"]
     story = check(world.client, case.job.id, steps=training["max_steps"], report=training["report_every_steps"])
     count(outcome, story)
     if (again := first_again(story, case.at)) is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tapeworks.jobs import Job
+from tapeworks.jobs import Job, State
 from tests.end_to_end.serving import eventually
 from tests.faults import specs
 from tests.faults.cases import Case, another_runs, gather, saved, suffer, training, undisturbed
@@ -142,6 +142,31 @@ def worker_stopped(world: World, times: int) -> Outcome:
         if agent.told("lease is lost") == lost_before:
             outcome.problems.append(f"{agent.name} was not told that its lease is lost")
         another_runs(world, outcome)
+    return outcome
+
+
+def handed_on(world: World, times: int) -> Outcome:
+    """A job is paused and resumed, then its worker is stopped in order: another ends it with the same bytes."""
+    outcome = Outcome("pause and resume, then SIGTERM of the worker", times)
+    spec = specs.job(steps=2400)
+    wanted = undisturbed(world, spec)
+    for _ in range(times):
+        job = training(world, world.client.submit(spec))
+        world.client.pause(job.id)
+        eventually(lambda job=job: world.client.get(job.id).state is State.PAUSED, 30, f"{job.id} is paused")
+        world.client.resume(job.id)
+        job = training(world, job, attempt=2)
+        agent, before, at = world.agent_of(job), reached(world.client, job.id), time.time()
+        if code := agent.stop():
+            outcome.problems.append(f"{agent.name} ended with {code}")
+        job = training(world, job, attempt=3)
+        if job.worker == agent.name:
+            outcome.problems.append(f"{job.id} is said to be at {agent.name}, which is gone")
+        agent.begin()
+        story = gather(world, outcome, Case(world.client.wait(job.id, 240), at, before), spec, weights_wanted=wanted)
+        if (story.job.attempt, story.job.failed_attempts) != (3, 0):
+            outcome.problems.append(f"{job.id}: attempt {story.job.attempt}, {story.job.failed_attempts} failed")
+        world.need_agents(len(world.agents))
     return outcome
 
 

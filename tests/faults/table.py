@@ -35,6 +35,7 @@ ROWS = (
     Row("agent", killing.agent_killed, full=3),
     Row("zygotes", killing.zygotes_killed, full=3),
     Row("stopped", killing.worker_stopped, full=3),
+    Row("handed-on", killing.handed_on, full=5),
     Row("service", outages.service_killed, full=3),
     Row("away", partial(outages.database_away, seconds=5.0), full=0, in_tests=BOTH),
     Row("away-20", partial(outages.database_away, seconds=20.0), full=1, short=0, in_tests=()),

@@ -177,7 +177,10 @@ def test_the_database_goes_away_and_comes_back(pair: tuple[Instance, Instance], 
             assert lease.heartbeat().status_code == 503
         finally:
             postgres_server.start()
-        assert lease.heartbeat().status_code == 200, "nobody reaped what could not be renewed"
+        until = time.monotonic() + 20
+        while (beat := lease.heartbeat()).status_code == 503:  # a new connection takes its time where all are busy
+            assert time.monotonic() < until
+        assert beat.status_code == 200, "nobody reaped what could not be renewed"
         assert b.client.get(f"/v1/jobs/{job_id}").json()["attempt"] == 1
         lease.records({"record": "event", "type": "note", "data": {"message": "it is back"}})
     assert lease.finish("succeeded").is_success

@@ -1,8 +1,8 @@
 """Opens the database, brings it up to date, and hands out transactions.
 
-SQLite has two engines: readers are deferred and `query_only`, the one writer begins IMMEDIATE, so
-a transaction never has to be upgraded (and fail) half-way. PostgreSQL has one engine for both; what a
-transaction wakes is told to the other instances too (`notices.py`).
+SQLite has two engines: readers are deferred and `query_only`, in the loop's own thread (`inline.py`); the one writer
+begins IMMEDIATE, so a transaction never has to be upgraded (and fail) half-way. PostgreSQL has one engine for both;
+what a transaction wakes is told to the other instances too (`notices.py`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,31 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import structlog
-from sqlalchemy import URL, Connection, CursorResult, Executable, RowMapping, event, func, make_url, select, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    CursorResult,
+    Engine,
+    Executable,
+    RowMapping,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from tapeworks_service.database.clock import epoch_now
+from tapeworks_service.database.inline import InlineConnection
 from tapeworks_service.database.migrations import upgrade
 from tapeworks_service.database.notices import listening, notify
 from tapeworks_service.settings import StartRefused
@@ -36,6 +50,9 @@ COMMAND_SECONDS = 60.0
 """No statement takes so long; a connection whose other end is gone without a word does."""
 TURN_SECONDS = 30.0
 """How long a request waits for its turn while others use every connection: a burst is no outage."""
+
+INLINE_BUSY_MS = 100
+"""How long a read may hold the event loop while another process recovers the log; there is nothing else to wait for."""
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +68,7 @@ AWAY = (DatabaseAway, DBAPIError, PoolTimeout)
 class Transaction:
     """One transaction: everything that a request reads or writes."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection | InlineConnection) -> None:
         self.connection = connection
         self.topics: set[str] = set()
         self._now: float | None = None
@@ -103,7 +120,8 @@ class Database:
         self.stalled_at = float("-inf")
         """When a write last had to wait for long, or could not begin: leases could not be renewed until then."""
         self._exit = AsyncExitStack()
-        self._reader: AsyncEngine
+        self._reader: Engine | None = None
+        """Of SQLite; PostgreSQL's readers are connections like others."""
         self._writer: AsyncEngine
 
     @property
@@ -116,14 +134,14 @@ class Database:
         backend = self.url.get_backend_name()
         if backend == "sqlite":
             self._lock(Path(self.url.database or ""))
-            self._writer = self._sqlite(writer=True)
-            self._reader = self._sqlite(writer=False)
+            self._writer = self._sqlite_writer()
+            self._reader = self._sqlite_reader()
+            self._exit.callback(self._reader.dispose)
         elif backend == "postgresql":
-            self._writer = self._reader = self._postgresql()
+            self._writer = self._postgresql()
         else:
             raise StartRefused(f"{backend} is not a database that Tapeworks knows: use sqlite or postgresql")
         self._exit.push_async_callback(self._writer.dispose)
-        self._exit.push_async_callback(self._reader.dispose)
         await self._upgrade(backend)
         if backend == "postgresql":
             await self._exit.enter_async_context(listening(self.url, self._hub))
@@ -137,7 +155,7 @@ class Database:
                     if backend == "postgresql":  # several services may start at once, and one migrates
                         await tx.execute(text("SET LOCAL lock_timeout = 0"))
                         await tx.alone("migrations")
-                    await tx.connection.run_sync(upgrade)
+                    await cast("AsyncConnection", tx.connection).run_sync(upgrade)
                 return
             except DatabaseAway as away:
                 if time.monotonic() > until:
@@ -152,17 +170,22 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Transaction]:
         """A transaction that changes nothing."""
-        async with _connected(self._reader) as connection:
-            yield Transaction(connection)
+        if self._reader is not None:
+            with self._reader.connect() as inline:
+                yield Transaction(InlineConnection(inline))
+        else:
+            async with _connected(self._writer) as connection:
+                yield Transaction(connection)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
         """A transaction: committed at the end of the block, rolled back when it raises; wakes after the commit."""
         async with AsyncExitStack() as stack:
-            transaction = Transaction(await self._begun(stack))
+            connection = await self._begun(stack)
+            transaction = Transaction(connection)
             yield transaction
-            if self._writer is self._reader:
-                await notify(transaction.connection, transaction.topics)
+            if transaction.on_postgresql:
+                await notify(connection, transaction.topics)
         self._hub.wake(transaction.topics)
 
     async def _begun(self, stack: AsyncExitStack) -> AsyncConnection:
@@ -207,28 +230,36 @@ class Database:
             connect_args={"timeout": busy, "command_timeout": COMMAND_SECONDS, "server_settings": settings},
         )
 
-    def _sqlite(self, *, writer: bool) -> AsyncEngine:
-        size = 1 if writer else 4
+    def _sqlite_writer(self) -> AsyncEngine:
         engine = create_async_engine(
-            self.url, pool_size=size, max_overflow=0, pool_timeout=TURN_SECONDS, pool_use_lifo=True
+            self.url, pool_size=1, max_overflow=0, pool_timeout=TURN_SECONDS, pool_use_lifo=True
         )
-        busy = int(self._busy_seconds * 1000)
-        pragmas = (f"busy_timeout={busy}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
-        begin = "BEGIN IMMEDIATE" if writer else "BEGIN DEFERRED"
-
-        @event.listens_for(engine.sync_engine, "connect")
-        def _connect(connection: Any, _record: Any) -> None:
-            connection.isolation_level = None  # the driver begins nothing by itself: _begin does
-            cursor = connection.cursor()
-            for pragma in pragmas if writer else (*pragmas, "query_only=ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-
-        @event.listens_for(engine.sync_engine, "begin")
-        def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
-
+        _prepare(engine.sync_engine, "BEGIN IMMEDIATE", f"busy_timeout={int(self._busy_seconds * 1000)}")
         return engine
+
+    def _sqlite_reader(self) -> Engine:
+        engine = create_engine(
+            self.url.set(drivername="sqlite"), max_overflow=-1, connect_args={"check_same_thread": False}
+        )
+        _prepare(engine, "BEGIN DEFERRED", f"busy_timeout={INLINE_BUSY_MS}", "query_only=ON")
+        return engine
+
+
+def _prepare(engine: Engine, begin: str, *pragmas: str) -> None:
+    """Have every connection to a SQLite file made ready, and begin transactions in a way of its own."""
+    wanted = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: _begin does
+        cursor = connection.cursor()
+        for pragma in (pragmas[0], *wanted, *pragmas[1:]):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
 
 
 @asynccontextmanager
