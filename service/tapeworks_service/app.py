@@ -15,6 +15,7 @@ from tapeworks_service import auth, health, openapi, problems
 from tapeworks_service.artifacts import routes as artifacts
 from tapeworks_service.artifacts.store import Store
 from tapeworks_service.artifacts.sweep import sweep_forever
+from tapeworks_service.callers import Callers
 from tapeworks_service.catalogue import routes as catalogue
 from tapeworks_service.catalogue.catalogue import CatalogueCache
 from tapeworks_service.context import Context
@@ -22,6 +23,7 @@ from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import installation
 from tapeworks_service.jobs import record_routes, submit_routes
 from tapeworks_service.jobs import routes as jobs
+from tapeworks_service.jobs.bodies import Bodies
 from tapeworks_service.jobs.reaper import reap_forever
 from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.leases import routes as leases
@@ -49,7 +51,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
                 await tx.alone("start")
                 await auth.prepare(tx, settings)
                 await _prepare_secret(tx)
-            house = Context(settings, database, hub, Store(settings.artifacts), CatalogueCache(), FitCache(), measures)
+            store, caches = Store(settings.artifacts), (CatalogueCache(), FitCache(), Bodies(), Callers())
+            house = Context(settings, database, hub, store, *caches, measures)
             app.state.context = house
             rounds = [asyncio.create_task(work(house)) for work in (reap_forever, sweep_forever)]
             log.info("service_started", database=database.url.render_as_string(), data_dir=str(settings.data_dir))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ from fastapi import Depends, Request
 from sqlalchemy import insert, select, update
 
 from tapeworks.errors import ProblemCode
+from tapeworks_service.callers import Caller
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import api_keys, projects
@@ -27,14 +27,6 @@ DEFAULT_PROJECT = "default"
 SCOPES = ("read", "submit", "admin", "worker")
 _USED_EVERY_SECONDS = 60.0
 _LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who sent a request."""
-
-    project_id: str
-    scopes: frozenset[str]
 
 
 def key_hash(key: str) -> str:
@@ -80,14 +72,24 @@ async def identify(request: Request, house: Context) -> Caller:
     """The caller of a request. Raises 401, 403."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     hashed = key_hash(key.strip()) if scheme.lower() == "bearer" else ""
+    caller = house.callers.get(hashed)
+    if caller is None:
+        caller = await _looked_up(hashed, house)
+        house.callers.put(hashed, caller)
+    if caller.keyless:
+        _refuse_other_sites(request)
+    return caller
+
+
+async def _looked_up(hashed: str, house: Context) -> Caller:
+    """Whom a key stands for; nobody's key, where there is none at all. Raises 401."""
     async with house.database.read() as tx:
         valid = select(api_keys).where(api_keys.c.key_hash == hashed, api_keys.c.revoked_at.is_(None))
         row = await tx.one(valid) if hashed else None
         if row is None:
             locked = await tx.one(select(api_keys.c.id).where(api_keys.c.revoked_at.is_(None)).limit(1))
             if locked is None:
-                _refuse_other_sites(request)
-                return Caller(DEFAULT_PROJECT, frozenset(SCOPES))
+                return Caller(DEFAULT_PROJECT, frozenset(SCOPES), keyless=True)
             raise Problem(
                 ProblemCode.UNAUTHENTICATED,
                 "this key is not known or was revoked" if hashed else "no key was sent",

@@ -8,8 +8,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from tapeworks_service.artifacts.store import Store
+from tapeworks_service.callers import Callers
 from tapeworks_service.catalogue.catalogue import CatalogueCache
 from tapeworks_service.database.engine import Database
+from tapeworks_service.jobs.bodies import Bodies
 from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.prometheus import Measures
 from tapeworks_service.settings import ServiceSettings
@@ -26,6 +28,8 @@ class Context:
     store: Store
     catalogues: CatalogueCache
     fits: FitCache
+    bodies: Bodies
+    callers: Callers
     measures: Measures
 
 

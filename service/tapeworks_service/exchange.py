@@ -24,8 +24,17 @@ def answer(content: Any, status: int = 200, headers: dict[str, str] | None = Non
     """A JSON answer; content is JSON already, or a model."""
     if isinstance(content, BaseModel):
         content = content.model_dump(mode="json")
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return answered(encoded(content), status, headers)
+
+
+def answered(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer whose JSON is there."""
     return Response(body, status, headers=headers, media_type="application/json")
+
+
+def encoded(content: Any) -> bytes:
+    """JSON as it is sent."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 async def body_chunks(request: Request, limit: int) -> AsyncIterator[bytes]:

@@ -11,7 +11,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from sqlalchemy import (
     Engine,
     Executable,
     RowMapping,
+    Select,
     create_engine,
     event,
     func,
@@ -38,7 +39,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from tapeworks_service.database.clock import epoch_now
-from tapeworks_service.database.inline import InlineConnection
+from tapeworks_service.database.inline import InlineConnection, Looks
 from tapeworks_service.database.migrations import upgrade
 from tapeworks_service.database.notices import listening, notify
 from tapeworks_service.settings import StartRefused
@@ -122,6 +123,7 @@ class Database:
         self._exit = AsyncExitStack()
         self._reader: Engine | None = None
         """Of SQLite; PostgreSQL's readers are connections like others."""
+        self._looks: Looks | None = None
         self._writer: AsyncEngine
 
     @property
@@ -143,6 +145,8 @@ class Database:
             raise StartRefused(f"{backend} is not a database that Tapeworks knows: use sqlite or postgresql")
         self._exit.push_async_callback(self._writer.dispose)
         await self._upgrade(backend)
+        if self._reader is not None:
+            self._looks = self._exit.enter_context(Looks(self._reader))
         if backend == "postgresql":
             await self._exit.enter_async_context(listening(self.url, self._hub))
 
@@ -176,6 +180,14 @@ class Database:
         else:
             async with _connected(self._writer) as connection:
                 yield Transaction(connection)
+
+    async def look(self, statement: Select[Any], parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The first row of a query of plain columns that is made over and over: a constant, with parameters."""
+        if self._looks is not None:
+            return self._looks.first(statement, parameters)
+        async with _connected(self._writer) as connection:
+            row = (await connection.execute(statement, parameters)).mappings().first()
+            return None if row is None else {str(name): value for name, value in row.items()}
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:

@@ -52,10 +52,10 @@ def job_document(row: RowMapping, *, unschedulable: str | None = None) -> dict[s
     }
 
 
-def etag(row: RowMapping, unschedulable: str | None) -> str:
+def etag(revision: int, unschedulable: str | None) -> str:
     """Moves on with the revision; whether a queued job fits a worker changes without one."""
     reason = "" if unschedulable is None else "-" + hashlib.sha256(unschedulable.encode()).hexdigest()[:12]
-    return f'"{row["revision"]}{reason}"'
+    return f'"{revision}{reason}"'
 
 
 def event_document(row: RowMapping) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from tapeworks_service.auth import Reader, Submitter
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import job_labels, jobs
-from tapeworks_service.exchange import answer, problems, read_message, takes
+from tapeworks_service.exchange import answer, answered, encoded, problems, read_message, takes
 from tapeworks_service.jobs import queue, wishes
 from tapeworks_service.jobs.document import etag, job_document
 from tapeworks_service.jobs.fence import lock
 from tapeworks_service.jobs.listing import Filters, decode_cursor, encode_cursor, list_jobs, reasons_waiting
+from tapeworks_service.jobs.looks import body_of, glance, reason_of
 from tapeworks_service.jobs.removal import remove
 from tapeworks_service.jobs.streams import job_of
 from tapeworks_service.jobs.turns import fair_rank
@@ -80,8 +81,9 @@ async def list_(
         rows = await list_jobs(tx, caller.project_id, filters, before=before, limit=limit)
         more, rows = len(rows) > limit, rows[:limit]
         reasons = await reasons_waiting(tx, rows, house.catalogues, lost_after=house.settings.lease_seconds)
-    data = [job_document(row, unschedulable=_reason(row, reasons)) for row in rows]
-    return answer({"data": data, "has_more": more, "next": encode_cursor(rows[-1]["queue_seq"]) if more else None})
+    data = b",".join(house.bodies.made(row, reason_of(row, reasons)) for row in rows)
+    rest = encoded({"has_more": more, "next": encode_cursor(rows[-1]["queue_seq"]) if more else None})
+    return answered(b'{"data":[' + data + b"]," + rest[1:])
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -96,23 +98,25 @@ def _seconds(at: datetime) -> float:
     return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
 
 
-def _reason(row: RowMapping, reasons: dict[str, str]) -> str | None:
-    return reasons.get(row["fit_key"]) if row["state"] == State.QUEUED.value else None
-
-
-async def job_answer(
-    tx: Transaction, house: Context, row: RowMapping, *, status: int = 200, seen: str | None = None
-) -> Response:
-    """The job object; a new one (201, 202) with its place."""
+async def job_answer(tx: Transaction, house: Context, row: RowMapping, *, status: int = 200) -> Response:
+    """The job object as a writing transaction sees it; a new one (201, 202) with its place."""
     reasons = await reasons_waiting(tx, [row], house.catalogues, lost_after=house.settings.lease_seconds)
-    reason = _reason(row, reasons)
-    tag = etag(row, reason)
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    reason = reason_of(row, reasons)
+    headers = _headers(row["revision"], reason)
     if status in (201, 202):
         headers["Location"] = f"/v1/jobs/{row['id']}"
-    if seen is not None and (seen.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in seen.split(",")]):
-        return Response(status_code=304, headers=headers)
     return answer(job_document(row, unschedulable=reason), status, headers)
+
+
+def _headers(revision: int, reason: str | None) -> dict[str, str]:
+    return {"ETag": etag(revision, reason), "Cache-Control": "no-cache"}
+
+
+def _knows(seen: str | None, tag: str) -> bool:
+    """Whether `If-None-Match` names it."""
+    return seen is not None and (
+        seen.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in seen.split(",")]
+    )
 
 
 @router.get(
@@ -134,13 +138,17 @@ async def get_job(
     deadline = time.monotonic() + min(wait, house.settings.wait_seconds)
     with house.hub.listen(job_topic(job_id)) as listener:
         while True:
-            async with house.database.read() as tx:
-                row = await job_of(tx, caller.project_id, job_id)
-                unless = row["revision"] if unless is None else unless
-                left = deadline - time.monotonic()
-                if row["revision"] != unless or left <= 0 or State(row["state"]) in FINAL or house.hub.closing:
-                    return await job_answer(tx, house, row, seen=request.headers.get("if-none-match"))
+            row = await glance(house, caller.project_id, job_id)
+            unless = row["revision"] if unless is None else unless
+            left = deadline - time.monotonic()
+            if row["revision"] != unless or left <= 0 or State(row["state"]) in FINAL or house.hub.closing:
+                break
             await listener.wait(min(left, house.database.poll_seconds))
+    body, (_, revision, reason) = await body_of(house, caller.project_id, row)
+    headers = _headers(revision, reason)
+    if _knows(request.headers.get("if-none-match"), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return answered(body, headers=headers)
 
 
 # ── change ───────────────────────────────────────────────────────────────────────────────────────

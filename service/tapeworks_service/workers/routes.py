@@ -11,7 +11,8 @@ from sqlalchemy import delete, select
 
 from tapeworks.jobs import Page, WorkerInfo
 from tapeworks.wire import Registered, Registration
-from tapeworks_service.auth import Admin, Caller, Reader, Worker
+from tapeworks_service.auth import Admin, Reader, Worker
+from tapeworks_service.callers import Caller
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.clock import instant
 from tapeworks_service.database.engine import Transaction
