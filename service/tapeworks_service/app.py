@@ -26,6 +26,7 @@ from tapeworks_service.jobs import routes as jobs
 from tapeworks_service.jobs.bodies import Bodies
 from tapeworks_service.jobs.reaper import reap_forever
 from tapeworks_service.jobs.turns import FitCache
+from tapeworks_service.jobs.waiting import Waiting
 from tapeworks_service.leases import routes as leases
 from tapeworks_service.logs import RequestIds
 from tapeworks_service.prometheus import Measured, Measures
@@ -51,7 +52,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
                 await tx.alone("start")
                 await auth.prepare(tx, settings)
                 await _prepare_secret(tx)
-            store, caches = Store(settings.artifacts), (CatalogueCache(), FitCache(), Bodies(), Callers())
+            store, caches = Store(settings.artifacts), (CatalogueCache(), FitCache(), Waiting(), Bodies(), Callers())
             house = Context(settings, database, hub, store, *caches, measures)
             app.state.context = house
             rounds = [asyncio.create_task(work(house)) for work in (reap_forever, sweep_forever)]

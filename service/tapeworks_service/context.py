@@ -13,6 +13,7 @@ from tapeworks_service.catalogue.catalogue import CatalogueCache
 from tapeworks_service.database.engine import Database
 from tapeworks_service.jobs.bodies import Bodies
 from tapeworks_service.jobs.turns import FitCache
+from tapeworks_service.jobs.waiting import Waiting
 from tapeworks_service.prometheus import Measures
 from tapeworks_service.settings import ServiceSettings
 from tapeworks_service.waking import Hub
@@ -28,6 +29,7 @@ class Context:
     store: Store
     catalogues: CatalogueCache
     fits: FitCache
+    waiting: Waiting
     bodies: Bodies
     callers: Callers
     measures: Measures

@@ -10,10 +10,14 @@ from collections import OrderedDict
 
 from sqlalchemy import RowMapping
 
+from tapeworks_service.database.tables import jobs
 from tapeworks_service.exchange import encoded
 from tapeworks_service.jobs.document import job_document
 
 _MOST_BYTES = 32 << 20
+
+GLANCE = (jobs.c.id, jobs.c.revision, jobs.c.state, jobs.c.fit_key)
+"""What says whether a job's object is known."""
 
 Key = tuple[str, int, str | None]
 """A job's id, its revision, and why it waits."""

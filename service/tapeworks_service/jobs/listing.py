@@ -1,23 +1,20 @@
-"""Queries over many jobs: lists with filters, metric series, and why queued jobs wait."""
+"""Queries over many jobs: lists with filters, and metric series."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import RowMapping, func, select
 
-from tapeworks.jobs import State
-from tapeworks_service.catalogue.catalogue import CatalogueCache
 from tapeworks_service.database.clock import instant
 from tapeworks_service.database.engine import Transaction
-from tapeworks_service.database.tables import fits, job_labels, jobs, metric_points
+from tapeworks_service.database.tables import job_labels, jobs, metric_points
+from tapeworks_service.jobs.bodies import GLANCE
 from tapeworks_service.jobs.document import number
-from tapeworks_service.jobs.fit import Needs, why_unschedulable
 from tapeworks_service.problems import invalid_value
-from tapeworks_service.workers.rows import read_workers
 
 _FETCH_ROWS = 2_000
 
@@ -52,8 +49,8 @@ def decode_cursor(cursor: str) -> int:
 async def list_jobs(
     tx: Transaction, project_id: str, filters: Filters, *, before: int | None, limit: int
 ) -> list[RowMapping]:
-    """A project's jobs, newest first, up to limit + 1 of them."""
-    statement = select(jobs).where(jobs.c.project_id == project_id, jobs.c.kind == filters.kind)
+    """A glance at a project's jobs, newest first, up to limit + 1 of them."""
+    statement = select(*GLANCE, jobs.c.queue_seq).where(jobs.c.project_id == project_id, jobs.c.kind == filters.kind)
     if filters.states:
         statement = statement.where(jobs.c.state.in_(filters.states))
     if filters.name is not None:
@@ -68,23 +65,6 @@ async def list_jobs(
     if before is not None:
         statement = statement.where(jobs.c.queue_seq < before)
     return await tx.all(statement.order_by(jobs.c.queue_seq.desc()).limit(limit + 1))
-
-
-async def reasons_waiting(
-    tx: Transaction, rows: Iterable[RowMapping], catalogues: CatalogueCache, *, lost_after: float
-) -> dict[str, str]:
-    """Fit key → why no live worker can take such a job, for the queued ones among the rows."""
-    keys = {row["fit_key"] for row in rows if row["state"] == State.QUEUED.value}
-    if not keys:
-        return {}
-    live = [worker for worker in await read_workers(tx, lost_after=lost_after) if not worker.lost]
-    offers = [(worker, (await catalogues.known(tx, worker.catalogue_digest)).keys) for worker in live]
-    reasons: dict[str, str] = {}
-    for row in await tx.all(select(fits).where(fits.c.fit_key.in_(keys))):
-        reason = why_unschedulable(Needs.from_document(row["needs"]), offers)
-        if reason is not None:
-            reasons[row["fit_key"]] = reason
-    return reasons
 
 
 async def metric_series(tx: Transaction, project_id: str, job_id: str, *, points: int | None) -> list[dict[str, Any]]:

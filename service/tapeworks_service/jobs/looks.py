@@ -1,22 +1,21 @@
-"""Looking at jobs: a job that did not change costs three columns of its row."""
+"""Looking at jobs: one that did not change costs four columns of its row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import RowMapping, bindparam, select
 
 from tapeworks.jobs import State
 from tapeworks_service.context import Context
+from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import jobs
-from tapeworks_service.jobs.bodies import Key
-from tapeworks_service.jobs.listing import reasons_waiting
+from tapeworks_service.jobs.bodies import GLANCE, Key
 from tapeworks_service.jobs.streams import job_of
+from tapeworks_service.jobs.waiting import reason_of
 from tapeworks_service.problems import not_found
 
-GLANCE = (jobs.c.id, jobs.c.revision, jobs.c.state, jobs.c.fit_key)
-"""What says whether a job's object is known."""
 _ONE = select(*GLANCE).where(jobs.c.project_id == bindparam("project"), jobs.c.id == bindparam("job"))
 
 
@@ -36,11 +35,21 @@ async def body_of(house: Context, project_id: str, row: Mapping[str, Any]) -> tu
             return body, key
     async with house.database.read() as tx:
         whole = await job_of(tx, project_id, row["id"])
-        reasons = await reasons_waiting(tx, [whole], house.catalogues, lost_after=house.settings.lease_seconds)
-    reason = reason_of(whole, reasons)
+        reason = reason_of(whole, await waiting(tx, house, [whole]))
     return house.bodies.made(whole, reason), (whole["id"], whole["revision"], reason)
 
 
-def reason_of(row: RowMapping, reasons: dict[str, str]) -> str | None:
-    """Why a job waits; only queued ones do."""
-    return reasons.get(row["fit_key"]) if row["state"] == State.QUEUED.value else None
+async def bodies_of(tx: Transaction, house: Context, rows: Sequence[RowMapping]) -> list[bytes]:
+    """The objects of many jobs at which somebody glanced in this reading transaction."""
+    reasons = await waiting(tx, house, rows)
+    known = {row["id"]: house.bodies.get((row["id"], row["revision"], reason_of(row, reasons))) for row in rows}
+    missing = [job_id for job_id, body in known.items() if body is None]
+    if missing:
+        for whole in await tx.all(select(jobs).where(jobs.c.id.in_(missing))):
+            known[whole["id"]] = house.bodies.made(whole, reason_of(whole, reasons))
+    return [body for body in known.values() if body is not None]
+
+
+async def waiting(tx: Transaction, house: Context, rows: Sequence[RowMapping]) -> dict[str, str]:
+    """Why those of the jobs wait that no worker can take."""
+    return await house.waiting.reasons(tx, rows, house.catalogues, lost_after=house.settings.lease_seconds)

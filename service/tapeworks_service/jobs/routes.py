@@ -23,11 +23,12 @@ from tapeworks_service.exchange import answer, answered, encoded, problems, read
 from tapeworks_service.jobs import queue, wishes
 from tapeworks_service.jobs.document import etag, job_document
 from tapeworks_service.jobs.fence import lock
-from tapeworks_service.jobs.listing import Filters, decode_cursor, encode_cursor, list_jobs, reasons_waiting
-from tapeworks_service.jobs.looks import body_of, glance, reason_of
+from tapeworks_service.jobs.listing import Filters, decode_cursor, encode_cursor, list_jobs
+from tapeworks_service.jobs.looks import bodies_of, body_of, glance, waiting
 from tapeworks_service.jobs.removal import remove
 from tapeworks_service.jobs.streams import job_of
 from tapeworks_service.jobs.turns import fair_rank
+from tapeworks_service.jobs.waiting import reason_of
 from tapeworks_service.problems import Problem, invalid_value
 from tapeworks_service.waking import job_topic
 
@@ -80,8 +81,7 @@ async def list_(
     async with house.database.read() as tx:
         rows = await list_jobs(tx, caller.project_id, filters, before=before, limit=limit)
         more, rows = len(rows) > limit, rows[:limit]
-        reasons = await reasons_waiting(tx, rows, house.catalogues, lost_after=house.settings.lease_seconds)
-    data = b",".join(house.bodies.made(row, reason_of(row, reasons)) for row in rows)
+        data = b",".join(await bodies_of(tx, house, rows))
     rest = encoded({"has_more": more, "next": encode_cursor(rows[-1]["queue_seq"]) if more else None})
     return answered(b'{"data":[' + data + b"]," + rest[1:])
 
@@ -100,8 +100,7 @@ def _seconds(at: datetime) -> float:
 
 async def job_answer(tx: Transaction, house: Context, row: RowMapping, *, status: int = 200) -> Response:
     """The job object as a writing transaction sees it; a new one (201, 202) with its place."""
-    reasons = await reasons_waiting(tx, [row], house.catalogues, lost_after=house.settings.lease_seconds)
-    reason = reason_of(row, reasons)
+    reason = reason_of(row, await waiting(tx, house, [row]))
     headers = _headers(row["revision"], reason)
     if status in (201, 202):
         headers["Location"] = f"/v1/jobs/{row['id']}"
