@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert
+from sqlalchemy import Connection, event, insert, text
 
 from tapeworks_service.database.engine import Database
 from tapeworks_service.database.tables import jobs
@@ -27,7 +27,7 @@ def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
         if statement.startswith("SELECT") and "jobs" in statement:
             seen.append((statement, parameters))
 
-    engine = database._writer.sync_engine
+    engine = database._postgresql.sync_engine if database._sqlite is None else database._sqlite.writer._engine
     event.listen(engine, "before_cursor_execute", remember)
     try:
         yield seen
@@ -42,6 +42,14 @@ def plan(connection: Connection, statement: str, parameters: Any) -> str:
     return "\n".join(" ".join(str(part) for part in row) for row in rows)
 
 
+async def explained(database: Database, queries: list[tuple[str, Any]]) -> list[str]:
+    if database._sqlite is not None:
+        with database._sqlite.reader.connect() as connection:
+            return [plan(connection, *query) for query in queries]
+    async with database._postgresql.connect() as other:
+        return [await other.run_sync(plan, *query) for query in queries]
+
+
 @pytest.mark.parametrize("analysed", [True, False], ids=["statistics", "none"])
 def test_a_claim_goes_by_its_index_however_many_unfit_jobs_are_ahead(on_queue: Any, analysed: bool) -> None:
     async def body(one: Queue) -> None:
@@ -53,12 +61,11 @@ def test_a_claim_goes_by_its_index_however_many_unfit_jobs_are_ahead(on_queue: A
             await tx.execute(insert(jobs), copies)
         if analysed:
             async with one.database.write() as tx:
-                await tx.connection.exec_driver_sql("ANALYZE")
+                await tx.execute(text("ANALYZE"))
         with statements(one.database) as made:
             claimed = await one.must_claim()
         assert claimed.job_id == fit
-        async with one.database.write() as tx:
-            plans = [await tx.connection.run_sync(plan, *query) for query in made]
+        plans = await explained(one.database, made)
         assert len(plans) >= 3, made
         assert "ix_jobs_claim" in "\n".join(plans)
         whole = [told for told in plans if "Seq Scan on jobs" in told or "SCAN jobs" in told]

@@ -1,8 +1,8 @@
 """Opens the database, brings it up to date, and hands out transactions.
 
-SQLite has two engines: readers are deferred and `query_only`, in the loop's own thread (`inline.py`); the one writer
-begins IMMEDIATE, so a transaction never has to be upgraded (and fail) half-way. PostgreSQL has one engine for both;
-what a transaction wakes is told to the other instances too (`notices.py`).
+SQLite is read in the loop's own thread (`inline.py`), and written by one connection (`groups.py`) that begins
+IMMEDIATE, so a transaction never has to be upgraded (and fail) half-way. PostgreSQL has one engine for both; what a
+transaction wakes is told to the other instances too (`notices.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from tapeworks_service.database.clock import epoch_now
+from tapeworks_service.database.groups import GroupWriter
 from tapeworks_service.database.inline import InlineConnection, Looks
 from tapeworks_service.database.migrations import upgrade
 from tapeworks_service.database.notices import listening, notify
@@ -121,10 +123,8 @@ class Database:
         self.stalled_at = float("-inf")
         """When a write last had to wait for long, or could not begin: leases could not be renewed until then."""
         self._exit = AsyncExitStack()
-        self._reader: Engine | None = None
-        """Of SQLite; PostgreSQL's readers are connections like others."""
-        self._looks: Looks | None = None
-        self._writer: AsyncEngine
+        self._sqlite: _Sqlite | None = None
+        self._postgresql: AsyncEngine
 
     @property
     def poll_seconds(self) -> float:
@@ -136,29 +136,23 @@ class Database:
         backend = self.url.get_backend_name()
         if backend == "sqlite":
             self._lock(Path(self.url.database or ""))
-            self._writer = self._sqlite_writer()
-            self._reader = self._sqlite_reader()
-            self._exit.callback(self._reader.dispose)
+            self._sqlite = await self._exit.enter_async_context(_sqlite(self.url, self._busy_seconds))
         elif backend == "postgresql":
-            self._writer = self._postgresql()
+            self._postgresql = _postgresql(self.url, self._busy_seconds)
+            self._exit.push_async_callback(self._postgresql.dispose)
+            await self._upgrade()
+            await self._exit.enter_async_context(listening(self.url, self._hub))
         else:
             raise StartRefused(f"{backend} is not a database that Tapeworks knows: use sqlite or postgresql")
-        self._exit.push_async_callback(self._writer.dispose)
-        await self._upgrade(backend)
-        if self._reader is not None:
-            self._looks = self._exit.enter_context(Looks(self._reader))
-        if backend == "postgresql":
-            await self._exit.enter_async_context(listening(self.url, self._hub))
 
-    async def _upgrade(self, backend: str) -> None:
-        """Bring the schema up to date. A database that is still starting is waited for. Raises `StartRefused`."""
+    async def _upgrade(self) -> None:
+        """Bring PostgreSQL's schema up to date. One that is still starting is waited for. Raises `StartRefused`."""
         until = time.monotonic() + START_SECONDS
         while True:
             try:
                 async with self.write() as tx:
-                    if backend == "postgresql":  # several services may start at once, and one migrates
-                        await tx.execute(text("SET LOCAL lock_timeout = 0"))
-                        await tx.alone("migrations")
+                    await tx.execute(text("SET LOCAL lock_timeout = 0"))
+                    await tx.alone("migrations")  # several services may start at once, and one migrates
                     await cast("AsyncConnection", tx.connection).run_sync(upgrade)
                 return
             except DatabaseAway as away:
@@ -174,18 +168,18 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Transaction]:
         """A transaction that changes nothing."""
-        if self._reader is not None:
-            with self._reader.connect() as inline:
+        if self._sqlite is not None:
+            with self._sqlite.reader.connect() as inline:
                 yield Transaction(InlineConnection(inline))
         else:
-            async with _connected(self._writer) as connection:
+            async with _connected(self._postgresql) as connection:
                 yield Transaction(connection)
 
     async def look(self, statement: Select[Any], parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The first row of a query of plain columns that is made over and over: a constant, with parameters."""
-        if self._looks is not None:
-            return self._looks.first(statement, parameters)
-        async with _connected(self._writer) as connection:
+        if self._sqlite is not None:
+            return self._sqlite.looks.first(statement, parameters)
+        async with _connected(self._postgresql) as connection:
             row = (await connection.execute(statement, parameters)).mappings().first()
             return None if row is None else {str(name): value for name, value in row.items()}
 
@@ -196,16 +190,16 @@ class Database:
             connection = await self._begun(stack)
             transaction = Transaction(connection)
             yield transaction
-            if transaction.on_postgresql:
+            if isinstance(connection, AsyncConnection):
                 await notify(connection, transaction.topics)
         self._hub.wake(transaction.topics)
 
-    async def _begun(self, stack: AsyncExitStack) -> AsyncConnection:
+    async def _begun(self, stack: AsyncExitStack) -> AsyncConnection | InlineConnection:
         """A connection in a writing transaction; notes where that was long in coming."""
         began = time.monotonic()
         try:
-            connection = await stack.enter_async_context(_connected(self._writer))
-            await stack.enter_async_context(connection.begin())
+            writing = _begun(self._postgresql) if self._sqlite is None else self._sqlite.writer.transaction()
+            connection: AsyncConnection | InlineConnection = await stack.enter_async_context(writing)
         except AWAY:
             self.stalled_at = time.monotonic()
             raise
@@ -225,53 +219,79 @@ class Database:
                 "(several services share a PostgreSQL database, not a SQLite file)"
             ) from None
 
-    def _postgresql(self) -> AsyncEngine:
-        busy = self._busy_seconds
-        settings = {
-            "application_name": "tapeworks",
-            "lock_timeout": str(int(busy * 1000)),
-            # A service that was stopped in the middle of a transaction must not hold its locks for ever.
-            "idle_in_transaction_session_timeout": "60000",
-        }
-        return create_async_engine(
-            self.url,
-            pool_size=10,
-            max_overflow=10,
-            pool_timeout=TURN_SECONDS,
-            pool_pre_ping=True,  # the server may have been restarted since
-            connect_args={"timeout": busy, "command_timeout": COMMAND_SECONDS, "server_settings": settings},
-        )
 
-    def _sqlite_writer(self) -> AsyncEngine:
-        engine = create_async_engine(
-            self.url, pool_size=1, max_overflow=0, pool_timeout=TURN_SECONDS, pool_use_lifo=True
-        )
-        _prepare(engine.sync_engine, "BEGIN IMMEDIATE", f"busy_timeout={int(self._busy_seconds * 1000)}")
-        return engine
+@dataclass(frozen=True)
+class _Sqlite:
+    """The connections to a SQLite file."""
 
-    def _sqlite_reader(self) -> Engine:
-        engine = create_engine(
-            self.url.set(drivername="sqlite"), max_overflow=-1, connect_args={"check_same_thread": False}
-        )
-        _prepare(engine, "BEGIN DEFERRED", f"busy_timeout={INLINE_BUSY_MS}", "query_only=ON")
-        return engine
+    writer: GroupWriter
+    reader: Engine
+    looks: Looks
 
 
-def _prepare(engine: Engine, begin: str, *pragmas: str) -> None:
-    """Have every connection to a SQLite file made ready, and begin transactions in a way of its own."""
-    wanted = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+@asynccontextmanager
+async def _sqlite(url: URL, busy_seconds: float) -> AsyncIterator[_Sqlite]:
+    """Bring a file up to date, and open it."""
+    busy = f"busy_timeout={int(busy_seconds * 1000)}"
+    async with AsyncExitStack() as stack:
+        migrating = _sqlite_engine(url, "BEGIN IMMEDIATE", busy)
+        stack.callback(migrating.dispose)
+        await asyncio.to_thread(_migrate, migrating)
+        reading = _sqlite_engine(url, "BEGIN DEFERRED", f"busy_timeout={INLINE_BUSY_MS}", "query_only=ON")
+        stack.callback(reading.dispose)
+        writing = _sqlite_engine(url, None, busy)
+        stack.callback(writing.dispose)
+        writer = await stack.enter_async_context(GroupWriter(writing, turn_seconds=TURN_SECONDS))
+        yield _Sqlite(writer, reading, stack.enter_context(Looks(reading)))
+
+
+def _migrate(engine: Engine) -> None:
+    with engine.begin() as connection:
+        upgrade(connection)
+
+
+def _sqlite_engine(url: URL, begin: str | None, busy: str, *pragmas: str) -> Engine:
+    """Connections to the file; `begin`: how they begin their transactions, None where others do that."""
+    engine = create_engine(url.set(drivername="sqlite"), max_overflow=-1, connect_args={"check_same_thread": False})
+    wanted = (busy, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", *pragmas)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself: _begin does
         cursor = connection.cursor()
-        for pragma in (pragmas[0], *wanted, *pragmas[1:]):
+        for pragma in wanted:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        if begin is not None:
+            connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgresql(url: URL, busy_seconds: float) -> AsyncEngine:
+    settings = {
+        "application_name": "tapeworks",
+        "lock_timeout": str(int(busy_seconds * 1000)),
+        # A service that was stopped in the middle of a transaction must not hold its locks for ever.
+        "idle_in_transaction_session_timeout": "60000",
+    }
+    return create_async_engine(
+        url,
+        pool_size=10,
+        max_overflow=10,
+        pool_timeout=TURN_SECONDS,
+        pool_pre_ping=True,  # the server may have been restarted since
+        connect_args={"timeout": busy_seconds, "command_timeout": COMMAND_SECONDS, "server_settings": settings},
+    )
+
+
+@asynccontextmanager
+async def _begun(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with _connected(engine) as connection, connection.begin():
+        yield connection
 
 
 @asynccontextmanager
