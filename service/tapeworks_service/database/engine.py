@@ -57,6 +57,8 @@ TURN_SECONDS = 30.0
 INLINE_BUSY_MS = 100
 """How long a read may hold the event loop while another process recovers the log; there is nothing else to wait for."""
 
+_NOW = select(epoch_now())
+
 log = structlog.get_logger(__name__)
 
 
@@ -78,8 +80,8 @@ class Transaction:
 
     async def now(self) -> float:
         """The database's time, the same within a transaction. Seconds since 1970."""
-        if self._now is None:
-            self._now = float((await self.connection.execute(select(epoch_now()))).scalar_one())
+        if self._now is None:  # SQLite has no clock but this machine's
+            self._now = float((await self.execute(_NOW)).scalar_one()) if self.on_postgresql else time.time()
         return self._now
 
     async def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:

@@ -61,7 +61,7 @@ async def enqueue(tx: Transaction, new: NewJob) -> None:
         "metric_seq": 0, "record_index": 0, "progress": {}, "spec": spec, "components": new.components,
         "document": {"transitions": [first], "lineage": lineage, "waiting_for": waiting_for},
     }  # fmt: skip
-    await tx.execute(insert(jobs).values(row))
+    await tx.execute(insert(jobs), row)
     await write_labels(tx, new.project_id, new.id, spec["labels"])
     of_job = {"project_id": new.project_id, "job_id": new.id}
     rows = [{**of_job, "index": index, **one.columns()} for index, one in enumerate(new.inputs)]

@@ -28,7 +28,8 @@ _READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
 async def remember_fit(tx: Transaction, needs: Needs) -> None:
     """Keep what a fit key stands for; it is locked, so that no sweep takes it before the job is there."""
     statement = tx.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
-    same = {"fit_key": statement.excluded.fit_key}
+    # Not the key: SQLite would look through all jobs for those that refer to it.
+    same = {"needs": statement.excluded.needs}
     await tx.execute(statement.on_conflict_do_update(index_elements=["fit_key"], set_=same))
 
 

@@ -1,0 +1,65 @@
+"""What is kept of jobs and callers to answer faster, and that nobody is told what is not so any more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from tapeworks_service.callers import KNOWN_SECONDS, Caller, Callers
+from tapeworks_service.jobs.bodies import Bodies
+
+from .worker import HandWorker, spec
+
+
+def test_a_look_a_list_and_an_answer_show_the_same_job(api: httpx.Client, worker: HandWorker) -> None:
+    job = worker.submit()
+    for change in ({"name": "one"}, {"labels": {"a": "b"}}, {"priority": 7}):
+        changed = api.patch(f"/v1/jobs/{job['id']}", json=change).json()
+        looked = api.get(f"/v1/jobs/{job['id']}")
+        (listed,) = [one for one in api.get("/v1/jobs").json()["data"] if one["id"] == job["id"]]
+        assert changed == looked.json() == listed
+        same = api.get(f"/v1/jobs/{job['id']}", headers={"If-None-Match": looked.headers["ETag"]})
+        assert (same.status_code, same.content) == (304, b"")
+
+
+def test_a_job_that_a_new_worker_can_take_waits_no_more(own_service: Any) -> None:
+    with own_service() as (client, worker):
+        HandWorker(client, "other").register()
+        job = worker.submit(spec(resources={"worker_labels": {"zone": "a"}}))
+        for _ in range(2):
+            assert "no label zone=a" in client.get(f"/v1/jobs/{job['id']}").json()["unschedulable"]["reason"]
+        worker.register(labels={"zone": "a"})
+        for _ in range(2):
+            assert client.get(f"/v1/jobs/{job['id']}").json()["unschedulable"] is None
+            assert client.get("/v1/jobs").json()["data"][0]["unschedulable"] is None
+
+
+def test_bodies_are_bounded_and_the_least_used_go() -> None:
+    def row(name: str) -> Any:
+        return {
+            "id": name, "kind": "train", "revision": 1, "name": None, "labels": {}, "priority": 0, "state": "queued",
+            "spec": {"training": {"epochs": 1}}, "requested": "none", "phase": None, "progress": {}, "attempt": 0,
+            "failed_attempts": 0, "max_attempts": 3, "created_at": 0.0, "queued_at": 0.0, "started_at": None,
+            "finished_at": None, "document": {"transitions": []}, "retry_of": None, "parent_id": None,
+        }  # fmt: skip
+
+    size = len(Bodies().made(row("a"), None))
+    bodies = Bodies(most_bytes=2 * size)
+    first = bodies.made(row("a"), None)
+    bodies.made(row("b"), None)
+    assert bodies.get(("a", 1, None)) is first
+    bodies.made(row("c"), None)
+    assert [bodies.get((name, 1, None)) is None for name in "abc"] == [False, True, False]
+    assert bodies.get(("a", 1, "no worker is connected")) is None
+
+
+def test_callers_are_forgotten_after_a_moment() -> None:
+    now = [100.0]
+    callers = Callers(clock=lambda: now[0])
+    caller = Caller("default", frozenset({"read"}))
+    callers.put("hash", caller)
+    assert callers.get("hash") is caller
+    assert callers.get("other") is None
+    now[0] += KNOWN_SECONDS
+    assert callers.get("hash") is None
