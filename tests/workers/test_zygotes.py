@@ -157,6 +157,7 @@ def test_a_killed_base_ends_neither_runner_nor_component_zygote(house: House, tm
         async with await runner(house.launcher, tmp_path) as talk:
             os.kill(base, signal.SIGKILL)
             child = await house.launcher.verifier("reload", tmp_path / "none", environment={}, folder=tmp_path)
+            child.begin()
             result = await child.result()
             await child.handle.wait()
             os.close(child.stdout)

@@ -11,7 +11,8 @@ A request is one datagram on a Unix socket: JSON, and three descriptors (socket,
     {"target": "module:function" | "/path/file.py:function",
      "arguments": {…},       keyword arguments of the function
      "frame": false,         true: its result is sent as one frame; false: it is given the socket first
-     "bar": false,           true: tapeworks* cannot be imported
+     "held": false,          true, with `frame`: everything is imported, then a byte on the socket is awaited
+    "bar": false,           true: tapeworks* cannot be imported
      "serves": false,        true: the function forks too, and is given the lifeline
      "path": [], "environment": {}, "folder": null}
 
@@ -132,7 +133,7 @@ def run(request: Request, descriptors: Sequence[int], lifeline: Lifeline) -> Non
             bar()
         sys.path.extend(entry for entry in request.get("path", []) if entry not in sys.path)
         if request.get("frame"):
-            _send(sock, _result(request))
+            _send(sock, _result(request, sock))
         else:
             arguments = dict(request.get("arguments", {}))
             if request.get("serves"):
@@ -215,10 +216,13 @@ def resolve(target: str) -> Callable[..., Any]:
 # ── a result as one frame ────────────────────────────────────────────────────────────────────────
 
 
-def _result(request: Request) -> dict[str, Any]:
+def _result(request: Request, sock: socket.socket) -> dict[str, Any]:
     """`{"ok": true, "report": …}`, or `{"ok": false, "failure": {code, message, …}}` of what was raised."""
     try:
-        report = resolve(request["target"])(**request.get("arguments", {}))
+        function = resolve(request["target"])
+        if request.get("held") and not sock.recv(1):
+            sys.exit()  # nobody wants it any more
+        report = function(**request.get("arguments", {}))
     except Exception as error:
         traceback.print_exc()
         return {"ok": False, "failure": failure_of(error)}

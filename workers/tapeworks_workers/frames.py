@@ -22,6 +22,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+BUNDLE = "bundle"
+"""Where a runner writes its bundle, below the attempt's folder: verifiers are started for it before it asks."""
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 

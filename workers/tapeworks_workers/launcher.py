@@ -60,7 +60,7 @@ class Launcher(Protocol):
         """Start a runner. Raises LaunchFailed."""
 
     async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
-        """Start verifier `reload` or `certify`; `result()` is its report. Raises LaunchFailed."""
+        """Start verifier `reload` or `certify`, held; `result()` is its report. Raises LaunchFailed."""
 
     async def admission(self, *, environment: Mapping[str, str]) -> Child:
         """Start the admission of all components; `result()` has the catalogue. Raises LaunchFailed."""
@@ -75,6 +75,7 @@ def verification(which: str, bundle: Path, *, environment: Mapping[str, str], fo
         target=VERIFIERS[which],
         arguments={"bundle": str(bundle)},
         frame=True,
+        held=True,
         bar=which == "reload",
         environment=environment,
         folder=folder,

@@ -29,6 +29,7 @@ class Work:
     target: str
     arguments: dict[str, Any] = field(default_factory=dict)
     frame: bool = False
+    held: bool = False
     bar: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
@@ -39,6 +40,7 @@ class Work:
             "target": self.target,
             "arguments": self.arguments,
             "frame": self.frame,
+            "held": self.held,
             "bar": self.bar,
             "path": [] if self.bar else [entry for entry in sys.path if entry],
             "environment": dict(self.environment),
@@ -60,6 +62,10 @@ class Child:
         self.sock.close()
         os.close(self.stdout)
         os.close(self.stderr)
+
+    def begin(self) -> None:
+        """Let a process that is `held` do its work."""
+        self.sock.send(b"g")
 
     async def result(self) -> dict[str, Any] | None:
         """The one frame that a process with `frame` sends; None where it ended without one."""

@@ -69,6 +69,8 @@ class Relay:
     checkpoints: asyncio.Queue[CheckpointFile] = field(default_factory=asyncio.Queue)
     state: State = State.STARTING
     phase: str | None = None
+    _held: dict[str, asyncio.Task[Child]] = field(default_factory=dict)
+    """Verifiers that have loaded what they need and wait for the bundle."""
     _writer: asyncio.StreamWriter | None = None
     _finish: dict[str, Any] | None = None
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -137,6 +139,8 @@ class Relay:
             for task in verifying:
                 task.cancel()
             self._writer.close()
+            for held in self._held.values():
+                held.add_done_callback(_discard)
 
     def _take(self, message: dict[str, Any]) -> None:
         kind = message.get("type")
@@ -144,6 +148,8 @@ class Relay:
             record = message["record"]
             if record.get("record") == "state" and record.get("state") in set(State):
                 self.state, self.phase = State(record["state"]), record.get("phase")
+                if self.state is State.EXPORTING:
+                    self._hold_verifiers()
             self.keep(record)
         elif kind == "checkpoint":
             self._take_checkpoint(message)
@@ -171,22 +177,35 @@ class Relay:
 
     # ── verification ─────────────────────────────────────────────────────────────────────────────
 
+    def _hold_verifiers(self) -> None:
+        """Start them while the bundle is written."""
+        for which in VERIFIERS:
+            if which not in self._held:
+                self._held[which] = asyncio.create_task(self._verifier(which, frames.BUNDLE))
+
+    async def _verifier(self, which: str, bundle: str) -> Child:
+        return await self.launcher.verifier(
+            which, self.folder / bundle, environment=self.environment, folder=self.folder
+        )
+
     async def _verify(self, message: dict[str, Any]) -> None:
         which, bundle = str(message.get("verifier")), str(message.get("bundle"))
         if which not in VERIFIERS or not _BUNDLE.fullmatch(bundle):
             answer = _refused(FailureCode.INTERNAL, f"no verifier {which!r} of {bundle!r}")
         else:
             try:
-                answer = await self._verified(which, self.folder / bundle)
+                answer = await self._verified(which, bundle)
             except LaunchFailed as error:
                 answer = _refused(FailureCode.WORKER_LOST, f"the verifier {which!r} could not be started: {error}")
         if self._writer is not None:
             self._writer.write(frames.encode({**answer, "reply": message.get("id")}))
 
-    async def _verified(self, which: str, bundle: Path) -> dict[str, Any]:
+    async def _verified(self, which: str, bundle: str) -> dict[str, Any]:
         """The answer of a verifier, or a failure that says how it ended without one."""
         kills = endings.oom_kills()
-        child = await self.launcher.verifier(which, bundle, environment=self.environment, folder=self.folder)
+        held = self._held.pop(which, None) if bundle == frames.BUNDLE else None
+        child = await (held or self._verifier(which, bundle))
+        child.begin()
         lines = Output(self.keep)
         printing = [
             asyncio.create_task(lines.relay(child.stdout, "stdout")),
@@ -221,6 +240,13 @@ def diagnostic(code: FailureCode, message: str) -> dict[str, Any]:
 
 def _refused(code: FailureCode, message: str) -> dict[str, Any]:
     return {"ok": False, "failure": endings.failure(code, message).model_dump(mode="json")}
+
+
+def _discard(held: asyncio.Task[Child]) -> None:
+    """End a process that nobody needs any more."""
+    if not held.cancelled() and held.exception() is None:
+        held.result().handle.kill_group()
+        held.result().close()
 
 
 async def _leave(child: Child) -> int:

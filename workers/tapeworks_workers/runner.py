@@ -31,9 +31,8 @@ from tapeworks_workers.engine.inspection import inspect
 from tapeworks_workers.engine.pipeline import Data, build_data
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.traces import Traces
-from tapeworks_workers.frames import Channel, ChannelClosed
+from tapeworks_workers.frames import BUNDLE, Channel, ChannelClosed
 
-BUNDLE = "bundle"
 VERIFIERS = ("reload", "certify")
 PROBE_BATCHES = 2
 NOTHING: dict[str, Any] = {"bundle": None, "parts": {}, "formats": [], "verified": {}, "result": None}

@@ -18,14 +18,13 @@ from typing import Any
 
 from tapeworks.components import registry
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine.again import put_together_again
+from tapeworks_workers.engine.comparison import device, versions
+from tapeworks_workers.engine.next_step import FOLDER, TOLERANCE, compare_next_step, device_kind, stored_batch
 
 
 def main(bundle: Path) -> dict[str, Any]:
     """Certify the bundle in this folder: a report. Raises JobFailure `reload_mismatch`, or what building raises."""
-    from tapeworks_workers.engine.again import put_together_again
-    from tapeworks_workers.engine.comparison import device, versions
-    from tapeworks_workers.engine.next_step import FOLDER, TOLERANCE, compare_next_step, device_kind, stored_batch
-
     bundle = Path(bundle).resolve()
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     components = import_components(bundle, manifest)
