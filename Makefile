@@ -37,6 +37,9 @@ faults: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.api
+	$(BIN)/python -m benchmarks.api --database postgresql
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.claims
@@ -46,6 +49,8 @@ bench: $(STAMP)
 
 bench-quick: $(STAMP)
 	$(BIN)/python -m benchmarks.training --only "MLP 64" --turns 1
+	$(BIN)/python -m benchmarks.start --turns 2
+	$(BIN)/python -m benchmarks.api --turns 1
 	$(BIN)/python -m benchmarks.claims --longest 100 --times 20
 	$(BIN)/python benchmarks/main_job.py
 

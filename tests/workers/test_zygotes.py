@@ -290,3 +290,31 @@ def test_a_killed_agent_takes_runners_and_zygotes_with_it(until: Until, gone: Go
         agent.kill()
         agent.wait()
         until(lambda: all(gone(pid) for pid in pids), seconds=10)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_held_process_does_nothing_before_it_may_and_ends_where_nobody_wants_it(
+    house: House, tmp_path: Path, wanted: bool
+) -> None:
+    file = tmp_path / "mark"
+
+    async def scene() -> dict[str, Any] | None:
+        base = await house.launcher._living_base()
+        child = await base.launch(Work(f"{HERE / 'probe.py'}:mark", {"file": str(file)}, frame=True, held=True))
+        try:
+            process = psutil.Process(child.handle.pid)
+            while process.status() != psutil.STATUS_SLEEPING:
+                await asyncio.sleep(0.01)
+            assert not file.exists()
+            if wanted:
+                child.begin()
+                return await child.result()
+            child.sock.close()
+            return None
+        finally:
+            assert await child.handle.wait() == 0
+            os.close(child.stdout)
+            os.close(child.stderr)
+
+    assert house.run(scene()) == ({"ok": True, "report": str(file)} if wanted else None)
+    assert file.exists() == wanted
