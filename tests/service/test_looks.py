@@ -14,6 +14,7 @@ from .worker import HandWorker, spec
 
 def test_a_look_a_list_and_an_answer_show_the_same_job(api: httpx.Client, worker: HandWorker) -> None:
     job = worker.submit()
+    assert api.get(f"/v1/jobs/{job['id']}").json() == job, "the answer to a submit is made of what was written"
     for change in ({"name": "one"}, {"labels": {"a": "b"}}, {"priority": 7}):
         changed = api.patch(f"/v1/jobs/{job['id']}", json=change).json()
         looked = api.get(f"/v1/jobs/{job['id']}")

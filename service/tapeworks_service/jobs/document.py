@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -13,7 +14,7 @@ from tapeworks_service.database.clock import instant, optional_instant
 FINISHED = frozenset(state.value for state in FINAL)
 
 
-def job_document(row: RowMapping, *, unschedulable: str | None = None) -> dict[str, Any]:
+def job_document(row: Mapping[Any, Any], *, unschedulable: str | None = None) -> dict[str, Any]:
     """The JSON of `tapeworks.jobs.Job`."""
     document = row["document"]
     training = row["spec"]["training"]

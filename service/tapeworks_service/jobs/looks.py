@@ -50,6 +50,6 @@ async def bodies_of(tx: Transaction, house: Context, rows: Sequence[RowMapping])
     return [body for body in known.values() if body is not None]
 
 
-async def waiting(tx: Transaction, house: Context, rows: Sequence[RowMapping]) -> dict[str, str]:
+async def waiting(tx: Transaction, house: Context, rows: Sequence[Mapping[Any, Any]]) -> dict[str, str]:
     """Why those of the jobs wait that no worker can take."""
     return await house.waiting.reasons(tx, rows, house.catalogues, lost_after=house.settings.lease_seconds)

@@ -39,8 +39,8 @@ _LEASE_COLUMNS = {"token_hash": None, "lease_expires_at": None, "worker_id": Non
 # ── into the queue ───────────────────────────────────────────────────────────────────────────────
 
 
-async def enqueue(tx: Transaction, new: NewJob) -> None:
-    """Insert a queued job. Raises IntegrityError where its idempotency key is taken."""
+async def enqueue(tx: Transaction, new: NewJob) -> Mapping[str, Any]:
+    """Insert a queued job; its row. Raises IntegrityError where its idempotency key is taken."""
     now = await tx.now()
     spec = new.spec
     await remember_fit(tx, new.needs)
@@ -59,6 +59,7 @@ async def enqueue(tx: Transaction, new: NewJob) -> None:
         "max_attempts": new.max_attempts, "timeout_seconds": new.timeout_seconds, "waiting": len(waiting_for),
         "gpus": 0, "created_at": now, "queued_at": now, "revision": 1, "event_seq": len(told), "log_seq": 0,
         "metric_seq": 0, "record_index": 0, "progress": {}, "spec": spec, "components": new.components,
+        "phase": None, "started_at": None, "finished_at": None,
         "document": {"transitions": [first], "lineage": lineage, "waiting_for": waiting_for},
     }  # fmt: skip
     await tx.execute(insert(jobs), row)
@@ -69,6 +70,7 @@ async def enqueue(tx: Transaction, new: NewJob) -> None:
         await tx.execute(insert(job_inputs), rows)
     await append_events(tx, Owner(new.project_id, new.id, 0), 1, told)
     tx.wake(QUEUE)
+    return row
 
 
 async def write_labels(tx: Transaction, project_id: str, job_id: str, labels: Mapping[str, str]) -> None:

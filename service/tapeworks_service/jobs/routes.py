@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import RowMapping, delete, update
+from sqlalchemy import delete, update
 
 from tapeworks.errors import ProblemCode
 from tapeworks.jobs import FINAL, Job, JobKind, Page, State
@@ -98,7 +99,7 @@ def _seconds(at: datetime) -> float:
     return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
 
 
-async def job_answer(tx: Transaction, house: Context, row: RowMapping, *, status: int = 200) -> Response:
+async def job_answer(tx: Transaction, house: Context, row: Mapping[Any, Any], *, status: int = 200) -> Response:
     """The job object as a writing transaction sees it; a new one (201, 202) with its place."""
     reason = reason_of(row, await waiting(tx, house, [row]))
     headers = _headers(row["revision"], reason)

@@ -202,8 +202,7 @@ async def _submit(house: Context, submission: Submission, *, status: int) -> Res
             if submission.retry and (earlier := await submission.retry.checkpoint(tx, submission.project_id)):
                 inputs.append(earlier)
             new = _new_job(accepted, submission, inputs)
-            await queue.enqueue(tx, new)
-            made = await job_answer(tx, house, await job_of(tx, new.project_id, new.id), status=status)
+            made = await job_answer(tx, house, await queue.enqueue(tx, new), status=status)
     except IntegrityError:  # another instance took the key between look and insert
         async with house.database.read() as tx:
             if (known := await _same_request(tx, submission)) is None:

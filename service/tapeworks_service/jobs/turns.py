@@ -22,6 +22,7 @@ _TOGETHER = 16
 _MOST_KNOWN = 100_000
 _MOST_PROPERTIES = 64
 _AT_ONCE = 1_000
+_TURN = ("priority", "fair_rank")
 _READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
 
 
@@ -87,24 +88,26 @@ class FitCache:
 async def head(tx: Transaction, fit_keys: Sequence[str], now: float) -> RowMapping | None:
     """The job whose turn it is among the needs, locked: the first of each key by the claim's index, then the best.
 
-    On PostgreSQL several instances claim at once, so a few of each key are looked at: others may hold the first. These
-    are looked up by themselves: in one statement, a planner without statistics goes through the whole queue.
+    They are looked up before the row is: in one statement, either database's planner may go through the whole queue in
+    the order of turns. On PostgreSQL several instances claim at once, so a few of each key are looked at.
     """
-    turn = (jobs.c.priority.desc(), jobs.c.fair_rank, jobs.c.queue_seq)
     first = (
-        select(*(jobs.c[name] for name in ("queue_seq", "priority", "fair_rank")))
+        select(*(jobs.c[name] for name in ("queue_seq", *_TURN)))
         .where(*_READY, jobs.c.fit_key == fits.c.fit_key, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now))
-        .order_by(*turn)
+        .order_by(*_turn(jobs.c))
         .correlate(fits)
     )
-    chosen: Any
-    if tx.on_postgresql:
-        few = first.limit(_TOGETHER).lateral()
-        heads = select(few.c.queue_seq).select_from(fits.join(few, true())).where(fits.c.fit_key.in_(fit_keys))
-        best = heads.order_by(few.c.priority.desc(), few.c.fair_rank, few.c.queue_seq).limit(_TOGETHER)
-        chosen = [row["queue_seq"] for row in await tx.all(best)]
-    else:
-        of_each = first.with_only_columns(jobs.c.queue_seq).limit(1).scalar_subquery()
-        chosen = select(of_each).where(fits.c.fit_key.in_(fit_keys))
-    ready = select(jobs).where(jobs.c.queue_seq.in_(chosen), *_READY).order_by(*turn).limit(1)
-    return await tx.one(ready.with_for_update(skip_locked=True))
+    few: Any = first.limit(_TOGETHER).lateral() if tx.on_postgresql else jobs.alias("head")
+    of_each = first.with_only_columns(jobs.c.queue_seq).limit(1).scalar_subquery()
+    found = fits.join(few, true() if tx.on_postgresql else few.c.queue_seq == of_each)
+    best = select(few.c.queue_seq).select_from(found).where(fits.c.fit_key.in_(fit_keys)).order_by(*_turn(few.c))
+    for chosen in await tx.all(best.limit(_TOGETHER if tx.on_postgresql else 1)):
+        by_key = select(jobs).where(jobs.c.queue_seq == chosen["queue_seq"])
+        row = await tx.one(by_key.with_for_update(skip_locked=True))
+        if row is not None and row["state"] == State.QUEUED.value and row["waiting"] == 0:
+            return row  # nobody holds it, or took it since
+    return None
+
+
+def _turn(columns: Any) -> tuple[Any, ...]:
+    return columns.priority.desc(), columns.fair_rank, columns.queue_seq
