@@ -1,7 +1,7 @@
 # make demo: one job from POST to a model that loads again, on this machine
 # make test: the tests; make check: the rules too
 # make examples: every example of the guide on a server of its own, as a table
-# make faults: everything that can go wrong, done for real on both databases, as a table (about 25 minutes)
+# make faults: everything that can go wrong, done for real on both databases, as a table (about 45 minutes)
 # make bench: every benchmark, as tables (about an hour); make bench-quick: some of them, under 5 minutes
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -3,6 +3,7 @@
 import os
 import sys
 
+import pytest
 import structlog
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -13,3 +14,11 @@ for variable in [name for name in os.environ if name.startswith("TAPEWORKS_")]:
     del os.environ[variable]
 # A service in a thread logs while a command's standard output is read in the same process.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
+
+
+@pytest.fixture(autouse=True)
+def _plain_precision() -> None:
+    """A job that a test trained in its own process left its precision there: the next test begins with Keras' own."""
+    if (keras := sys.modules.get("keras")) is not None and hasattr(keras, "config"):
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import keras
+import pytest
 
 import tapeworks
 from tapeworks.jobs import State
@@ -11,7 +12,9 @@ from tests.end_to_end.serving import Served
 DATA = {"source": "diabetes", "validation": 0.2, "pipeline": [{"op": "batch", "batch_size": 32}]}
 
 
-def test_a_compiled_model_is_trained_and_comes_back_compiled(served: Served, tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_compiled_model_is_trained_and_comes_back_compiled(served: Served, tmp_path: Path, policy: str) -> None:
+    keras.config.set_dtype_policy(policy)
     layers = [
         keras.Input((10,)),
         keras.layers.Dense(16, "relu", kernel_regularizer="l2"),

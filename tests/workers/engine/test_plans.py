@@ -252,6 +252,6 @@ def test_a_model_with_convolutions_is_not_tried_on_a_cpu(tmp_path: Path) -> None
         {"component": "keras/Dense", "config": {"units": 3}},
     ]
     spec = job(data=SOURCES["rows"], model={"component": "sequential", "config": {"layers": layers}})
-    assert any("Conv" in kind for kind in calibration._operations(prepared(spec, tmp_path).training._step))
-    plain = prepared(job(model=mlp()), tmp_path / "plain").training._step
+    assert any("Conv" in kind for kind in calibration._operations(prepared(spec, tmp_path).training.step))
+    plain = prepared(job(model=mlp()), tmp_path / "plain").training.step
     assert not any("Conv" in kind for kind in calibration._operations(plain))

@@ -118,6 +118,12 @@ def exported_roles(assembly: Assembly) -> list[str]:
     return list(wanted)
 
 
+def _coarsest(model: keras.Model) -> str:
+    """The dtype that rounds most of those in which the model computes: a layer may have a policy of its own."""
+    used = {layer.compute_dtype for layer in model._flatten_layers()}
+    return next((name for name in ("bfloat16", "float16") if name in used), str(model.compute_dtype))
+
+
 def _export_model(
     assembly: Assembly,
     role: str,
@@ -133,7 +139,7 @@ def _export_model(
         "keras": None,
         "saved_model": None,
         "compiled": False,
-        "compute_dtype": model.compute_dtype,
+        "compute_dtype": _coarsest(model),
         "input_spec": spec_document(spec),
         "weights": _digests(model.weights),
         "optimizer_weights": [],
