@@ -318,3 +318,20 @@ def test_a_held_process_does_nothing_before_it_may_and_ends_where_nobody_wants_i
 
     assert house.run(scene()) == ({"ok": True, "report": str(file)} if wanted else None)
     assert file.exists() == wanted
+
+
+def test_a_held_process_that_could_not_load_says_so_once_it_is_asked(house: House) -> None:
+    async def scene() -> dict[str, Any] | None:
+        base = await house.launcher._living_base()
+        child = await base.launch(Work("no_such_module:main", frame=True, held=True))
+        await child.handle.wait()
+        child.begin()
+        try:
+            return await child.result()
+        finally:
+            os.close(child.stdout)
+            os.close(child.stderr)
+
+    told = house.run(scene())
+    assert told is not None
+    assert "no_such_module" in told["failure"]["message"]

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,9 @@ class Child:
         os.close(self.stderr)
 
     def begin(self) -> None:
-        """Let a process that is `held` do its work."""
-        self.sock.send(b"g")
+        """Let a process that is `held` do its work. One that has ended already has said why: `result` tells."""
+        with suppress(BrokenPipeError):
+            self.sock.send(b"g")
 
     async def result(self) -> dict[str, Any] | None:
         """The one frame that a process with `frame` sends; None where it ended without one."""
