@@ -10,20 +10,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from benchmarks.claims import fill, service
+from benchmarks.claims import answering, fill, free_port, service
 from benchmarks.hammer import Load, get, hammer, post
 from tests.postgres import postgres
 from tests.service.worker import HandWorker, spec
@@ -38,26 +34,10 @@ TARGETS = {"look at a job": 0.5, "look, not changed (304)": 0.5, "a page of 50 j
 @contextmanager
 def bare(folder: Path, job: Any, page: Any) -> Iterator[int]:
     """The bare application's port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    file = folder / "bare.json"
+    file, port = folder / "bare.json", free_port()
     file.write_text(json.dumps({"job": job, "page": page}))
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.bare", str(port), str(file)])
-    try:
-        until = time.monotonic() + 60
-        while True:
-            try:
-                assert httpx.get(f"http://127.0.0.1:{port}/job").is_success
-                break
-            except httpx.TransportError:
-                assert process.poll() is None, "the bare application ended"
-                assert time.monotonic() < until, "the bare application does not answer"
-                time.sleep(0.05)
+    with answering(["-m", "benchmarks.bare", str(port), str(file)], port, "/job", folder / "bare.log"):
         yield port
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def main() -> None:
@@ -112,8 +92,7 @@ def _measure(client: httpx.Client, folder: Path, url: str, turns: int) -> None:
 
 
 def _load(port: int, request: bytes, status: int, connections: int) -> Load:
-    make: Callable[[], bytes] = lambda: request  # noqa: E731
-    return hammer(port, make, status=status, connections=connections, seconds=SECONDS)
+    return hammer(port, request, status=status, connections=connections, seconds=SECONDS)
 
 
 def _row(what: str, loads: list[tuple[Load, Load]]) -> str:

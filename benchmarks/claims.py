@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,34 +37,48 @@ CASES = ((100, 50), (10_000, 50), (100_000, 50), (10_000, 10_000), (100_000, 10_
 INSERT_ROWS = 1_000
 
 
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def service(folder: Path, database: str) -> Iterator[httpx.Client]:
     """A service process on a database, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = {"DATA_DIR": str(folder), "PORT": str(port), "DATABASE_URL": database}
     environment = os.environ | {f"TAPEWORKS_{name}": value for name, value in settings.items()}
-    with (folder / "service.log").open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "tapeworks_service"], env=environment, stdout=out, stderr=out)
+    with answering(["-m", "tapeworks_service"], port, "/healthz", folder / "service.log", environment) as client:
+        yield client
+
+
+@contextmanager
+def answering(
+    arguments: Sequence[str], port: int, path: str, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[httpx.Client]:
+    """A client of a Python process that serves on a port, once it answers at a path; the process is stopped then."""
+    with log.open("wb") as out:
+        process = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=out, stderr=out)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            _await(client, process, folder / "service.log")
+            _await(client, path, process, log)
             yield client
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _await(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+def _await(client: httpx.Client, path: str, process: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + 60
     while True:
         try:
-            assert client.get("/healthz").is_success
+            assert client.get(path).is_success
             return
         except httpx.TransportError:
             assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, "the service does not answer"
+            assert time.monotonic() < until, f"nothing answers at {path}"
             time.sleep(0.05)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -39,12 +39,12 @@ def _head(method: str, path: str, headers: dict[str, str]) -> bytes:
     return ("\r\n".join(lines) + "\r\n").encode()
 
 
-def hammer(port: int, request: Callable[[], bytes], *, status: int, connections: int, seconds: float) -> Load:
+def hammer(port: int, request: bytes, *, status: int, connections: int, seconds: float) -> Load:
     """Send requests one after another on each connection for so long. Raises AssertionError on another status."""
     return asyncio.run(_hammer(port, request, status, connections, seconds))
 
 
-async def _hammer(port: int, request: Callable[[], bytes], status: int, connections: int, seconds: float) -> Load:
+async def _hammer(port: int, request: bytes, status: int, connections: int, seconds: float) -> Load:
     until = time.perf_counter() + seconds
     began = time.perf_counter()
     taken = await asyncio.gather(*(_one(port, request, status, until) for _ in range(connections)))
@@ -52,12 +52,12 @@ async def _hammer(port: int, request: Callable[[], bytes], status: int, connecti
     return Load(sum(map(len, taken)) / spent, sorted(one for part in taken for one in part))
 
 
-async def _one(port: int, request: Callable[[], bytes], status: int, until: float) -> Sequence[float]:
+async def _one(port: int, request: bytes, status: int, until: float) -> Sequence[float]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     taken = []
     try:
         while (began := time.perf_counter()) < until:
-            writer.write(request())
+            writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(
                 (int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"), 0

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.main_job import timed
 from examples.serving import ROOT, served
 from tapeworks import Client
-from tapeworks.jobs import Job, State
 
 SCRIPT = Path(__file__).with_name("train_py.py")
 SPEC = {
@@ -41,20 +41,11 @@ SPEC = {
 
 def of_job(client: Client) -> tuple[dict[str, float], list[tuple[str, float]]]:
     """Seconds from POST, and (phase, seconds) of the job by its events."""
-    began = time.monotonic()
-    first: list[float] = []
-
-    def seen(job: Job) -> None:
-        if job.progress.step and not first:
-            first.append(time.monotonic() - began)
-
-    job = client.wait(client.submit(SPEC).id, on_change=seen)
-    published = time.monotonic() - began
-    assert job.state is State.SUCCEEDED, job.failure
+    job, first, published = timed(client, SPEC)
     told = [event for event in client.events(job.id) if event.type == "state"]
     names = [f"{event.data['state']} {event.data.get('phase') or ''}".strip() for event in told]
     lengths = [(after.at - before.at).total_seconds() for before, after in itertools.pairwise(told)]
-    return {"first step": first[0], "verified": published}, list(zip(names, lengths, strict=False))
+    return {"first step": first, "verified": published}, list(zip(names, lengths, strict=False))
 
 
 def of_script() -> dict[str, float]:

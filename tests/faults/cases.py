@@ -36,7 +36,6 @@ def suffer(world: World, outcome: Outcome, fault: Fault, spec: dict[str, Any], *
 
     `same`: a job's weights must end as those of an undisturbed one, to the byte.
     """
-    outcome.interval = spec["training"]["checkpoint"]["every_steps"]
     wanted = undisturbed(world, spec) if same else None
 
     def one(number: int) -> Case:

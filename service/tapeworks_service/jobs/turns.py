@@ -22,7 +22,6 @@ _TOGETHER = 16
 _MOST_KNOWN = 100_000
 _MOST_PROPERTIES = 64
 _AT_ONCE = 1_000
-_TURN = ("priority", "fair_rank")
 _READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
 
 
@@ -92,16 +91,19 @@ async def head(tx: Transaction, fit_keys: Sequence[str], now: float) -> RowMappi
     the order of turns. On PostgreSQL several instances claim at once, so a few of each key are looked at.
     """
     first = (
-        select(*(jobs.c[name] for name in ("queue_seq", *_TURN)))
+        select(jobs.c.queue_seq, jobs.c.priority, jobs.c.fair_rank)
         .where(*_READY, jobs.c.fit_key == fits.c.fit_key, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now))
         .order_by(*_turn(jobs.c))
         .correlate(fits)
     )
-    few: Any = first.limit(_TOGETHER).lateral() if tx.on_postgresql else jobs.alias("head")
-    of_each = first.with_only_columns(jobs.c.queue_seq).limit(1).scalar_subquery()
-    found = fits.join(few, true() if tx.on_postgresql else few.c.queue_seq == of_each)
-    best = select(few.c.queue_seq).select_from(found).where(fits.c.fit_key.in_(fit_keys)).order_by(*_turn(few.c))
-    for chosen in await tx.all(best.limit(_TOGETHER if tx.on_postgresql else 1)):
+    few: Any
+    if tx.on_postgresql:
+        few, of_key, most = first.limit(_TOGETHER).lateral(), true(), _TOGETHER
+    else:
+        few, most = jobs.alias("head"), 1
+        of_key = few.c.queue_seq == first.with_only_columns(jobs.c.queue_seq).limit(1).scalar_subquery()
+    heads = select(few.c.queue_seq).select_from(fits.join(few, of_key)).where(fits.c.fit_key.in_(fit_keys))
+    for chosen in await tx.all(heads.order_by(*_turn(few.c)).limit(most)):
         by_key = select(jobs).where(jobs.c.queue_seq == chosen["queue_seq"])
         row = await tx.one(by_key.with_for_update(skip_locked=True))
         if row is not None and row["state"] == State.QUEUED.value and row["waiting"] == 0:

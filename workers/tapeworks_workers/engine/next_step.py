@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.bundle import write_json
 from tapeworks_workers.engine.bundled.load import nest
 from tapeworks_workers.engine.checkpoint import Snapshot, restore, snapshot, write_values
 from tapeworks_workers.engine.comparison import digest
+from tapeworks_workers.engine.environment import has_gpu
 from tapeworks_workers.engine.nests import Arrays
 from tapeworks_workers.engine.step import CompiledStep, compile_train_step
 
@@ -137,4 +137,4 @@ def _read(file: Path) -> dict[str, np.ndarray]:
 
 def device_kind() -> str:
     """The key of TOLERANCE that this process computes on."""
-    return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+    return "gpu" if has_gpu() else "cpu"
