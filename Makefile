@@ -1,6 +1,6 @@
 # make demo: one job from POST to a model that loads again, on this machine
 # make test: the tests; make check: the rules too
-# make examples: every example of the guide on a server of its own, as a table
+# make examples: every example of the guide on a server of its own, as a table; make plans: each through every plan
 # make faults: everything that can go wrong, done for real on both databases, as a table (about 45 minutes)
 # make bench: every benchmark, as tables (about an hour); make bench-quick: some of them, under 5 minutes
 .DEFAULT_GOAL := help
@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples subset faults bench bench-quick test check rules docs lock clean
+.PHONY: help demo examples plans subset faults bench bench-quick test check rules docs lock clean
 
 help:
 	@sed -n '1,5s/^# //p' Makefile
@@ -26,6 +26,10 @@ demo: $(STAMP)
 # Every row of the guide against a server of its own; ONLY=gan: those whose row or file says so.
 examples: $(STAMP)
 	@$(BIN)/python -m examples.run $(ONLY)
+
+# Each for a few steps by every way to dispatch steps, and how far apart their losses are.
+plans: $(STAMP)
+	@$(BIN)/python -m examples.plans $(ONLY)
 
 # Which of them the tests run.
 subset: $(STAMP)

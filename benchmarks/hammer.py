@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 
@@ -27,9 +28,9 @@ def get(path: str, **headers: str) -> bytes:
     return _head("GET", path, headers) + b"\r\n"
 
 
-def post(path: str, body: bytes) -> bytes:
+def post(path: str, body: bytes, **headers: str) -> bytes:
     """A POST request of JSON."""
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    headers |= {"content-type": "application/json", "content-length": str(len(body))}
     return _head("POST", path, headers) + b"\r\n" + body
 
 
@@ -53,18 +54,31 @@ async def _hammer(port: int, request: bytes, status: int, connections: int, seco
 
 
 async def _one(port: int, request: bytes, status: int, until: float) -> Sequence[float]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     taken = []
-    try:
+    async with connection(port) as ask:
         while (began := time.perf_counter()) < until:
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = next(
-                (int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"), 0
-            )
-            body = await reader.readexactly(length) if length else b""
+            answered, body = await ask(request)
             taken.append(time.perf_counter() - began)
-            assert int(head[9:12]) == status, head + body[:500]
+            assert answered == status, (answered, body[:500])
+    return taken
+
+
+Ask = Callable[[bytes], Awaitable[tuple[int, bytes]]]
+"""Sends a request; its answer's status and body."""
+
+
+@asynccontextmanager
+async def connection(port: int) -> AsyncIterator[Ask]:
+    """A kept connection, for one request after another."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def ask(request: bytes) -> tuple[int, bytes]:
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"), 0)
+        return int(head[9:12]), await reader.readexactly(length) if length else b""
+
+    try:
+        yield ask
     finally:
         writer.close()
-    return taken

@@ -4,7 +4,8 @@ Each model is trained in a process of its own, in turns: by Tapeworks' runner pa
 as in a job), by `model.fit` at its defaults on the usual `shuffle(n).batch(b).prefetch(AUTOTUNE)`, and, where the model
 has one input and one loss, by two loops written by hand for it: one graph over the dataset, and one XLA program over
 gathered batches, of which the faster counts. Each is warmed up first; what is told is steps per second, medians of the
-turns with the spread of the ratio. Prints a table and the geometric mean. --only mlp: cases whose name has that.
+turns, which go there and back, with the spread of the ratio. Prints a table and the geometric mean.
+--only mlp: cases whose name has that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SECONDS = 5.0
+SECONDS = 2.0
 SETTLED_SECONDS = 45.0
 """A calibration may take so long."""
 
@@ -37,7 +38,7 @@ def ours(spec: dict[str, Any], folder: Path) -> Callable[[], float]:
     from tapeworks_workers.engine.reporting import Reporter
 
     set_data_roots([folder])
-    control, told = Control(), dict[str, Any]()
+    control, told, until = Control(), dict[str, Any](), math.inf
 
     def send(frame: dict[str, Any]) -> None:
         told.update(frame.get("record", {}).get("diagnostics", {}))
@@ -48,10 +49,11 @@ def ours(spec: dict[str, Any], folder: Path) -> Callable[[], float]:
     data = build_data(parsed)
     assembly = assemble(parsed, data.element_spec, datasets=datasets(data))
     training, _ = compile_parts(assembly, data, reporter=Reporter(send), control=control, folder=folder)
-    until = 0.0
 
     def measure(seconds: float) -> float:
         nonlocal until
+        while control.take() is not None:  # each frame after the time was over asked for a pause
+            pass
         began, first = time.monotonic(), training.counters.step
         until = began + seconds
         try:
@@ -104,7 +106,10 @@ def measured(name: str, turns: int) -> dict[str, Any]:
         if case.job is None and case.batching == "batch" and "sparse" not in name:
             _, fresh = case.usual(Path(folder))
             ways |= by_hand.ways(fresh, dataset, case.batch, ROWS, SECONDS)
-        taken = [{way: measure() for way, measure in ways.items()} for _ in range(turns)]
+        taken = []
+        for turn in range(turns):  # there and back: a processor that grows hot is slower to whoever comes last
+            order = list(ways) if turn % 2 == 0 else list(reversed(ways))
+            taken.append({way: ways[way]() for way in order})
     medians = {way: statistics.median(turn[way] for turn in taken) for way in ways}
     ratios = sorted(turn["ours"] / turn["fit"] for turn in taken)
     hand = max((medians[way] for way in ways if way not in ("ours", "fit")), default=None)
@@ -115,7 +120,7 @@ def main() -> None:
     """Print the table; `--case NAME` measures one in this process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--only", default="", help="cases whose name has this")
     given = parser.parse_args()
     if given.case:

@@ -262,6 +262,7 @@ class Resources(SpecModel):
     """None: one GPU where the worker has any, else a CPU slot."""
     gpu_memory_gib: PositiveFloat | None = None
     cpus: PositiveInt | None = None
+    """Cores that it holds, and threads that it computes with. None: a CPU slot's share of the worker's."""
     memory_gib: PositiveFloat | None = None
     worker_labels: dict[Label, Label] = Field(default_factory=dict)
     workers: PositiveInt = 1

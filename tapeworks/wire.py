@@ -70,7 +70,17 @@ class LeaseRequest(Message):
     wait_seconds: Annotated[float, Field(ge=0, le=30)] = 30
     free_gpus: list[str] = Field(default_factory=list)
     """Ids of GPUs that nobody uses."""
-    free_cpu_slots: Annotated[int, Field(ge=0)] = 0
+    free_cpus: Annotated[int, Field(ge=0)] = 0
+    """Cores that no runner holds."""
+
+
+def cpus_held(wanted: int | None, *, cpus: int, slots: int) -> int:
+    """The cores that a job on the CPU holds of a worker's: `wanted`, or a slot's even share where it does not say.
+
+    Never more than all slots have, so that as many jobs that do not say run at once as there are slots.
+    """
+    share = max(1, cpus // max(1, slots))
+    return min(wanted or share, slots * share)
 
 
 class PinnedComponent(Message):
@@ -120,7 +130,7 @@ class Lease(Message):
     timeout_seconds: float | None = None
     """What is left of limits.timeout_seconds."""
     gpus: int = 0
-    """How many of the free GPUs this lease takes; 0: a CPU slot."""
+    """How many of the free GPUs this lease takes; 0: it runs on the CPU."""
 
 
 class Heartbeat(Message):

@@ -33,6 +33,7 @@ from tapeworks_service.prometheus import Measured, Measures
 from tapeworks_service.settings import ServiceSettings, StartRefused
 from tapeworks_service.waking import Hub
 from tapeworks_service.workers import routes as workers
+from tapeworks_service.workers.rows import Workers
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
                 await tx.alone("start")
                 await auth.prepare(tx, settings)
                 await _prepare_secret(tx)
-            store, caches = Store(settings.artifacts), (CatalogueCache(), FitCache(), Waiting(), Bodies(), Callers())
+            store = Store(settings.artifacts)
+            caches = (CatalogueCache(), FitCache(), Workers(), Waiting(), Bodies(), Callers())
             house = Context(settings, database, hub, store, *caches, measures)
             app.state.context = house
             rounds = [asyncio.create_task(work(house)) for work in (reap_forever, sweep_forever)]

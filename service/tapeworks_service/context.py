@@ -17,6 +17,7 @@ from tapeworks_service.jobs.waiting import Waiting
 from tapeworks_service.prometheus import Measures
 from tapeworks_service.settings import ServiceSettings
 from tapeworks_service.waking import Hub
+from tapeworks_service.workers.rows import Workers
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Context:
     store: Store
     catalogues: CatalogueCache
     fits: FitCache
+    workers: Workers
     waiting: Waiting
     bodies: Bodies
     callers: Callers

@@ -104,7 +104,7 @@ STREAMED: dict[str, dict[str, Any]] = {
 BODIES: dict[str, Any] = {
     "create_upload": {"bytes": 9, "sha256": _SHA256, "job_id": _JOB_ID, "attempt": 1, "path": "bundle.tar.gz"},
     "register_worker": {"devices": [_DEVICE], "labels": {"zone": "a"}, "cpus": 2, "catalogue_digest": _SHA256},
-    "lease_job": {"worker_id": "machine-3fa2c1", "request_id": "req_1", "wait_seconds": 30, "free_cpu_slots": 1},
+    "lease_job": {"worker_id": "machine-3fa2c1", "request_id": "req_1", "wait_seconds": 30, "free_cpus": 2},
     "store_records": {
         "records": [{"record": "metric", "index": 1, "at_offset": 0, "step": 45, "values": {"loss": 1.6}}]
     },

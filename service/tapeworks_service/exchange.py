@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 
 from tapeworks.errors import ProblemCode
 from tapeworks_service.problems import MEDIA_TYPE, Problem, of_validation
@@ -34,7 +35,7 @@ def answered(body: bytes, status: int = 200, headers: dict[str, str] | None = No
 
 def encoded(content: Any) -> bytes:
     """JSON as it is sent."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return to_json(content, inf_nan_mode="strings")
 
 
 async def body_chunks(request: Request, limit: int) -> AsyncIterator[bytes]:

@@ -60,14 +60,24 @@ def test_a_component_with_another_source_is_another_component() -> None:
 
 def test_free_devices_decide_whether_it_fits_now() -> None:
     two = needs(gpus=2)
-    assert two.fits_now(worker(8, 8), free_gpus=["GPU-0", "GPU-1"], free_cpu_slots=0)
-    assert not two.fits_now(worker(8, 8), free_gpus=["GPU-1"], free_cpu_slots=4)
+    assert two.fits_now(worker(8, 8), free_gpus=["GPU-0", "GPU-1"], free_cpus=0)
+    assert not two.fits_now(worker(8, 8), free_gpus=["GPU-1"], free_cpus=8)
     large = needs(gpu_memory_gib=40.0)
-    assert large.fits_now(worker(8, 80), free_gpus=["GPU-1"], free_cpu_slots=0)
-    assert not large.fits_now(worker(8, 80), free_gpus=["GPU-0"], free_cpu_slots=1)
-    assert not needs().fits_now(worker(8), free_gpus=["unknown"], free_cpu_slots=1)
-    assert needs(gpus=0).fits_now(worker(8), free_gpus=[], free_cpu_slots=1)
-    assert not needs().fits_now(worker(), free_gpus=[], free_cpu_slots=0)
+    assert large.fits_now(worker(8, 80), free_gpus=["GPU-1"], free_cpus=0)
+    assert not large.fits_now(worker(8, 80), free_gpus=["GPU-0"], free_cpus=8)
+    assert not needs().fits_now(worker(8), free_gpus=["unknown"], free_cpus=8)
+    assert needs(gpus=0).fits_now(worker(8), free_gpus=[], free_cpus=8)
+    assert not needs().fits_now(worker(), free_gpus=[], free_cpus=0)
+
+
+def test_a_job_holds_the_cores_it_asks_for_or_a_slots_share() -> None:
+    four = worker(devices=[{"id": f"cpu{n}", "kind": "cpu"} for n in range(4)])
+    for wanted, cores in ((None, 2), (1, 1), (5, 5), (8, 8)):
+        job = needs() if wanted is None else needs(cpus=wanted)
+        assert job.fits_now(four, free_gpus=[], free_cpus=cores)
+        assert not job.fits_now(four, free_gpus=[], free_cpus=cores - 1)
+    three = worker(devices=[{"id": f"cpu{n}", "kind": "cpu"} for n in range(3)])
+    assert needs(cpus=8).fits_now(three, free_gpus=[], free_cpus=6), "all cores that its slots have"
 
 
 def test_jobs_that_need_the_same_share_a_key() -> None:

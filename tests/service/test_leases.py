@@ -48,7 +48,7 @@ def test_a_waiting_request_is_answered_when_a_job_comes(api: httpx.Client, worke
 def test_nothing_fits_in_time_is_204(worker: HandWorker) -> None:
     assert worker.ask(wait=0.1).status_code == 204
     worker.submit()
-    assert worker.ask(free_cpu_slots=0).status_code == 204
+    assert worker.ask(free_cpus=0).status_code == 204
 
 
 def test_a_worker_that_is_not_registered_is_404(api: httpx.Client) -> None:
@@ -89,13 +89,13 @@ def test_gpus_are_taken_where_there_are_any(own_service: Any) -> None:
     with own_service() as (_, worker):
         worker.register(devices=[*GPUS, {"id": "cpu0", "kind": "cpu"}])
         worker.submit()
-        assert worker.ask(free_cpu_slots=1).status_code == 204, "it waits for a GPU"
+        assert worker.ask(free_cpus=4).status_code == 204, "it waits for a GPU"
         assert worker.lease(free_gpus=["GPU-a"]).lease["gpus"] == 1
         worker.submit(spec(resources={"gpu_memory_gib": 40}))
         assert worker.ask(free_gpus=["GPU-a"]).status_code == 204
         assert worker.lease(free_gpus=["GPU-b"]).lease["gpus"] == 1
         worker.submit(spec(resources={"gpus": 0}))
-        assert worker.lease(free_cpu_slots=1).lease["gpus"] == 0
+        assert worker.lease(free_cpus=4).lease["gpus"] == 0
 
 
 def test_a_job_runs_with_the_sources_it_was_accepted_with(own_service: Any) -> None:

@@ -184,7 +184,7 @@ class HandWorker:
     def ask(self, *, wait: float = 0, request_id: str | None = None, **free: Any) -> httpx.Response:
         body = {
             "worker_id": self.id, "request_id": request_id or f"request-{next(_requests)}", "wait_seconds": wait,
-            "free_cpu_slots": 1, **free,
+            "free_cpus": 4, **free,
         }  # fmt: skip
         return self.client.post("/v1/worker/leases", json=body)
 

@@ -58,7 +58,7 @@ class Stage:
             await link.aclose()
 
     async def lease(self, link: Link, job_id: str, request_id: str) -> wire.Lease:
-        request = wire.LeaseRequest(worker_id="stage", request_id=request_id, free_cpu_slots=1)
+        request = wire.LeaseRequest(worker_id="stage", request_id=request_id, free_cpus=4)
         lease = await link.lease(request)
         assert lease is not None
         assert lease.job_id == job_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -127,7 +128,29 @@ def test_a_machine_without_gpus_offers_cpu_slots() -> None:
         ]
         with devices.hold("job_2", 0), pytest.raises(DeviceTaken), devices.hold("job_3", 0):
             pass
-    assert devices.free_slots() == 2
+    assert devices.free_cpus() == max(2, devices.cpus // 2 * 2)
+
+
+def test_small_jobs_share_a_machine_by_their_cores() -> None:
+    devices = Devices(nvml=Nvml(), cpu_slots=1)
+    with ExitStack() as running:
+        held = [running.enter_context(devices.hold(f"job_{n}", 0, cpus=1)) for n in range(devices.cpus)]
+        assert devices.free_cpus() == 0
+        assert {devices.environment(one)["TF_NUM_INTRAOP_THREADS"] for one in held} == {"1"}
+        with pytest.raises(DeviceTaken), devices.hold("one_more", 0, cpus=1):
+            pass
+    with devices.hold("alone", 0) as whole:
+        assert devices.environment(whole)["TF_NUM_INTRAOP_THREADS"] == str(devices.cpus)
+        assert devices.free_cpus() == 0
+
+
+def test_a_machine_without_cpu_slots_has_no_cores_to_give_alone() -> None:
+    devices = Devices(nvml=Nvml(Card("GPU-a")))
+    assert devices.free_cpus() == 0
+    with pytest.raises(DeviceTaken), devices.hold("job_1", 0):
+        pass
+    with devices.hold("job_1", 1, cpus=1) as held:
+        assert devices.environment(held)["OMP_NUM_THREADS"] == "1"
 
 
 def test_this_machine_is_listed_with_its_own_driver_or_none() -> None:

@@ -68,7 +68,7 @@ async def register(link: Link, worker: str) -> None:
 
 
 def request(worker: str, request_id: str, wait: float = 5) -> wire.LeaseRequest:
-    return wire.LeaseRequest(worker_id=worker, request_id=request_id, wait_seconds=wait, free_cpu_slots=1)
+    return wire.LeaseRequest(worker_id=worker, request_id=request_id, wait_seconds=wait, free_cpus=4)
 
 
 @asynccontextmanager

@@ -190,7 +190,7 @@ class Agent:
             self._changed.clear()
             request = self._request()
             # A worker that the service drains goes on asking: it is granted nothing until that has ended.
-            if self._stopping.is_set() or not (request.free_gpus or request.free_cpu_slots):
+            if self._stopping.is_set() or not (request.free_gpus or request.free_cpus):
                 await _first_of(self._changed.wait(), asyncio.sleep(REGISTER_SECONDS))
                 continue
             try:
@@ -214,14 +214,14 @@ class Agent:
             request_id=self._request_id,
             wait_seconds=LEASE_WAIT,
             free_gpus=self._devices.free_gpus(),
-            free_cpu_slots=self._devices.free_slots(),
+            free_cpus=self._devices.free_cpus(),
         )
 
     async def _take(self, lease: wire.Lease) -> None:
         """Start the attempt on devices that it holds until its end."""
         stack = ExitStack()
         try:
-            held = stack.enter_context(self._devices.hold(lease.job_id, lease.gpus))
+            held = stack.enter_context(self._devices.hold(lease.job_id, lease.gpus, lease.spec.resources.cpus))
         except DeviceTaken as error:
             log.error("a lease cannot be placed and is handed back", job=lease.job_id, error=str(error))
             await self._release(lease)

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from tapeworks.jobs import Device
+from tapeworks.wire import cpus_held
 
 FREE_BYTES = 1 << 30
 """A GPU that nobody computes on may have so much in use: what the driver and a display keep."""
@@ -51,9 +52,11 @@ class Use:
 
 @dataclass(frozen=True)
 class Held:
-    """What one attempt holds: GPUs, or a CPU slot (an empty tuple of ids)."""
+    """What one attempt holds: GPUs, or cores alone (an empty tuple of ids)."""
 
     job_id: str
+    cpus: int
+    """Cores, and threads of its runner."""
     gpus: tuple[str, ...] = ()
 
 
@@ -70,7 +73,7 @@ class Devices:
     # ── what there is ────────────────────────────────────────────────────────────────────────────
 
     def listing(self) -> list[Device]:
-        """Every GPU with its use, and every CPU slot."""
+        """Every GPU with its use, and every CPU slot. More small jobs than slots may run: they are not shown here."""
         gpus = [self._device(gpu) for gpu in self._gpus.values()]
         on_cpu = [held.job_id for held in self._held if not held.gpus]
         slots = [
@@ -84,25 +87,26 @@ class Devices:
         taken = {gpu for held in self._held for gpu in held.gpus}
         return [gpu.id for gpu in self._gpus.values() if gpu.id not in taken and self._unused(gpu)]
 
-    def free_slots(self) -> int:
-        """CPU slots without a runner."""
-        return self._slots - sum(not held.gpus for held in self._held)
-
-    def threads(self) -> int:
-        """CPU threads for one runner: the cores shared evenly between all that may run at once."""
-        return max(1, self.cpus // max(1, self._slots + len(self._gpus)))
+    def free_cpus(self) -> int:
+        """Cores that no runner on the CPU holds, of those that CPU slots have: one each at least."""
+        everything = cpus_held(2**31, cpus=self.cpus, slots=self._slots)
+        return everything - sum(held.cpus for held in self._held if not held.gpus)
 
     # ── who holds it ─────────────────────────────────────────────────────────────────────────────
 
     @contextmanager
-    def hold(self, job_id: str, gpus: int) -> Iterator[Held]:
-        """Hold so many GPUs whole, or a CPU slot. Raises DeviceTaken where they are not free."""
+    def hold(self, job_id: str, gpus: int, cpus: int | None = None) -> Iterator[Held]:
+        """Hold so many GPUs whole, or cores alone. Raises DeviceTaken where they are not free.
+
+        A job beside GPUs that does not say its cores computes with as many as each of all that may run at once has.
+        """
         free = self.free_gpus()
-        if gpus > len(free) or (gpus == 0 and self.free_slots() < 1):
+        slots = self._slots + (len(self._gpus) if gpus else 0)
+        held = Held(job_id, cpus_held(cpus, cpus=self.cpus, slots=slots), tuple(free[:gpus]))
+        if gpus > len(free) or (gpus == 0 and self.free_cpus() < max(1, held.cpus)):
             raise DeviceTaken(
-                f"the lease needs {gpus or 'no'} GPUs; {len(free)} and {self.free_slots()} slots are free"
+                f"the lease needs {gpus or 'no'} GPUs, {held.cpus} cores; {len(free)}, {self.free_cpus()} are free"
             )
-        held = Held(job_id, tuple(free[:gpus]))
         self._held.append(held)
         try:
             yield held
@@ -111,7 +115,7 @@ class Devices:
 
     def environment(self, held: Held) -> dict[str, str]:
         """What the runner's environment says of devices, before TensorFlow is initialised in it."""
-        threads = str(self.threads())
+        threads = str(held.cpus)
         return {
             "CUDA_VISIBLE_DEVICES": ",".join(held.gpus) if held.gpus else "-1",
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jsonschema import Draft202012Validator
+from jsonschema.protocols import Validator
 from sqlalchemy import select
 
 from tapeworks.jobs import ComponentEntry
@@ -22,7 +24,7 @@ ComponentKey = tuple[str, str, str, str]
 """kind, name, version, digest: what a job is pinned to."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Known:
     """One catalogue, indexed."""
 
@@ -39,17 +41,24 @@ class Catalogue:
     """All that may be named in a spec now. Live workers' entries hide those of workers that are gone."""
 
     entries: dict[tuple[Kind, str, str], ComponentEntry] = field(default_factory=dict)
+    newest: dict[tuple[Kind, str], ComponentEntry] = field(default_factory=dict)
+    """Of each kind and name, the entry of the highest version."""
     workers: dict[tuple[Kind, str, str], list[str]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     """Name → why it did not pass a worker's admission."""
     clashes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Worker → those of its components that are not offered: a version is one source for as long as a worker has it."""
 
+    _validators: dict[tuple[Kind, str, str], Validator] = field(default_factory=dict)
+
     def add(self, known: Known, worker_id: str) -> None:
         """Take in a worker's catalogue; what is there already stays."""
         for entry in known.entries:
             key = (entry.kind, entry.name, entry.version)
             present = self.entries.setdefault(key, entry)
+            newest = self.newest.setdefault(key[:2], entry)
+            if version_order(entry.version) > version_order(newest.version):
+                self.newest[key[:2]] = entry
             if present.digest == entry.digest:
                 self.workers.setdefault(key, []).append(worker_id)
             else:
@@ -60,12 +69,18 @@ class Catalogue:
         """The entry of that version, or the newest one."""
         if version is not None:
             return self.entries.get((kind, name, version))
-        versions = [entry for key, entry in self.entries.items() if key[:2] == (kind, name)]
-        return max(versions, key=lambda entry: version_order(entry.version), default=None)
+        return self.newest.get((kind, name))
+
+    def validator(self, entry: ComponentEntry) -> Validator:
+        """Of an entry's configs; made once for as long as workers have the same components."""
+        key = (entry.kind, entry.name, entry.version)
+        if key not in self._validators:
+            self._validators[key] = Draft202012Validator(entry.config_schema)
+        return self._validators[key]
 
     def kinds(self, name: str) -> list[Kind]:
         """The kinds under which a name is known."""
-        return sorted({key[0] for key in self.entries if key[1] == name})
+        return sorted(kind for kind, known in self.newest if known == name)
 
     def close_names(self, name: str, kind: Kind | None) -> list[str]:
         """Names that may have been meant, `keras/Adam` for `Adam` and `adam` included."""
@@ -99,6 +114,7 @@ class CatalogueCache:
 
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
+        self._merged: tuple[Any, Catalogue] = ((), Catalogue())
 
     async def known(self, tx: Transaction, digest: str) -> Known:
         """The catalogue with that digest; an empty one where no worker sent it yet."""
@@ -116,10 +132,14 @@ class CatalogueCache:
 
     async def merged(self, tx: Transaction, workers: Sequence[WorkerRow]) -> Catalogue:
         """What all workers together can build; of two that differ, what the one has that has been here longer."""
-        catalogue = Catalogue()
-        for worker in sorted(workers, key=lambda one: (one.lost, one.registered_at, one.id)):
-            catalogue.add(await self.known(tx, worker.catalogue_digest), worker.id)
-        return catalogue
+        ordered = sorted(workers, key=lambda one: (one.lost, one.registered_at, one.id))
+        parts = [(worker.id, await self.known(tx, worker.catalogue_digest)) for worker in ordered]
+        if parts != self._merged[0]:
+            catalogue = Catalogue()
+            for worker_id, known in parts:
+                catalogue.add(known, worker_id)
+            self._merged = (parts, catalogue)
+        return self._merged[1]
 
     async def current(self, tx: Transaction, *, lost_after: float) -> Catalogue:
         """What may be named in a spec now."""

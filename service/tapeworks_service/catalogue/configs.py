@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from typing import Any
 
-from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
-from jsonschema.protocols import Validator
 
 from tapeworks.errors import Finding, ProblemCode
 from tapeworks.jobs import ComponentEntry
 from tapeworks.references import Kind, escape
+from tapeworks_service.catalogue.catalogue import Catalogue
 
 
-def config_findings(entry: ComponentEntry, config: Any, pointer: str) -> Iterator[Finding]:
-    """What is wrong with a config, each with a pointer below `pointer`."""
-    if not entry.config_schema:
-        return
-    for error in _validator(json.dumps(entry.config_schema, sort_keys=True)).iter_errors(config):
+def config_findings(catalogue: Catalogue, entry: ComponentEntry, config: Any, pointer: str) -> Iterator[Finding]:
+    """What is wrong with a config of a catalogue's entry, each with a pointer below `pointer`."""
+    for error in catalogue.validator(entry).iter_errors(config):
         yield from _findings(entry, error, pointer)
 
 
@@ -40,11 +35,6 @@ def _kinds(schema: Any, definitions: dict[str, Any]) -> Iterator[str]:
             yield schema["x-kind"]
         for key in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties"):
             yield from _kinds(schema.get(key), definitions)
-
-
-@lru_cache(maxsize=2048)
-def _validator(schema: str) -> Validator:
-    return Draft202012Validator(json.loads(schema))
 
 
 def _findings(entry: ComponentEntry, error: ValidationError, pointer: str) -> Iterable[Finding]:

@@ -1,69 +1,40 @@
 """Opens the database, brings it up to date, and hands out transactions.
 
-SQLite is read in the loop's own thread (`inline.py`), and written by one connection (`groups.py`) that begins
-IMMEDIATE, so a transaction never has to be upgraded (and fail) half-way. PostgreSQL has one engine for both; what a
-transaction wakes is told to the other instances too (`notices.py`).
+SQLite has connections that read and one that writes (`sqlite.py`). PostgreSQL has one engine for both
+(`postgresql.py`); what a transaction wakes is told to the other instances too (`notices.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-import asyncpg
 import structlog
-from sqlalchemy import (
-    URL,
-    Connection,
-    CursorResult,
-    Engine,
-    Executable,
-    RowMapping,
-    Select,
-    create_engine,
-    event,
-    func,
-    make_url,
-    select,
-    text,
-)
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import URL, CursorResult, Executable, RowMapping, func, make_url, select, text
+from sqlalchemy.dialects import postgresql as postgresql_dialect
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tapeworks_service.database.clock import epoch_now
-from tapeworks_service.database.groups import GroupWriter
-from tapeworks_service.database.inline import InlineConnection, Looks
+from tapeworks_service.database.inline import InlineConnection, Look
 from tapeworks_service.database.migrations import upgrade
 from tapeworks_service.database.notices import listening, notify
+from tapeworks_service.database.postgresql import DatabaseAway, GatheredLooks, begun, connected, postgresql
+from tapeworks_service.database.sqlite import Sqlite, sqlite
 from tapeworks_service.settings import StartRefused
 from tapeworks_service.waking import Hub
 
 START_SECONDS = 30.0
 """How long a service that starts waits for its database."""
-COMMAND_SECONDS = 60.0
-"""No statement takes so long; a connection whose other end is gone without a word does."""
-TURN_SECONDS = 30.0
-"""How long a request waits for its turn while others use every connection: a burst is no outage."""
-
-INLINE_BUSY_MS = 100
-"""How long a read may hold the event loop while another process recovers the log; there is nothing else to wait for."""
 
 _NOW = select(epoch_now())
 
 log = structlog.get_logger(__name__)
-
-
-class DatabaseAway(Exception):
-    """The database takes no connection now."""
 
 
 AWAY = (DatabaseAway, DBAPIError, PoolTimeout)
@@ -98,7 +69,7 @@ class Transaction:
 
     def insert(self, table: Any) -> Any:
         """An INSERT of the database's own dialect: one that can say ON CONFLICT."""
-        return (postgresql if self.on_postgresql else sqlite).insert(table)
+        return (postgresql_dialect if self.on_postgresql else sqlite_dialect).insert(table)
 
     @property
     def on_postgresql(self) -> bool:
@@ -125,8 +96,9 @@ class Database:
         self.stalled_at = float("-inf")
         """When a write last had to wait for long, or could not begin: leases could not be renewed until then."""
         self._exit = AsyncExitStack()
-        self._sqlite: _Sqlite | None = None
+        self._sqlite: Sqlite | None = None
         self._postgresql: AsyncEngine
+        self._looks: GatheredLooks
 
     @property
     def poll_seconds(self) -> float:
@@ -137,11 +109,11 @@ class Database:
         """Connect and upgrade. Raises `StartRefused` where another service holds the SQLite file."""
         backend = self.url.get_backend_name()
         if backend == "sqlite":
-            self._lock(Path(self.url.database or ""))
-            self._sqlite = await self._exit.enter_async_context(_sqlite(self.url, self._busy_seconds))
+            self._sqlite = await self._exit.enter_async_context(sqlite(self.url, self._busy_seconds))
         elif backend == "postgresql":
-            self._postgresql = _postgresql(self.url, self._busy_seconds)
+            self._postgresql = postgresql(self.url, self._busy_seconds)
             self._exit.push_async_callback(self._postgresql.dispose)
+            self._looks = GatheredLooks(self._postgresql)
             await self._upgrade()
             await self._exit.enter_async_context(listening(self.url, self._hub))
         else:
@@ -174,16 +146,14 @@ class Database:
             with self._sqlite.reader.connect() as inline:
                 yield Transaction(InlineConnection(inline))
         else:
-            async with _connected(self._postgresql) as connection:
+            async with connected(self._postgresql) as connection:
                 yield Transaction(connection)
 
-    async def look(self, statement: Select[Any], parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The first row of a query of plain columns that is made over and over: a constant, with parameters."""
+    async def look(self, look: Look, key: str) -> Mapping[str, Any] | None:
+        """The row of a key, as it is now or was committed a moment later."""
         if self._sqlite is not None:
-            return self._sqlite.looks.first(statement, parameters)
-        async with _connected(self._postgresql) as connection:
-            row = (await connection.execute(statement, parameters)).mappings().first()
-            return None if row is None else {str(name): value for name, value in row.items()}
+            return self._sqlite.looks.first(look, key)
+        return await self._looks.first(look, key)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
@@ -200,7 +170,7 @@ class Database:
         """A connection in a writing transaction; notes where that was long in coming."""
         began = time.monotonic()
         try:
-            writing = _begun(self._postgresql) if self._sqlite is None else self._sqlite.writer.transaction()
+            writing = begun(self._postgresql) if self._sqlite is None else self._sqlite.writer.transaction()
             connection: AsyncConnection | InlineConnection = await stack.enter_async_context(writing)
         except AWAY:
             self.stalled_at = time.monotonic()
@@ -208,107 +178,6 @@ class Database:
         if time.monotonic() - began > self._busy_seconds / 2:
             self.stalled_at = time.monotonic()
         return connection
-
-    def _lock(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._exit.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StartRefused(
-                f"another service uses {file}: stop it, or give this one a --data-dir of its own "
-                "(several services share a PostgreSQL database, not a SQLite file)"
-            ) from None
-
-
-@dataclass(frozen=True)
-class _Sqlite:
-    """The connections to a SQLite file."""
-
-    writer: GroupWriter
-    reader: Engine
-    looks: Looks
-
-
-@asynccontextmanager
-async def _sqlite(url: URL, busy_seconds: float) -> AsyncIterator[_Sqlite]:
-    """Bring a file up to date, and open it."""
-    busy = f"busy_timeout={int(busy_seconds * 1000)}"
-    async with AsyncExitStack() as stack:
-        migrating = _sqlite_engine(url, "BEGIN IMMEDIATE", busy)
-        stack.callback(migrating.dispose)
-        await asyncio.to_thread(_migrate, migrating)
-        reading = _sqlite_engine(url, "BEGIN DEFERRED", f"busy_timeout={INLINE_BUSY_MS}", "query_only=ON")
-        stack.callback(reading.dispose)
-        writing = _sqlite_engine(url, None, busy)
-        stack.callback(writing.dispose)
-        writer = await stack.enter_async_context(GroupWriter(writing, turn_seconds=TURN_SECONDS))
-        yield _Sqlite(writer, reading, stack.enter_context(Looks(reading)))
-
-
-def _migrate(engine: Engine) -> None:
-    with engine.begin() as connection:
-        upgrade(connection)
-
-
-def _sqlite_engine(url: URL, begin: str | None, busy: str, *pragmas: str) -> Engine:
-    """Connections to the file; `begin`: how they begin their transactions, None where others do that."""
-    engine = create_engine(url.set(drivername="sqlite"), max_overflow=-1, connect_args={"check_same_thread": False})
-    wanted = (busy, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", *pragmas)
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself: _begin does
-        cursor = connection.cursor()
-        for pragma in wanted:
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        if begin is not None:
-            connection.exec_driver_sql(begin)
-
-    return engine
-
-
-def _postgresql(url: URL, busy_seconds: float) -> AsyncEngine:
-    settings = {
-        "application_name": "tapeworks",
-        "lock_timeout": str(int(busy_seconds * 1000)),
-        # A service that was stopped in the middle of a transaction must not hold its locks for ever.
-        "idle_in_transaction_session_timeout": "60000",
-    }
-    return create_async_engine(
-        url,
-        pool_size=10,
-        max_overflow=10,
-        pool_timeout=TURN_SECONDS,
-        pool_pre_ping=True,  # the server may have been restarted since
-        connect_args={"timeout": busy_seconds, "command_timeout": COMMAND_SECONDS, "server_settings": settings},
-    )
-
-
-@asynccontextmanager
-async def _begun(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    async with _connected(engine) as connection, connection.begin():
-        yield connection
-
-
-@asynccontextmanager
-async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection. Raises `DatabaseAway`: the driver's own errors while it connects are no `DBAPIError`."""
-    try:
-        connection = await engine.connect()
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise DatabaseAway(f"{type(error).__name__}: {error}") from error
-    try:
-        yield connection
-    except (TimeoutError, ConnectionError) as error:  # a statement was cut off: the driver does not wrap these
-        raise DatabaseAway(f"{type(error).__name__}: {error}") from error
-    finally:
-        await connection.close()
 
 
 def _parsed(url: str) -> URL:

@@ -11,11 +11,19 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
-from sqlalchemy import Connection, CursorResult, Dialect, Engine, Executable, Select
+from pydantic_core import to_json
+from sqlalchemy import Column, Connection, CursorResult, Dialect, Engine, Executable, Select, bindparam, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
+
+
+def json_text(value: Any) -> str:
+    """A column's JSON."""
+    return to_json(value, inf_nan_mode="strings").decode()
 
 
 class InlineConnection:
@@ -53,6 +61,25 @@ class InlineRows:
             await asyncio.sleep(0)
 
 
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Rows of plain columns that are asked for by their key over and over: a constant."""
+
+    key: Column[str]
+    columns: tuple[Column[Any], ...]
+    """With the key."""
+
+    @cached_property
+    def of_key(self) -> Select[Any]:
+        """The row of `:key`."""
+        return select(*self.columns).where(self.key == bindparam("key"))
+
+    @cached_property
+    def of_keys(self) -> Select[Any]:
+        """The rows of `:keys`."""
+        return select(*self.columns).where(self.key.in_(bindparam("keys", expanding=True)))
+
+
 class Looks:
     """Single statements on a connection kept for them, each a transaction of its own: a few microseconds apiece.
 
@@ -61,7 +88,7 @@ class Looks:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._compiled: dict[Select[Any], str] = {}
+        self._compiled: dict[Look, str] = {}
         self._dialect = sqlite.dialect(paramstyle="named")
         self._connection: sqlite3.Connection
 
@@ -75,13 +102,13 @@ class Looks:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def first(self, statement: Select[Any], parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The first row. Raises SQLAlchemy's OperationalError, as any other reader would."""
-        text = self._compiled.get(statement)
+    def first(self, look: Look, key: str) -> Mapping[str, Any] | None:
+        """The row. Raises SQLAlchemy's OperationalError, as any other reader would."""
+        text = self._compiled.get(look)
         if text is None:
-            text = self._compiled[statement] = str(statement.compile(dialect=self._dialect))
+            text = self._compiled[look] = str(look.of_key.compile(dialect=self._dialect))
         try:
-            row: Mapping[str, Any] | None = self._connection.execute(text, parameters).fetchone()
+            row: Mapping[str, Any] | None = self._connection.execute(text, {"key": key}).fetchone()
         except sqlite3.Error as error:
-            raise OperationalError(text, parameters, error) from error
+            raise OperationalError(text, key, error) from error
         return row

@@ -16,7 +16,7 @@ from tapeworks_service.jobs.document import job_document
 
 _MOST_BYTES = 32 << 20
 
-GLANCE = (jobs.c.id, jobs.c.revision, jobs.c.state, jobs.c.fit_key)
+GLANCE = (jobs.c.id, jobs.c.project_id, jobs.c.revision, jobs.c.state, jobs.c.fit_key)
 """What says whether a job's object is known."""
 
 Key = tuple[str, int, str | None]

@@ -99,11 +99,11 @@ class Needs:
             return f"it has {large} of {wanted} GPUs{size}"
         return None
 
-    def fits_now(self, worker: WorkerRow, *, free_gpus: Sequence[str], free_cpu_slots: int) -> bool:
+    def fits_now(self, worker: WorkerRow, *, free_gpus: Sequence[str], free_cpus: int) -> bool:
         """Whether what is free is enough; call it only where nothing is `unmet`."""
         wanted = self.gpus_on(worker)
         if wanted == 0:
-            return free_cpu_slots > 0
+            return free_cpus >= (worker.cpus_for(self.cpus))
         free = [device for device in worker.gpus if device["id"] in free_gpus]
         return sum(self._large_enough(device) for device in free) >= wanted
 

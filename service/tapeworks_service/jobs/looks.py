@@ -1,28 +1,29 @@
-"""Looking at jobs: one that did not change costs four columns of its row."""
+"""Looking at jobs: one that did not change costs a few columns of its row."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, select
+from sqlalchemy import RowMapping, select
 
 from tapeworks.jobs import State
 from tapeworks_service.context import Context
 from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.inline import Look
 from tapeworks_service.database.tables import jobs
 from tapeworks_service.jobs.bodies import GLANCE, Key
 from tapeworks_service.jobs.streams import job_of
 from tapeworks_service.jobs.waiting import reason_of
 from tapeworks_service.problems import not_found
 
-_ONE = select(*GLANCE).where(jobs.c.project_id == bindparam("project"), jobs.c.id == bindparam("job"))
+_GLANCE = Look(jobs.c.id, GLANCE)
 
 
 async def glance(house: Context, project_id: str, job_id: str) -> Mapping[str, Any]:
     """`GLANCE` of a project's job. Raises 404."""
-    row = await house.database.look(_ONE, {"project": project_id, "job": job_id})
-    if row is None:
+    row = await house.database.look(_GLANCE, job_id)
+    if row is None or row["project_id"] != project_id:
         raise not_found("job", job_id)
     return row
 
@@ -52,4 +53,7 @@ async def bodies_of(tx: Transaction, house: Context, rows: Sequence[RowMapping])
 
 async def waiting(tx: Transaction, house: Context, rows: Sequence[Mapping[Any, Any]]) -> dict[str, str]:
     """Why those of the jobs wait that no worker can take."""
-    return await house.waiting.reasons(tx, rows, house.catalogues, lost_after=house.settings.lease_seconds)
+    if not any(row["state"] == State.QUEUED.value for row in rows):
+        return {}
+    workers = await house.workers.read(tx, lost_after=house.settings.lease_seconds)
+    return await house.waiting.reasons(tx, rows, [one for one in workers if not one.lost], house.catalogues)

@@ -33,6 +33,7 @@ class Accepted:
     """A spec that can be queued."""
 
     spec: JobSpec
+    """As it was sent: references without a version have none."""
     document: dict[str, Any]
     """The canonical form, every reference with its version."""
     components: list[PinnedComponent]
@@ -85,7 +86,7 @@ def accept(document: Any, catalogue: Catalogue) -> Accepted:
     ]
     warnings = [f"{entry.name}: {text}" for entry in pins.entries.values() for text in entry.warnings]
     inputs = [replace(reference, pointer=original(reference.pointer)) for reference in pins.inputs]
-    return Accepted(JobSpec.model_validate(canonical), canonical, components, inputs, warnings)
+    return Accepted(spec, canonical, components, inputs, warnings)
 
 
 def initial_states(spec: JobSpec) -> Iterator[InputReference]:
@@ -147,7 +148,7 @@ def _pin(place: Place, pins: _Pins) -> None:
         pins.findings.append(Finding(f"{place.pointer}/version", ProblemCode.INVALID_VALUE, message))
     place.value["version"] = entry.version
     config = place.value.setdefault("config", {})
-    pins.findings += config_findings(entry, config, f"{place.pointer}/config")
+    pins.findings += config_findings(pins.catalogue, entry, config, f"{place.pointer}/config")
     if not isinstance(config, dict):
         return
     if (entry.kind, entry.name) == PRETRAINED and isinstance(config.get("from"), str):

@@ -15,7 +15,7 @@ from sqlalchemy import RowMapping, select, true
 from sqlalchemy.exc import IntegrityError
 
 from tapeworks.canonical import parse_json
-from tapeworks.errors import ProblemCode
+from tapeworks.errors import ProblemCode, SpecInvalid
 from tapeworks.jobs import FINAL, Job, JobKind, State, ValidationResult
 from tapeworks_service.auth import Submitter
 from tapeworks_service.context import Context, House
@@ -181,18 +181,30 @@ class Submission:
 
 
 async def _accept(house: Context, submission: Submission) -> Accepted:
+    """Check the spec. Raises SpecInvalid."""
+    try:
+        return await _checked(house, submission.body)
+    except SpecInvalid:
+        if not house.workers.forget():
+            raise
+        return await _checked(house, submission.body)  # what it names may have been announced just now
+
+
+async def _checked(house: Context, body: bytes) -> Accepted:
     async with house.database.read() as tx:
-        catalogue = await house.catalogues.current(tx, lost_after=house.settings.lease_seconds)
-    if len(submission.body) <= SHORT_BYTES:
-        return accept(parse_json(submission.body), catalogue)
-    return await asyncio.to_thread(lambda: accept(parse_json(submission.body), catalogue))
+        workers = await house.workers.read(tx, lost_after=house.settings.lease_seconds)
+        catalogue = await house.catalogues.merged(tx, workers)
+    if len(body) <= SHORT_BYTES:
+        return accept(parse_json(body), catalogue)
+    return await asyncio.to_thread(lambda: accept(parse_json(body), catalogue))
 
 
 async def _submit(house: Context, submission: Submission, *, status: int) -> Response:
     """Queue what was sent, or answer with the job that its key made before."""
-    async with house.database.read() as tx:
-        if (known := await _same_request(tx, submission)) is not None:
-            return await job_answer(tx, house, known)
+    if submission.idempotency_key is not None:
+        async with house.database.read() as tx:
+            if (known := await _same_request(tx, submission)) is not None:
+                return await job_answer(tx, house, known)
     accepted = await _accept(house, submission)
     try:
         async with house.database.write() as tx:

@@ -26,7 +26,13 @@ _READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
 
 
 async def remember_fit(tx: Transaction, needs: Needs) -> None:
-    """Keep what a fit key stands for; it is locked, so that no sweep takes it before the job is there."""
+    """Keep what a fit key stands for; it is locked, so that no sweep takes it before the job is there.
+
+    Those who submit jobs of the same needs do not wait for each other: what is there is not written again.
+    """
+    same_key = select(fits.c.fit_key).where(fits.c.fit_key == needs.fit_key)
+    if await tx.one(same_key.with_for_update(read=True, key_share=True)) is not None:
+        return
     statement = tx.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
     # Not the key: SQLite would look through all jobs for those that refer to it.
     same = {"needs": statement.excluded.needs}

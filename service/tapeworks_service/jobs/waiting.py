@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -12,7 +12,7 @@ from tapeworks_service.catalogue.catalogue import CatalogueCache
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import fits
 from tapeworks_service.jobs.fit import Needs, why_unschedulable
-from tapeworks_service.workers.rows import read_workers
+from tapeworks_service.workers.rows import WorkerRow
 
 _MOST = 100_000
 
@@ -25,13 +25,12 @@ class Waiting:
         self._reasons: dict[str, str | None] = {}
 
     async def reasons(
-        self, tx: Transaction, rows: Iterable[Mapping[Any, Any]], catalogues: CatalogueCache, *, lost_after: float
+        self, tx: Transaction, rows: Iterable[Mapping[Any, Any]], live: Sequence[WorkerRow], catalogues: CatalogueCache
     ) -> dict[str, str]:
         """Fit key → why no live worker can take such a job, for the queued ones among the rows."""
         keys = {row["fit_key"] for row in rows if row["state"] == State.QUEUED.value}
         if not keys:
             return {}
-        live = [worker for worker in await read_workers(tx, lost_after=lost_after) if not worker.lost]
         offers = [(worker, (await catalogues.known(tx, worker.catalogue_digest)).keys) for worker in live]
         # A worker may be there before its catalogue is.
         workers = tuple((worker.id, worker.properties, len(components)) for worker, components in offers)

@@ -43,10 +43,10 @@ async def satisfied_needs(
     tx: Transaction, worker: WorkerRow, wanted: LeaseRequest, catalogues: CatalogueCache, known: FitCache
 ) -> dict[str, int]:
     """Fit key → GPUs taken, of the queued needs that the worker's free devices satisfy."""
-    if worker.draining or not (wanted.free_gpus or wanted.free_cpu_slots):
+    if worker.draining or not (wanted.free_gpus or wanted.free_cpus):
         return {}
     components = (await catalogues.known(tx, worker.catalogue_digest)).keys
-    free: dict[str, Any] = {"free_gpus": wanted.free_gpus, "free_cpu_slots": wanted.free_cpu_slots}
+    free: dict[str, Any] = {"free_gpus": wanted.free_gpus, "free_cpus": wanted.free_cpus}
     return {
         key: needs.gpus_on(worker)
         for key, needs in await known.suitable(tx, worker, components)

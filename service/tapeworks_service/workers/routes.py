@@ -59,6 +59,7 @@ async def register_worker(
         await tx.execute(delete(catalogues).where(catalogues.c.digest.not_in(used)))
         digests = [one["catalogue_digest"] for one in await tx.all(used)]
     house.catalogues.forget(digests)
+    house.workers.forget()
     registered = Registered(
         catalogue_needed=known is None,
         heartbeat_seconds=house.settings.heartbeat_seconds,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import RowMapping, select, update
 
 from tapeworks.jobs import HELD
+from tapeworks.wire import cpus_held
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import jobs, workers
 
+KNOWN_SECONDS = 1.0
 IS_HELD = jobs.c.state.in_([state.value for state in HELD])
 """A worker has the job."""
 
@@ -46,8 +50,12 @@ class WorkerRow:
 
     @property
     def cpu_slots(self) -> int:
-        """How many jobs it takes on the CPU at once."""
+        """How many jobs that do not say how many cores they need it takes on the CPU at once."""
         return sum(device["kind"] == "cpu" for device in self.devices)
+
+    def cpus_for(self, wanted: int | None) -> int:
+        """The cores that a job on the CPU holds there: so many, or a slot's share of them."""
+        return cpus_held(wanted, cpus=self.cpus, slots=self.cpu_slots)
 
 
 def _row(row: RowMapping, *, now: float, lost_after: float) -> WorkerRow:
@@ -58,6 +66,31 @@ async def read_workers(tx: Transaction, *, lost_after: float) -> list[WorkerRow]
     """All registered workers; `lost_after` in seconds."""
     now = await tx.now()
     return [_row(row, now=now, lost_after=lost_after) for row in await tx.all(select(workers).order_by(workers.c.id))]
+
+
+class Workers:
+    """The registered workers as they were read a moment ago: a submit need not read them all again.
+
+    Whoever changes them here says so by `forget`; what other instances change is seen after `KNOWN_SECONDS`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._rows: list[WorkerRow] = []
+        self._until = 0.0
+
+    async def read(self, tx: Transaction, *, lost_after: float) -> list[WorkerRow]:
+        """All of them; `lost_after` in seconds."""
+        if self._clock() >= self._until:
+            until = self._clock() + KNOWN_SECONDS
+            self._rows = await read_workers(tx, lost_after=lost_after)
+            self._until = until
+        return self._rows
+
+    def forget(self) -> bool:
+        """Read them anew next time. Whether what was known could have been an older state."""
+        known, self._until = self._clock() < self._until, 0.0
+        return known
 
 
 async def read_worker(tx: Transaction, worker_id: str, *, lost_after: float) -> WorkerRow | None:

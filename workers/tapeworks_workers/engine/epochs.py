@@ -103,6 +103,7 @@ class Training:
     def resume(self, state: Snapshot, folder: Path) -> None:
         """Go on from a checkpoint. Raises JobFailure `checkpoint_corrupt`; nothing has changed then."""
         restore(self._assembly, state)
+        self._means.moved()
         self.counters = Counters(**state.counters)
         self._judge.resume(self.counters, state.values)
         if self.counters.plan != self._plan.kept:  # rounding differs from plan to plan
@@ -214,7 +215,8 @@ class Training:
         self._reporter.enter(State.RUNNING, "training", quietly=self._reporter.phase == "validating")
         if counters.step_in_epoch == 0:
             self._means.reset()
-        self._recorder.remember(self.counters, self._feed, always=True)
+        # A callback may have changed the state since: training would not come here again from before it.
+        self._recorder.remember(self.counters, self._feed, always=self._callbacks.present)
         self._progress.begin(self._means.examples())
         while (left := self._left()) > 0:
             done, wanted = self._call(left)
@@ -243,6 +245,7 @@ class Training:
             bounds.append(until_next(self._spec.checkpoint.every_steps, counters.step))
         wanted = min(bounds)
         try:
+            self._means.moved()
             done = self._plan.run(self._feed.iterator, wanted)
         except tf.errors.OpError:
             self._check_labels()  # the device may have seen why before the operation failed
@@ -317,7 +320,7 @@ class Training:
 
     def _stop_at(self, step: int, what: str) -> NoReturn:
         """End the job at a step that was not finite: later steps of the same call are undone."""
-        message = self._recorder.record(step, what)
+        message = self._recorder.record(step, self.counters.epoch + 1, what)
         self.counters.step_in_epoch -= self.counters.step - step
         self.counters.step = step
         self._progress.tell(self.counters)

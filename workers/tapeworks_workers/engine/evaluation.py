@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from tapeworks_workers.engine import plans
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
 from tapeworks_workers.engine.evaluators import Measure
+from tapeworks_workers.engine.feed import Cursor
 from tapeworks_workers.engine.pipeline import Split, empty
 from tapeworks_workers.engine.step import CompiledStep, Means, compile_validation_step
 from tapeworks_workers.engine.traces import Traces
@@ -98,9 +100,10 @@ class Evaluation:
         """What the step's validation gives for the split."""
         means, plan = self.trace(split)
         means.reset()
-        iterator = iter(self._batches(split)[0])
-        total = 0
-        while (done := plan.run(iterator, calls_of)) > 0:
+        by_rows = split.rows is not None and plan.gathers
+        batches: Any = Cursor(split.rows, 0) if by_rows else iter(self._batches(split)[0])
+        total, steps = 0, split.rows.steps if by_rows else sys.maxsize
+        while (done := plan.run(batches, min(calls_of, steps - total)) if total < steps else 0) > 0:
             total += done
             self._heed()
         if total == 0:

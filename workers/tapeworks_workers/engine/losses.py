@@ -18,7 +18,7 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine import logits
 from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.traces import Note
-from tapeworks_workers.engine.tracing import engine_code, outside_trace
+from tapeworks_workers.engine.tracing import engine_code, outside_trace, peek
 
 _PROBE = 7
 """A batch size that no other dimension is likely to have."""
@@ -112,7 +112,7 @@ class SpecLoss:
         """Read the range of labels seen so far. Raises JobFailure `invalid_data` with the offending one."""
         if self.labels is None or self.classes is None:
             return
-        low, high = self.labels.numpy()
+        low, high = peek(self.labels)
         if low < 0 or high >= self.classes:
             raise out_of_range(int(low) if low < 0 else int(high), self.classes, self.component)
 

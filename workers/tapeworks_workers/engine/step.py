@@ -9,10 +9,11 @@ value that was not finite, which names the step of a `non_finite` failure.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -22,7 +23,7 @@ from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.randomness import philox
 from tapeworks_workers.engine.traces import Traces
-from tapeworks_workers.engine.tracing import call_user_code, outside_trace
+from tapeworks_workers.engine.tracing import call_user_code, outside_trace, peek
 
 TRAINING, VALIDATION = "training", "validation"
 
@@ -174,7 +175,11 @@ class Means:
 
     def __init__(self, compiled: CompiledStep) -> None:
         self._compiled = compiled
-        self._results: Any = tf.function(self._compute, autograph=False)
+        self._results: Any = tf.function(self._stacked, autograph=False)
+        self._result_names: tuple[str, ...] = ()
+        self._resets: list[Callable[[], Any]] | None = None
+        self._values: np.ndarray | None = None
+        """The sums, as they were last read."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -182,48 +187,69 @@ class Means:
         return self._compiled.names
 
     @property
-    def _vector(self) -> tf.Variable:
-        return self._compiled.assembly.means[self._compiled.split]
+    def _vector(self) -> np.ndarray:
+        """The sums: read once for all that is asked of them between two calls."""
+        if self._values is None:
+            sums = self._compiled.assembly.means.get(self._compiled.split)
+            if sums is None:
+                return np.zeros(2)
+            self._values = peek(sums)
+        return self._values
+
+    def moved(self) -> None:
+        """Steps were run, or the state was restored: what was read of it is old."""
+        self._values = None
 
     def reset(self) -> None:
         """Begin an epoch: means, metrics, and the metrics that layers hold."""
-        assembly = self._compiled.assembly
-        if self._compiled.split in assembly.means:
-            self._vector.assign(tf.zeros_like(self._vector))
-        for metric in assembly.all_metrics(self._compiled.split):
-            metric.metric.reset_state()
-        for model in assembly.models.values():
-            model.reset_metrics()
+        self.moved()
+        if self._resets is None:
+            assembly = self._compiled.assembly
+            metrics = [one.metric for one in assembly.all_metrics(self._compiled.split)]
+            metrics += [metric for model in assembly.models.values() for metric in model.metrics]
+            sums = assembly.means.get(self._compiled.split)
+            if sums is None:  # without a trace, the first step makes them
+                for metric in metrics:
+                    metric.reset_state()
+                return
+            self._resets = _resets(sums, metrics)
+        for reset in self._resets:
+            reset()
 
     def read(self) -> dict[str, float]:
         """Name → value; {} before the first batch."""
-        assembly = self._compiled.assembly
-        values = self._vector.numpy() if self._compiled.split in assembly.means else np.zeros(2)
+        values = self._vector
         if values[-2] == 0:
             return {}
         means = dict(zip(self._compiled.names, (values[:-2] / values[-2]).tolist(), strict=True))
-        return means | metric_results.as_floats(self._read_results())
+        return means | self._read_results()
 
-    def _read_results(self) -> dict[str, Any]:
+    def _read_results(self) -> dict[str, float]:
         """In one graph; a metric whose `result` needs NumPy or Python numbers is read eagerly, as in `fit`."""
         if self._results is not None:
             try:
-                return dict(self._results())
+                values = self._results().numpy().tolist()
+                return dict(zip(self._result_names, values, strict=True))
             except (NotImplementedError, TypeError, AttributeError):
                 self._results = None
-        return self._compute()
+        return metric_results.as_floats(self._compute())
+
+    def _stacked(self) -> tf.Tensor:
+        results = self._compute()
+        self._result_names = tuple(results)
+        return tf.stack([tf.cast(value, tf.float64) for value in results.values()]) if results else tf.zeros([0])
 
     def finite_steps(self) -> int:
         """Steps since the reset before the first value that was not finite."""
-        return int(self._vector.numpy()[-1])
+        return int(self._vector[-1])
 
     def examples(self) -> float:
         """The weight of the means: examples since the reset."""
-        return float(self._vector.numpy()[-2]) if self._compiled.split in self._compiled.assembly.means else 0.0
+        return float(self._vector[-2])
 
     def not_finite(self) -> dict[str, float]:
         """The scalars whose sums are not finite."""
-        sums = dict(zip(self._compiled.names, self._vector.numpy()[:-2].tolist(), strict=True))
+        sums = dict(zip(self._compiled.names, self._vector[:-2].tolist(), strict=True))
         return {name: value for name, value in sums.items() if not np.isfinite(value)}
 
     def _compute(self) -> dict[str, tf.Tensor]:
@@ -231,3 +257,16 @@ class Means:
         for metric in self._compiled.assembly.all_metrics(self._compiled.split):
             results |= metric_results.scalars(metric.name, metric.metric.result())
         return results
+
+
+def _resets(sums: tf.Variable, metrics: Sequence[keras.metrics.Metric]) -> list[Callable[[], Any]]:
+    """What begins an epoch. Keras' own resets are assignments, and made in one graph: from Python each would take
+    longer than a step of a small model. A metric's own may do anything, and is called as it is."""
+    assigning = [one for one in metrics if type(one).reset_state.__module__.startswith("keras.")]
+
+    def together() -> None:
+        sums.assign(tf.zeros_like(sums))
+        for metric in assigning:
+            metric.reset_state()
+
+    return [tf.function(together, autograph=False), *(one.reset_state for one in metrics if one not in assigning)]

@@ -54,17 +54,48 @@ class FusedPlan:
         self._rows = rows
         self._compiled = False
         self._refused: str | None = None
+        self._ahead: tuple[int, Future[list[tf.Tensor]]] | None = None
+        """The number of a batch, and the stack that begins with it."""
         self._gather = tf.function(self._gathered, autograph=False)
         self._train = tf.function(self._trained, autograph=False, jit_compile=True)
 
     def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`. Raises CannotCompile, at the first call that is more than a batch of another size."""
+        return self._run_rows(batches, steps) if isinstance(batches, Cursor) else self._run_iterator(batches, steps)
+
+    def _run_rows(self, cursor: Cursor, steps: int) -> int:
+        rows, done = cursor.rows, 0
+        while done < steps:
+            left = rows.full - cursor.number % rows.steps
+            taken = min(self._most, steps - done, max(left, 1))
+            stacked = self._gathered_at(cursor.number).result() if left > 0 else None
+            number = cursor.number
+            cursor.number += taken
+            if self._compiled:  # where the next call goes on, too
+                apart = cursor.number % rows.steps >= rows.full
+                self._gathered_at(cursor.number + apart)
+            if stacked is None:
+                self._one(rows.batch(tf.constant(number, tf.int64)))
+            else:
+                self._train_on(stacked, taken)
+            done += taken
+            if self._refused is not None:
+                raise CannotCompile(self._refused, done)
+        return done
+
+    def _gathered_at(self, number: int) -> Future[list[tf.Tensor]]:
+        """The full batches from a number on, gathered beside what is trained; one stack is kept ahead."""
+        if self._ahead is None or self._ahead[0] != number:
+            self._ahead = number, self._thread.submit(self._gather, tf.constant(number, tf.int64))
+        return self._ahead[1]
+
+    def _run_iterator(self, batches: Any, steps: int) -> int:
         done = 0
         taking = self._begin(batches, steps)
         while True:
             full, stacked, other = taking.result()
             taken, apart = int(full), len(other[0]) > 0
-            ended = taken < min(self._most, steps - done) and not apart and not isinstance(batches, Cursor)
+            ended = taken < min(self._most, steps - done) and not apart
             compiled = self._compiled
             if more := compiled and done + taken + apart < steps and not ended:
                 taking = self._begin(batches, steps - done - taken - apart)
@@ -93,22 +124,9 @@ class FusedPlan:
         self._compiled = True
 
     def _begin(self, batches: Any, steps: int) -> Future[Taken]:
-        wanted = min(self._most, steps)
-        if isinstance(batches, Cursor):
-            return self._thread.submit(self._from_rows, batches, wanted)
-        return self._thread.submit(self._take, batches, tf.constant(wanted))
+        return self._thread.submit(self._take, batches, tf.constant(min(self._most, steps)))
 
     # ── rows in memory ───────────────────────────────────────────────────────────────────────────
-
-    def _from_rows(self, cursor: Cursor, wanted: int) -> Taken:
-        rows = cursor.rows
-        left = rows.full - cursor.number % rows.steps
-        taken = min(wanted, left)
-        number = tf.constant(cursor.number, tf.int64)
-        cursor.number += max(taken, 1)
-        if taken > 0:
-            return taken, self._gather(number), [tf.zeros([0])]
-        return 0, [], tf.nest.flatten(rows.batch(number))
 
     def _gathered(self, number: tf.Tensor) -> list[tf.Tensor]:
         assert self._rows is not None  # noqa: S101 — there is a Cursor of them
