@@ -100,9 +100,9 @@ class Evaluation:
         """What the step's validation gives for the split."""
         means, plan = self.trace(split)
         means.reset()
-        by_rows = split.rows is not None and plan.gathers
-        batches: Any = Cursor(split.rows, 0) if by_rows else iter(self._batches(split)[0])
-        total, steps = 0, split.rows.steps if by_rows else sys.maxsize
+        rows = split.rows if plan.gathers else None
+        batches: Any = iter(self._batches(split)[0]) if rows is None else Cursor(rows, 0)
+        total, steps = 0, sys.maxsize if rows is None else rows.steps
         while (done := plan.run(batches, min(calls_of, steps - total)) if total < steps else 0) > 0:
             total += done
             self._heed()
