@@ -66,7 +66,13 @@ class Stage:
 
     def attempt(self, link: Link, lease: wire.Lease, **settings: Any) -> Attempt:
         settings = {"work_dir": self.folder, "grace_seconds": 60, **settings}
-        terms = Terms(WorkerSettings(**settings), self.launcher, {"CUDA_VISIBLE_DEVICES": "-1"}, heartbeat_seconds=0.5)
+        terms = Terms(
+            WorkerSettings(**settings),
+            self.launcher,
+            {"CUDA_VISIBLE_DEVICES": "-1"},
+            heartbeat_seconds=0.5,
+            compiled=self.folder / "compiled",
+        )
         return Attempt(lease, link.attempt(lease), terms)
 
     def submit(self, name: str, **parts: Any) -> str:

@@ -25,7 +25,7 @@ import uuid_utils
 
 from tapeworks import wire
 from tapeworks.errors import ApiError, NotFound
-from tapeworks_workers import lifelines
+from tapeworks_workers import compiled, lifelines
 from tapeworks_workers.attempts import Attempt, Terms
 from tapeworks_workers.catalogue import Admitted, Snapshot, admit, snapshot
 from tapeworks_workers.devices import Devices, DeviceTaken, Held
@@ -65,6 +65,7 @@ class Agent:
         self._attempts: dict[asyncio.Task[None], Attempt] = {}
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._compiled = compiled.folder_of(settings.work_dir)
         self._admitted: Admitted
         self._registered: wire.Registered
         self._request_id = _new_id()
@@ -120,6 +121,7 @@ class Agent:
             lock.write(f"{os.getpid()}\n")
             lock.flush()
             shutil.rmtree(folder / "attempts", ignore_errors=True)
+            compiled.trim(self._compiled)
             yield
 
     # ── what this worker is ──────────────────────────────────────────────────────────────────────
@@ -229,8 +231,9 @@ class Agent:
         terms = Terms(
             settings=self._settings,
             launcher=self._launcher,
-            environment=self._devices.environment(held),
+            environment={**self._devices.environment(held), **compiled.environment(self._compiled)},
             heartbeat_seconds=self._registered.heartbeat_seconds,
+            compiled=self._compiled,
         )
         attempt = Attempt(lease, self._link.attempt(lease), terms)
         task = asyncio.create_task(self._attend(attempt, held, stack))
@@ -241,6 +244,7 @@ class Agent:
         with stack:
             await attempt.run()
             await self._devices.seen_free(held.gpus)
+            await asyncio.to_thread(compiled.trim, self._compiled)
         self._changed.set()
 
     async def _release(self, lease: wire.Lease) -> None:

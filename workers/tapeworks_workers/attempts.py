@@ -12,6 +12,7 @@ import asyncio
 import shutil
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -48,6 +49,8 @@ class Terms:
     launcher: Launcher
     environment: Mapping[str, str]
     heartbeat_seconds: float
+    compiled: Path
+    """Where what was compiled and measured for other jobs lies."""
 
 
 class Attempt:
@@ -158,6 +161,7 @@ class Attempt:
                 "lease": self.lease.model_dump(mode="json", by_alias=True, exclude={"token"}),
                 "folder": str(self._run_folder),
                 "data_roots": [str(root.resolve()) for root in self._terms.settings.data_roots],
+                "compiled": str(self._terms.compiled),
                 "reserve_bytes": self._terms.settings.reserve_bytes,
                 "inputs": await self._transfers.fetch(self.lease.inputs),
                 "resume": await self._transfers.download(self.lease.resume),

@@ -12,10 +12,12 @@ import tensorflow as tf
 
 from tapeworks.errors import JobFailure
 from tapeworks_workers.engine import operations
+from tapeworks_workers.engine.control import Control, Interrupted
 from tapeworks_workers.engine.feed import Cursor, Feed
 from tapeworks_workers.engine.gathering import Rows, find
 from tapeworks_workers.engine.pipeline import build_data
 from tapeworks_workers.engine.plans import calibration, choose, why_not
+from tapeworks_workers.engine.plans.verdicts import Verdict, Verdicts
 from tests.workers.engine.trainings import BATCH, SHUFFLE, job, mlp, numbers, prepared, trained
 
 DROPPED = {"op": "batch", "batch_size": 10, "drop_remainder": True}
@@ -255,3 +257,85 @@ def test_a_model_with_convolutions_is_not_tried_on_a_cpu(tmp_path: Path) -> None
     assert any("Conv" in kind for kind in calibration._operations(prepared(spec, tmp_path).training.step))
     plain = prepared(job(model=mlp()), tmp_path / "plain").training.step
     assert not any("Conv" in kind for kind in calibration._operations(plain))
+
+
+# ── what earlier calibrations found ──────────────────────────────────────────────────────────────
+
+
+LOOP_RATE, FUSED_RATE = {"steps_per_second": 100.0, "first_call_seconds": 0.2}, {"first_call_seconds": 1.0}
+
+
+def known_to(folder: Path, spec: Any, **found: Any) -> Verdicts:
+    """A folder where a job like this one was measured."""
+    result, verdicts = prepared(spec, folder / "first"), Verdicts(folder)
+    verdicts.of(result.training.step, result.data.training).write(found)
+    return verdicts
+
+
+@pytest.mark.parametrize(
+    ("fused_rate", "epochs", "plan"),
+    [(1000.0, 20, "fused"), (1000.0, 2, "loop"), (101.0, 20, "loop"), (50.0, 20, "loop")],
+)
+def test_a_job_begins_with_the_plan_that_was_the_faster_for_its_like(
+    tmp_path: Path, fused_rate: float, epochs: int, plan: str
+) -> None:
+    spec = job(data=SOURCES["rows"], training={"epochs": epochs})
+    fused = {**FUSED_RATE, "steps_per_second": fused_rate}
+    verdicts = known_to(tmp_path, spec, loop=LOOP_RATE, fused=fused)
+    result = trained(spec, tmp_path / "second", verdicts=verdicts)
+    (told,) = [fact for fact in result.records("facts") if "plans" in fact.get("diagnostics", {})]
+    assert told["diagnostics"]["plan"] == plan == result.training.counters.plan
+    assert told["diagnostics"]["measured_before"] is True
+    assert told["diagnostics"]["plans"]["fused"] == fused
+
+
+def test_a_step_that_xla_refused_is_not_tried_again(tmp_path: Path) -> None:
+    spec = job(data=SOURCES["rows"], training={"epochs": 3})
+    verdicts = known_to(tmp_path, spec, loop=LOOP_RATE, not_fused="it prints")
+    result = trained(spec, tmp_path / "second", verdicts=verdicts)
+    (told,) = [fact for fact in result.records("facts") if "plans" in fact.get("diagnostics", {})]
+    assert told["diagnostics"]["not_fused"] == "it prints"
+    assert result.training.counters.plan == "loop"
+
+
+def test_only_steps_that_take_the_same_time_are_alike(tmp_path: Path) -> None:
+    def found(**changes: Any) -> Path | None:
+        spec = job(**{"data": SOURCES["rows"], **changes})
+        result = prepared(spec, tmp_path / "any")
+        return Verdicts(tmp_path).of(result.training.step, result.data.training).file
+
+    first = found()
+    assert found() == first, "whatever the functions are called this time"
+    assert found(training={"seed": 4}) == first
+    assert found(model=mlp(hidden=[9])) != first
+    assert found(optimizer="keras/SGD") != first
+    assert found(data={"source": numbers(95), "pipeline": [SHUFFLE, {**BATCH, "batch_size": 5}]}) != first
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 0, "known": {}}', '{"format": 1, "known": 3}'])
+def test_a_verdict_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "one.json"
+    file.write_text(text)
+    assert Verdict(file).read() == {}
+    Verdict(file).write({"loop": {}})
+    assert Verdict(file).read() == {"loop": {}}
+    assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
+
+
+@pytest.mark.usefixtures("eager_to_try")
+def test_a_calibration_leaves_its_verdict(tmp_path: Path) -> None:
+    """Whichever is faster here: what it told is what the next job finds."""
+    spec = job(data=SOURCES["rows"], training={"max_steps": 10**9, "execution": {"plan": "auto"}})
+    control = Control()
+
+    def until_settled(frame: dict[str, Any]) -> None:
+        if "plans" in frame.get("record", {}).get("diagnostics", {}):
+            control.on_message({"type": "command", "command": "cancel"})
+
+    result = prepared(spec, tmp_path / "first", control=control, listen=until_settled, verdicts=Verdicts(tmp_path))
+    with pytest.raises(Interrupted):
+        result.training.train()
+    (told,) = [fact for fact in result.records("facts") if "plans" in fact.get("diagnostics", {})]
+    kept = Verdicts(tmp_path).of(result.training.step, result.data.training).read()
+    assert kept == told["diagnostics"]["plans"]
+    assert set(kept) == {"loop", "fused"}

@@ -20,6 +20,7 @@ from tapeworks_workers.engine.checkpoint_files import opened
 from tapeworks_workers.engine.control import Control
 from tapeworks_workers.engine.epochs import Training
 from tapeworks_workers.engine.pipeline import Data, build_data
+from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.frames import Channel
 
@@ -82,6 +83,7 @@ def prepared(
     resume: Path | None = None,
     control: Control | None = None,
     listen: Callable[[dict[str, Any]], None] = lambda frame: None,
+    verdicts: Verdicts | None = None,
 ) -> Trained:
     """Everything up to the first step; `listen` sees each frame as it is sent."""
     frames: list[dict[str, Any]] = []
@@ -92,7 +94,10 @@ def prepared(
 
     data = build_data(spec)
     assembly = assemble(spec, data.element_spec, datasets=datasets(data))
-    training, _ = compile_parts(assembly, data, reporter=Reporter(send), control=control or Control(), folder=folder)
+    control = control or Control()
+    training, _ = compile_parts(
+        assembly, data, reporter=Reporter(send), control=control, folder=folder, verdicts=verdicts
+    )
     if resume is not None:
         with opened(resume) as (state, content):
             training.resume(state, content)

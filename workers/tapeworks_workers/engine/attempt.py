@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +32,7 @@ from tapeworks_workers.engine.evaluators import build_evaluators
 from tapeworks_workers.engine.export import exported_roles
 from tapeworks_workers.engine.inputs import Inputs
 from tapeworks_workers.engine.pipeline import Data
+from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.starting import Start, continued
 from tapeworks_workers.engine.step import compile_train_step
@@ -53,6 +54,7 @@ class Attempt:
     """What earlier jobs left, by the name that the spec gives them."""
     reserve: int = 0
     """Bytes of the folder's disk that checkpoints leave free."""
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
     @classmethod
     def of(cls, frame: Mapping[str, Any]) -> Attempt:
@@ -67,7 +69,9 @@ class Attempt:
         inputs = Inputs.of(frame.get("inputs", []), folder)
         components = list(lease.get("components", []))
         kind, reserve = JobKind(lease["kind"]), frame.get("reserve_bytes", 0)
-        return cls(spec, kind, lease["attempt"], folder, resume, components, inputs, reserve)
+        compiled = frame.get("compiled")
+        verdicts = Verdicts(None if compiled is None else Path(compiled))
+        return cls(spec, kind, lease["attempt"], folder, resume, components, inputs, reserve, verdicts)
 
 
 def put_together(
@@ -88,6 +92,7 @@ def put_together(
             traces=traces,
             reserve=attempt.reserve,
             by_time=attempt.kind is JobKind.TRAIN,
+            verdicts=attempt.verdicts,
         )
         resume(attempt, assembly, training, found, start)
     return assembly, training, evaluation
@@ -103,6 +108,7 @@ def compile_parts(
     traces: Traces | None = None,
     reserve: int = 0,
     by_time: bool = True,
+    verdicts: Verdicts | None = None,
 ) -> tuple[Training, Evaluation]:
     """Trace every function once, before anything is trained: a mistake in a step costs no epoch.
 
@@ -128,7 +134,7 @@ def compile_parts(
     training = Training(
         assembly, data, step,
         evaluation=evaluation, reporter=reporter, control=control, files=files, callbacks=callbacks,
-        artifacts=artifacts, plan=plan,
+        artifacts=artifacts, plan=plan, verdicts=verdicts or Verdicts(),
     )  # fmt: skip
     reporter.facts(diagnostics={"traces": traces.counts, "plan": training.counters.plan})
     return training, evaluation

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tapeworks.spec import JobSpec
+from tapeworks_workers.compiled import processor
 
 
 def prepare(spec: JobSpec) -> None:
@@ -34,23 +33,12 @@ def fingerprint() -> dict[str, str]:
     gpus = [tf.config.experimental.get_device_details(device) for device in tf.config.list_physical_devices("GPU")]
     threads = (tf.config.threading.get_intra_op_parallelism_threads(), os.cpu_count())
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "gpus": ", ".join(str(gpu.get("device_name", "GPU")) for gpu in gpus),
         "threads": "/".join(map(str, threads)),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }
-
-
-def _processor() -> str:
-    """Its name and a digest of what it can do."""
-    try:
-        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-    except OSError:
-        return platform.machine()
-    told = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    flags = hashlib.sha256(told.get("flags", told.get("Features", "")).encode()).hexdigest()[:12]
-    return f"{told.get('model name', platform.machine())} {flags}"
 
 
 def lineage(spec: JobSpec) -> dict[str, Any]:

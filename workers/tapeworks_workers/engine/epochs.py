@@ -27,6 +27,7 @@ from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
 from tapeworks_workers.engine.evaluation import Evaluation, finalize
 from tapeworks_workers.engine.feed import Feed
 from tapeworks_workers.engine.pipeline import Data
+from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.progress import Bounds, Counters, Pace, Progress, until_next
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.saves import Saves
@@ -53,11 +54,12 @@ class Training:
         callbacks: Callbacks,
         artifacts: Artifacts,
         plan: str,
+        verdicts: Verdicts,
     ) -> None:
         training = assembly.spec.training
         self._assembly, self._data = assembly, data
         self._evaluation, self._reporter, self._control = evaluation, reporter, control
-        self._callbacks = callbacks
+        self._callbacks, self._verdicts = callbacks, verdicts
         self._means = Means(step)
         self.step = step
         self._plan = self._planned(plan)
@@ -91,6 +93,7 @@ class Training:
             self._data.training,
             left=self._steps_left,
             tell=lambda told: self._reporter.facts(diagnostics=told),
+            verdicts=self._verdicts,
         )
 
     def _steps_left(self) -> int | None:

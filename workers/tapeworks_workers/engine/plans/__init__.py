@@ -18,6 +18,7 @@ from tapeworks_workers.engine.plans.eager import EagerPlan
 from tapeworks_workers.engine.plans.fused import FusedPlan, why_not
 from tapeworks_workers.engine.plans.loop import LoopPlan
 from tapeworks_workers.engine.plans.steps import StepsPlan
+from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.step import CompiledStep
 
 AUTO = "auto"
@@ -64,10 +65,15 @@ def make(name: str, step: CompiledStep, split: Split) -> Plan:
     return plan
 
 
-def calibrated(step: CompiledStep, split: Split, *, left: Callable[[], int | None], tell: Told) -> Plan:
+def calibrated(
+    step: CompiledStep, split: Split, *, left: Callable[[], int | None], tell: Told, verdicts: Verdicts
+) -> Plan:
     """The plan `auto`. `left`: how many steps are still to be run, None where nobody knows."""
-    fused = None if why_not(split) is not None else lambda: FusedPlan(step, split)
-    return Calibrated(step, LoopPlan(step, split), fused, left=left, tell=tell)
+    loop = LoopPlan(step, split)
+    if why_not(split) is not None:
+        return Calibrated(step, loop, None, left=left, tell=tell)
+    verdict = verdicts.of(step, split)
+    return Calibrated(step, loop, lambda: FusedPlan(step, split), left=left, tell=tell, verdict=verdict)
 
 
 def for_evaluation(name: str) -> str:

@@ -1,7 +1,8 @@
 """`auto`: begins as `loop`, and tries `fused` on real batches where it can pay; the faster of the two goes on.
 
 What is tried counts as training: nothing is thrown away or trained twice. A trial costs a compilation, so it is made
-only where much more time than that is left, and never where XLA is known to lose: convolutions on a CPU.
+only where much more time than that is left, and never where XLA is known to lose: convolutions on a CPU. What was
+found is kept for jobs whose step is the same (verdicts.py): they begin with what was the faster.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from tapeworks_workers.engine.environment import has_gpu
 from tapeworks_workers.engine.plans.fused import CannotCompile, FusedPlan
 from tapeworks_workers.engine.plans.loop import LoopPlan
+from tapeworks_workers.engine.plans.verdicts import Verdict
 from tapeworks_workers.engine.step import CompiledStep
 
 MEASURED_SECONDS = 0.6
@@ -21,8 +23,12 @@ PAYS = 4.0
 """A trial is made where the rest of the job takes so many times what compiling is expected to take."""
 FASTER = 1.03
 """`fused` stays where it is so many times as fast: less is noise."""
+LOADED = 0.3
+"""Of the seconds that a program took to compile, what loading it takes at most."""
 _NODE_SECONDS = 0.002
 _LEAST_SECONDS = 0.5
+
+NOTHING_KNOWN = Verdict(None)
 
 Told = Callable[[dict[str, Any]], None]
 """Takes the diagnostics of a calibration: `plan`, and each candidate's steps per second and seconds to compile."""
@@ -41,6 +47,7 @@ class Calibrated:
         *,
         left: Callable[[], int | None],
         tell: Told,
+        verdict: Verdict = NOTHING_KNOWN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._step = step
@@ -53,6 +60,8 @@ class Calibrated:
         self._candidates: dict[str, dict[str, float]] = {}
         self._settled = fused is None
         """Nothing is measured any more."""
+        self._verdict = verdict
+        self._looked_up = fused is None
 
     @property
     def kept(self) -> str:
@@ -66,6 +75,9 @@ class Calibrated:
 
     def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`."""
+        if not self._looked_up:
+            self._looked_up = True
+            self._go_by_what_is_known()
         if self._settled:
             return self._plan.run(batches, steps)
         began = self._clock()
@@ -76,6 +88,19 @@ class Calibrated:
             return refused.done + self._plan.run(batches, steps - refused.done)
         self._measure(done, self._clock() - began)
         return done
+
+    def _go_by_what_is_known(self) -> None:
+        """Where a step like this was measured before, nothing is tried: what was the faster runs, if it pays."""
+        known = self._verdict.read()
+        loop, fused = known.get(LoopPlan.name), known.get(FusedPlan.name)
+        if loop is None or (fused is None and "not_fused" not in known):
+            return
+        self._candidates = {name: known[name] for name in (LoopPlan.name, FusedPlan.name) if name in known}
+        if fused is not None and self._make_fused is not None and _better(fused, loop, self._left()):
+            self._plan = self._make_fused()
+        self._settled = True
+        refused = {"not_fused": known["not_fused"]} if "not_fused" in known else {}
+        self._tell({"plan": self._plan.name, "plans": self._candidates, "measured_before": True, **refused})
 
     def _measure(self, steps: int, seconds: float) -> None:
         if not self._first:
@@ -108,8 +133,17 @@ class Calibrated:
 
     def _settle(self, plan: LoopPlan | FusedPlan, why: str | None = None) -> None:
         self._plan, self._settled = plan, True
-        told: dict[str, Any] = {"plan": plan.name, "plans": self._candidates}
-        self._tell(told if why is None else {**told, "not_fused": why})
+        refused = {} if why is None else {"not_fused": why}
+        self._tell({"plan": plan.name, "plans": self._candidates, **refused})
+        self._verdict.write({**self._candidates, **refused})
+
+
+def _better(fused: dict[str, float], loop: dict[str, float], left: int | None) -> bool:
+    """Whether `fused` saves more than its first call takes. XLA has kept the program that it compiled then."""
+    slow, fast = loop["steps_per_second"], fused["steps_per_second"]
+    if fast <= FASTER * slow:
+        return False
+    return left is None or left / slow - left / fast > LOADED * fused["first_call_seconds"]
 
 
 def _operations(step: CompiledStep) -> list[str]:

@@ -1,0 +1,63 @@
+"""What was compiled and measured for jobs of this worker, kept for those that are alike.
+
+XLA keeps its programs in a folder of ours, known by what they compute; an attempt that goes on, or another job of the
+same shapes, loads them in a fraction of the time. Beside them lies which plan was the faster for a step (see
+`engine/plans/verdicts.py`). A program is made for one processor, so each kind has a folder of its own. For CPUs only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+MOST_BYTES = 1 << 30
+"""More than this is not kept: what was not used for the longest goes."""
+
+
+def folder_of(work_dir: Path) -> Path:
+    """The folder for this machine's processor."""
+    return work_dir.resolve() / "compiled" / hashlib.sha256(processor().encode()).hexdigest()[:12]
+
+
+def processor() -> str:
+    """The first processor's name, and a digest of what it can do."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:
+        return platform.machine()
+    told = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    flags = hashlib.sha256(told.get("flags", told.get("Features", "")).encode()).hexdigest()[:12]
+    return f"{told.get('model name', platform.machine())} {flags}"
+
+
+def environment(folder: Path, given: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What a runner's environment says of it; flags that were given to the worker stay."""
+    flags = [
+        given.get("TF_XLA_FLAGS", ""),
+        f"--tf_xla_persistent_cache_directory={folder}",
+        "--tf_xla_persistent_cache_device_types=CPU",
+    ]
+    return {"TF_XLA_FLAGS": " ".join(filter(None, flags))}
+
+
+def trim(folder: Path, most_bytes: int = MOST_BYTES) -> None:
+    """Make the folder, and remove from it what is too much; a file that is gone meanwhile is fine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    left = most_bytes
+    for _, size, file in sorted(_files(folder), reverse=True):
+        left -= size
+        if left < 0:
+            file.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    for file in folder.rglob("*"):
+        try:
+            told = file.lstat()
+        except FileNotFoundError:
+            continue
+        if not file.is_dir():
+            yield max(told.st_atime, told.st_mtime), told.st_size, file
