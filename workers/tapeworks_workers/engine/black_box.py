@@ -101,7 +101,7 @@ class Recorder:
         self._too_large = False
 
     def remember(self, counters: Counters, feed: Feed, *, always: bool = False) -> None:
-        """Keep the state of now, now and then. `always`: nothing before it could be gone back to."""
+        """Keep the state of now. `always`: an epoch begins, and nothing before it could be gone back to."""
         began = self._clock()
         if not always and began < self._next_at:
             return
@@ -121,16 +121,13 @@ class Recorder:
             self._names, kept = list(variables), list(variables.values())
             self._read = tf.function(lambda: [variable.read_value() for variable in kept], autograph=False)
 
-    def record(self, step: int, epoch: int, what: str) -> str:
-        """Write the black box of a step of an epoch (from 1); the state before it is in place then.
-
-        Returns a sentence for the failure.
-        """
+    def record(self, step: int, what: str) -> str:
+        """Write the black box of a step; the state before it is in place then. Returns a sentence for the failure."""
         if self._moment is None:
             return f"No black box was kept: the job's values have more than {MAX_BYTES >> 20} MiB."
         try:
             recorded = self._again(self._moment, step)
-            self._write(recorded, step, epoch, what)
+            self._write(self._moment, recorded, step, what)
         except Exception as error:  # the job ends as `non_finite` whatever the step does when it is taken again
             return f"The black box could not be written: {type(error).__name__}: {error}"
         again = "" if recorded.reproduced else " Taken again, the step was finite."
@@ -162,7 +159,7 @@ class Recorder:
     def _finite_steps(self) -> int:
         return int(peek(self._assembly.means[TRAINING])[-1])
 
-    def _write(self, recorded: _Recorded, step: int, epoch: int, what: str) -> None:
+    def _write(self, moment: Moment, recorded: _Recorded, step: int, what: str) -> None:
         spec = self._assembly.spec
         arrays = Arrays()
         norms, why = gradient_norms(self._assembly, recorded.batch)
@@ -178,7 +175,7 @@ class Recorder:
             document = {
                 "format": FORMAT,
                 "step": step,
-                "epoch": epoch,
+                "epoch": moment.counters.epoch + 1,
                 "what": what,
                 "reproduced": recorded.reproduced,
                 "gradient_norms": norms,

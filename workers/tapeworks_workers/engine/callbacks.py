@@ -43,11 +43,6 @@ class Callbacks:
             for index, reference in enumerate(assembly.spec.callbacks)
         ]
 
-    @property
-    def present(self) -> bool:
-        """Whether the job has any."""
-        return bool(self._callbacks)
-
     def epoch_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
         """After the validation of an epoch. Raises JobFailure."""
         for item in self._callbacks:

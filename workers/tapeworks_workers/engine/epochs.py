@@ -218,8 +218,7 @@ class Training:
         self._reporter.enter(State.RUNNING, "training", quietly=self._reporter.phase == "validating")
         if counters.step_in_epoch == 0:
             self._means.reset()
-        # A callback may have changed the state since: training would not come here again from before it.
-        self._recorder.remember(self.counters, self._feed, always=self._callbacks.present)
+        self._recorder.remember(self.counters, self._feed, always=True)
         self._progress.begin(self._means.examples())
         while (left := self._left()) > 0:
             done, wanted = self._call(left)
@@ -323,7 +322,7 @@ class Training:
 
     def _stop_at(self, step: int, what: str) -> NoReturn:
         """End the job at a step that was not finite: later steps of the same call are undone."""
-        message = self._recorder.record(step, self.counters.epoch + 1, what)
+        message = self._recorder.record(step, what)
         self.counters.step_in_epoch -= self.counters.step - step
         self.counters.step = step
         self._progress.tell(self.counters)
