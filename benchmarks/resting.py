@@ -30,7 +30,7 @@ LONG = {
 
 
 def workers(agent: psutil.Process) -> list[psutil.Process]:
-    """What an agent started: the base zygote, the component zygote, then the runners."""
+    """What an agent started: the zygotes of the base, of the engine and of the components, then the runners."""
     return sorted(agent.children(), key=psutil.Process.create_time)
 
 
@@ -49,14 +49,15 @@ def main() -> None:
         time.sleep(5)  # pages that the last job's processes shared are back
         print("| MiB | RSS | PSS | its own | wanted RSS |\n|---|---|---|---|---|")
         (agent,) = [one for one in server.children() if "tapeworks_workers" in one.cmdline()]
-        base, component = workers(agent)
-        named = {"service": server, "agent": agent, "base zygote": base, "component zygote": component}
+        base, engine, component = workers(agent)
+        zygotes = {"base zygote": base, "engine zygote": engine, "component zygote": component}
+        named = {"service": server, "agent": agent, **zygotes}
         for what, process in named.items():
             print(row(what, process))
         jobs = [client.submit(LONG).id for _ in range(2)]
         for job in jobs:
             began(client, job)
-        for runner in workers(agent)[2:]:
+        for runner in workers(agent)[3:]:
             print(row("a runner beside another", runner))
         for job in jobs:
             client.cancel(job)

@@ -109,7 +109,7 @@ class Agent:
         return sorted(found, key=lambda one: one.create_time())
 
     def zygotes(self) -> list[psutil.Process]:
-        """Its base and its component zygote."""
+        """Those of the base, the engine and the components."""
         return [one for one in self.family[1:] if "/attempts/" not in folder_of(one)]
 
     def kill(self) -> None:

@@ -214,7 +214,7 @@ class Zygote:
 
 
 class ForkLauncher:
-    """Keeps a base zygote and a component zygote, and replaces either when it dies."""
+    """Keeps a base zygote, a component zygote, and one of the engine alone; replaces each when it dies."""
 
     def __init__(self, *, runner: str = RUNNER, admission: str = ADMISSION) -> None:
         self._runner = runner
@@ -226,10 +226,12 @@ class ForkLauncher:
         self._base: Zygote | None = None
         self._versions: dict[str, str] = {}
         self._zygote: Zygote | None = None
+        self._engines: asyncio.Lock = asyncio.Lock()
+        self._engine: Zygote | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        await self._living_base()
+        await self._living_engine()
 
     async def load(self, components: Sequence[Path]) -> Loaded:
         zygote, digest = await self._load(list(components))  # runners start from the former one meanwhile
@@ -244,10 +246,11 @@ class ForkLauncher:
 
     async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
         work = verification(which, bundle, environment=environment, folder=folder)
+        living = self._living_engine if which == "certify" else self._living_base
         try:
-            return await (await self._living_base()).launch(work)
+            return await (await living()).launch(work)
         except LaunchFailed:  # it died since: the next one is new
-            return await (await self._living_base()).launch(work)
+            return await (await living()).launch(work)
 
     async def admission(self, *, environment: Mapping[str, str]) -> Child:
         return await self._from_components(admitting({"admission": self._admission}, environment))
@@ -257,7 +260,7 @@ class ForkLauncher:
             self._watch.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watch
-        for zygote in (self._zygote, self._base):
+        for zygote in (self._zygote, self._engine, self._base):
             if zygote is not None:
                 await zygote.close()
         self._lifeline.close()
@@ -282,6 +285,20 @@ class ForkLauncher:
                 self._base = base  # closed with the launcher even where the start is cut off
                 self._versions = (await base.answer())["versions"]
             return self._base
+
+    async def _living_engine(self) -> Zygote:
+        """The zygote of the engine without components."""
+        async with self._engines:
+            if self._engine is None or not self._engine.alive:
+                if self._engine is not None:
+                    log.warning("the engine's zygote died and is replaced", pid=self._engine.handle.pid)
+                    await self._engine.close()
+                    self._engine = None
+                engine = await self._fork_zygote("tapeworks_workers.zygote:serve_empty", {"target": CERTIFY})
+                self._engine = engine  # closed with the launcher even where the start is cut off
+                if not (told := await engine.answer())["ready"]:
+                    raise LaunchFailed(f"the engine cannot be forked: {told['error']}")
+            return self._engine
 
     async def _living_zygote(self) -> Zygote:
         async with self._loads:
@@ -314,7 +331,12 @@ class ForkLauncher:
         """A new component zygote. A path that cannot stay in a process that forks is refused in the next try."""
         refused: dict[str, str] = {}
         while True:
-            zygote = await self._fork_zygote(components, refused)
+            arguments = {
+                "components": [str(path) for path in components],
+                "refused": refused,
+                "targets": [self._runner, self._admission],
+            }
+            zygote = await self._fork_zygote("tapeworks_workers.zygote:serve", arguments)
             try:
                 loaded = await zygote.answer()
             except BaseException:
@@ -330,13 +352,8 @@ class ForkLauncher:
                 "a TensorFlow operation runs while the module is imported: move it into a function, __init__ or build()"
             )
 
-    async def _fork_zygote(self, components: list[Path], refused: dict[str, str]) -> Zygote:
-        arguments = {
-            "components": [str(path) for path in components],
-            "refused": refused,
-            "targets": [self._runner, self._admission],
-        }
-        request = Work("tapeworks_workers.zygote:serve", arguments).request() | {"serves": True}
+    async def _fork_zygote(self, target: str, arguments: dict[str, Any]) -> Zygote:
+        request = Work(target, arguments).request() | {"serves": True}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             given = [theirs.fileno(), 2, 2]

@@ -14,7 +14,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tapeworks_workers.engine.bundle import seal
 from tapeworks_workers.engine.control import Control, Interrupted
 from tapeworks_workers.engine.export import export_bundle
 from tapeworks_workers.engine.inspection import inspect
-from tapeworks_workers.engine.pipeline import Data, build_data
+from tapeworks_workers.engine.pipeline import build_data
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.traces import Traces
 from tapeworks_workers.frames import BUNDLE, Channel, ChannelClosed
@@ -115,8 +115,8 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
     if spec.export is not None:
         reporter.enter(State.EXPORTING)
         export_bundle(
-            assembly, training.step, counters=counters.document(), batches=probes(data), folder=attempt.folder / BUNDLE,
-            metrics=metrics, lineage=lineage,
+            assembly, training.step, counters=counters.document(), batches=data.training.first(PROBE_BATCHES),
+            folder=attempt.folder / BUNDLE, metrics=metrics, lineage=lineage,
         )  # fmt: skip
         reporter.enter(State.VERIFYING)
         reports = verify(channel)
@@ -129,11 +129,6 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
             "verified": sealed.verified,
         }
     return {"outcome": "succeeded", "published": published, "metrics": metrics, "facts": {"lineage": lineage}}
-
-
-def probes(data: Data) -> Sequence[Any]:
-    """The first training batches. As tensors: as arrays, ragged ones would be nested and sparse ones made dense."""
-    return list(data.training.dataset(0).take(PROBE_BATCHES))
 
 
 def verify(channel: Channel) -> dict[str, dict[str, Any]]:

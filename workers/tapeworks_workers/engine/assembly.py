@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
@@ -26,7 +27,7 @@ from tapeworks_workers.engine.metrics import RoleMetric, build_metrics, gradient
 from tapeworks_workers.engine.models import build_models
 from tapeworks_workers.engine.ownership import divide
 from tapeworks_workers.engine.randomness import derive_seed, philox
-from tapeworks_workers.engine.run import Run
+from tapeworks_workers.engine.run import Run, WhenAsked
 from tapeworks_workers.engine.starting import Start
 from tapeworks_workers.engine.traces import Note
 
@@ -133,9 +134,9 @@ def assemble(
     reset(spec)
     with philox():
         step = build(spec.step, Kind.STEP, pointer="/step")
+        given = datasets or {}
         if start is None:
-            training = (datasets or {}).get("training")
-            start = Start(training=None if training is None else lambda: training)
+            start = Start(training=(lambda: given["training"]) if "training" in given else None)
         models, input_specs, remarks = build_models(spec, step, element_spec, start)
         ownership = divide(spec, step, models)
         owned = ownership.owned
@@ -156,9 +157,13 @@ def assemble(
             remarks=remarks, architectures=start.inputs.used,
         )  # fmt: skip
         run.training_step = step
-        run.datasets.update({name: assembly.selected(dataset) for name, dataset in (datasets or {}).items()})
+        run.datasets = WhenAsked({name: partial(_selected, assembly, given, name) for name in given})
         step.build(run)
     return assembly
+
+
+def _selected(assembly: Assembly, datasets: Mapping[str, Any], name: str) -> Any:
+    return assembly.selected(datasets[name])
 
 
 def reset(spec: JobSpec) -> None:

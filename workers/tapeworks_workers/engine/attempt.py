@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +35,7 @@ from tapeworks_workers.engine.inputs import Inputs
 from tapeworks_workers.engine.pipeline import Data
 from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.reporting import Reporter
+from tapeworks_workers.engine.run import WhenAsked
 from tapeworks_workers.engine.starting import Start, continued
 from tapeworks_workers.engine.step import compile_train_step
 from tapeworks_workers.engine.traces import Traces
@@ -180,7 +182,7 @@ def resume(
             training.resume(continued(state, current, attempt.spec.training, name=wanted.from_), Path(folder))
 
 
-def datasets(data: Data) -> dict[str, Any]:
+def datasets(data: Data) -> Mapping[str, Any]:
     """What `run.datasets` offers outside the trace."""
     splits = {"training": data.training, "validation": data.validation}
-    return {name: split.dataset(0) for name, split in splits.items() if split is not None}
+    return WhenAsked({name: partial(split.dataset, 0) for name, split in splits.items() if split is not None})

@@ -43,6 +43,12 @@ class Rows:
         """Batches in a pass."""
         return self.full if self.drop_remainder or self.size % self.batch_size == 0 else self.full + 1
 
+    @property
+    def element_spec(self) -> Any:
+        """Of a batch, as its dataset would say."""
+        size = self.batch_size if self.steps == self.full else None
+        return tf.nest.map_structure(lambda array: tf.TensorSpec([size, *array.shape[1:]], array.dtype), self.arrays)
+
     def batch(self, number: tf.Tensor) -> Any:
         """The batch of a number: an int64 scalar."""
         start = number % self.steps * self.batch_size

@@ -227,12 +227,12 @@ def _continued(raw: Raw, applied: list[operations.Applied], *, batched: bool) ->
     """A pipeline over a Raw: what does not vary is built once."""
     fixed, varying = _parted(applied, varies=raw.varies)
     if not varying and not raw.varies:
-        made = _applied(fixed, raw.dataset(0), 0)
-        return Raw(lambda number: made, batched)
+        made = functools.cache(lambda: _applied(fixed, raw.dataset(0), 0))
+        return Raw(lambda number: made(), batched)
     if not fixed:
         return Raw(lambda number: _applied(varying, raw.dataset(number), number), batched, varies=True)
-    base = _applied(fixed, raw.dataset(0), 0)
-    return Raw(lambda number: _applied(varying, base, number), batched, varies=bool(varying))
+    base = functools.cache(lambda: _applied(fixed, raw.dataset(0), 0))
+    return Raw(lambda number: _applied(varying, base(), number), batched, varies=bool(varying))
 
 
 def _applied(items: list[operations.Applied], dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:

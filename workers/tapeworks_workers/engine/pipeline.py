@@ -43,6 +43,12 @@ class Split:
     batch_size: int | None = None
     """Of a full batch, where it is known."""
 
+    def first(self, count: int) -> list[Any]:
+        """So many batches of pass 0, or all there are. As tensors: as arrays, ragged ones would be nested."""
+        if self.rows is None:
+            return list(self.dataset(0).take(count))
+        return [self.rows.batch(tf.constant(number, tf.int64)) for number in range(min(count, self.rows.steps))]
+
 
 @dataclass(frozen=True)
 class Data:
@@ -109,21 +115,24 @@ def _pipeline(spec: JobSpec, name: str, raw: Raw, setting: Setting) -> Split:
         return ready(piped.dataset(number))
 
     stream = piped.stream
-    first = dataset(0)
-    size = int(first.cardinality())
+    if piped.rows is not None:  # known without a dataset, which would be traced for it
+        size, element_spec = piped.rows.steps, piped.rows.element_spec
+    else:
+        first = dataset(0)
+        size, element_spec = int(first.cardinality()), first.element_spec
     if size == 0:
         raise empty(name)
     if size == tf.data.INFINITE_CARDINALITY:
         _check_end(name, spec.training)
-    _check_precision(first.element_spec, name, spec.training.precision)
+    _check_precision(element_spec, name, spec.training.precision)
     return Split(
         name=name,
-        element_spec=tf.nest.map_structure(lambda leaf: relaxed(leaf, name), first.element_spec),
+        element_spec=tf.nest.map_structure(lambda leaf: relaxed(leaf, name), element_spec),
         steps=size if size > 0 else None,
         dataset=dataset,
         stream=None if stream is None else lambda number: ready(stream(number)),
         rows=piped.rows,
-        batch_size=_batch_size(spec, first.element_spec),
+        batch_size=_batch_size(spec, element_spec),
     )
 
 

@@ -9,7 +9,7 @@ in mixed_float16 with a loss that is not, or a loss scale that has become useles
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Run:
     ) -> None:
         self.models = models
         self.losses = losses
-        self.datasets: dict[str, Any] = {}
+        self.datasets: Mapping[str, Any] = {}
         self.streams = Streams(seed)
         self.training_step: TrainingStep
         self.artifacts: Artifacts | None = None
@@ -220,3 +220,22 @@ def _norms(optimizer: str, gradients: Sequence[Any], variables: Sequence[Any]) -
 
 def _names(paths: Sequence[str]) -> str:
     return ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+
+
+class WhenAsked(Mapping[str, Any]):
+    """Values that are made when they are first asked for: to build a dataset traces it, and few steps look at one."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        self._makers = makers
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)

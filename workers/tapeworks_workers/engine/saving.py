@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.autograph.core import ag_ctx
 
 from tapeworks import serialization
 from tapeworks.errors import FailureCode, JobFailure, Location
@@ -215,7 +216,8 @@ def save_saved_model(
     for name, function in (served | dict(signatures)).items():
         function.get_concrete_function()
         archive.add_endpoint(name, function)
-    with _own_signatures_only():
+    # Everything is traced; AutoGraph would convert the wrappers that TensorFlow puts around signatures.
+    with _own_signatures_only(), ag_ctx.ControlStatusCtx(status=ag_ctx.Status.DISABLED):
         archive.write_out(str(folder), verbose=False)
     return names
 
