@@ -58,8 +58,9 @@ class Seen:
             at.append(time.perf_counter() - sent)
 
 
-async def worker(seen: Seen, lease: HandLease) -> None:
-    """Send batches and heartbeats until the time is over, then finish."""
+async def worker(seen: Seen, lease: HandLease, begin: float) -> None:
+    """Send batches and heartbeats until the time is over, then finish. `begin`: jobs do not tell at the same moment."""
+    await asyncio.sleep(begin)
     headers = {LEASE_HEADER: lease.headers[LEASE_HEADER]}
     async with connection(seen.port) as ask:
 
@@ -91,14 +92,16 @@ async def worker(seen: Seen, lease: HandLease) -> None:
 async def poller(seen: Seen, job_id: str) -> None:
     """Wait for one change after another until the job has ended."""
     async with connection(seen.port) as ask:
-        revision = 0
+        revision, last = 0, 0
         while True:
             status, body = await ask(get(f"/v1/jobs/{job_id}?wait=30&unless={revision}"))
             seen.statuses[status] += 1
             step, found = _STEP.search(body), _REVISION.search(body)
             if status != 200 or step is None or found is None:
                 return
-            seen.arrived(seen.polled, job_id, int(step[1]))
+            if int(step[1]) > last:  # a heartbeat or the end change the job too
+                last = int(step[1])
+                seen.arrived(seen.polled, job_id, last)
             if b'"state":"succeeded"' in body:
                 return
             revision = int(found[1])
@@ -126,7 +129,8 @@ async def watch(port: int, leases: Sequence[HandLease], seconds: float) -> Seen:
     ids = [lease.job_id for lease in leases]
     watchers = [poller(seen, ids[n % JOBS]) for n in range(POLLERS)]
     watchers += [stream(seen, ids[n % JOBS]) for n in range(STREAMS)]
-    await asyncio.gather(*watchers, *(worker(seen, lease) for lease in leases))
+    workers = [worker(seen, lease, BATCH_SECONDS * n / len(leases)) for n, lease in enumerate(leases)]
+    await asyncio.gather(*watchers, *workers)
     return seen
 
 

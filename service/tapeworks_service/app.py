@@ -25,6 +25,7 @@ from tapeworks_service.jobs import record_routes, submit_routes
 from tapeworks_service.jobs import routes as jobs
 from tapeworks_service.jobs.bodies import Bodies
 from tapeworks_service.jobs.reaper import reap_forever
+from tapeworks_service.jobs.tails import Tails
 from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.jobs.waiting import Waiting
 from tapeworks_service.leases import routes as leases
@@ -54,7 +55,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
                 await auth.prepare(tx, settings)
                 await _prepare_secret(tx)
             store = Store(settings.artifacts)
-            caches = (CatalogueCache(), FitCache(), Workers(), Waiting(), Bodies(), Callers())
+            caches = (CatalogueCache(), FitCache(), Workers(), Waiting(), Bodies(), Tails(), Callers())
             house = Context(settings, database, hub, store, *caches, measures)
             app.state.context = house
             rounds = [asyncio.create_task(work(house)) for work in (reap_forever, sweep_forever)]

@@ -12,6 +12,7 @@ from tapeworks_service.callers import Callers
 from tapeworks_service.catalogue.catalogue import CatalogueCache
 from tapeworks_service.database.engine import Database
 from tapeworks_service.jobs.bodies import Bodies
+from tapeworks_service.jobs.tails import Tails
 from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.jobs.waiting import Waiting
 from tapeworks_service.prometheus import Measures
@@ -33,6 +34,7 @@ class Context:
     workers: Workers
     waiting: Waiting
     bodies: Bodies
+    tails: Tails
     callers: Callers
     measures: Measures
 

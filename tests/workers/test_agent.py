@@ -206,3 +206,21 @@ def test_a_stopped_worker_hands_its_job_back_and_leaves_nothing(
     with start_worker(service, tmp_path, "--id", "successor", "--cpu-slots", "1"):
         service.until(job_id, lambda job: job["attempt"] == 3 and job["state"] == "running")
         assert cancel(service, job_id)["state"] == "cancelled"
+
+
+def test_small_jobs_run_at_once_by_the_cores_that_they_ask_for(service: Any, start_worker: Any, tmp_path: Path) -> None:
+    """One slot has all cores; a job that asks for one core leaves the others to the next."""
+    cores = len(os.sched_getaffinity(0))
+    small = {**ENDLESS, "resources": {"cpus": 1, "worker_labels": {"zone": "small"}}}
+    options = ("--id", "small", "--cpu-slots", "1", "--label", "zone=small")
+    with start_worker(service, tmp_path, *options):
+        ids = [service.submit(small) for _ in range(cores)]
+        for job_id in ids:
+            service.until(job_id, lambda job: job["progress"]["step"] > 0)
+        waiting = service.submit(small)
+        assert all(service.job(job_id)["state"] == "running" for job_id in ids)
+        assert service.job(waiting)["state"] == "queued"
+        cancel(service, ids[0])
+        service.until(waiting, lambda job: job["progress"]["step"] > 0)
+        for job_id in (*ids[1:], waiting):
+            cancel(service, job_id)

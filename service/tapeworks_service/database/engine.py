@@ -21,10 +21,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tapeworks_service.database.clock import epoch_now
-from tapeworks_service.database.inline import InlineConnection, Look
+from tapeworks_service.database.inline import InlineConnection
+from tapeworks_service.database.looks import GatheredLooks, Look, from_postgresql
 from tapeworks_service.database.migrations import upgrade
 from tapeworks_service.database.notices import listening, notify
-from tapeworks_service.database.postgresql import DatabaseAway, GatheredLooks, begun, connected, postgresql
+from tapeworks_service.database.postgresql import DatabaseAway, begun, connected, postgresql
 from tapeworks_service.database.sqlite import Sqlite, sqlite
 from tapeworks_service.settings import StartRefused
 from tapeworks_service.waking import Hub
@@ -113,7 +114,7 @@ class Database:
         elif backend == "postgresql":
             self._postgresql = postgresql(self.url, self._busy_seconds)
             self._exit.push_async_callback(self._postgresql.dispose)
-            self._looks = GatheredLooks(self._postgresql)
+            self._looks = GatheredLooks(from_postgresql(self._postgresql))
             await self._upgrade()
             await self._exit.enter_async_context(listening(self.url, self._hub))
         else:
@@ -151,9 +152,7 @@ class Database:
 
     async def look(self, look: Look, key: str) -> Mapping[str, Any] | None:
         """The row of a key, as it is now or was committed a moment later."""
-        if self._sqlite is not None:
-            return self._sqlite.looks.first(look, key)
-        return await self._looks.first(look, key)
+        return await (self._looks if self._sqlite is None else self._sqlite.looks).first(look, key)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:

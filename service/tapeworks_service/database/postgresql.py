@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +12,7 @@ from sqlalchemy import URL, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from tapeworks_service.database.inline import Look, json_text
+from tapeworks_service.database.inline import json_text
 
 COMMAND_SECONDS = 60.0
 """No statement takes so long; a connection whose other end is gone without a word does."""
@@ -22,7 +20,6 @@ TURN_SECONDS = 30.0
 """How long a request waits for its turn while others use every connection: a burst is no outage."""
 IDLE_SECONDS = 5.0
 """A connection that was not used for so long is asked whether it still is one: the server may have been restarted."""
-_MOST_KEYS = 1_000
 
 
 class DatabaseAway(Exception):
@@ -82,43 +79,3 @@ async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise DatabaseAway(f"{type(error).__name__}: {error}") from error
     finally:
         await connection.close()
-
-
-class GatheredLooks:
-    """Rows by their keys: those that are asked for while a query is on its way are asked for together in the next.
-
-    A round trip and what drivers do around it take longer than the row; a thousand who wait for one job are one key.
-    """
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")  # one statement: no BEGIN, no ROLLBACK
-        self._waiting: dict[Look, dict[str, asyncio.Future[Mapping[str, Any] | None]]] = defaultdict(dict)
-        self._running: asyncio.Task[None] | None = None
-
-    async def first(self, look: Look, key: str) -> Mapping[str, Any] | None:
-        """The row. Raises `DatabaseAway`, DBAPIError."""
-        waiting = self._waiting[look]
-        future = waiting.get(key)
-        if future is None:
-            future = waiting[key] = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda done: done.exception())  # all who asked may be gone
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._run())
-        return await asyncio.shield(future)
-
-    async def _run(self) -> None:
-        while self._waiting:
-            look, waiting = self._waiting.popitem()
-            keys = list(waiting)
-            for at in range(0, len(keys), _MOST_KEYS):
-                part = {key: waiting[key] for key in keys[at : at + _MOST_KEYS]}
-                try:
-                    async with connected(self._engine) as connection:
-                        rows = (await connection.execute(look.of_keys, {"keys": list(part)})).mappings()
-                        found = {row[look.key.name]: dict(row) for row in rows}
-                except Exception as error:
-                    for future in part.values():
-                        future.set_exception(error)
-                else:
-                    for key, future in part.items():
-                        future.set_result(found.get(key))

@@ -18,7 +18,8 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from tapeworks_service.database.groups import GroupWriter
-from tapeworks_service.database.inline import Looks, json_text
+from tapeworks_service.database.inline import json_text
+from tapeworks_service.database.looks import GatheredLooks, SqliteLooks
 from tapeworks_service.database.migrations import upgrade
 from tapeworks_service.settings import StartRefused
 
@@ -34,7 +35,7 @@ class Sqlite:
 
     writer: GroupWriter
     reader: Engine
-    looks: Looks
+    looks: GatheredLooks
 
 
 @asynccontextmanager
@@ -51,7 +52,7 @@ async def sqlite(url: URL, busy_seconds: float) -> AsyncIterator[Sqlite]:
         writing = _engine(url, None, busy)
         stack.callback(writing.dispose)
         writer = await stack.enter_async_context(GroupWriter(writing, turn_seconds=TURN_SECONDS))
-        yield Sqlite(writer, reading, stack.enter_context(Looks(reading)))
+        yield Sqlite(writer, reading, GatheredLooks(stack.enter_context(SqliteLooks(reading)).fetch))
 
 
 def _migrate(engine: Engine) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import RowMapping, select
 from tapeworks.jobs import State
 from tapeworks_service.context import Context
 from tapeworks_service.database.engine import Transaction
-from tapeworks_service.database.inline import Look
+from tapeworks_service.database.looks import Look
 from tapeworks_service.database.tables import jobs
 from tapeworks_service.jobs.bodies import GLANCE, Key
 from tapeworks_service.jobs.streams import job_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,8 +13,9 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from tapeworks_service.context import Context
 from tapeworks_service.database.engine import AWAY, Transaction
-from tapeworks_service.database.tables import jobs
-from tapeworks_service.exchange import answer
+from tapeworks_service.database.looks import Look
+from tapeworks_service.database.tables import events, jobs, logs, metric_points
+from tapeworks_service.exchange import answer, encoded
 from tapeworks_service.jobs.document import FINISHED
 from tapeworks_service.problems import not_found
 from tapeworks_service.waking import job_topic
@@ -24,6 +24,9 @@ Row = Callable[[RowMapping], dict[str, Any]]
 STREAM_PAGE = 500
 PING_SECONDS = 15
 AWAY_SECONDS = 1.0
+
+_COUNTER_OF = {events.name: "event_seq", logs.name: "log_seq", metric_points.name: "metric_seq"}
+_COUNTERS = Look(jobs.c.id, (jobs.c.id, jobs.c.state, jobs.c.event_seq, jobs.c.log_seq, jobs.c.metric_seq))
 
 log = structlog.get_logger(__name__)
 
@@ -79,18 +82,38 @@ async def _messages(
     with house.hub.listen(job_topic(key[1])) as listener:
         while not house.hub.closing:
             try:
-                async with house.database.read() as tx:
-                    state = (await tx.execute(select(jobs.c.state).where(jobs.c.id == key[1]))).scalar_one_or_none()
-                    rows = await entries(tx, table, key, after=after, limit=STREAM_PAGE)
+                state, told = await _news(house, table, row, key, after=after)
             except AWAY as error:  # the stream is open: it goes on where it stood once the database is back
                 log.warning("stream_waits_for_the_database", error=str(error))
                 await listener.wait(AWAY_SECONDS)
                 continue
-            for one in rows:
-                after = one["seq"]
-                yield ServerSentEvent(json.dumps(row(one), ensure_ascii=False), id=str(after))
-            if len(rows) == STREAM_PAGE:
+            for after, text in told:
+                yield ServerSentEvent(text, id=str(after))
+            if len(told) == STREAM_PAGE:
                 continue
             if state is None or state in FINISHED:
                 return
             await listener.wait(house.database.poll_seconds)
+
+
+async def _news(
+    house: Context, table: Table, row: Row, key: tuple[str, str], *, after: int
+) -> tuple[str | None, list[tuple[int, str]]]:
+    """The job's state, None where it is gone; and the entries after a number, as they are sent.
+
+    Those who follow one job mostly stand at the same place: what one of them was sent is there for the others.
+    """
+    counters = await house.database.look(_COUNTERS, key[1])
+    if counters is None:
+        return None, []
+    last = int(counters[_COUNTER_OF[table.name]])
+    if last <= after:
+        return counters["state"], []
+    place = (table.name, key[1], after, last)
+    told = house.tails.get(place)
+    if told is None:
+        async with house.database.read() as tx:
+            rows = await entries(tx, table, key, after=after, limit=STREAM_PAGE)
+        told = [(int(one["seq"]), encoded(row(one)).decode()) for one in rows]
+        house.tails.put(place, told)
+    return counters["state"], told

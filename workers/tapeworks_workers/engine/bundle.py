@@ -79,7 +79,7 @@ def _pack(folder: Path, archive: Path, wanted: Callable[[str], bool]) -> Path:
     """Regular files only, at the archive's root."""
     with (
         archive.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as compressed,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
     ):
         for name in bundle_files(folder):
