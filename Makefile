@@ -2,7 +2,7 @@
 # make test: the tests; make check: the rules too
 # make examples: every example of the guide on a server of its own, as a table; make plans: each through every plan
 # make faults: everything that can go wrong, done for real on both databases, as a table (about 45 minutes)
-# make bench: every benchmark, as tables (about an hour); make bench-quick: some of them, under 5 minutes
+# make bench: every benchmark, as tables (about 90 minutes); make bench-quick: some of them, under 5 minutes
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
@@ -44,6 +44,12 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.api
 	$(BIN)/python -m benchmarks.api --database postgresql
+	$(BIN)/python -m benchmarks.many
+	$(BIN)/python -m benchmarks.watchers
+	$(BIN)/python -m benchmarks.watchers --database postgresql
+	$(BIN)/python -m benchmarks.transfers
+	$(BIN)/python -m benchmarks.resting
+	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.claims
@@ -52,11 +58,13 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/stream_memory.py
 
 bench-quick: $(STAMP)
-	$(BIN)/python -m benchmarks.training --only "MLP 64" --turns 1
-	$(BIN)/python -m benchmarks.start --turns 2
+	$(BIN)/python -m benchmarks.training --only "MLP 64" --turns 2
+	$(BIN)/python -m benchmarks.start --turns 1
 	$(BIN)/python -m benchmarks.api --turns 1
+	$(BIN)/python -m benchmarks.watchers --seconds 10
+	$(BIN)/python -m benchmarks.transfers --mebibytes 256 --turns 1
+	$(BIN)/python -m benchmarks.resting
 	$(BIN)/python -m benchmarks.claims --longest 100 --times 20
-	$(BIN)/python benchmarks/main_job.py
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile
