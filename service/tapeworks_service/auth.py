@@ -25,6 +25,9 @@ from tapeworks_service.settings import ServiceSettings, StartRefused
 
 DEFAULT_PROJECT = "default"
 SCOPES = ("read", "submit", "admin", "worker")
+WORKERS_OWN = {"worker"}
+"""The scopes of a key with which a worker does its work, and nothing else."""
+_VALID = select(api_keys.c.scopes).where(api_keys.c.revoked_at.is_(None))
 _USED_EVERY_SECONDS = 60.0
 _LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 
@@ -42,11 +45,10 @@ async def prepare(tx: Transaction, settings: ServiceSettings) -> None:
     key = settings.first_key()
     if key is not None:
         await _take_over(tx, key_hash(key))
-    usable = await tx.one(select(api_keys.c.id).where(api_keys.c.revoked_at.is_(None)).limit(1))
-    if usable is None and not settings.loopback:
+    if not settings.loopback and not await locked(tx):
         raise StartRefused(
             f"without a key the service listens on loopback only, not on {settings.host}: "
-            "set TAPEWORKS_API_KEY_FILE (or TAPEWORKS_API_KEY), or listen on 127.0.0.1"
+            "make one (tapeworks keys create), set TAPEWORKS_API_KEY_FILE, or listen on 127.0.0.1"
         )
 
 
@@ -68,6 +70,11 @@ async def _take_over(tx: Transaction, hashed: str) -> None:
         )  # fmt: skip
 
 
+async def locked(tx: Transaction) -> bool:
+    """Whether a user has a key, so that nobody is let in without one. A worker's own is no user's."""
+    return any(set(row["scopes"]) != WORKERS_OWN for row in await tx.all(_VALID))
+
+
 async def identify(request: Request, house: Context) -> Caller:
     """The caller of a request. Raises 401, 403."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -87,8 +94,7 @@ async def _looked_up(hashed: str, house: Context) -> Caller:
         valid = select(api_keys).where(api_keys.c.key_hash == hashed, api_keys.c.revoked_at.is_(None))
         row = await tx.one(valid) if hashed else None
         if row is None:
-            locked = await tx.one(select(api_keys.c.id).where(api_keys.c.revoked_at.is_(None)).limit(1))
-            if locked is None:
+            if not await locked(tx):
                 return Caller(DEFAULT_PROJECT, frozenset(SCOPES), keyless=True)
             raise Problem(
                 ProblemCode.UNAUTHENTICATED,

@@ -1,4 +1,4 @@
-"""The commands that the service adds: `tapeworks serve`, the service with a worker beside it; `backup` and `restore`.
+"""The commands that the service adds: `serve`, the service with a worker beside it; `backup`, `restore`, `keys`.
 
 Imports of the service's own dependencies stand inside: the command line must work, and say what is
 missing, where only the client is installed.
@@ -6,6 +6,7 @@ missing, where only the client is installed.
 
 from __future__ import annotations
 
+import asyncio
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tapeworks.errors import TapeworksError
+from tapeworks_service import key_commands
 
 if TYPE_CHECKING:
     from tapeworks_service.embedded import WorkerOptions
@@ -23,6 +25,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (serve, backup, restore):
         app.command()(command)
+    app.add_typer(key_commands.app, name="keys")
 
 
 def serve(
@@ -44,19 +47,20 @@ def serve(
     no_worker: Annotated[bool, typer.Option("--no-worker", help="Only the service.")] = False,
 ) -> None:
     """Run the service and one worker on this machine, until SIGTERM or Ctrl-C."""
-    _require("fastapi", "service", "tapeworks serve")
+    require("fastapi", "service", "tapeworks serve")
     if not no_worker:
-        _require("tensorflow", "worker", "the worker beside it (--no-worker: only the service)")
+        require("tensorflow", "worker", "the worker beside it (--no-worker: only the service)")
     from tapeworks_service.embedded import WorkerOptions, claimed
 
     settings = _settings(host, port, data_dir)
     folder = settings.data_dir.absolute()
     with claimed(folder):
+        _check_door(settings)
         options = WorkerOptions(
             components=[path.absolute() for path in components or ()],
             data_roots=[path.absolute() for path in data_root or ()],
             cpu_slots=cpu_slots,
-            key_file=_key_file(settings, folder),
+            key_file=None if no_worker else _key_file(settings, folder),
         )
         _run(settings, folder, None if no_worker else options)
 
@@ -66,7 +70,7 @@ def backup(
     data_dir: Annotated[Path | None, typer.Option(help="Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data.")] = None,
 ) -> None:
     """Copy an instance on SQLite: database, models, checkpoints. The service may go on running."""
-    _require("fastapi", "service", "tapeworks backup")
+    require("fastapi", "service", "tapeworks backup")
     from tapeworks_service.backup import back_up
 
     folder = _settings(None, None, data_dir).data_dir.absolute()
@@ -79,7 +83,7 @@ def restore(
     data_dir: Annotated[Path | None, typer.Option(help="Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data.")] = None,
 ) -> None:
     """Put a backup into an empty folder, for `tapeworks serve` to go on with."""
-    _require("fastapi", "service", "tapeworks restore")
+    require("fastapi", "service", "tapeworks restore")
     from tapeworks_service.backup import restore as put_back
 
     folder = _settings(None, None, data_dir).data_dir.absolute()
@@ -87,31 +91,43 @@ def restore(
     typer.echo(f"{folder}: the database and {copied.files} files, {copied.bytes} bytes")
 
 
-def _require(module: str, extra: str, what: str) -> None:
+def require(module: str, extra: str, what: str) -> None:
+    """Raises TapeworksError where a module is missing, with the extra that has it."""
     if find_spec(module) is None:
         raise TapeworksError(f"{what} needs the extra {extra!r}: python -m pip install 'tapeworks[{extra}]'")
 
 
 def _settings(host: str | None, port: int | None, data_dir: Path | None) -> ServiceSettings:
-    """Options over the environment. Raises `StartRefused` for a value that is none, an open address without a key."""
-    from tapeworks_service.settings import StartRefused, read_settings
+    """Options over the environment. Raises `StartRefused` for a value that is none."""
+    from tapeworks_service.settings import read_settings
 
     given = {"host": host, "port": port, "data_dir": data_dir}
-    settings = read_settings({key: value for key, value in given.items() if value is not None})
-    if settings.first_key() is None and not settings.loopback:
-        raise StartRefused(
-            f"without a key the service listens on a loopback address only, not on {settings.host}: "
-            "set TAPEWORKS_API_KEY_FILE, or use --host 127.0.0.1"
-        )
-    return settings
+    return read_settings({key: value for key, value in given.items() if value is not None})
+
+
+def _check_door(settings: ServiceSettings) -> None:
+    """Raises `StartRefused` for an open address without a key."""
+    from tapeworks_service.keys import a_user_has_one
+    from tapeworks_service.settings import StartRefused
+
+    if settings.loopback or settings.first_key() is not None or asyncio.run(a_user_has_one(settings)):
+        return
+    raise StartRefused(
+        f"without a key the service listens on a loopback address only, not on {settings.host}: "
+        "make one with `tapeworks keys create`, set TAPEWORKS_API_KEY_FILE, or use --host 127.0.0.1"
+    )
 
 
 def _key_file(settings: ServiceSettings, folder: Path) -> Path | None:
-    """A file with the key for the worker, readable by this user alone."""
-    key = settings.first_key()
-    if key is None or settings.api_key_file is not None:
+    """A file with the key for the worker, readable by this user alone. Without a key of the settings it has its own:
+    keys that are made later lock it out no more than they would if it ran elsewhere."""
+    from tapeworks_service.keys import worker_key
+
+    if settings.api_key_file is not None:
         return settings.api_key_file
     file = folder / "worker.key"
+    known = file.read_text() if file.is_file() else None
+    key = settings.first_key() or asyncio.run(worker_key(settings, known))
     file.touch(mode=0o600)
     file.write_text(key)
     return file

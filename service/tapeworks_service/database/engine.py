@@ -106,11 +106,14 @@ class Database:
         """How long a waiting request trusts in being woken: other instances cannot wake it."""
         return 10.0 if self.url.get_backend_name() == "sqlite" else 1.0
 
-    async def open(self) -> None:
-        """Connect and upgrade. Raises `StartRefused` where another service holds the SQLite file."""
+    async def open(self, *, serves: bool = True) -> None:
+        """Connect and upgrade. Raises `StartRefused` where another service holds the SQLite file.
+
+        `serves`: as the service itself; a command may write beside it.
+        """
         backend = self.url.get_backend_name()
         if backend == "sqlite":
-            self._sqlite = await self._exit.enter_async_context(sqlite(self.url, self._busy_seconds))
+            self._sqlite = await self._exit.enter_async_context(sqlite(self.url, self._busy_seconds, serves=serves))
         elif backend == "postgresql":
             self._postgresql = postgresql(self.url, self._busy_seconds)
             self._exit.push_async_callback(self._postgresql.dispose)

@@ -39,11 +39,12 @@ class Sqlite:
 
 
 @asynccontextmanager
-async def sqlite(url: URL, busy_seconds: float) -> AsyncIterator[Sqlite]:
+async def sqlite(url: URL, busy_seconds: float, *, serves: bool) -> AsyncIterator[Sqlite]:
     """Bring a file up to date, and open it. Raises `StartRefused` where another service holds it."""
     busy = f"busy_timeout={int(busy_seconds * 1000)}"
     async with AsyncExitStack() as stack:
-        stack.enter_context(_locked(Path(url.database or "")))
+        if serves:
+            stack.enter_context(_locked(Path(url.database or "")))
         migrating = _engine(url, "BEGIN IMMEDIATE", busy)
         stack.callback(migrating.dispose)
         await asyncio.to_thread(_migrate, migrating)

@@ -1,0 +1,121 @@
+"""Keys: made, listed, revoked, in the database itself, whether the service runs or not.
+
+Whoever can write to the database may make keys, so the first one needs none. A key is shown once, when it is made; only
+its hash is stored. A service that runs hears of a new or a revoked key within a second.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import insert, select, update
+
+from tapeworks.errors import TapeworksError
+from tapeworks_service.auth import DEFAULT_PROJECT, SCOPES, WORKERS_OWN, key_hash, locked
+from tapeworks_service.database.engine import Database, Transaction
+from tapeworks_service.database.tables import api_keys, projects
+from tapeworks_service.ids import new_id
+from tapeworks_service.settings import ServiceSettings
+from tapeworks_service.waking import Hub
+
+PREFIX = "tw_"
+_BYTES = 32
+
+
+class KeyRefused(TapeworksError):
+    """What was asked for cannot be; the message says why."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key without its text. Times in seconds since 1970."""
+
+    id: str
+    project: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: float
+    last_used_at: float | None
+    revoked_at: float | None
+
+
+@asynccontextmanager
+async def opened(settings: ServiceSettings) -> AsyncIterator[Database]:
+    """The installation's database, beside a service that may run on it."""
+    if settings.database_url is None:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(settings.database, hub=Hub(), busy_seconds=settings.busy_seconds)
+    await database.open(serves=False)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def create(
+    tx: Transaction, *, name: str, project: str = DEFAULT_PROJECT, scopes: Sequence[str]
+) -> tuple[Key, str]:
+    """Make a key, and its project where it is new: the key and its text. Raises `KeyRefused`."""
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown or not scopes:
+        what = f"{unknown[0]!r} is no scope" if unknown else "a key without a scope may do nothing"
+        raise KeyRefused(f"{what}: there are {', '.join(SCOPES)}")
+    if not 0 < len(name) <= 200 or not 0 < len(project) <= 64 or not project.isprintable() or "/" in project:
+        raise KeyRefused("a name has 1 to 200 characters, a project 1 to 64 and no slash")
+    now = await tx.now()
+    if await tx.one(select(projects).where(projects.c.id == project)) is None:
+        await tx.execute(insert(projects).values(id=project, created_at=now))
+    text = PREFIX + secrets.token_urlsafe(_BYTES)
+    ordered = [scope for scope in SCOPES if scope in scopes]
+    row = {
+        "id": new_id("key"), "project_id": project, "name": name, "key_hash": key_hash(text), "scopes": ordered,
+        "from_settings": False, "created_at": now, "last_used_at": None, "revoked_at": None,
+    }  # fmt: skip
+    await tx.execute(insert(api_keys).values(row))
+    return _key(row), text
+
+
+async def listed(tx: Transaction) -> list[Key]:
+    """All keys, revoked ones too, the oldest first."""
+    return [_key(row) for row in await tx.all(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id))]
+
+
+async def revoke(tx: Transaction, key_id: str, *, last: bool = False) -> Key:
+    """Revoke a key; again is fine. Raises `KeyRefused`, for a user's last one too unless `last`: without any, everyone
+    on the service's machine is let in."""
+    row = await tx.one(select(api_keys).where(api_keys.c.id == key_id))
+    if row is None:
+        raise KeyRefused(f"there is no key {key_id!r}: `tapeworks keys list` shows them")
+    if row["revoked_at"] is not None:
+        return _key(row)
+    now = await tx.now()
+    await tx.execute(update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=now))
+    if set(row["scopes"]) != WORKERS_OWN and not last and not await locked(tx):
+        what = "this is the last key of a user: without one the service lets in everyone on its machine"
+        raise KeyRefused(f"{what} (--last: revoke it all the same)")
+    return _key({**row, "revoked_at": now})
+
+
+async def a_user_has_one(settings: ServiceSettings) -> bool:
+    """Whether the installation has a key with which somebody is let in."""
+    async with opened(settings) as database, database.read() as tx:
+        return await locked(tx)
+
+
+async def worker_key(settings: ServiceSettings, known: str | None) -> str:
+    """The text of a key for the worker beside a service: the one that it had, where that still opens."""
+    async with opened(settings) as database, database.write() as tx:
+        if known is not None:
+            valid = select(api_keys.c.id).where(api_keys.c.key_hash == key_hash(known), api_keys.c.revoked_at.is_(None))
+            if await tx.one(valid) is not None:
+                return known
+        return (await create(tx, name="the worker beside the service", scopes=["worker"]))[1]
+
+
+def _key(row: Mapping[Any, Any]) -> Key:
+    names = ("id", "name", "created_at", "last_used_at", "revoked_at")
+    return Key(project=row["project_id"], scopes=tuple(row["scopes"]), **{name: row[name] for name in names})
