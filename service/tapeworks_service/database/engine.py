@@ -60,9 +60,9 @@ class Transaction:
         """Execute one statement."""
         return await self.connection.execute(statement, parameters)
 
-    async def one(self, statement: Executable) -> RowMapping | None:
+    async def one(self, statement: Executable, parameters: Any = None) -> RowMapping | None:
         """The first row, or None."""
-        return (await self.connection.execute(statement)).mappings().first()
+        return (await self.connection.execute(statement, parameters)).mappings().first()
 
     async def all(self, statement: Executable) -> list[RowMapping]:
         """All rows."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tapeworks.spec import Resources
@@ -66,7 +67,7 @@ class Needs:
             tuple((kind, name, version, digest) for kind, name, version, digest in document["components"]),
         )
 
-    @property
+    @cached_property
     def fit_key(self) -> str:
         """The same for all jobs that need the same."""
         return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()

@@ -16,6 +16,7 @@ from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import events, logs, metric_points
 
 _INSERT_ROWS = 500
+_INSERTS = {table.name: insert(table) for table in (events, logs, metric_points)}
 
 
 @dataclass(frozen=True)
@@ -92,4 +93,4 @@ async def append_points(tx: Transaction, owner: Owner, first: int, new: Sequence
 
 async def _insert(tx: Transaction, table: Any, rows: list[dict[str, Any]]) -> None:
     for start in range(0, len(rows), _INSERT_ROWS):
-        await tx.execute(insert(table), rows[start : start + _INSERT_ROWS])
+        await tx.execute(_INSERTS[table.name], rows[start : start + _INSERT_ROWS])

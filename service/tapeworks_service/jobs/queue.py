@@ -33,6 +33,7 @@ from tapeworks_service.waking import QUEUE
 from tapeworks_service.workers.rows import IS_HELD
 
 _LONGEST_PAUSE_SECONDS = 60.0
+_INSERT = insert(jobs)
 _LEASE_COLUMNS = {"token_hash": None, "lease_expires_at": None, "worker_id": None, "gpus": 0, "phase": None}
 
 
@@ -62,7 +63,7 @@ async def enqueue(tx: Transaction, new: NewJob) -> Mapping[str, Any]:
         "phase": None, "started_at": None, "finished_at": None,
         "document": {"transitions": [first], "lineage": lineage, "waiting_for": waiting_for},
     }  # fmt: skip
-    await tx.execute(insert(jobs), row)
+    await tx.execute(_INSERT, row)
     await write_labels(tx, new.project_id, new.id, spec["labels"])
     of_job = {"project_id": new.project_id, "job_id": new.id}
     rows = [{**of_job, "index": index, **one.columns()} for index, one in enumerate(new.inputs)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, func, or_, select, true
+from sqlalchemy import RowMapping, bindparam, func, or_, select, true
 
 from tapeworks.jobs import State
 from tapeworks_service.catalogue.catalogue import ComponentKey
@@ -23,6 +23,11 @@ _MOST_KNOWN = 100_000
 _MOST_PROPERTIES = 64
 _AT_ONCE = 1_000
 _READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
+# Of each submit: to put a statement together takes longer than to execute it.
+_SAME_FIT = select(fits.c.fit_key).where(fits.c.fit_key == bindparam("key")).with_for_update(read=True, key_share=True)
+_OF_PRIORITY = (*_READY, jobs.c.priority == bindparam("priority"))
+_LAST_OF_PROJECT = select(func.max(jobs.c.fair_rank)).where(jobs.c.project_id == bindparam("project"), *_OF_PRIORITY)
+_CURRENT = select(func.min(jobs.c.fair_rank)).where(*_OF_PRIORITY)
 
 
 async def remember_fit(tx: Transaction, needs: Needs) -> None:
@@ -30,8 +35,7 @@ async def remember_fit(tx: Transaction, needs: Needs) -> None:
 
     Those who submit jobs of the same needs do not wait for each other: what is there is not written again.
     """
-    same_key = select(fits.c.fit_key).where(fits.c.fit_key == needs.fit_key)
-    if await tx.one(same_key.with_for_update(read=True, key_share=True)) is not None:
+    if await tx.one(_SAME_FIT, {"key": needs.fit_key}) is not None:
         return
     statement = tx.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
     # Not the key: SQLite would look through all jobs for those that refer to it.
@@ -41,12 +45,10 @@ async def remember_fit(tx: Transaction, needs: Needs) -> None:
 
 async def fair_rank(tx: Transaction, project_id: str, priority: int) -> int:
     """The round in which a project's next job of a priority has its turn: one job of each project a round."""
-    ready = (*_READY, jobs.c.priority == priority)
-    own = select(func.max(jobs.c.fair_rank)).where(jobs.c.project_id == project_id, *ready)
-    last = (await tx.execute(own)).scalar_one()
+    last = (await tx.execute(_LAST_OF_PROJECT, {"project": project_id, "priority": priority})).scalar_one()
     if last is not None:
         return int(last) + 1
-    current = (await tx.execute(select(func.min(jobs.c.fair_rank)).where(*ready))).scalar_one()
+    current = (await tx.execute(_CURRENT, {"priority": priority})).scalar_one()
     return int(current or 0)
 
 
