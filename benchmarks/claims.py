@@ -131,8 +131,8 @@ def timed(call: Callable[[], httpx.Response], status: int) -> float:
 
 
 def figures(client: httpx.Client, worker: HandWorker, times: int) -> list[str]:
-    """Of a claim and the finish of its job (so many a second, too), a claim alone, a look that finds nothing, the newest
-    50 jobs, and the newest 50 that are queued."""
+    """Of a claim and the finish of its job (so many a second, too), a claim alone, a look that finds nothing, the
+    newest 50 jobs, and the newest 50 that are queued."""
     claims: list[float] = []
 
     def claim_and_finish() -> float:
