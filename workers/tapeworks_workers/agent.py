@@ -15,6 +15,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -47,6 +48,22 @@ class WorkFolderTaken(Exception):
     """Another worker runs in the same work folder."""
 
 
+@dataclass(frozen=True)
+class Announced:
+    """What the service is told of this worker's components; as text, since it is hardly ever sent."""
+
+    versions: dict[str, str]
+    catalogue: bytes
+    digest: str
+
+    @classmethod
+    def of(cls, admitted: Admitted) -> Announced:
+        """From what admission found."""
+        catalogue = admitted.catalogue
+        digest = canonical_digest(catalogue.model_dump(mode="json"))
+        return cls(admitted.versions, catalogue.model_dump_json().encode(), digest)
+
+
 class Agent:
     """A worker. `launcher`, `nvml` and `transport` are seams: processes, devices and the network."""
 
@@ -66,7 +83,7 @@ class Agent:
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._compiled = compiled.folder_of(settings.work_dir)
-        self._admitted: Admitted
+        self._announced: Announced
         self._registered: wire.Registered
         self._request_id = _new_id()
 
@@ -97,7 +114,7 @@ class Agent:
     async def _work(self) -> None:
         await self._launcher.start()
         seen = await self._look()
-        self._admitted = await self._admit()
+        self._announced = await self._admit()
         await self._register()
         log.info("worker ready", id=self._settings.id, devices=[device.id for device in self._devices.listing()])
         async with asyncio.TaskGroup() as group:
@@ -126,22 +143,24 @@ class Agent:
 
     # ── what this worker is ──────────────────────────────────────────────────────────────────────
 
-    async def _admit(self) -> Admitted:
-        return await admit(self._launcher, self._settings.components, folder=self._settings.work_dir / "catalogues")
+    async def _admit(self) -> Announced:
+        admitted = await admit(self._launcher, self._settings.components, folder=self._settings.work_dir / "catalogues")
+        return Announced.of(admitted)
 
     async def _register(self) -> None:
         """Tell the service; the catalogue is sent whole only when asked for."""
-        catalogue = self._admitted.catalogue
+        announced = self._announced
         registration = wire.Registration(
             devices=self._devices.listing(),
             labels=self._settings.labels,
-            versions={"tapeworks": version("tapeworks"), **self._admitted.versions},
+            versions={"tapeworks": version("tapeworks"), **announced.versions},
             cpus=self._devices.cpus,
             memory_bytes=psutil.virtual_memory().total,
-            catalogue_digest=canonical_digest(catalogue.model_dump(mode="json")),
+            catalogue_digest=announced.digest,
         )
         self._registered = await self._link.register(self._settings.id, registration)
         if self._registered.catalogue_needed:
+            catalogue = wire.Catalogue.model_validate_json(announced.catalogue)
             whole = registration.model_copy(update={"catalogue": catalogue})
             self._registered = await self._link.register(self._settings.id, whole)
 
@@ -173,7 +192,7 @@ class Agent:
     async def _reload(self) -> None:
         log.info("components changed: they are loaded again")
         try:
-            self._admitted = await self._admit()
+            self._announced = await self._admit()
         except LaunchFailed as error:
             log.error("the changed components cannot be loaded; the earlier ones stay", error=str(error))
             return
