@@ -92,22 +92,22 @@ def agent_killed(world: World, times: int) -> Outcome:
 
 
 def zygotes_killed(world: World, times: int) -> Outcome:
-    """`kill -9` of both zygotes of an agent: its job goes on, and the next one starts from new ones."""
-    outcome = Outcome("kill -9 the zygotes (base, component)", times)
+    """`kill -9` of the zygotes of an agent: its job goes on, and the next one starts from new ones."""
+    outcome = Outcome("kill -9 the zygotes (base, engine, component)", times)
     spec = specs.job()
     wanted = undisturbed(world, spec)
     for number in range(times):
         job = training(world, world.client.submit(spec))
         agent = world.agent_of(job)
         zygotes = agent.zygotes()
-        if len(zygotes) != 2:
+        if len(zygotes) != 3:
             outcome.problems.append(f"{len(zygotes)} zygotes")
-        # Both, then each alone: they need each other.
-        chosen = (zygotes, zygotes[:1], zygotes[1:])[number % 3]
+        # All, then each alone: they need each other.
+        chosen = (zygotes, *([one] for one in zygotes))[number % 4]
         killed(chosen)
         at = time.time()
         outcome.recovered(another_runs(world, outcome))
-        eventually(lambda agent=agent: len(agent.zygotes()) == 2, 120, "the zygotes are replaced")
+        eventually(lambda agent=agent: len(agent.zygotes()) == 3, 120, "the zygotes are replaced")
         outcome.recovered(time.time() - at)
         story = gather(world, outcome, Case(world.client.wait(job.id, 240), at, 0), spec, weights_wanted=wanted)
         if story.job.attempt != 1:

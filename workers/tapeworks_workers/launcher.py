@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,7 +228,7 @@ class ForkLauncher:
         self._zygote: Zygote | None = None
         self._engines: asyncio.Lock = asyncio.Lock()
         self._engine: Zygote | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: dict[Zygote, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         await self._living_engine()
@@ -256,10 +256,10 @@ class ForkLauncher:
         return await self._from_components(admitting({"admission": self._admission}, environment))
 
     async def close(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in list(self._watches.values()):
+            watch.cancel()
             with suppress(asyncio.CancelledError):
-                await self._watch
+                await watch
         for zygote in (self._zygote, self._engine, self._base):
             if zygote is not None:
                 await zygote.close()
@@ -298,6 +298,7 @@ class ForkLauncher:
                 self._engine = engine  # closed with the launcher even where the start is cut off
                 if not (told := await engine.answer())["ready"]:
                     raise LaunchFailed(f"the engine cannot be forked: {told['error']}")
+                self._replace_when_gone(engine, self._living_engine)
             return self._engine
 
     async def _living_zygote(self) -> Zygote:
@@ -313,17 +314,20 @@ class ForkLauncher:
     async def _adopt(self, zygote: Zygote) -> None:
         former, self._zygote = self._zygote, zygote
         if former is not None:
+            if (watch := self._watches.pop(former, None)) is not None:
+                watch.cancel()
             await former.close()
-        if self._watch is not None:
-            self._watch.cancel()
-        self._watch = asyncio.create_task(self._replace_when_gone(zygote))
+        self._replace_when_gone(zygote, self._living_zygote)
 
-    async def _replace_when_gone(self, zygote: Zygote) -> None:
+    def _replace_when_gone(self, zygote: Zygote, living: Callable[[], Awaitable[Zygote]]) -> None:
         """A successor is warm before the next job asks for it."""
+        self._watches[zygote] = asyncio.create_task(self._replaced(zygote, living))
+
+    async def _replaced(self, zygote: Zygote, living: Callable[[], Awaitable[Zygote]]) -> None:
         await zygote.handle.wait()
-        self._watch = None  # adopting the successor must not cancel this task
+        self._watches.pop(zygote, None)  # adopting the successor must not cancel this task
         try:
-            await self._living_zygote()
+            await living()
         except LaunchFailed as error:
             log.error("no zygote could be started; the next job tries again", error=str(error))
 
