@@ -133,6 +133,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        (folder / "data").mkdir()
+        os.environ["TAPEWORKS_LEASE_SECONDS"] = "600"  # nobody sends heartbeats here
         file = folder / "big.bin"
         sha256, size = write(file, given.mebibytes), given.mebibytes * MIB
         with service(folder / "data", f"sqlite+aiosqlite:///{folder / 'tapeworks.db'}") as client:

@@ -67,49 +67,55 @@ class Store:
             await obstore.put_async(self._store, key, data, use_multipart=False)
 
     async def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """Open an object for the bytes start … end-1, in chunks of about a MiB. Raises 410 where it is shorter, 503."""
+        """The bytes start … end-1 of an object, a MiB at a time. Raises 410 where it is shorter, 503.
+
+        Read as the file it is: through the store's own stream a gibibyte takes ten times as long.
+        """
+        path = self._root / key
         with _coded("be read"):
-            # An empty range is an error to the store; the object is opened all the same.
-            options: obstore.GetOptions = {"range": (start, end)} if end > start else {"head": True}
-            result = await obstore.get_async(self._store, key, options=options)
-        if result.meta["size"] < end:
+            size = (await asyncio.to_thread(path.stat)).st_size
+        if size < end:
             # An answer that breaks off would be asked for again without end.
-            detail = f"the file is damaged: the artifact store has {result.meta['size']} bytes of it"
+            detail = f"the file is damaged: the artifact store has {size} bytes of it"
             raise Problem(ProblemCode.DIGEST_MISMATCH, detail, hint="It cannot be had any more.", status=410)
 
         async def chunks() -> AsyncIterator[bytes]:
-            with _coded("be read"):
-                if end > start:
-                    async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
-                        yield bytes(chunk)
+            with _coded("be read"), path.open("rb", buffering=0) as file:
+                file.seek(start)
+                left = end - start
+                while left > 0 and (chunk := await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))):
+                    left -= len(chunk)
+                    yield chunk
 
         return chunks()
 
     async def digest(self, key: str) -> Digest:
         """Read an object and digest what is really there. Raises 503."""
-        seen, total = hashlib.sha256(), 0
         with _coded("be read"):
-            result = await obstore.get_async(self._store, key)
-            async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
-                seen.update(chunk)
-                total += len(chunk)
-        return Digest(total, seen.hexdigest())
+            return await asyncio.to_thread(_digest_of, self._root / key)
 
     async def compose(self, key: str, parts: list[str]) -> None:
         """One object from its parts, in order, safe from a power cut. Raises 503, 507."""
-
-        async def content() -> AsyncIterator[bytes]:
-            for part in parts:
-                result = await obstore.get_async(self._store, part)
-                async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
-                    yield bytes(chunk)
-
         with _coded("be written"):
             if len(parts) == 1:
                 await obstore.copy_async(self._store, parts[0], key)
             else:
-                await obstore.put_async(self._store, key, content(), max_concurrency=2)
+                await asyncio.to_thread(self._joined, key, parts)
             await asyncio.to_thread(self._sync, key)
+
+    def _joined(self, key: str, parts: list[str]) -> None:
+        target = self._root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f"{target.name}#0")  # as the store names what is being written: it lists none of it
+        try:
+            with aside.open("wb") as out:
+                for part in parts:
+                    with (self._root / part).open("rb") as one:
+                        shutil.copyfileobj(one, out, CHUNK_BYTES)
+            aside.replace(target)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
 
     def _sync(self, key: str) -> None:
         """Flush an object and the folders that name it: rows are about to refer to it."""
@@ -150,3 +156,9 @@ class Store:
     async def check(self) -> None:
         """Whether the store can be written. Raises 503, 507."""
         await self.put(PROBE, b"tapeworks")
+
+
+def _digest_of(path: Path) -> Digest:
+    with path.open("rb") as file:
+        seen = hashlib.file_digest(file, "sha256").hexdigest()
+        return Digest(file.tell(), seen)
