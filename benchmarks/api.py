@@ -11,17 +11,15 @@ import argparse
 import asyncio
 import json
 import statistics
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from benchmarks.claims import answering, fill, free_port, service
+from benchmarks.claims import answering, fill, free_port, installation
 from benchmarks.hammer import Load, get, hammer, post
-from tests.postgres import postgres
 from tests.service.worker import HandWorker, spec
 
 QUEUED, KINDS = 10_000, 50
@@ -46,14 +44,8 @@ def main() -> None:
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--turns", type=int, default=3)
     given = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as name,
-        postgres() if given.database == "postgresql" else nullcontext() as server,
-    ):
-        folder = Path(name)
-        url = f"sqlite+aiosqlite:///{folder / 'tapeworks.db'}" if server is None else server.create()
-        with service(folder, url) as client:
-            _measure(client, folder, url, given.turns)
+    with installation(given.database) as (client, folder, url):
+        _measure(client, folder, url, given.turns)
 
 
 def _measure(client: httpx.Client, folder: Path, url: str, turns: int) -> None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,16 @@ def service(folder: Path, database: str) -> Iterator[httpx.Client]:
     environment = os.environ | {f"TAPEWORKS_{name}": value for name, value in settings.items()}
     with answering(["-m", "tapeworks_service"], port, "/healthz", folder / "service.log", environment) as client:
         yield client
+
+
+@contextmanager
+def installation(database: str) -> Iterator[tuple[httpx.Client, Path, str]]:
+    """A service on a new SQLite file or PostgreSQL database: a client, the folder, the database's URL."""
+    with tempfile.TemporaryDirectory() as name, postgres() if database == "postgresql" else nullcontext() as server:
+        folder = Path(name)
+        url = f"sqlite+aiosqlite:///{folder / 'tapeworks.db'}" if server is None else server.create()
+        with service(folder, url) as client:
+            yield client, folder, url
 
 
 @contextmanager

@@ -11,20 +11,16 @@ import argparse
 import asyncio
 import json
 import re
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 
-from benchmarks.claims import service
+from benchmarks.claims import installation
 from benchmarks.hammer import Load, connection, get, post
 from tapeworks.wire import LEASE_HEADER
-from tests.postgres import postgres
 from tests.service.worker import HandLease, HandWorker, spec
 
 JOBS, POLLERS, STREAMS = 10, 1_000, 200
@@ -140,23 +136,17 @@ def main() -> None:
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--seconds", type=float, default=30.0)
     given = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as name,
-        postgres() if given.database == "postgresql" else nullcontext() as server,
-    ):
-        folder = Path(name)
-        url = f"sqlite+aiosqlite:///{folder / 'tapeworks.db'}" if server is None else server.create()
-        with service(folder, url) as client:
-            worker = HandWorker(client)
-            worker.register()
-            for _ in range(JOBS):
-                worker.submit(spec(export=None))
-            leases = [worker.lease() for _ in range(JOBS)]
-            for lease in leases:
-                lease.state("running", "training")
-            seen = asyncio.run(watch(int(client.base_url.port or 0), leases, given.seconds))
-            (process,) = [one for one in psutil.Process().children() if "tapeworks_service" in one.cmdline()]
-            memory = process.memory_info().rss / 2**20
+    with installation(given.database) as (client, _, _):
+        worker = HandWorker(client)
+        worker.register()
+        for _ in range(JOBS):
+            worker.submit(spec(export=None))
+        leases = [worker.lease() for _ in range(JOBS)]
+        for lease in leases:
+            lease.state("running", "training")
+        seen = asyncio.run(watch(int(client.base_url.port or 0), leases, given.seconds))
+        (process,) = [one for one in psutil.Process().children() if "tapeworks_service" in one.cmdline()]
+        memory = process.memory_info().rss / 2**20
     answers = sum(seen.statuses.values()) / (WARM_SECONDS + given.seconds)
     print(f"{POLLERS} long-polls and {STREAMS} streams on {JOBS} jobs, {given.database}, {given.seconds:g} s\n")
     print("| after a batch was sent, in ms | p50 | p99 | longest | wanted p99 |\n|---|---|---|---|---|")

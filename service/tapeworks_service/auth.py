@@ -12,7 +12,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
-from sqlalchemy import insert, select, update
+from sqlalchemy import RowMapping, insert, select, update
 
 from tapeworks.errors import ProblemCode
 from tapeworks_service.callers import Caller
@@ -70,6 +70,11 @@ async def _take_over(tx: Transaction, hashed: str) -> None:
         )  # fmt: skip
 
 
+async def valid(tx: Transaction, hashed: str) -> RowMapping | None:
+    """The key with that hash, where it still opens."""
+    return await tx.one(select(api_keys).where(api_keys.c.key_hash == hashed, api_keys.c.revoked_at.is_(None)))
+
+
 async def locked(tx: Transaction) -> bool:
     """Whether a user has a key, so that nobody is let in without one. A worker's own is no user's."""
     return any(set(row["scopes"]) != WORKERS_OWN for row in await tx.all(_VALID))
@@ -91,8 +96,7 @@ async def identify(request: Request, house: Context) -> Caller:
 async def _looked_up(hashed: str, house: Context) -> Caller:
     """Whom a key stands for; nobody's key, where there is none at all. Raises 401."""
     async with house.database.read() as tx:
-        valid = select(api_keys).where(api_keys.c.key_hash == hashed, api_keys.c.revoked_at.is_(None))
-        row = await tx.one(valid) if hashed else None
+        row = await valid(tx, hashed) if hashed else None
         if row is None:
             if not await locked(tx):
                 return Caller(DEFAULT_PROJECT, frozenset(SCOPES), keyless=True)

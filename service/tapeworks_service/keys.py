@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import insert, select, update
 
 from tapeworks.errors import TapeworksError
-from tapeworks_service.auth import DEFAULT_PROJECT, SCOPES, WORKERS_OWN, key_hash, locked
+from tapeworks_service.auth import DEFAULT_PROJECT, SCOPES, WORKERS_OWN, key_hash, locked, valid
 from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import api_keys, projects
 from tapeworks_service.ids import new_id
@@ -109,10 +109,8 @@ async def a_user_has_one(settings: ServiceSettings) -> bool:
 async def worker_key(settings: ServiceSettings, known: str | None) -> str:
     """The text of a key for the worker beside a service: the one that it had, where that still opens."""
     async with opened(settings) as database, database.write() as tx:
-        if known is not None:
-            valid = select(api_keys.c.id).where(api_keys.c.key_hash == key_hash(known), api_keys.c.revoked_at.is_(None))
-            if await tx.one(valid) is not None:
-                return known
+        if known is not None and await valid(tx, key_hash(known)) is not None:
+            return known
         return (await create(tx, name="the worker beside the service", scopes=["worker"]))[1]
 
 

@@ -263,8 +263,8 @@ class Agent:
         with stack:
             await attempt.run()
             await self._devices.seen_free(held.gpus)
-            await asyncio.to_thread(compiled.trim, self._compiled)
         self._changed.set()
+        await asyncio.to_thread(compiled.trim, self._compiled)
 
     async def _release(self, lease: wire.Lease) -> None:
         try:

@@ -104,7 +104,7 @@ class Needs:
         """Whether what is free is enough; call it only where nothing is `unmet`."""
         wanted = self.gpus_on(worker)
         if wanted == 0:
-            return free_cpus >= (worker.cpus_for(self.cpus))
+            return free_cpus >= worker.cpus_for(self.cpus)
         free = [device for device in worker.gpus if device["id"] in free_gpus]
         return sum(self._large_enough(device) for device in free) >= wanted
 

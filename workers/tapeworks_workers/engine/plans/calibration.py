@@ -14,7 +14,7 @@ from typing import Any
 from tapeworks_workers.engine.environment import has_gpu
 from tapeworks_workers.engine.plans.fused import CannotCompile, FusedPlan
 from tapeworks_workers.engine.plans.loop import LoopPlan
-from tapeworks_workers.engine.plans.verdicts import Verdict
+from tapeworks_workers.engine.plans.verdicts import Verdict, nodes_of
 from tapeworks_workers.engine.step import CompiledStep
 
 MEASURED_SECONDS = 0.6
@@ -148,6 +148,4 @@ def _better(fused: dict[str, float], loop: dict[str, float], left: int | None) -
 
 def _operations(step: CompiledStep) -> list[str]:
     """The types of all operations of a step, those of the functions that it calls too."""
-    graph = step.concrete.graph.as_graph_def()
-    nodes = [node.op for node in graph.node]
-    return nodes + [node.op for function in graph.library.function for node in function.node_def]
+    return [node.op for node in nodes_of(step)]

@@ -66,14 +66,18 @@ class Verdicts:
         return Verdict(self.folder / "plans" / f"{digest(step, split)}.json")
 
 
+def nodes_of(step: CompiledStep) -> list[Any]:
+    """All operations of a traced step with their shapes, those of the functions that it calls too."""
+    graph = step.concrete.graph.as_graph_def(add_shapes=True)
+    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+
+
 def digest(step: CompiledStep, split: Split) -> str:
     """The same for steps that take the same time."""
-    graph = step.concrete.graph.as_graph_def(add_shapes=True)
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     seen = hashlib.sha256()
     for part in (environment.fingerprint(), str(step.element_spec), split.batch_size, split.rows is not None):
         seen.update(f"{part}\n".encode())
-    for node in nodes:
+    for node in nodes_of(step):
         told = [(name, node.attr[name].SerializeToString(deterministic=True)) for name in _TELLING if name in node.attr]
         seen.update(f"{node.op} {told}\n".encode())
     return seen.hexdigest()[:40]
