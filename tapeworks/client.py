@@ -43,6 +43,7 @@ from tapeworks.jobs import (
 )
 from tapeworks.references import Kind
 from tapeworks.spec import JobSpec
+from tapeworks.uploaded import Bundles, Datasets, Packages
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 WAIT_SECONDS = 30
@@ -70,6 +71,12 @@ class Client:
         url = url or os.environ.get("TAPEWORKS_URL") or DEFAULT_URL
         key = key or os.environ.get("TAPEWORKS_KEY") or None
         self._connection = Connection(url, key=key, transport=transport, timeout=timeout)
+        self.datasets = Datasets(self._connection)
+        """Uploaded data: `push`, `settled`, `list`, `get`, `delete`."""
+        self.packages = Packages(self._connection)
+        """Uploaded component packages, likewise."""
+        self.bundles = Bundles(self._connection)
+        """Uploaded model bundles, likewise."""
 
     @property
     def url(self) -> str:

@@ -19,9 +19,10 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -60,6 +61,13 @@ class Component:
     file: Path | None
     digest: str
     """sha-256 of the source file."""
+    package: str | None = None
+    """The uploaded package that brought it."""
+
+    @property
+    def package_name(self) -> str:
+        """What its name should begin with."""
+        return self.module.partition(".")[0]
 
     @cached_property
     def config(self) -> Config:
@@ -123,6 +131,11 @@ class Registry:
                     "Keras writes both into files under one name, so they need two"
                 )
         self._components[component.kind, component.name] = component
+
+    def replace(self, component: Component) -> Component:
+        """Put another entry in the place of the same component."""
+        self._components[component.kind, component.name] = component
+        return component
 
     def find(self, kind: Kind, name: str) -> Component | None:
         """The component, or None."""
@@ -306,6 +319,31 @@ def load_installed(*, keep_going: bool = False) -> list[Component]:
     for module in sorted(modules):
         loaded += _load(module, keep_going=keep_going)
     return loaded
+
+
+def load_package(root: Path, modules: Sequence[str], *, id: str, version: str) -> list[Component]:
+    """Import the modules of an uploaded package from its folder; what cannot be goes to `registry.refused`.
+
+    Its components have the package's version, whatever they say: one version of a name is one content then.
+    """
+    before = {(one.kind, one.name): one for one in registry}
+    for module in modules:
+        top = module.partition(".")[0]
+        try:
+            with registry._all_or_nothing():
+                _import(top, root.resolve())
+                importlib.import_module(module)
+        except (Exception, SystemExit) as error:
+            registry.refused.append(RefusedComponent(name=module, reason=_place_of(error, root)))
+    loaded = [one for one in registry if before.get((one.kind, one.name)) is not one]
+    return [registry.replace(replace(one, package=id, version=version)) for one in loaded]
+
+
+def _place_of(error: BaseException, root: Path) -> str:
+    """What was raised, and the last line of the package that it passed."""
+    told = f"{type(error).__name__}: {error}"
+    own = [at for at in traceback.extract_tb(error.__traceback__) if at.filename.startswith(f"{root}/")]
+    return f"{told} ({own[-1].filename.removeprefix(f'{root}/')}, line {own[-1].lineno})" if own else told
 
 
 def _modules_in(path: Path) -> list[Path]:

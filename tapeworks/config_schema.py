@@ -182,9 +182,10 @@ def config_of(target: Any, kind: Kind, name: str) -> Config:
         fields[f"argument_{index}"] = (taken, _field(argument, default))
     model = create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False), **fields)
     declared = frozenset(_declared(target, kind))
-    return Config(
-        model, _schema(model, name), kinds, frozenset(files), frozenset(branches), frozenset(earlier), declared
-    )
+    schema: dict[str, Any] = _schema(model, name)
+    for argument in files:
+        schema["properties"][_key(argument)]["x-files"] = True
+    return Config(model, schema, kinds, frozenset(files), frozenset(branches), frozenset(earlier), declared)
 
 
 def _field(argument: str, default: Any) -> Any:

@@ -171,7 +171,8 @@ class Job(Answer):
     name: str | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     priority: int = 0
-    spec: JobSpec
+    spec: JobSpec | None
+    """None where the job has none: it inspects a dataset or admits a package."""
     state: State
     requested: Requested = Requested.NONE
     waiting_for: list[str] = Field(default_factory=list)
@@ -279,6 +280,8 @@ class ComponentInfo(ComponentEntry):
     """A catalogue entry with the workers that have it."""
 
     workers: list[str] = Field(default_factory=list)
+    package: str | None = None
+    """The uploaded package that brings it."""
 
 
 class Device(Answer):
@@ -308,6 +311,10 @@ class WorkerInfo(Answer):
     registered_at: datetime
     heartbeat_at: datetime
     refused: list[RefusedComponent] = Field(default_factory=list)
+    packages: bool = False
+    """Whether it takes jobs with uploaded packages."""
+    sandbox: dict[str, str] = Field(default_factory=dict)
+    """Layer → `on`, or why it is not there."""
 
 
 class ValidationResult(Answer):

@@ -38,6 +38,8 @@ class Catalogue(Message):
 
     components: list[ComponentEntry]
     refused: list[RefusedComponent] = Field(default_factory=list)
+    distributions: dict[str, str] = Field(default_factory=dict)
+    """What is installed there, name → version: what an uploaded package may depend on."""
 
 
 class Registration(Message):
@@ -49,6 +51,10 @@ class Registration(Message):
     """`tapeworks`, `python`, `tensorflow`, `keras`."""
     cpus: int = 1
     memory_bytes: int | None = None
+    packages: bool = False
+    """Whether it takes jobs with uploaded packages."""
+    sandbox: dict[str, str] = Field(default_factory=dict)
+    """Layer → `on`, or why it is not there."""
     catalogue_digest: Sha256
     catalogue: Catalogue | None = None
     """Sent when the service answers `catalogue_needed`."""
@@ -103,13 +109,15 @@ class ResumeFrom(Message):
 
 
 class LeaseInput(Message):
-    """What a job goes on from, in the form its spec names it: `GET …/attempts/{n}/inputs/{index}` gives its bytes."""
+    """A file that a job reads, in the form its spec names it: `GET …/attempts/{n}/inputs/{index}` gives its bytes."""
 
     from_: Annotated[str, Field(alias="from")]
-    kind: Literal["bundle", "checkpoint"]
-    """A `.tar.gz`, or a `.tar`."""
+    kind: Literal["bundle", "checkpoint", "dataset", "package"]
+    """A `.tar.gz`, a `.tar`, a file or archive of any kind, a zip."""
     bytes: int
     sha256: Sha256
+    about: dict[str, JsonValue] = Field(default_factory=dict)
+    """Of an upload: its `name` and `version`; a dataset's `format`; a package's `root` and `modules`."""
 
 
 class Lease(Message):
@@ -121,12 +129,13 @@ class Lease(Message):
     attempt: int
     token: str
     lease_seconds: float
-    spec: JobSpec
+    spec: JobSpec | None
+    """None: the kind says what is done with the one input."""
     components: list[PinnedComponent] = Field(default_factory=list)
     resume: list[ResumeFrom] = Field(default_factory=list)
     """Newest first; the next one is for a digest that fails. Empty: from the start."""
     inputs: list[LeaseInput] = Field(default_factory=list)
-    """Each job or checkpoint that the spec names in a `from`, once."""
+    """Each job, checkpoint, dataset and bundle that the spec names, and the packages of its components, once."""
     timeout_seconds: float | None = None
     """What is left of limits.timeout_seconds."""
     gpus: int = 0
@@ -229,7 +238,8 @@ class RecordsAnswer(Message):
 
 
 class UploadRequest(Message):
-    """Body of `POST /v1/uploads`. The lease token goes into the header `Tapeworks-Lease`."""
+    """Body of `POST /v1/uploads`: of a project, or of an attempt, whose lease token goes into the header
+    `Tapeworks-Lease`."""
 
     bytes: Annotated[int, Field(ge=0)]
     sha256: Sha256

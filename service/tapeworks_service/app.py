@@ -15,12 +15,14 @@ from tapeworks_service import auth, health, openapi, problems
 from tapeworks_service.artifacts import routes as artifacts
 from tapeworks_service.artifacts.store import Store
 from tapeworks_service.artifacts.sweep import sweep_forever
+from tapeworks_service.bundles import routes as bundles
 from tapeworks_service.callers import Callers
 from tapeworks_service.catalogue import routes as catalogue
 from tapeworks_service.catalogue.catalogue import CatalogueCache
 from tapeworks_service.context import Context
 from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import installation
+from tapeworks_service.datasets import routes as datasets
 from tapeworks_service.jobs import record_routes, submit_routes
 from tapeworks_service.jobs import routes as jobs
 from tapeworks_service.jobs.bodies import Bodies
@@ -30,6 +32,7 @@ from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.jobs.waiting import Waiting
 from tapeworks_service.leases import routes as leases
 from tapeworks_service.logs import RequestIds
+from tapeworks_service.packages import routes as packages
 from tapeworks_service.prometheus import Measured, Measures
 from tapeworks_service.settings import ServiceSettings, StartRefused
 from tapeworks_service.waking import Hub
@@ -85,7 +88,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     openapi.install(app)
     app.add_middleware(Measured, measures=measures)
     app.add_middleware(RequestIds)
-    for room in (submit_routes, jobs, record_routes, artifacts, catalogue, workers, leases, health):
+    rooms = (submit_routes, jobs, record_routes, artifacts, datasets, packages, bundles, catalogue, workers, leases)
+    for room in (*rooms, health):
         app.include_router(room.router)
     return app
 

@@ -125,11 +125,16 @@ def _refuse_other_sites(request: Request) -> None:
         )
 
 
-def _require(scope: str) -> Callable[..., Awaitable[Caller]]:
+def require(caller: Caller, *scopes: str) -> None:
+    """Raises 403 for a caller with none of these scopes."""
+    if not caller.scopes.intersection(scopes):
+        raise Problem(ProblemCode.FORBIDDEN, f"this key lacks the scope {' or '.join(map(repr, scopes))}")
+
+
+def _require(*scopes: str) -> Callable[..., Awaitable[Caller]]:
     async def caller(request: Request, house: House) -> Caller:
         found = await identify(request, house)
-        if scope not in found.scopes:
-            raise Problem(ProblemCode.FORBIDDEN, f"this key lacks the scope {scope!r}")
+        require(found, *scopes)
         return found
 
     return caller
@@ -139,3 +144,5 @@ Reader = Annotated[Caller, Depends(_require("read"))]
 Submitter = Annotated[Caller, Depends(_require("submit"))]
 Admin = Annotated[Caller, Depends(_require("admin"))]
 Worker = Annotated[Caller, Depends(_require("worker"))]
+Uploader = Annotated[Caller, Depends(_require("submit", "worker"))]
+"""A user or a worker: whose upload it is says which."""

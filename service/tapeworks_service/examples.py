@@ -53,6 +53,21 @@ _UPLOAD = {
 }  # fmt: skip
 _WORKER = {"id": "machine-3fa2c1", "state": "ready", "devices": [_DEVICE], "registered_at": _AT, "heartbeat_at": _AT}
 
+_ASSET = {"name": "flowers", "version": "1", "bytes": 9, "sha256": _SHA256, "job_id": _JOB_ID, "created_at": _AT}
+_DATASET = {
+    **_ASSET, "id": "ds_019b7c3e5d1a7c2e8f4b6a9d0c1e2f3d", "object": "dataset", "format": "csv", "source": "csv",
+    "state": "ready", "content": {
+        "rows": 1, "files": 1, "columns": [{"name": "petals", "dtype": "int64", "shape": []}],
+        "preview": [{"petals": 5}], "classes": {},
+    },
+}  # fmt: skip
+_PACKAGE = {
+    **_ASSET, "id": "pkg_019b7c3e5d1a7c2e8f4b6a9d0c1e2f3e", "object": "package", "name": "acme-losses",
+    "version": "1.0.0", "state": "admitted", "requires": [],
+    "components": [{"kind": "loss", "name": "acme/Warm", "version": "1.0.0"}],
+}  # fmt: skip
+_BUNDLE = {**_ASSET, "id": "bundle_019b7c3e5d1a7c2e8f4b6a9d0c1e2f3f", "object": "bundle", "roles": ["model"]}
+
 ANSWERS: dict[str, Any] = {
     "create_job": _QUEUED,
     "list_jobs": _page(_RUNNING),
@@ -73,6 +88,15 @@ ANSWERS: dict[str, Any] = {
     "list_workers": _page(_WORKER),
     "drain_worker": {**_WORKER, "state": "draining"},
     "undrain_worker": _WORKER,
+    "create_dataset": _DATASET,
+    "list_datasets": _page(_DATASET),
+    "get_dataset": _DATASET,
+    "create_package": {**_PACKAGE, "state": "admitting", "components": []},
+    "list_packages": _page(_PACKAGE),
+    "get_package": _PACKAGE,
+    "create_bundle": _BUNDLE,
+    "list_bundles": _page(_BUNDLE),
+    "get_bundle": _BUNDLE,
     "create_upload": _UPLOAD,
     "get_upload": _UPLOAD,
     "complete_upload": {**_UPLOAD, "missing": [], "completed": True},
@@ -102,7 +126,10 @@ STREAMED: dict[str, dict[str, Any]] = {
 """What one server-sent event of an operation holds; its `id` is the entry's `seq`."""
 
 BODIES: dict[str, Any] = {
-    "create_upload": {"bytes": 9, "sha256": _SHA256, "job_id": _JOB_ID, "attempt": 1, "path": "bundle.tar.gz"},
+    "create_upload": {"bytes": 9, "sha256": _SHA256},
+    "create_dataset": {"upload_id": _UPLOAD["id"], "name": "flowers", "format": "csv"},
+    "create_package": {"upload_id": _UPLOAD["id"]},
+    "create_bundle": {"upload_id": _UPLOAD["id"], "name": "flowers-model"},
     "register_worker": {"devices": [_DEVICE], "labels": {"zone": "a"}, "cpus": 2, "catalogue_digest": _SHA256},
     "lease_job": {"worker_id": "machine-3fa2c1", "request_id": "req_1", "wait_seconds": 30, "free_cpus": 2},
     "store_records": {

@@ -62,9 +62,8 @@ async def metrics(caller: Reader, house: House) -> Response:
 
 async def _later(caller: Reader, rest: str = "") -> Response:
     """Named by the contract; this version answers 422 `not_supported`."""
-    raise not_supported("packages, datasets and registered models")
+    raise not_supported("registered models")
 
 
-for _name in ("packages", "datasets", "models"):
-    for _path in (f"/v1/{_name}", f"/v1/{_name}/{{rest:path}}"):
-        router.add_api_route(_path, _later, methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+for _path in ("/v1/models", "/v1/models/{rest:path}"):
+    router.add_api_route(_path, _later, methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from tapeworks import wire
+from tapeworks import assets, wire
 from tapeworks.spec import editor_schema
 from tapeworks_service.examples import ACCEPTED, ANSWERS, BODIES, STREAMED
 from tapeworks_service.exchange import PROBLEM_SCHEMA
@@ -22,6 +22,7 @@ _BYTES = frozenset({"get_artifact", "get_model", "get_checkpoint", "read_checkpo
 _BODIES = (
     JobChange, RetryRequest, wire.Registration, wire.LeaseRequest, wire.Heartbeat, wire.Records,
     wire.CheckpointAnnouncement, wire.Finish, wire.UploadRequest,
+    assets.DatasetRequest, assets.PackageRequest, assets.BundleRequest,
 )  # fmt: skip
 
 

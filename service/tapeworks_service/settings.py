@@ -60,6 +60,10 @@ class ServiceSettings(BaseSettings):
     reserve_bytes: NonNegativeInt = 256 * MIB
     """What uploads leave free of the artifact store's disk: the database may lie there too."""
 
+    allow_packages: bool = False
+    """Whether users may upload component packages: their code runs on the workers, in a sandbox."""
+    max_package_bytes: PositiveInt = 64 * MIB
+
     sweep_seconds: PositiveFloat = 3600.0
     """How often files and rows are looked for that nothing refers to."""
     keep_validations_seconds: PositiveFloat = 7 * 86_400.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,7 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from tapeworks.cli.main import app
 from tapeworks_service.server import Server, make_server
 from tapeworks_service.settings import ServiceSettings
 from tests.postgres import Postgres, postgres
@@ -130,6 +133,22 @@ class OwnService:
         chosen = {"data_dir": self.folder, "port": 0, "database_url": self.database_url, **settings}
         with serving(ServiceSettings(**chosen)) as address, httpx.Client(base_url=address, timeout=60) as client:
             yield client, HandWorker(client)
+
+
+@pytest.fixture
+def tapeworks(own_service: OwnService, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs `tapeworks keys …` on the installation of `own_service`; its output as JSON."""
+    if own_service.database_url is not None:
+        monkeypatch.setenv("TAPEWORKS_DATABASE_URL", own_service.database_url)
+
+    def run(*arguments: str, fails: bool = False) -> Any:
+        told = CliRunner().invoke(app, ["keys", *arguments, "--data-dir", str(own_service.folder)])
+        assert (told.exit_code != 0) is fails, told.output
+        if fails:
+            return str(told.exception) + told.output
+        return json.loads(told.stdout) if "--json" in arguments else told.stdout
+
+    return run
 
 
 @pytest.fixture

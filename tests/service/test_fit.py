@@ -21,6 +21,7 @@ def worker(*gib: int, **changes: Any) -> WorkerRow:
     values: dict[str, Any] = {
         "id": "w", "devices": [*gpus, {"id": "cpu0", "kind": "cpu"}], "labels": {}, "versions": {}, "cpus": 8,
         "memory_bytes": 32 * GIB, "catalogue_digest": "", "draining": False, "registered_at": 0.0,
+        "packages": False, "sandbox": {},
         "heartbeat_at": 0.0, "lost": False,
     }  # fmt: skip
     return WorkerRow(**{**values, **changes})

@@ -12,9 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from typer.testing import CliRunner
 
-from tapeworks.cli.main import app
 from tapeworks_service import keys
 from tapeworks_service.settings import ServiceSettings
 
@@ -27,22 +25,6 @@ SOON = 5.0
 
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
-
-
-@pytest.fixture
-def tapeworks(own_service: OwnService, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Runs `tapeworks keys …` on the installation of `own_service`; its output as JSON."""
-    if own_service.database_url is not None:
-        monkeypatch.setenv("TAPEWORKS_DATABASE_URL", own_service.database_url)
-
-    def run(*arguments: str, fails: bool = False) -> Any:
-        told = CliRunner().invoke(app, ["keys", *arguments, "--data-dir", str(own_service.folder)])
-        assert (told.exit_code != 0) is fails, told.output
-        if fails:
-            return str(told.exception) + told.output
-        return json.loads(told.stdout) if "--json" in arguments else told.stdout
-
-    return run
 
 
 def eventually(client: httpx.Client, path: str, status: int, **headers: str) -> httpx.Response:

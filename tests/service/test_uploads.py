@@ -95,11 +95,6 @@ def test_an_empty_file_is_a_file(lease: HandLease, api: httpx.Client) -> None:
     assert (answer.status_code, answer.content, answer.headers["Content-Length"]) == (200, b"", "0")
 
 
-def test_uploads_of_users_come_later(api: httpx.Client) -> None:
-    answer = api.post("/v1/uploads", json={"bytes": 1, "sha256": sha(b"x")})
-    assert (answer.status_code, answer.json()["code"]) == (422, "not_supported")
-
-
 def test_a_file_of_the_same_name_with_other_bytes_is_another_upload(lease: HandLease, api: httpx.Client) -> None:
     first = lease.upload("file.bin", b"first")
     second = lease.upload("file.bin", b"second")

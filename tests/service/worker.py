@@ -168,8 +168,10 @@ class HandWorker:
         self.client = client
         self.id = worker_id
 
-    def register(self, components: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
-        catalogue = {"components": COMPONENTS if components is None else components}
+    def register(
+        self, components: list[dict[str, Any]] | None = None, *, catalogue_extra: Any = None, **changes: Any
+    ) -> dict[str, Any]:
+        catalogue = {"components": COMPONENTS if components is None else components, **(catalogue_extra or {})}
         digest = sha(json.dumps(catalogue, sort_keys=True).encode())
         body = {
             "devices": [{"id": "cpu0", "kind": "cpu"}], "cpus": 4, "memory_bytes": 8 * 1024**3,

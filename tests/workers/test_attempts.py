@@ -15,8 +15,10 @@ from tapeworks import wire
 from tapeworks.jobs import Device
 from tapeworks_workers import lifelines
 from tapeworks_workers.attempts import Attempt, Terms
+from tapeworks_workers.cache import Cache
 from tapeworks_workers.launcher import ForkLauncher
 from tapeworks_workers.link import Link, canonical_digest
+from tapeworks_workers.place import Bounds
 from tapeworks_workers.settings import WorkerSettings
 
 ACTING = Path(__file__).with_name("acting_runner.py")
@@ -72,6 +74,9 @@ class Stage:
             {"CUDA_VISIBLE_DEVICES": "-1"},
             heartbeat_seconds=0.5,
             compiled=self.folder / "compiled",
+            cache=Cache(self.folder / "uploads", reserve=0),
+            rooms=None,
+            bounds=Bounds(1 << 40, 1 << 40),
         )
         return Attempt(lease, link.attempt(lease), terms)
 

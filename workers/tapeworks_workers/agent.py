@@ -26,18 +26,25 @@ import uuid_utils
 
 from tapeworks import wire
 from tapeworks.errors import ApiError, NotFound
-from tapeworks_workers import compiled, lifelines
+from tapeworks.spec import Resources
+from tapeworks_workers import compiled, lifelines, sandbox
 from tapeworks_workers.attempts import Attempt, Terms
+from tapeworks_workers.cache import Cache
 from tapeworks_workers.catalogue import Admitted, Snapshot, admit, snapshot
 from tapeworks_workers.devices import Devices, DeviceTaken, Held
 from tapeworks_workers.launcher import ForkLauncher, Launcher, LaunchFailed, SpawnLauncher
 from tapeworks_workers.link import LeaseLost, Link, canonical_digest
+from tapeworks_workers.place import Bounds
+from tapeworks_workers.rooms import Rooms
 from tapeworks_workers.settings import WorkerSettings
 
 LEASE_WAIT = 30.0
 REGISTER_SECONDS = 30.0
 """A registration is repeated so often: memory and use of devices change."""
 WATCH_SECONDS = 1.0
+SHARE = 0.8
+LEAST_BYTES = 2 << 30
+"""Of the machine's memory what jobs in sandboxes may have together, and each of them at least."""
 REFUSED_SECONDS = 10.0
 """Between calls that the service refuses: a key that is not known, another version."""
 
@@ -83,6 +90,11 @@ class Agent:
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._compiled = compiled.folder_of(settings.work_dir)
+        self._cache = Cache(
+            settings.work_dir / "uploads", reserve=settings.reserve_bytes, most_bytes=settings.cache_bytes
+        )
+        self._sandbox = sandbox.of_this_machine() if settings.allow_packages else None
+        self._rooms = _rooms(settings, self._sandbox)
         self._announced: Announced
         self._registered: wire.Registered
         self._request_id = _new_id()
@@ -98,6 +110,8 @@ class Agent:
             stack.enter_context(self._work_folder())
             stack.push_async_callback(self._link.aclose)
             stack.push_async_callback(self._launcher.close)
+            if self._rooms is not None:
+                stack.push_async_callback(self._rooms.close)
             working = asyncio.create_task(self._work())
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -137,7 +151,8 @@ class Agent:
                 ) from None
             lock.write(f"{os.getpid()}\n")
             lock.flush()
-            shutil.rmtree(folder / "attempts", ignore_errors=True)
+            for name in ("attempts", "sandboxes"):
+                shutil.rmtree(folder / name, ignore_errors=True)
             compiled.trim(self._compiled)
             yield
 
@@ -156,6 +171,8 @@ class Agent:
             versions={"tapeworks": version("tapeworks"), **announced.versions},
             cpus=self._devices.cpus,
             memory_bytes=psutil.virtual_memory().total,
+            packages=self._rooms is not None,
+            sandbox=dict(self._sandbox.layers) if self._sandbox is not None else {},
             catalogue_digest=announced.digest,
         )
         self._registered = await self._link.register(self._settings.id, registration)
@@ -242,7 +259,8 @@ class Agent:
         """Start the attempt on devices that it holds until its end."""
         stack = ExitStack()
         try:
-            held = stack.enter_context(self._devices.hold(lease.job_id, lease.gpus, lease.spec.resources.cpus))
+            resources = lease.spec.resources if lease.spec is not None else Resources()
+            held = stack.enter_context(self._devices.hold(lease.job_id, lease.gpus, resources.cpus))
         except DeviceTaken as error:
             log.error("a lease cannot be placed and is handed back", job=lease.job_id, error=str(error))
             await self._release(lease)
@@ -253,11 +271,21 @@ class Agent:
             environment={**self._devices.environment(held), **compiled.environment(self._compiled)},
             heartbeat_seconds=self._registered.heartbeat_seconds,
             compiled=self._compiled,
+            cache=self._cache,
+            rooms=self._rooms,
+            bounds=Bounds(self._memory_for(resources, held), self._settings.sandbox_disk_bytes),
         )
         attempt = Attempt(lease, self._link.attempt(lease), terms)
         task = asyncio.create_task(self._attend(attempt, held, stack))
         self._attempts[task] = attempt
         task.add_done_callback(self._attempts.pop)
+
+    def _memory_for(self, resources: Resources, held: Held) -> int:
+        """What an attempt in a sandbox may have: what it asks for, or its cores' share of the machine's."""
+        if resources.memory_gib is not None:
+            return int(resources.memory_gib * 1024**3)
+        share = 1.0 if held.gpus else min(1.0, held.cpus / self._devices.cpus)
+        return max(LEAST_BYTES, int(SHARE * share * psutil.virtual_memory().total))
 
     async def _attend(self, attempt: Attempt, held: Held, stack: ExitStack) -> None:
         with stack:
@@ -310,6 +338,19 @@ async def _first_of(work: Any, other: Any) -> Any:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+def _rooms(settings: WorkerSettings, found: sandbox.Sandbox | None) -> Rooms | None:
+    """The sandboxes of a worker that takes packages; None where it takes none, and why is logged."""
+    if found is None:
+        return None
+    if found.missing:
+        refused = settings.sandbox == "required"
+        told = "packages are not taken" if refused else "packages are taken with fewer layers"
+        log.warning(f"layers of the sandbox are missing: {told}", missing=found.missing)
+        if refused:
+            return None
+    return Rooms(settings.work_dir / "sandboxes", found)
 
 
 def _new_id() -> str:

@@ -22,9 +22,12 @@ from tapeworks import wire
 from tapeworks.errors import ApiError, FailureCode, JobFailure, Rejected
 from tapeworks.jobs import Failure, State
 from tapeworks_workers import endings
+from tapeworks_workers.cache import Cache
 from tapeworks_workers.launcher import Launcher, LaunchFailed
 from tapeworks_workers.link import AttemptLink, LeaseLost
+from tapeworks_workers.place import Bounds, Place
 from tapeworks_workers.relay import Ended, Record, Relay, diagnostic, note
+from tapeworks_workers.rooms import Rooms
 from tapeworks_workers.settings import WorkerSettings
 from tapeworks_workers.spool import MAX_BATCH_RECORDS, Spool
 from tapeworks_workers.transfers import Transfers
@@ -51,6 +54,18 @@ class Terms:
     heartbeat_seconds: float
     compiled: Path
     """Where what was compiled and measured for other jobs lies."""
+    cache: Cache
+    rooms: Rooms | None
+    bounds: Bounds
+
+    def place(self, folder: Path) -> Place:
+        """Where an attempt with this folder runs."""
+        settings = self.settings
+        return Place(
+            self.launcher, folder, self.environment, self.compiled, self.cache, self.rooms, self.bounds,
+            components=tuple(path.resolve() for path in settings.components),
+            data_roots=tuple(root.resolve() for root in settings.data_roots),
+        )  # fmt: skip
 
 
 class Attempt:
@@ -61,7 +76,7 @@ class Attempt:
         self._link = link
         self._terms = terms
         self._folder = terms.settings.work_dir.resolve() / "attempts" / f"{lease.job_id}.{lease.attempt}"
-        self._run_folder = self._folder / "run"
+        self._place = terms.place(self._folder / "run")
         self._asked: str | None = None
         self._heard: set[str] = set()
         self._give_up = asyncio.Event()
@@ -71,14 +86,9 @@ class Attempt:
         self._timed_out = False
         self._finished = False
         self._spool: Spool
-        self._transfers = Transfers(link, self._run_folder, self._keep, self._told)
-        self._relay = Relay(
-            launcher=terms.launcher,
-            folder=self._run_folder,
-            environment=terms.environment,
-            keep=self._keep,
-            verify_seconds=terms.settings.verify_seconds,
-        )
+        self._overrun: JobFailure | None = None
+        self._transfers = Transfers(link, self._place, self._keep, self._told)
+        self._relay = Relay(place=self._place, keep=self._keep, verify_seconds=terms.settings.verify_seconds)
         self._log = log.bind(job=lease.job_id, attempt=lease.attempt)
 
     async def run(self) -> None:
@@ -102,6 +112,7 @@ class Attempt:
         except* Exception:
             self._log.exception("the attempt ended with an error of the worker's own")
         finally:
+            await asyncio.shield(self._place.leave())
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True))
 
     def drain(self) -> None:
@@ -117,6 +128,7 @@ class Attempt:
                 self._take_commands(),
                 self._send_records(),
                 self._transfers.announce(self._relay.checkpoints),
+                self._watch(),
             )
             tasks = [group.create_task(duty) for duty in duties]
             finish = await self._work()
@@ -157,15 +169,18 @@ class Attempt:
                 timeout + self._terms.settings.grace_seconds, self._time_out
             )
         try:
+            await self._place.settle(self.lease, self._transfers.fetch_one)
             start = {
                 "lease": self.lease.model_dump(mode="json", by_alias=True, exclude={"token"}),
-                "folder": str(self._run_folder),
-                "data_roots": [str(root.resolve()) for root in self._terms.settings.data_roots],
-                "compiled": str(self._terms.compiled),
+                "folder": str(self._place.folder),
+                "data_roots": [str(root) for root in self._place.data_roots],
+                "compiled": str(self._place.compiled),
                 "reserve_bytes": self._terms.settings.reserve_bytes,
                 "inputs": await self._transfers.fetch(self.lease.inputs),
+                "uploads": self._place.uploads,
                 "resume": await self._transfers.download(self.lease.resume),
             }
+            await asyncio.to_thread(self._place.hand_over)
             ended = await self._relay.run(start)
             await self._relay.checkpoints.join()
             return ended
@@ -214,9 +229,16 @@ class Attempt:
         self._timed_out = True
         self._give_up.set()
 
+    async def _watch(self) -> None:
+        """End an attempt that takes more than its sandbox gives."""
+        self._overrun = await self._place.overrun()
+        self._give_up.set()
+
     def _given_up(self) -> wire.Finish:
         if self._disk is not None:
             return self._failed(endings.of_disk(self._disk))
+        if self._overrun is not None:
+            return self._failed(endings.of_exception(self._overrun))
         if self._timed_out and self._asked in (None, "pause"):
             return self._failed(
                 endings.failure(FailureCode.TIMEOUT, f"the job did not end within {self.lease.timeout_seconds:g} s")
@@ -293,7 +315,7 @@ class Attempt:
 
     def _make_folder(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._run_folder.mkdir(parents=True)
+        self._place.folder.mkdir(parents=True)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────
 

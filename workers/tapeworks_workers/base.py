@@ -19,6 +19,9 @@ A request is one datagram on a Unix socket: JSON, and three descriptors (socket,
 The answer is `{"pid": n}` or `{"error": "…"}`. Every child is forked twice, so that the agent, a
 subreaper, becomes its parent: it outlives its zygote. It dies with the agent by PR_SET_PDEATHSIG,
 set when the agent is its parent already, and by the end of the lifeline pipe that all inherit.
+
+In a sandbox (`--confine`) the agent is not in reach: what was forked in between stays as the parent and writes
+the exit status into a pipe, and the answer brings two descriptors, a pidfd of the child and that pipe's other end.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import importlib
 import importlib.util
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -38,11 +42,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_NO_NEW_PRIVS = 38
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWNET = 0x40000000
 MAX_REQUEST_BYTES = 1 << 17
 TAIL_LINES = 30
 
@@ -51,10 +59,13 @@ Request = dict[str, Any]
 
 @dataclass(frozen=True)
 class Lifeline:
-    """What ties a process to its agent: the agent's pid, and a pipe whose other end only the agent holds."""
+    """What ties a process to its agent: its parent's pid, and a pipe whose other end only the agent holds."""
 
     agent: int
+    """The agent itself, or whoever stands for it in a sandbox."""
     pipe: int
+    guest: bool = False
+    """Whether it is in a sandbox."""
 
 
 # ── serving ──────────────────────────────────────────────────────────────────────────────────────
@@ -64,6 +75,8 @@ def serve(control: socket.socket, lifeline: Lifeline) -> None:
     """Answer fork requests until the agent closes its end, or dies."""
     gc.collect()
     gc.freeze()  # a collection in a child would otherwise copy every page of the zygote
+    if lifeline.guest:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those in between end when their children do
     while True:
         readable, _, _ = select.select([control.fileno(), lifeline.pipe], [], [])
         if lifeline.pipe in readable:
@@ -71,33 +84,54 @@ def serve(control: socket.socket, lifeline: Lifeline) -> None:
         data, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST_BYTES, 3)
         if not data:
             return
+        answer: dict[str, Any]
+        told: list[int] = []
         try:
-            answer: dict[str, Any] = {"pid": _fork_twice(json.loads(data), descriptors, control, lifeline)}
+            pid, told = _fork_twice(json.loads(data), descriptors, control, lifeline)
+            answer = {"pid": pid}
         except (OSError, ValueError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         try:
-            control.send(json.dumps(answer).encode())
+            socket.send_fds(control, [json.dumps(answer).encode()], told)
         except OSError:
             return  # the agent replaced this zygote while it forked
+        finally:
+            for descriptor in told:
+                os.close(descriptor)
 
 
-def _fork_twice(request: Request, descriptors: Sequence[int], control: socket.socket, lifeline: Lifeline) -> int:
-    """Fork a grandchild and return its pid. It waits until its parent between is gone: only then is it the agent's."""
+def _fork_twice(
+    request: Request, descriptors: Sequence[int], control: socket.socket, lifeline: Lifeline
+) -> tuple[int, list[int]]:
+    """Fork a grandchild; its pid, and in a sandbox a pidfd of it and where its status will be read.
+
+    It waits until its parent between is gone: only then is it the agent's. In a sandbox that one stays.
+    """
     go_out, go_in = os.pipe()
     pid_out, pid_in = os.pipe()
+    told = list(os.pipe()) if lifeline.guest else []
     between = os.fork()
     if between == 0:
+        if lifeline.guest:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            lifeline = replace(lifeline, agent=os.getpid())
         try:
             child = os.fork()
         except OSError:
             os._exit(1)
         if child:
             os.write(pid_in, str(child).encode())
+            if lifeline.guest:
+                for descriptor in (go_out, go_in, pid_out, pid_in, told[0], *descriptors):
+                    os.close(descriptor)
+                control.close()
+                _, status = os.waitpid(child, 0)
+                os.write(told[1], str(os.waitstatus_to_exitcode(status)).encode())
             os._exit(0)
-        for descriptor in (go_in, pid_in, pid_out):
+        for descriptor in (go_in, pid_in, pid_out, *told):
             os.close(descriptor)
         control.close()
         if os.read(go_out, 1) != b"g":
@@ -107,11 +141,19 @@ def _fork_twice(request: Request, descriptors: Sequence[int], control: socket.so
     try:
         os.close(pid_in)
         pid = os.read(pid_out, 20)
-        os.waitpid(between, 0)
+        if not lifeline.guest:
+            os.waitpid(between, 0)
         if not pid:
             raise OSError("the process could not be forked")
+        if lifeline.guest:
+            told[:] = [os.pidfd_open(int(pid)), told[0], told[1]]
+            os.close(told.pop())
         os.write(go_in, b"g")
-        return int(pid)
+        return int(pid), told
+    except OSError:
+        for descriptor in told:
+            os.close(descriptor)
+        raise
     finally:
         for descriptor in (go_out, go_in, pid_out):
             os.close(descriptor)
@@ -150,12 +192,34 @@ def run(request: Request, descriptors: Sequence[int], lifeline: Lifeline) -> Non
         os._exit(status)  # what the zygote registered for its own end is not the child's
 
 
+def confine(terms: Request) -> None:
+    """Give up, for good, what code of strangers must not have: `limits` (RLIMIT_… → value), the network where no
+    sandbox took it (`unshare`), this user (`uid`, as root only), and every way back."""
+    for name, value in terms["limits"].items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+    with open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")  # before anything else, where the machine runs out of memory
+    libc = ctypes.CDLL(None, use_errno=True)
+    if terms["unshare"]:
+        _called(libc.unshare(CLONE_NEWNET | CLONE_NEWIPC), "unshare")
+    if terms["uid"] is not None:
+        os.setgroups([])
+        os.setresgid(terms["uid"], terms["uid"], terms["uid"])
+        os.setresuid(terms["uid"], terms["uid"], terms["uid"])
+        _called(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "PR_SET_DUMPABLE")  # or /proc/self is closed to itself
+    _called(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+
+
+def _called(result: int, what: str) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
 def hold(lifeline: Lifeline) -> None:
     """Let the kernel kill this process when its agent dies; end it at once where the agent is dead already."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, f"PR_SET_PDEATHSIG: {os.strerror(number)}")
+    _called(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG")
     if os.getppid() != lifeline.agent:
         os._exit(1)
 
@@ -277,13 +341,16 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="base.py")
     parser.add_argument("--agent", type=int, required=True)
     parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--confine", type=json.loads)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve").add_argument("control", type=int)
     once = commands.add_parser("once")
     once.add_argument("request", type=json.loads)
     once.add_argument("descriptors", type=int, nargs=3)
     options = parser.parse_args(arguments)
-    lifeline = Lifeline(agent=options.agent, pipe=options.lifeline)
+    lifeline = Lifeline(agent=options.agent, pipe=options.lifeline, guest=options.confine is not None)
+    if options.confine is not None:
+        confine(options.confine)  # before `hold`: a change of user clears what it sets
     hold(lifeline)
     if options.command == "once":
         os.environ.update(options.request.get("environment", {}))

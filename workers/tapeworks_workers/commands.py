@@ -1,4 +1,4 @@
-"""`tapeworks worker`, `tapeworks replay` and `tapeworks component`: what this package adds to the CLI.
+"""`tapeworks worker`, `doctor`, `replay` and parts of `component`: what this package adds to the CLI.
 
 `worker` (`python -m tapeworks_workers` is the same) ends with 0 after SIGTERM or SIGINT, 2 for a wrong option, 1 where
 it cannot start. `replay` ends with 0 where the step is not finite again, 1 where it is, 8 for a damaged file.
@@ -21,17 +21,19 @@ import structlog
 import typer
 
 from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json
+from tapeworks.cli.packages import component
 from tapeworks.errors import ApiError, BundleError
-from tapeworks_workers.authoring.commands import component
+from tapeworks_workers.authoring.commands import author_commands
+from tapeworks_workers.doctor import doctor
 from tapeworks_workers.launcher import LaunchFailed
 from tapeworks_workers.settings import WorkerSettings
 
 
 def register(app: typer.Typer) -> None:
-    """Add `worker`, `replay` and `component` to the CLI."""
-    app.command("worker")(worker)
-    app.command("replay")(replay)
-    app.add_typer(component, name="component")
+    """Add `worker`, `doctor` and `replay` to the CLI, and `new` and `test` to its `component`."""
+    for command in (worker, doctor, replay):
+        app.command()(command)
+    author_commands(component)
 
 
 def worker(

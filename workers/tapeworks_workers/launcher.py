@@ -20,22 +20,21 @@ from typing import Any, Protocol
 
 import structlog
 
+from tapeworks_workers.forking import LaunchFailed, Zygote
 from tapeworks_workers.lifelines import Handle
 from tapeworks_workers.processes import Child, Ends, Lifeline, Work, start_base
+
+__all__ = ["ForkLauncher", "LaunchFailed", "Launcher", "SpawnLauncher"]
 
 RELOAD = Path(__file__).with_name("reload.py")
 RUNNER = "tapeworks_workers.runner:main"
 ADMISSION = "tapeworks_workers.engine.admission:admit_all"
 CERTIFY = "tapeworks_workers.engine.certify:main"
 VERIFIERS = {"reload": f"{RELOAD}:main", "certify": CERTIFY}
-LOAD_SECONDS = 180.0
-"""What importing TensorFlow, or all components, may take."""
+Spawn = Callable[[Lifeline, Sequence[str], Sequence[int]], Handle]
+"""Starts `base.py` with arguments and descriptors that it inherits."""
 
 log = structlog.get_logger(__name__)
-
-
-class LaunchFailed(Exception):
-    """No process could be started; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -136,89 +135,27 @@ class SpawnLauncher:
 # ── forks of the zygotes ─────────────────────────────────────────────────────────────────────────
 
 
-class Zygote:
-    """A process that forks for us. Its first datagram says that it is ready."""
-
-    def __init__(self, handle: Handle, control: socket.socket) -> None:
-        self.handle = handle
-        self._control = control
-        self._control.setblocking(False)
-        self._one_at_a_time = asyncio.Lock()
-        self._lost = False
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can be asked. A process's sockets close some moments before it has ended."""
-        return not self._lost and self.handle.alive()
-
-    async def answer(self) -> dict[str, Any]:
-        """Its next datagram. Raises LaunchFailed where it is gone."""
-        try:
-            async with asyncio.timeout(LOAD_SECONDS):
-                data = await asyncio.get_running_loop().sock_recv(self._control, 1 << 17)
-        except TimeoutError:
-            self._lost = True
-            raise LaunchFailed(f"the zygote gave no answer in {LOAD_SECONDS:g} s: an import does not end") from None
-        except OSError as error:
-            raise self._gone(error) from error
-        if not data:
-            raise self._gone()
-        answer: dict[str, Any] = json.loads(data)
-        return answer
-
-    async def fork(self, request: dict[str, Any], descriptors: Sequence[int]) -> Handle:
-        """Fork a child that is given these descriptors. Raises LaunchFailed."""
-        async with self._one_at_a_time:
-            try:
-                socket.send_fds(self._control, [json.dumps(request).encode()], list(descriptors))
-            except OSError as error:
-                raise self._gone(error) from error
-            answer = await self.answer()
-        if "error" in answer:
-            raise LaunchFailed(f"the zygote could not fork: {answer['error']}")
-        return Handle(int(answer["pid"]))
-
-    async def launch(self, work: Work) -> Child:
-        """Fork a child with channels of its own. Raises LaunchFailed. Cancelled, the child is killed once it is known:
-        question and answer must stay in step."""
-        launching = asyncio.create_task(self._launch(work))
-        try:
-            return await asyncio.shield(launching)
-        except asyncio.CancelledError:
-            launching.add_done_callback(_discard)
-            raise
-
-    async def _launch(self, work: Work) -> Child:
-        ends = Ends.open()
-        try:
-            return ends.child(await self.fork(work.request(), ends.given()))
-        except BaseException:
-            ends.close_ours()
-            raise
-        finally:
-            ends.close_given()
-
-    def _gone(self, error: OSError | None = None) -> LaunchFailed:
-        self._lost = True
-        return LaunchFailed(f"the zygote is gone{f': {error}' if error else ''}")
-
-    async def close(self) -> None:
-        """Let it end: its control socket closes. What it forked goes on."""
-        self._control.close()
-        try:
-            async with asyncio.timeout(2):
-                await self.handle.wait()
-        except TimeoutError:
-            self.handle.kill_group()
-            await self.handle.wait()
-
-
 class ForkLauncher:
-    """Keeps a base zygote, a component zygote, and one of the engine alone; replaces each when it dies."""
+    """Keeps a base zygote, a component zygote, and one of the engine alone; replaces each when it dies.
 
-    def __init__(self, *, runner: str = RUNNER, admission: str = ADMISSION) -> None:
+    `spawn` starts the base, `output` is where zygotes write what they print: both are other ones in a sandbox.
+    `packages`: what uploaded packages bring, see `zygote.serve`.
+    """
+
+    def __init__(
+        self,
+        *,
+        runner: str = RUNNER,
+        admission: str = ADMISSION,
+        spawn: Spawn = start_base,
+        output: int = 2,
+        packages: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self._runner = runner
         self._admission = admission
+        self._spawn = spawn
+        self._output = output
+        self._packages = [dict(package) for package in packages]
         self._components: list[Path] = []
         self._lifeline = Lifeline()
         self._bases: asyncio.Lock = asyncio.Lock()
@@ -280,7 +217,7 @@ class ForkLauncher:
                     self._base = None
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with theirs:
-                    handle = start_base(self._lifeline, ["serve", str(theirs.fileno())], [theirs.fileno()])
+                    handle = self._spawn(self._lifeline, ["serve", str(theirs.fileno())], [theirs.fileno()])
                 base = Zygote(handle, ours)
                 self._base = base  # closed with the launcher even where the start is cut off
                 self._versions = (await base.answer())["versions"]
@@ -337,6 +274,7 @@ class ForkLauncher:
         while True:
             arguments = {
                 "components": [str(path) for path in components],
+                "packages": self._packages,
                 "refused": refused,
                 "targets": [self._runner, self._admission],
             }
@@ -360,18 +298,9 @@ class ForkLauncher:
         request = Work(target, arguments).request() | {"serves": True}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            given = [theirs.fileno(), 2, 2]
+            given = [theirs.fileno(), self._output, self._output]
             try:
                 handle = await (await self._living_base()).fork(request, given)
             except LaunchFailed:  # it died since: the next one is new
                 handle = await (await self._living_base()).fork(request, given)
         return Zygote(handle, ours)
-
-
-def _discard(launching: asyncio.Task[Child]) -> None:
-    """End a child that nobody waits for any more."""
-    if launching.cancelled() or launching.exception() is not None:
-        return
-    child = launching.result()
-    child.handle.kill_group()
-    child.close()

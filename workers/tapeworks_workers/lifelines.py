@@ -13,6 +13,7 @@ import ctypes
 import os
 import select
 import signal
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -98,6 +99,67 @@ class Handle:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             self.signal(signal.SIGKILL)  # it had no time yet to make its group
+
+
+class Guest:
+    """A process in a sandbox, known by a pidfd; its status comes through a pipe from its parent there.
+
+    Where that one was killed first the status is not known, and told as of a kill. What it started is ended by whoever
+    clears the sandbox.
+    """
+
+    def __init__(self, pid: int, descriptor: int, status: int) -> None:
+        self.pid = pid
+        """As the sandbox counts."""
+        self._descriptor = descriptor
+        self._told = status
+        self._status: asyncio.Future[int] | None = None
+
+    async def wait(self) -> int:
+        """The exit status once the process has ended, negative for a signal. May be awaited by many."""
+        if self._status is None:
+            self._status = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().add_reader(self._descriptor, self._ended)
+        return await asyncio.shield(self._status)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended and was waited for."""
+        return self._status is not None and self._status.done()
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return not self.ended and not select.select([self._descriptor], [], [], 0)[0]
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        asyncio.get_running_loop().add_reader(self._told, self._settle)
+
+    def _settle(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._told)
+        text = os.read(self._told, 20)
+        os.close(self._told)
+        os.close(self._descriptor)
+        try:
+            status = int(text)
+        except ValueError:
+            status = -signal.SIGKILL
+        if self._status is not None:
+            self._status.set_result(status)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, where it has not ended."""
+        if not self.ended:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, number)
+
+    def kill_group(self) -> None:
+        """Kill the process."""
+        self.signal(signal.SIGKILL)
+
+
+Process = Handle | Guest
+"""A process that can be waited for and killed."""
 
 
 class Strays:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tapeworks_workers import frames
-from tapeworks_workers.lifelines import Handle
+from tapeworks_workers.lifelines import Handle, Process
 
 BASE = Path(__file__).with_name("base.py")
 
@@ -53,7 +53,7 @@ class Work:
 class Child:
     """A process of ours, its frame socket, and the reading ends of its output."""
 
-    handle: Handle
+    handle: Process
     sock: socket.socket
     stdout: int
     stderr: int
@@ -111,18 +111,21 @@ class Lifeline:
 
 def start_base(lifeline: Lifeline, arguments: Sequence[str], inherited: Sequence[int]) -> Handle:
     """Start `base.py` as a plain child that inherits these descriptors, under their numbers, and nothing else."""
-    descriptors = [lifeline.reading, *inherited]
     command = [sys.executable, "-I", str(BASE), "--agent", str(os.getpid()), "--lifeline", str(lifeline.reading)]
+    return start([*command, *arguments], [lifeline.reading, *inherited], clean_environment())
+
+
+def start(
+    command: Sequence[str], descriptors: Sequence[int], environment: Mapping[str, str], *, output: int | None = None
+) -> Handle:
+    """Start a program in a session of its own, with these descriptors; `output`: where it writes what it prints."""
+    actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+    if output is not None:
+        actions += [(os.POSIX_SPAWN_DUP2, output, stream) for stream in (1, 2)]
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     try:
-        pid = os.posix_spawn(
-            sys.executable,
-            [*command, *arguments],
-            clean_environment(),
-            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
-            setsid=True,
-        )
+        pid = os.posix_spawn(command[0], list(command), dict(environment), file_actions=actions, setsid=True)
     finally:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
@@ -148,7 +151,7 @@ class Ends:
         """The descriptors that the child is given: socket, stdout, stderr."""
         return [self.theirs.fileno(), self.stdout[1], self.stderr[1]]
 
-    def child(self, handle: Handle) -> Child:
+    def child(self, handle: Process) -> Child:
         """The child that holds the other ends."""
         return Child(handle, self.ours, self.stdout[0], self.stderr[0])
 

@@ -12,7 +12,6 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -21,8 +20,9 @@ from tapeworks.errors import FailureCode
 from tapeworks.jobs import State
 from tapeworks_workers import endings, frames
 from tapeworks_workers.files import OpenFile, UnsafePath, open_beneath
-from tapeworks_workers.launcher import VERIFIERS, Launcher, LaunchFailed
+from tapeworks_workers.launcher import VERIFIERS, LaunchFailed
 from tapeworks_workers.output import Output
+from tapeworks_workers.place import Place
 from tapeworks_workers.processes import Child, read_frame
 
 LEAVE_SECONDS = 10.0
@@ -61,9 +61,7 @@ class Ended:
 class Relay:
     """The runner of one attempt."""
 
-    launcher: Launcher
-    folder: Path
-    environment: Mapping[str, str]
+    place: Place
     keep: Callable[[Record], None]
     verify_seconds: float
     checkpoints: asyncio.Queue[CheckpointFile] = field(default_factory=asyncio.Queue)
@@ -79,7 +77,8 @@ class Relay:
         """Start the runner, send it `start`, and relay until it ends. Raises LaunchFailed."""
         kills = endings.oom_kills()
         output = Output(self.keep)
-        child = await self.launcher.runner(environment=self.environment, folder=self.folder)
+        place = self.place
+        child = await place.launcher.runner(environment=place.environment, folder=place.folder)
         try:
             async with asyncio.TaskGroup() as group:
                 printing = [
@@ -160,7 +159,7 @@ class Relay:
 
     def _take_checkpoint(self, message: dict[str, Any]) -> None:
         try:
-            file = open_beneath(self.folder, str(message.get("path")))
+            file = open_beneath(self.place.folder, str(message.get("path")))
         except UnsafePath as error:
             self.keep(note(f"a checkpoint could not be taken: {error}"))
             return
@@ -184,8 +183,9 @@ class Relay:
                 self._held[which] = asyncio.create_task(self._verifier(which, frames.BUNDLE))
 
     async def _verifier(self, which: str, bundle: str) -> Child:
-        return await self.launcher.verifier(
-            which, self.folder / bundle, environment=self.environment, folder=self.folder
+        place = self.place
+        return await place.launcher.verifier(
+            which, place.folder / bundle, environment=place.environment, folder=place.folder
         )
 
     async def _verify(self, message: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@
             → export → verify in fresh processes → seal → finish
 
 A validation takes the same way as far as the trace, runs two seconds of steps and tells what it saw (`inspection`).
+Jobs that look at an upload take none of it: they tell what a dataset holds (`datasets`) or try a package (`admission`).
 `main` talks frames to the agent that started it and holds no credential. Whatever goes wrong ends
 as a finish frame with a coded failure.
 """
@@ -14,7 +15,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from typing import Any
 from tapeworks.errors import FailureCode
 from tapeworks.jobs import JobKind, State
 from tapeworks_workers.engine import diagnostics, environment
+from tapeworks_workers.engine.admission import admit_packaged
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.attempt import Attempt, put_together
 from tapeworks_workers.engine.bundle import seal
 from tapeworks_workers.engine.control import Control, Interrupted
+from tapeworks_workers.engine.datasets import describe
 from tapeworks_workers.engine.export import export_bundle
 from tapeworks_workers.engine.inspection import inspect
 from tapeworks_workers.engine.pipeline import build_data
@@ -33,6 +36,10 @@ from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.traces import Traces
 from tapeworks_workers.frames import BUNDLE, Channel, ChannelClosed
 
+LOOKS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    JobKind.INSPECT: lambda start: describe(start["uploads"]),
+    JobKind.ADMIT: lambda start: admit_packaged(),
+}
 VERIFIERS = ("reload", "certify")
 PROBE_BATCHES = 2
 NOTHING: dict[str, Any] = {"bundle": None, "parts": {}, "formats": [], "verified": {}, "result": None}
@@ -50,9 +57,10 @@ def main(sock: socket.socket) -> None:
     # Without its agent a runner has nobody to work for: the second lifeline.
     channel.start_reader(control.on_message, lambda: None if ended else os._exit(1))
     reporter = Reporter(channel.send)
-    spec = start["lease"]["spec"]
+    spec = start["lease"]["spec"] or {}
     try:
-        finish = run(Attempt.of(start), channel, reporter, control)
+        look = LOOKS.get(start["lease"]["kind"])
+        finish = run(Attempt.of(start), channel, reporter, control) if look is None else looked(look(start), reporter)
     except Interrupted as interrupted:
         finish = {"outcome": interrupted.outcome}
     except ChannelClosed:
@@ -63,6 +71,12 @@ def main(sock: socket.socket) -> None:
     files = left_files(Path(start["folder"]), spec, reporter)
     ended.append(True)
     channel.send({"type": "finish", "failure": None, "published": None, "files": files, **finish})
+
+
+def looked(result: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """What a look at an upload publishes: a result, no files."""
+    reporter.enter(State.RUNNING)
+    return {"outcome": "succeeded", "published": {**NOTHING, "result": result}}
 
 
 def left_files(folder: Path, spec: Mapping[str, Any], reporter: Reporter) -> list[str]:

@@ -74,6 +74,18 @@ class WorkerSettings(BaseSettings):
     """Jobs at once on the CPU. Default: none beside GPUs, else one for every two cores."""
     labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(default_factory=dict)
     """What a job's resources.worker_labels can ask for."""
+    allow_packages: bool = Field(
+        default=False, validation_alias=AliasChoices("allow_packages", "TAPEWORKS_ALLOW_PACKAGES")
+    )
+    """Whether jobs with uploaded packages may run here, in sandboxes."""
+    sandbox: Literal["available", "required"] = Field(
+        default="available", validation_alias=AliasChoices("sandbox", "TAPEWORKS_SANDBOX")
+    )
+    """`required`: no package is taken where a layer of the sandbox is missing."""
+    sandbox_disk_bytes: Annotated[int, Field(gt=0)] = 20 * 1024**3
+    """What a job in a sandbox may write."""
+    cache_bytes: Annotated[int, Field(gt=0)] = 50 * 1024**3
+    """Uploaded datasets and packages that are kept for other jobs."""
     runner: Literal["fork", "spawn"] = Field(
         default="fork", validation_alias=AliasChoices("runner", "TAPEWORKS_RUNNER")
     )

@@ -21,6 +21,7 @@ from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound, Reject
 from tapeworks.jobs import Failure
 from tapeworks_workers.files import UnsafePath, open_beneath
 from tapeworks_workers.link import STORE_CODES, AttemptLink, StoreRefused
+from tapeworks_workers.place import Place
 from tapeworks_workers.relay import CheckpointFile, Record, diagnostic, note
 
 INPUT_TRIES = 3
@@ -35,13 +36,18 @@ ARTIFACTS = "artifacts/"
 
 @dataclass(frozen=True)
 class Transfers:
-    """The files of one attempt. `folder` is the runner's; `keep` takes records about what went wrong;
+    """The files of one attempt. `place` says which folder is the runner's; `keep` takes records about what went wrong;
     `told` waits until the service has every record so far."""
 
     link: AttemptLink
-    folder: Path
+    place: Place
     keep: Callable[[Record], None]
     told: Callable[[], Awaitable[None]]
+
+    @property
+    def folder(self) -> Path:
+        """The runner's."""
+        return self.place.folder
 
     # ── inputs ───────────────────────────────────────────────────────────────────────────────────
 
@@ -49,13 +55,16 @@ class Transfers:
         """What the job goes on from, in the form of the start frame. Raises JobFailure where it cannot be had whole."""
         fetched = []
         for index, one in enumerate(inputs):
+            if one.kind not in ("bundle", "checkpoint"):
+                continue
             path = f"inputs/{index}" + (".tar.gz" if one.kind == "bundle" else ".tar")
             (self.folder / "inputs").mkdir(exist_ok=True)
-            await self._fetch(index, one, self.folder / path)
+            await self.fetch_one(index, one, self.folder / path)
             fetched.append({"from": one.from_, "kind": one.kind, "path": path})
         return fetched
 
-    async def _fetch(self, index: int, one: wire.LeaseInput, path: Path) -> None:
+    async def fetch_one(self, index: int, one: wire.LeaseInput, path: Path) -> None:
+        """Download one of the lease's inputs, by its place there. Raises JobFailure where it cannot be had whole."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         reason = "it does not have the digest that it was stored with"
         try:
@@ -64,7 +73,7 @@ class Transfers:
                     return
                 log.warning("an input does not have its digest", input=one.from_)
         except StoreRefused as error:
-            message = f"the {one.kind} of {one.from_}, which the job goes on from, cannot be read: {error.detail}"
+            message = f"the {one.kind} of {one.from_}, which the job reads, cannot be read: {error.detail}"
             raise JobFailure(STORE_CODES[error.code], message) from error
         except (NotFound, Rejected) as error:
             reason = error.detail
@@ -72,8 +81,8 @@ class Transfers:
             os.close(descriptor)
         raise JobFailure(
             FailureCode.CHECKPOINT_CORRUPT,
-            f"the {one.kind} of {one.from_}, which the job goes on from: {reason}",
-            hint="Name another job or checkpoint: the file of this one is damaged in the artifact store.",
+            f"the {one.kind} of {one.from_}, which the job reads: {reason}",
+            hint="Name another one, or upload it again: the file of this one is damaged in the artifact store.",
         )
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────

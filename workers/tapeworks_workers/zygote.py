@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,16 @@ def serve(
     components: Sequence[str],
     refused: Mapping[str, str],
     targets: Sequence[str],
+    packages: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Load, say what was loaded, and fork until the agent closes its end.
 
     `components`: paths of users' own files and folders; `refused`: those that are not to be loaded, and why;
-    `targets`: functions that children will be asked for, imported now so that they need not.
+    `targets`: functions that children will be asked for, imported now so that they need not; `packages`: uploaded
+    ones, each with `id`, `version`, the folder `root` of its modules and the `modules` to import.
     """
     try:
-        loaded = load(components, refused=refused, targets=targets)
+        loaded = load(components, refused=refused, targets=targets, packages=packages)
     except Exception as error:
         sock.send(json.dumps({"ready": False, "error": f"{type(error).__name__}: {error}"}).encode())
         raise
@@ -66,12 +70,19 @@ def catalogue(*, admission: str, components: Sequence[str] | None = None) -> dic
     if components is not None:
         load(components, refused={}, targets=[])
     admitted: dict[str, Any] = base.resolve(admission)().model_dump(mode="json")
+    admitted["distributions"] = distributions()
     return {"versions": base.import_tensorflow(), "catalogue": admitted}
 
 
-def load(components: Sequence[str], *, refused: Mapping[str, str], targets: Iterable[str]) -> dict[str, Any]:
+def load(
+    components: Sequence[str],
+    *,
+    refused: Mapping[str, str],
+    targets: Iterable[str],
+    packages: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Import installed and given components. What cannot be imported stands in `registry.refused`."""
-    from tapeworks.components import load_components, load_installed, registry
+    from tapeworks.components import load_components, load_installed, load_package, registry
 
     for target in targets:
         base.resolve(target)
@@ -87,7 +98,21 @@ def load(components: Sequence[str], *, refused: Mapping[str, str], targets: Iter
             registry.refused.append(RefusedComponent(name=Path(path).name, reason=reason))
         if base.runtime_initialized():
             return {"ready": False, "spoiled_by": path}
+    for package in packages:
+        reason = refused.get(package["id"])
+        if reason is None:
+            load_package(Path(package["root"]), package["modules"], id=package["id"], version=package["version"])
+        else:
+            registry.refused.append(RefusedComponent(name=", ".join(package["modules"]), reason=reason))
+        if base.runtime_initialized():
+            return {"ready": False, "spoiled_by": package["id"]}
     return {"ready": True, "digest": digest()}
+
+
+def distributions() -> dict[str, str]:
+    """What is installed here: normalised name → version."""
+    found = [(one.metadata["Name"], one.version) for one in metadata.distributions()]
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found if name}
 
 
 def digest() -> str:
@@ -97,6 +122,7 @@ def digest() -> str:
     parts = sorted(f"{c.kind}|{c.name}|{c.version}|{c.digest}" for c in registry)
     parts += [f"refused {one.name}: {one.reason}" for one in registry.refused]
     parts += [f"{name} {version}" for name, version in base.import_tensorflow().items()]
+    parts += [f"installed {name} {version}" for name, version in sorted(distributions().items())]
     for package in (tapeworks, tapeworks_workers):
         folder = Path(str(package.__file__)).parent
         for file in sorted(folder.rglob("*.py")):

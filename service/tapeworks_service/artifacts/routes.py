@@ -9,16 +9,17 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
-from sqlalchemy import select
+from sqlalchemy import RowMapping, select
 
 from tapeworks.errors import ProblemCode
 from tapeworks.jobs import Artifact, Checkpoint, Page
 from tapeworks.wire import LEASE_HEADER, Upload, UploadRequest
 from tapeworks_service.artifacts import uploads
-from tapeworks_service.artifacts.deletions import delete_noted
 from tapeworks_service.artifacts.downloads import StoredFile, download
-from tapeworks_service.auth import Reader, Worker
+from tapeworks_service.auth import Reader, Uploader, require
+from tapeworks_service.callers import Caller
 from tapeworks_service.context import House
+from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import artifacts, checkpoints
 from tapeworks_service.exchange import answer, problems, read_body, read_message, takes
 from tapeworks_service.jobs.checkpoints import checkpoints_of
@@ -26,11 +27,11 @@ from tapeworks_service.jobs.document import artifact_document, checkpoint_docume
 from tapeworks_service.jobs.fence import Fence
 from tapeworks_service.jobs.routes import JobId
 from tapeworks_service.jobs.streams import job_of
-from tapeworks_service.problems import Problem, invalid_value, not_found, not_supported
+from tapeworks_service.problems import Problem, invalid_value, not_found
 
 router = APIRouter(tags=["files"])
 
-LeaseToken = Annotated[str, Header(alias=LEASE_HEADER, max_length=200)]
+LeaseToken = Annotated[str | None, Header(alias=LEASE_HEADER, max_length=200)]
 UploadId = Annotated[str, Path(max_length=100, pattern=r"^[^\x00]*$")]
 After = Annotated[str | None, Query(max_length=1100, pattern=r"^[^\x00]*$")]
 Limit = Annotated[int, Query(ge=1, le=200)]
@@ -53,20 +54,32 @@ BYTES: dict[int | str, dict[str, Any]] = {
     responses=problems(400, 401, 403, 404, 409, 413, 422, 503, 507),
     openapi_extra=takes(UploadRequest),
 )
-async def create_upload(
-    request: Request, caller: Worker, house: House, token: Annotated[str | None, Header(alias=LEASE_HEADER)] = None
-) -> Response:
-    """A file of an attempt, by its size and digest; the same file again answers with the upload begun before."""
+async def create_upload(request: Request, caller: Uploader, house: House, token: LeaseToken = None) -> Response:
+    """A file by its size and digest: of the project, or of an attempt, whose lease is shown then. The same file again
+    answers with the upload begun before; one that the project has already is complete."""
     wanted = await read_message(request, UploadRequest, house.settings.max_body_bytes)
-    if wanted.job_id is None or wanted.attempt is None or wanted.path is None or token is None:
-        raise not_supported("uploads that belong to no attempt (job_id, attempt, path and the lease header)")
     if wanted.bytes > house.settings.max_upload_bytes:
         raise Problem(ProblemCode.PAYLOAD_TOO_LARGE, f"a file may have {house.settings.max_upload_bytes} bytes")
     house.store.check_room(wanted.bytes, house.settings.reserve_bytes)
     async with house.database.write() as tx:
-        fence = Fence(wanted.job_id, wanted.attempt, token)
-        row = await uploads.begin(tx, fence, wanted, part_bytes=house.settings.part_bytes)
+        row = await _begun(tx, caller, wanted, token, house.settings.part_bytes)
         return answer(await uploads.status(tx, row), 201, {"Location": f"/v1/uploads/{row['id']}"})
+
+
+async def _begun(
+    tx: Transaction, caller: Caller, wanted: UploadRequest, token: str | None, part_bytes: int
+) -> RowMapping:
+    of_attempt = (wanted.job_id, wanted.attempt, wanted.path, token)
+    if of_attempt == (None,) * len(of_attempt):
+        require(caller, "submit")
+        return await uploads.begin_own(tx, caller.project_id, wanted, part_bytes=part_bytes)
+    require(caller, "worker")
+    if wanted.job_id is None or wanted.attempt is None or wanted.path is None or token is None:
+        what = (
+            f"a file of an attempt has job_id, attempt, path and the header {LEASE_HEADER}; one of a project has none"
+        )
+        raise invalid_value("/job_id", what)
+    return await uploads.begin(tx, Fence(wanted.job_id, wanted.attempt, token), wanted, part_bytes=part_bytes)
 
 
 @router.get(
@@ -76,10 +89,10 @@ async def create_upload(
     response_model=Upload,
     responses=problems(401, 403, 404, 503),
 )
-async def get_upload(caller: Worker, house: House, upload_id: UploadId) -> Response:
+async def get_upload(caller: Uploader, house: House, upload_id: UploadId) -> Response:
     """The parts that are missing."""
     async with house.database.read() as tx:
-        return answer(await uploads.status(tx, await uploads.find(tx, upload_id)))
+        return answer(await uploads.status(tx, await uploads.readable(tx, upload_id, caller)))
 
 
 @router.put(
@@ -92,17 +105,17 @@ async def get_upload(caller: Worker, house: House, upload_id: UploadId) -> Respo
 )
 async def put_part(
     request: Request,
-    caller: Worker,
+    caller: Uploader,
     house: House,
-    token: LeaseToken,
     upload_id: UploadId,
     number: Annotated[int, Path(ge=1, lt=2**31)],
     content_digest: Annotated[str, Header(description="sha-256=:BASE64:")],
+    token: LeaseToken = None,
 ) -> Response:
     """Parts are numbered from 1, all but the last `part_bytes` long; sent again, a part replaces itself."""
     sha256 = _digest(content_digest)
     async with house.database.read() as tx:
-        upload = await uploads.of_attempt(tx, upload_id, token)
+        upload = await uploads.of_caller(tx, upload_id, caller, token)
     data = await read_body(request, upload["part_bytes"])
     await uploads.store_part(house.database, house.store, upload, number, data=data, sha256=sha256)
     house.measures.uploaded.inc(len(data))
@@ -128,13 +141,11 @@ def _digest(header: str) -> str:
     response_model=Upload,
     responses=problems(401, 403, 404, 409, 422, 503, 507),
 )
-async def complete_upload(caller: Worker, house: House, token: LeaseToken, upload_id: UploadId) -> Response:
+async def complete_upload(caller: Uploader, house: House, upload_id: UploadId, token: LeaseToken = None) -> Response:
     """Puts the parts together and reads the whole again; 409 names the parts that are missing."""
     async with house.database.read() as tx:
-        upload = await uploads.of_attempt(tx, upload_id, token)
-    completed = await uploads.complete(house.database, house.store, upload)
-    await delete_noted(house.database, house.store)
-    return answer(completed)
+        upload = await uploads.of_caller(tx, upload_id, caller, token)
+    return answer(await uploads.complete(house.database, house.store, upload))
 
 
 # ── what a job left ──────────────────────────────────────────────────────────────────────────────

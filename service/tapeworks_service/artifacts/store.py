@@ -1,6 +1,7 @@
 """Where files lie: an object store behind obstore; the local folder is one of its kinds.
 
-Keys begin with the project: `PROJECT/jobs/{id}/attempts/{n}/…`, `PROJECT/uploads/{id}/{part}`.
+Keys begin with the project: `PROJECT/jobs/{id}/attempts/{n}/…`, `PROJECT/files/{upload}`, and
+`PROJECT/uploads/{id}/whole` while it comes in.
 Every error of the store becomes `storage_full` or `storage_unavailable`; the service stays up.
 """
 
@@ -94,28 +95,34 @@ class Store:
         with _coded("be read"):
             return await asyncio.to_thread(_digest_of, self._root / key)
 
-    async def compose(self, key: str, parts: list[str]) -> None:
-        """One object from its parts, in order, safe from a power cut. Raises 503, 507."""
-        with _coded("be written"):
-            if len(parts) == 1:
-                await obstore.copy_async(self._store, parts[0], key)
-            else:
-                await asyncio.to_thread(self._joined, key, parts)
-            await asyncio.to_thread(self._sync, key)
+    async def first(self, *keys: str) -> str | None:
+        """The first of these objects that is there. Raises 503."""
+        with _coded("be read"):
+            return await asyncio.to_thread(lambda: next((key for key in keys if (self._root / key).is_file()), None))
 
-    def _joined(self, key: str, parts: list[str]) -> None:
+    def path(self, key: str) -> Path:
+        """Where an object lies, for what must be looked at in place."""
+        return self._root / key
+
+    async def write_at(self, key: str, offset: int, data: bytes) -> None:
+        """Bytes of an object that is being put together, at their place; made where it is not there. Raises 503, 507.
+
+        One file is written for all parts, so that putting it together is a rename. What a power cut loses of it, the
+        digest of the whole tells.
+        """
+        with _coded("be written"):
+            await asyncio.to_thread(_write_at, self._root / key, offset, data)
+
+    async def move(self, source: str, key: str) -> None:
+        """Give an object its name for good, safe from a power cut. Raises 503, 507."""
+        with _coded("be written"):
+            await asyncio.to_thread(self._move, self._root / source, key)
+
+    def _move(self, source: Path, key: str) -> None:
         target = self._root / key
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f"{target.name}#0")  # as the store names what is being written: it lists none of it
-        try:
-            with aside.open("wb") as out:
-                for part in parts:
-                    with (self._root / part).open("rb") as one:
-                        shutil.copyfileobj(one, out, CHUNK_BYTES)
-            aside.replace(target)
-        except OSError:
-            aside.unlink(missing_ok=True)
-            raise
+        source.replace(target)
+        self._sync(key)
 
     def _sync(self, key: str) -> None:
         """Flush an object and the folders that name it: rows are about to refer to it."""
@@ -156,6 +163,18 @@ class Store:
     async def check(self) -> None:
         """Whether the store can be written. Raises 503, 507."""
         await self.put(PROBE, b"tapeworks")
+
+
+def _write_at(path: Path, offset: int, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        left = memoryview(data)
+        while left:
+            written = os.pwrite(descriptor, left, offset)
+            left, offset = left[written:], offset + written
+    finally:
+        os.close(descriptor)
 
 
 def _digest_of(path: Path) -> Digest:

@@ -11,14 +11,15 @@ import time
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import delete, exists, select
+from sqlalchemy import and_, delete, exists, select
 from sqlalchemy.exc import IntegrityError
 
 from tapeworks.jobs import FINAL, JobKind
 from tapeworks_service.artifacts.store import PROBE, Store
+from tapeworks_service.assets.rows import drop_file
 from tapeworks_service.context import Context
 from tapeworks_service.database.engine import AWAY, Database, Transaction
-from tapeworks_service.database.tables import artifacts, checkpoints, fits, job_inputs, jobs, uploads, workers
+from tapeworks_service.database.tables import artifacts, assets, checkpoints, fits, job_inputs, jobs, uploads, workers
 from tapeworks_service.jobs.fence import lock
 from tapeworks_service.jobs.removal import remove
 from tapeworks_service.leases.attempts import prune
@@ -27,7 +28,7 @@ from tapeworks_service.workers.rows import IS_HELD
 
 OLD_SECONDS = 3600.0
 LOST_SECONDS = 86_400.0
-"""A worker that was not heard of for so long is forgotten."""
+"""A worker that was not heard of for so long is forgotten, and an upload that became nothing."""
 AT_ONCE = 100
 _FINAL = [state.value for state in FINAL]
 
@@ -67,7 +68,7 @@ async def sweep_files(database: Database, store: Store, *, older: float = OLD_SE
 async def _referred_to(tx: Transaction, keys: Sequence[str]) -> set[str]:
     """Those that a row names, and parts of uploads that are there."""
     known: set[str] = set()
-    for table in (artifacts, checkpoints, uploads, job_inputs):
+    for table in (artifacts, assets, checkpoints, uploads, job_inputs):
         known.update(row["key"] for row in await tx.all(select(table.c.key).where(table.c.key.in_(keys))))
     parts = {key: key.split("/")[2] for key in keys if key.split("/")[1:2] == ["uploads"] and key.count("/") == 3}
     there = select(uploads.c.id).where(uploads.c.id.in_(set(parts.values())))
@@ -79,6 +80,10 @@ async def sweep_rows(database: Database, *, keep_validations: float) -> None:
     """Delete rows that have served their purpose."""
     async with database.write() as tx:
         now = await tx.now()
+        mine = and_(assets.c.project_id == uploads.c.project_id, assets.c.key == uploads.c.key)
+        unused = (uploads.c.job_id.is_(None), uploads.c.created_at < now - LOST_SECONDS, ~exists().where(mine))
+        for row in await tx.all(select(uploads).where(*unused).limit(AT_ONCE).with_for_update(skip_locked=True)):
+            await drop_file(tx, row)
         works = exists().where(jobs.c.worker_id == workers.c.id, IS_HELD)
         await tx.execute(delete(workers).where(workers.c.heartbeat_at < now - LOST_SECONDS, ~works))
         over = (jobs.c.kind == JobKind.VALIDATE.value, jobs.c.state.in_(_FINAL))

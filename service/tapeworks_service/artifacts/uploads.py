@@ -1,20 +1,22 @@
 """Uploads by parts: each part with its SHA-256, in any order, resumed at a part boundary.
 
-Parts lie under `PROJECT/uploads/{id}/`; completing composes them into an immutable key below the
-attempt's folder and reads the result again before anything may refer to it.
+Parts are written to their places in one object under `PROJECT/uploads/{id}/`; completing reads the whole again and
+moves it to an immutable key, below the attempt's folder or among the project's files.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import Any
 
 from sqlalchemy import RowMapping, delete, insert, select, update
 
 from tapeworks.errors import Finding, ProblemCode
-from tapeworks.wire import ManifestFile, Upload, UploadRequest
+from tapeworks.wire import LEASE_HEADER, ManifestFile, Upload, UploadRequest
 from tapeworks_service.artifacts.deletions import later_delete
-from tapeworks_service.artifacts.store import Store
+from tapeworks_service.artifacts.store import Digest, Store
+from tapeworks_service.callers import Caller
 from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import artifacts, checkpoints, upload_parts, uploads
 from tapeworks_service.ids import new_id
@@ -22,9 +24,9 @@ from tapeworks_service.jobs.fence import Fence, held, hold
 from tapeworks_service.problems import Problem, invalid_value, not_found
 
 
-def part_key(upload: RowMapping, number: int) -> str:
-    """Where a part lies until the upload is complete."""
-    return f"{upload['project_id']}/uploads/{upload['id']}/{number}"
+def whole_key(upload: RowMapping) -> str:
+    """Where its bytes lie until the upload is complete."""
+    return f"{upload['project_id']}/uploads/{upload['id']}/whole"
 
 
 def part_count(upload: RowMapping) -> int:
@@ -65,6 +67,30 @@ async def begin(tx: Transaction, fence: Fence, wanted: UploadRequest, *, part_by
     return await find(tx, upload_id)
 
 
+async def begin_own(tx: Transaction, project_id: str, wanted: UploadRequest, *, part_bytes: int) -> RowMapping:
+    """The project's upload of these bytes: a new one, or the one that is there already, whoever began it."""
+    same = (
+        uploads.c.project_id == project_id,
+        uploads.c.job_id.is_(None),
+        uploads.c.sha256 == wanted.sha256,
+        uploads.c.bytes == wanted.bytes,
+    )
+    upload_id = new_id("up")
+    row = {
+        "project_id": project_id, "id": upload_id, "bytes": wanted.bytes, "sha256": wanted.sha256,
+        # Not the digest: bytes that are deleted and sent again must not meet their own deletion.
+        "part_bytes": part_bytes, "key": f"{project_id}/files/{upload_id}",
+        "created_at": await tx.now(), "completed_at": None,
+    }  # fmt: skip
+    if (known := await tx.one(select(uploads).where(*same))) is not None:
+        return known
+    await tx.execute(tx.insert(uploads).values(row).on_conflict_do_nothing())
+    begun = await tx.one(select(uploads).where(*same))
+    if begun is None:  # another instance inserted it, and this transaction began before
+        raise Problem(ProblemCode.UNAVAILABLE, "the same file is being uploaded by another request")
+    return begun
+
+
 async def find(tx: Transaction, upload_id: str) -> RowMapping:
     """An upload's row. Raises 404."""
     row = await tx.one(select(uploads).where(uploads.c.id == upload_id))
@@ -73,10 +99,26 @@ async def find(tx: Transaction, upload_id: str) -> RowMapping:
     return row
 
 
-async def of_attempt(tx: Transaction, upload_id: str, token: str) -> RowMapping:
-    """An upload whose attempt still holds its job. Raises 404, 409 `lease_lost`."""
+async def of_caller(tx: Transaction, upload_id: str, caller: Caller, token: str | None) -> RowMapping:
+    """An upload that a caller may go on with: its project's own, or that of an attempt whose lease it shows.
+
+    Raises 403, 404, 409 `lease_lost`.
+    """
+    upload = await readable(tx, upload_id, caller)
+    if upload["job_id"] is not None:
+        if token is None:
+            raise invalid_value(f"/{LEASE_HEADER}", f"an attempt's upload needs the header {LEASE_HEADER}")
+        await held(tx, Fence(upload["job_id"], upload["attempt"], token))
+    return upload
+
+
+async def readable(tx: Transaction, upload_id: str, caller: Caller) -> RowMapping:
+    """An upload that a caller may look at: a project's own is there for no other. Raises 404."""
     upload = await find(tx, upload_id)
-    await held(tx, Fence(upload["job_id"], upload["attempt"], token))
+    own = upload["job_id"] is None
+    allowed = "submit" in caller.scopes and upload["project_id"] == caller.project_id if own else None
+    if allowed is False or (not own and "worker" not in caller.scopes):
+        raise not_found("upload", upload_id)
     return upload
 
 
@@ -108,12 +150,12 @@ async def store_part(
         raise invalid_value("/number", f"part {number} of {part_count(upload)}")
     if len(data) != part_size(upload, number):
         raise invalid_value("", f"part {number} has {len(data)} bytes, not {part_size(upload, number)}")
-    actual = hashlib.sha256(data).hexdigest()
+    actual = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
     if actual != sha256:
         raise Problem(ProblemCode.DIGEST_MISMATCH, f"part {number} has the sha-256 {actual}, not {sha256}")
     if upload["completed_at"] is not None:
         return
-    await store.put(part_key(upload, number), data)
+    await store.write_at(whole_key(upload), (number - 1) * upload["part_bytes"], data)
     async with database.write() as tx:
         values: dict[str, Any] = {"bytes": len(data), "sha256": actual}
         row = tx.insert(upload_parts).values(upload_id=upload["id"], number=number, **values)
@@ -129,17 +171,19 @@ async def complete(database: Database, store: Store, upload: RowMapping) -> Uplo
     if state.missing:
         listed = ", ".join(str(number) for number in state.missing[:20])
         raise Problem(ProblemCode.CONFLICT, f"parts are missing: {listed}", extra={"missing": state.missing[:1000]})
-    await store.compose(upload["key"], [part_key(upload, number) for number in range(1, state.parts + 1)])
-    digest = await store.digest(upload["key"])
+    # Another request, or one that a crash ended before its row said so, may have moved it already.
+    place = await store.first(whole_key(upload), upload["key"])
+    digest = await store.digest(place) if place is not None else Digest(0, "")
     if (digest.bytes, digest.sha256) != (upload["bytes"], upload["sha256"]):
         async with database.write() as tx:
             await tx.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload["id"]))
         detail = f"the whole has {digest.bytes} bytes and the sha-256 {digest.sha256}, not {upload['sha256']}"
         raise Problem(ProblemCode.DIGEST_MISMATCH, detail, hint="Send all parts again.")
+    if place == whole_key(upload):
+        await store.move(place, upload["key"])
     async with database.write() as tx:
         await tx.execute(update(uploads).where(uploads.c.id == upload["id"]).values(completed_at=await tx.now()))
         await tx.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload["id"]))
-        await later_delete(tx, [f"{upload['project_id']}/uploads/{upload['id']}"])
     return state.model_copy(update={"completed": True, "missing": []})
 
 

@@ -6,16 +6,19 @@ Catalogues are immutable and known by digest, so each is read and indexed once p
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
+from referencing import Registry
 from sqlalchemy import select
 
 from tapeworks.jobs import ComponentEntry
 from tapeworks.references import Kind
+from tapeworks_service.catalogue.packaged import Packaged, ProjectPackages
+from tapeworks_service.catalogue.versions import version_order
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import catalogues
 from tapeworks_service.workers.rows import WorkerRow, read_workers
@@ -31,6 +34,8 @@ class Known:
     entries: tuple[ComponentEntry, ...] = ()
     keys: frozenset[ComponentKey] = frozenset()
     refused: tuple[dict[str, Any], ...] = ()
+    distributions: Mapping[str, str] = field(default_factory=dict)
+    """What is installed beside them, name → version."""
 
 
 _EMPTY = Known()
@@ -48,6 +53,11 @@ class Catalogue:
     """Name → why it did not pass a worker's admission."""
     clashes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Worker → those of its components that are not offered: a version is one source for as long as a worker has it."""
+
+    pending: dict[str, str] = field(default_factory=dict)
+    """Prefix of names → what is to be told of an uploaded package that is not admitted."""
+    packages: dict[tuple[Kind, str, str], Packaged] = field(default_factory=dict)
+    """Of components that uploaded packages bring."""
 
     _validators: dict[tuple[Kind, str, str], Validator] = field(default_factory=dict)
 
@@ -75,7 +85,8 @@ class Catalogue:
         """Of an entry's configs; made once for as long as workers have the same components."""
         key = (entry.kind, entry.name, entry.version)
         if key not in self._validators:
-            self._validators[key] = Draft202012Validator(entry.config_schema)
+            # An empty registry: without one a `$ref` to another server is fetched.
+            self._validators[key] = Draft202012Validator(entry.config_schema, registry=Registry())
         return self._validators[key]
 
     def kinds(self, name: str) -> list[Kind]:
@@ -89,6 +100,10 @@ class Catalogue:
         wanted = name.rpartition("/")[2].lower()
         close = [bare[match] for match in difflib.get_close_matches(wanted, bare, n=3)]
         return close or difflib.get_close_matches(name, names, n=3)
+
+    def packaged(self, entry: ComponentEntry) -> Packaged | None:
+        """The package that brings a component; None for those that workers have."""
+        return self.packages.get((entry.kind, entry.name, entry.version))
 
     def ordered(self) -> list[ComponentEntry]:
         """All entries by kind, name and version."""
@@ -104,17 +119,13 @@ def _place(key: tuple[Kind, str, str]) -> tuple[str, str, list[tuple[int, int | 
     return (key[0], key[1], version_order(key[2]))
 
 
-def version_order(version: str) -> list[tuple[int, int | str]]:
-    """Sorts "10" after "9" and "1.2" after "1"."""
-    return [(1, int(part)) if part.isdigit() else (0, part) for part in version.split(".")]
-
-
 class CatalogueCache:
     """Catalogues by digest, parsed once."""
 
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
         self._merged: tuple[Any, Catalogue] = ((), Catalogue())
+        self._packages = ProjectPackages()
 
     async def known(self, tx: Transaction, digest: str) -> Known:
         """The catalogue with that digest; an empty one where no worker sent it yet."""
@@ -141,12 +152,21 @@ class CatalogueCache:
             self._merged = (parts, catalogue)
         return self._merged[1]
 
-    async def current(self, tx: Transaction, *, lost_after: float) -> Catalogue:
+    async def of_project(self, tx: Transaction, workers: Sequence[WorkerRow], project_id: str) -> Catalogue:
+        """The same, and what the project's admitted packages bring."""
+        return await self._packages.over(tx, await self.merged(tx, workers), workers, project_id)
+
+    def forget_packages(self, project_id: str) -> bool:
+        """Read a project's packages anew next time. Whether what was known could have been an older state."""
+        return self._packages.forget(project_id)
+
+    async def current(self, tx: Transaction, project_id: str, *, lost_after: float) -> Catalogue:
         """What may be named in a spec now."""
-        return await self.merged(tx, await read_workers(tx, lost_after=lost_after))
+        self.forget_packages(project_id)
+        return await self.of_project(tx, await read_workers(tx, lost_after=lost_after), project_id)
 
 
 def _index(document: dict[str, Any]) -> Known:
     entries = tuple(ComponentEntry.model_validate(item) for item in document["components"])
     keys = frozenset((entry.kind.value, entry.name, entry.version, entry.digest) for entry in entries)
-    return Known(entries, keys, tuple(document.get("refused", ())))
+    return Known(entries, keys, tuple(document.get("refused", ())), document.get("distributions", {}))

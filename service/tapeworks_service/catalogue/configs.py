@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.exceptions import UndefinedTypeCheck, UnknownType, ValidationError, best_match
+from referencing.exceptions import Unresolvable
 
 from tapeworks.errors import Finding, ProblemCode
 from tapeworks.jobs import ComponentEntry
@@ -16,8 +17,25 @@ from tapeworks_service.catalogue.catalogue import Catalogue
 
 def config_findings(catalogue: Catalogue, entry: ComponentEntry, config: Any, pointer: str) -> Iterator[Finding]:
     """What is wrong with a config of a catalogue's entry, each with a pointer below `pointer`."""
-    for error in catalogue.validator(entry).iter_errors(config):
-        yield from _findings(entry, error, pointer)
+    try:
+        for error in catalogue.validator(entry).iter_errors(config):
+            yield from _findings(entry, error, pointer)
+    except (Unresolvable, UndefinedTypeCheck, UnknownType, RecursionError):  # a package's schema is a stranger's
+        message = f"the JSON Schema of {entry.name!r} cannot be followed"
+        yield Finding(pointer, ProblemCode.INVALID_CONFIG, message, "Upload its package again, mended.")
+
+
+def named_datasets(schema: Mapping[str, Any], config: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, str]]:
+    """Pointer and id of every dataset in the arguments that take files (`x-files`): `ds_…`, `ds_…/GLOB`."""
+    properties = schema.get("properties")
+    for argument, described in properties.items() if isinstance(properties, dict) else ():
+        if not isinstance(described, dict) or described.get("x-files") is not True:
+            continue
+        at, given = f"{pointer}/{escape(argument)}", config.get(argument)
+        items = [(at, given)] if isinstance(given, str) else [(f"{at}/{n}", one) for n, one in enumerate(given or ())]
+        for place, value in items:
+            if isinstance(value, str) and value.startswith("ds_"):
+                yield place, value.partition("/")[0]
 
 
 def kind_in_schema(schema: dict[str, Any], argument: str) -> Kind | None:

@@ -37,7 +37,7 @@ async def list_components(
 ) -> Response:
     """By kind, name and version."""
     async with house.database.read() as tx:
-        catalogue = await house.catalogues.current(tx, lost_after=house.settings.lease_seconds)
+        catalogue = await house.catalogues.current(tx, caller.project_id, lost_after=house.settings.lease_seconds)
     entries = [entry for entry in catalogue.ordered() if kind is None or entry.kind == kind]
     if after is not None:
         places = [_place(entry) for entry in entries]
@@ -60,7 +60,8 @@ def _from(entries: list[ComponentEntry], after: str) -> list[ComponentEntry]:
 
 def _document(entry: ComponentEntry, catalogue: Catalogue) -> dict[str, Any]:
     workers = catalogue.workers[(entry.kind, entry.name, entry.version)]
-    return {**entry.model_dump(mode="json"), "workers": workers}
+    package = catalogue.packaged(entry)
+    return {**entry.model_dump(mode="json"), "workers": workers, "package": package and package.id}
 
 
 @router.get(
@@ -73,7 +74,7 @@ def _document(entry: ComponentEntry, catalogue: Catalogue) -> dict[str, Any]:
 async def get_component(caller: Reader, house: House, kind: Kind, name: str, version: Text | None = None) -> Response:
     """The newest version, or the one asked for, with the JSON Schema of its config."""
     async with house.database.read() as tx:
-        catalogue = await house.catalogues.current(tx, lost_after=house.settings.lease_seconds)
+        catalogue = await house.catalogues.current(tx, caller.project_id, lost_after=house.settings.lease_seconds)
     entry = catalogue.find(kind, name, version)
     if entry is None:
         close = catalogue.close_names(name, kind)

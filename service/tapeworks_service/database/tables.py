@@ -238,25 +238,58 @@ job_inputs = _of_job(
     Column("resume", Boolean, nullable=False, server_default=false()),
     key=("project_id", "job_id"),
 )
-"""What a job goes on from: `reference` as its spec has it, of the job `source_id`. Pinned to one file, whose `kind` is
-`bundle` or `checkpoint`; without a kind it waits for that job. `resume`: no input of the spec but the checkpoint that a
-retry goes on from."""
+"""What a job reads: `reference` as its spec has it, of the job or asset `source_id`. Pinned to one file, of the `kind`
+`bundle`, `checkpoint`, `dataset` or `package`; without a kind it waits for that job. `resume`: no input of the spec
+but the checkpoint that a retry goes on from."""
 Index("ix_job_inputs_source", job_inputs.c.project_id, job_inputs.c.source_id)
 
-uploads = _of_job(
+uploads = Table(
     "uploads",
+    metadata,
+    Column("project_id", String(64), primary_key=True),
+    Column("job_id", String(64)),
     Column("id", String(64), primary_key=True),
-    Column("attempt", Integer, nullable=False),
-    Column("path", String(1000), nullable=False),
+    Column("attempt", Integer),
+    Column("path", String(1000)),
     Column("bytes", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("part_bytes", BigInteger, nullable=False),
     Column("key", String(1000), nullable=False),
     Column("created_at", Double, nullable=False),
     Column("completed_at", Double),
-    key=("project_id",),
+    ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
 )
+"""Of an attempt, or of a project alone: then `job_id`, `attempt` and `path` are null, and its bytes are known once."""
 Index("ix_uploads_file", uploads.c.project_id, uploads.c.job_id, uploads.c.attempt, uploads.c.path)
+_of_project = uploads.c.job_id.is_(None)
+Index(
+    "ix_uploads_content", uploads.c.project_id, uploads.c.sha256, uploads.c.bytes,
+    unique=True, sqlite_where=_of_project, postgresql_where=_of_project,
+)  # fmt: skip
+
+assets = Table(
+    "assets",
+    metadata,
+    Column("asset_seq", Serial, primary_key=True, autoincrement=True),
+    Column("project_id", String(64), ForeignKey("projects.id"), nullable=False),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("format", String(16), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("key", String(1000), nullable=False),
+    Column("job_id", String(64)),
+    Column("document", Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("project_id", "kind", "name", "version"),
+    sqlite_autoincrement=True,
+)
+"""What a user uploaded and names: `kind` is `dataset`, `package` or `bundle`. `job_id`: the job that looks at it, whose
+state and result are the asset's."""
+Index("ix_assets_key", assets.c.project_id, assets.c.key)
+Index("ix_assets_job", assets.c.job_id)
 
 upload_parts = Table(
     "upload_parts",
@@ -285,6 +318,8 @@ workers = Table(
     Column("cpus", Integer, nullable=False),
     Column("memory_bytes", BigInteger),
     Column("catalogue_digest", String(64), nullable=False),
+    Column("packages", Boolean, nullable=False, server_default=false()),
+    Column("sandbox", Json, nullable=False, server_default="{}"),
     Column("draining", Boolean, nullable=False),
     Column("registered_at", Double, nullable=False),
     Column("heartbeat_at", Double, nullable=False),

@@ -17,7 +17,7 @@ FINISHED = frozenset(state.value for state in FINAL)
 def job_document(row: Mapping[Any, Any], *, unschedulable: str | None = None) -> dict[str, Any]:
     """The JSON of `tapeworks.jobs.Job`."""
     document = row["document"]
-    training = row["spec"]["training"]
+    spec = row["spec"] or None
     return {
         "id": row["id"],
         "object": "job",
@@ -26,14 +26,14 @@ def job_document(row: Mapping[Any, Any], *, unschedulable: str | None = None) ->
         "name": row["name"],
         "labels": row["labels"],
         "priority": row["priority"],
-        "spec": row["spec"],
+        "spec": spec,
         "state": row["state"],
         "requested": row["requested"],
         "waiting_for": document.get("waiting_for", []),
         "unschedulable": None if unschedulable is None else {"reason": unschedulable},
         "phase": row["phase"],
         "transitions": document["transitions"],
-        "progress": {"step": 0, "epoch": 0, "epochs": training["epochs"], **row["progress"]},
+        "progress": {"step": 0, "epoch": 0, "epochs": spec and spec["training"]["epochs"], **row["progress"]},
         "metrics": document.get("metrics", {}),
         "best": document.get("best"),
         "attempt": row["attempt"],

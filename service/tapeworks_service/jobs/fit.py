@@ -31,10 +31,12 @@ class Needs:
     memory_gib: float | None
     labels: tuple[tuple[str, str], ...]
     components: tuple[ComponentKey, ...]
+    """Those that workers have; what packages bring comes with the job."""
+    packages: bool = False
 
     @classmethod
-    def of(cls, resources: Resources, components: Iterable[PinnedComponent]) -> Needs:
-        """The needs of a job."""
+    def of(cls, resources: Resources, components: Iterable[PinnedComponent], *, packages: bool = False) -> Needs:
+        """The needs of a job; `packages`: whether it brings some."""
         return cls(
             resources.gpus,
             resources.gpu_memory_gib,
@@ -42,7 +44,13 @@ class Needs:
             resources.memory_gib,
             tuple(sorted(resources.worker_labels.items())),
             tuple(sorted((c.kind, c.name, c.version, c.digest) for c in components)),
+            packages,
         )
+
+    @classmethod
+    def of_a_look(cls, *, packages: bool) -> Needs:
+        """Of a job that looks at an upload: a CPU slot."""
+        return cls(0, None, None, None, (), (), packages)
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -53,6 +61,8 @@ class Needs:
             "memory_gib": self.memory_gib,
             "labels": [list(item) for item in self.labels],
             "components": [list(item) for item in self.components],
+            # Left out where it is false: needs that were stored before it keep their key.
+            **({"packages": True} if self.packages else {}),
         }
 
     @classmethod
@@ -65,6 +75,7 @@ class Needs:
             document["memory_gib"],
             tuple((key, value) for key, value in document["labels"]),
             tuple((kind, name, version, digest) for kind, name, version, digest in document["components"]),
+            document.get("packages", False),
         )
 
     @cached_property
@@ -83,6 +94,8 @@ class Needs:
         for key, value in self.labels:
             if worker.labels.get(key) != value:
                 return f"it has no label {key}={value}"
+        if self.packages and not worker.packages:
+            return "it takes no uploaded packages"
         missing = [item for item in self.components if item not in components]
         if missing:
             kind, name, version, _ = missing[0]

@@ -1,13 +1,13 @@
-"""What a job goes on from: a job or a checkpoint that its spec names, pinned to one file that is kept for it.
+"""What a job reads: jobs, checkpoints and uploads that its spec names, each pinned to one file that is kept for it.
 
 A job that succeeded is pinned to its bundle, or to its latest checkpoint where it exports none; a checkpoint
-to itself. A job that has not ended yet is waited for; the queue pins it when it succeeds.
+to itself, an upload too. A job that has not ended yet is waited for; the queue pins it when it succeeds.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,10 +16,13 @@ from sqlalchemy import ColumnElement, RowMapping, Select, and_, select
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.jobs import FINAL, JobKind, State
 from tapeworks_service.database.engine import Transaction
-from tapeworks_service.database.tables import artifacts, checkpoints, job_inputs, jobs
+from tapeworks_service.database.tables import artifacts, assets, checkpoints, job_inputs, jobs
 from tapeworks_service.jobs.checkpoints import checkpoints_of
 
-_ID = re.compile(r"(job|ckpt)_[0-9A-Za-z]{1,59}")
+_ID = re.compile(r"(job|ckpt|bundle)_[0-9A-Za-z]{1,57}")
+_ASSET = re.compile(r"(ds|pkg|bundle)_[0-9A-Za-z]{1,57}")
+ASSETS = {"ds": "dataset", "pkg": "package", "bundle": "bundle"}
+"""Prefix of an id → kind of what was uploaded."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class InputReference:
 
 @dataclass(frozen=True)
 class Pin:
-    """The file that a job goes on from."""
+    """The file that a job reads."""
 
     kind: str
     bytes: int
@@ -41,7 +44,7 @@ class Pin:
     checkpoint_id: str | None = None
 
     @classmethod
-    def of(cls, kind: str, row: RowMapping, checkpoint_id: str | None = None) -> Pin:
+    def of(cls, kind: str, row: Mapping[Any, Any], checkpoint_id: str | None = None) -> Pin:
         """From a row with bytes, sha256 and key."""
         return cls(kind, row["bytes"], row["sha256"], row["key"], checkpoint_id)
 
@@ -64,6 +67,8 @@ class Input:
 
     def told(self) -> dict[str, Any]:
         """As `lineage.inputs` and the event `pinned` tell it."""
+        if _ASSET.fullmatch(self.reference) and self.pin is not None:
+            return {"from": self.reference, "kind": self.pin.kind, "sha256": self.pin.sha256}
         kept = ("kind", "checkpoint_id", "sha256")
         return {
             "from": self.reference,
@@ -77,13 +82,13 @@ class Input:
 
 
 def reference_finding(reference: InputReference) -> Finding | None:
-    """What is wrong with a reference at first sight."""
+    """What is wrong with a `from` at first sight."""
     if _ID.fullmatch(reference.value):
         return None
-    hint = 'Name a job ("job_…"), or one of the checkpoints that GET /v1/jobs/{id}/checkpoints lists ("ckpt_…").'
-    if reference.value.startswith(("job_", "ckpt_")):
+    hint = 'Name a job ("job_…"), one of its checkpoints ("ckpt_…"), or an uploaded bundle ("bundle_…").'
+    if reference.value.startswith(("job_", "ckpt_", "bundle_")):
         return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"{reference.value[:100]!r} is no id", hint)
-    message = f"{reference.value[:100]!r}: this version starts from jobs and checkpoints only"
+    message = f"{reference.value[:100]!r}: this version starts from jobs, checkpoints and bundles only"
     return Finding(reference.pointer, ProblemCode.NOT_SUPPORTED, message, hint)
 
 
@@ -93,11 +98,21 @@ async def resolve(tx: Transaction, project_id: str, references: Sequence[InputRe
     The jobs that are named stay locked until the transaction ends: none of them can end, prune or be deleted
     before the new job's row is there to hear of it.
     """
-    owners = {one.value: await _owner(tx, project_id, one.value) for one in references}
+    uploaded = await _assets(tx, project_id, [one.value for one in references if _ASSET.fullmatch(one.value)])
+    owners = {
+        one.value: await _owner(tx, project_id, one.value) for one in references if not _ASSET.fullmatch(one.value)
+    }
     sources = {owner: await _locked(tx, owner) for owner in sorted({owner for owner in owners.values() if owner})}
     found: dict[str, Input] = {}
     findings: list[Finding] = []
     for one in references:
+        if _ASSET.fullmatch(one.value):
+            outcome: Input | Finding = _of_asset(one, uploaded.get(one.value))
+            if isinstance(outcome, Finding):
+                findings.append(outcome)
+            else:
+                found[one.value] = outcome
+            continue
         owner = owners[one.value]
         source = None if owner is None else sources[owner]
         outcome = await _resolved(tx, one, source)
@@ -108,6 +123,31 @@ async def resolve(tx: Transaction, project_id: str, references: Sequence[InputRe
     if findings:
         raise SpecInvalid(findings)
     return list(found.values())
+
+
+async def _assets(tx: Transaction, project_id: str, ids: Sequence[str]) -> dict[str, RowMapping]:
+    """Uploads by id, with the state of the jobs that look at them; none is deleted before the transaction ends."""
+    if not ids:
+        return {}
+    own = (assets.c.project_id == project_id, assets.c.id.in_(ids))
+    held = select(assets.c.id).where(*own).order_by(assets.c.id).with_for_update(read=True, key_share=True)
+    await tx.all(held)
+    looks = assets.outerjoin(jobs, and_(jobs.c.project_id == assets.c.project_id, jobs.c.id == assets.c.job_id))
+    wanted = select(assets, jobs.c.state.label("job_state"), jobs.c.document.label("job_document"))
+    return {row["id"]: row for row in await tx.all(wanted.select_from(looks).where(*own))}
+
+
+def _of_asset(reference: InputReference, row: RowMapping | None) -> Input | Finding:
+    """An upload that may be read. A dataset that is still looked at is: its source looks at it too."""
+    value = reference.value
+    kind = ASSETS[value.partition("_")[0]]
+    if row is None:
+        return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"there is no {kind} {value!r}")
+    if row["job_state"] in (State.FAILED.value, State.CANCELLED.value):
+        failure = row["job_document"].get("failure") or {}
+        message = f"the {kind} {value!r} was refused: {failure.get('message', 'it was never looked at')}"
+        return Finding(reference.pointer, ProblemCode.INVALID_VALUE, message, f"GET /v1/{kind}s/{value} says why.")
+    return Input(value, row["id"], Pin.of(kind, row))
 
 
 async def _owner(tx: Transaction, project_id: str, value: str) -> str | None:
@@ -217,6 +257,16 @@ def _own(job: RowMapping) -> tuple[ColumnElement[bool], ...]:
     return job_inputs.c.project_id == job["project_id"], job_inputs.c.job_id == job["id"]
 
 
-def input_document(row: RowMapping) -> dict[str, Any]:
-    """The JSON of `tapeworks.wire.LeaseInput`."""
-    return {"from": row["reference"], **{name: row[name] for name in ("kind", "bytes", "sha256")}}
+async def input_documents(tx: Transaction, job: RowMapping) -> list[dict[str, Any]]:
+    """The JSON of `tapeworks.wire.LeaseInput` for each input of a job."""
+    rows = await inputs_of(tx, job)
+    uploaded = [row["source_id"] for row in rows if _ASSET.fullmatch(row["source_id"])]
+    about = {}
+    if uploaded:
+        for one in await tx.all(select(assets).where(assets.c.id.in_(uploaded))):
+            about[one["id"]] = {**one["document"], **{name: one[name] for name in ("name", "version", "format")}}
+    kept = ("kind", "bytes", "sha256")
+    return [
+        {"from": row["reference"], **{name: row[name] for name in kept}, "about": about.get(row["source_id"], {})}
+        for row in rows
+    ]

@@ -1,4 +1,4 @@
-"""A job before it is a row, and what its kind changes: a validation is a job that somebody sits and waits for."""
+"""A job before it is a row, and what its kind changes: validations, inspections and admissions are waited for."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tapeworks_service.jobs.fit import Needs
 from tapeworks_service.jobs.inputs import Input
 
 AHEAD = 10
-"""A validation's priority is so much above that of its spec."""
+"""The priority of one that is waited for is so much above that of its spec."""
 HIGHEST_PRIORITY = 100
-VALIDATION_ATTEMPTS = 2
-VALIDATION_SECONDS = 600.0
+AWAITED_ATTEMPTS = 2
+AWAITED_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class NewJob:
     project_id: str
     kind: str
     spec: dict[str, Any]
+    """Empty where the job's kind says all."""
     components: list[dict[str, Any]]
     needs: Needs
     lineage: dict[str, Any]
@@ -34,24 +35,37 @@ class NewJob:
     retry_of: str | None = None
     inputs: Sequence[Input] = ()
 
+    name: str | None = None
+    """Of a job without a spec: one with a spec has its name."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The spec's."""
+        return dict(self.spec.get("labels", {}))
+
+    @property
+    def title(self) -> str | None:
+        """The spec's name, or its own."""
+        return self.spec["name"] if self.spec else self.name
+
     @property
     def priority(self) -> int:
-        """The spec's; a validation goes before the training jobs of its priority."""
-        priority = int(self.spec["priority"])
-        return min(priority + AHEAD, HIGHEST_PRIORITY) if self._validates else priority
+        """The spec's; a job that somebody waits for goes before the training jobs of its priority."""
+        priority = int(self.spec.get("priority", 0))
+        return min(priority + AHEAD, HIGHEST_PRIORITY) if self._awaited else priority
 
     @property
     def max_attempts(self) -> int:
-        """The spec's; a validation whose worker was lost is tried again once."""
-        allowed = int(self.spec["limits"]["max_attempts"])
-        return min(allowed, VALIDATION_ATTEMPTS) if self._validates else allowed
+        """The spec's; one that is awaited and lost its worker is tried again once."""
+        allowed = int(self.spec["limits"]["max_attempts"]) if self.spec else AWAITED_ATTEMPTS
+        return min(allowed, AWAITED_ATTEMPTS) if self._awaited else allowed
 
     @property
     def timeout_seconds(self) -> float | None:
-        """The spec's; ten minutes at most for a validation."""
-        timeout: float | None = self.spec["limits"]["timeout_seconds"]
-        return min(timeout or VALIDATION_SECONDS, VALIDATION_SECONDS) if self._validates else timeout
+        """The spec's; ten minutes at most for one that is awaited."""
+        timeout: float | None = self.spec["limits"]["timeout_seconds"] if self.spec else None
+        return min(timeout or AWAITED_SECONDS, AWAITED_SECONDS) if self._awaited else timeout
 
     @property
-    def _validates(self) -> bool:
-        return self.kind == JobKind.VALIDATE.value
+    def _awaited(self) -> bool:
+        return self.kind != JobKind.TRAIN.value

@@ -52,7 +52,7 @@ async def enqueue(tx: Transaction, new: NewJob) -> Mapping[str, Any]:
     told += [NewEvent("pinned", one.told()) for one in new.inputs if one.pin is not None]
     told += [NewEvent("waiting", {"waiting_for": waiting_for})] if waiting_for else []
     row = {
-        "project_id": new.project_id, "id": new.id, "kind": new.kind, "name": spec["name"], "labels": spec["labels"],
+        "project_id": new.project_id, "id": new.id, "kind": new.kind, "name": new.title, "labels": new.labels,
         "priority": new.priority, "fit_key": new.needs.fit_key, "parent_id": new.parent_id,
         "fair_rank": await fair_rank(tx, new.project_id, new.priority),
         "retry_of": new.retry_of, "idempotency_key": new.idempotency_key, "body_hash": new.body_hash,
@@ -64,7 +64,7 @@ async def enqueue(tx: Transaction, new: NewJob) -> Mapping[str, Any]:
         "document": {"transitions": [first], "lineage": lineage, "waiting_for": waiting_for},
     }  # fmt: skip
     await tx.execute(_INSERT, row)
-    await write_labels(tx, new.project_id, new.id, spec["labels"])
+    await write_labels(tx, new.project_id, new.id, new.labels)
     of_job = {"project_id": new.project_id, "job_id": new.id}
     rows = [{**of_job, "index": index, **one.columns()} for index, one in enumerate(new.inputs)]
     if rows:

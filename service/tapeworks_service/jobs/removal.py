@@ -8,7 +8,7 @@ from tapeworks.errors import ProblemCode
 from tapeworks.jobs import FINAL, State
 from tapeworks_service.artifacts.deletions import later_delete
 from tapeworks_service.database.engine import Transaction
-from tapeworks_service.database.tables import jobs, upload_parts, uploads
+from tapeworks_service.database.tables import assets, jobs, upload_parts, uploads
 from tapeworks_service.jobs.inputs import users_of
 from tapeworks_service.problems import Problem
 
@@ -18,6 +18,9 @@ async def remove(tx: Transaction, row: RowMapping) -> None:
     if State(row["state"]) not in FINAL:
         hint = "Cancel it first, and wait until it has ended."
         raise Problem(ProblemCode.CONFLICT, f"the job is {row['state']}", hint=hint, extra={"state": row["state"]})
+    if (looked_at := await tx.one(select(assets).where(assets.c.job_id == row["id"]))) is not None:
+        hint = f"It goes with it: DELETE /v1/{looked_at['kind']}s/{looked_at['id']}."
+        raise Problem(ProblemCode.IN_USE, f"it says what the {looked_at['kind']} {looked_at['name']!r} is", hint=hint)
     users = sorted({user["job_id"] for user in await users_of(tx, row)})
     if users:
         detail = f"{users[0]} goes on from it" if len(users) == 1 else f"{len(users)} jobs go on from it"

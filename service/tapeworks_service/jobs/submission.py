@@ -18,7 +18,8 @@ from tapeworks.references import Kind, escape, kind_of_argument, nested_referenc
 from tapeworks.spec import JobSpec
 from tapeworks.wire import PinnedComponent
 from tapeworks_service.catalogue.catalogue import Catalogue
-from tapeworks_service.catalogue.configs import config_findings, kind_in_schema
+from tapeworks_service.catalogue.configs import config_findings, kind_in_schema, named_datasets
+from tapeworks_service.catalogue.packaged import Packaged
 from tapeworks_service.jobs.data import branch_arguments, branch_places, branches, data_findings, pipeline_places
 from tapeworks_service.jobs.inputs import InputReference, reference_finding
 from tapeworks_service.jobs.roles import role_findings
@@ -36,10 +37,18 @@ class Accepted:
     """As it was sent: references without a version have none."""
     document: dict[str, Any]
     """The canonical form, every reference with its version."""
-    components: list[PinnedComponent]
+    installed: list[PinnedComponent]
+    """Components that workers have."""
+    packaged: list[PinnedComponent]
+    """Components that uploaded packages bring."""
     inputs: list[InputReference]
-    """Every `from`, in the spec's order."""
+    """Every `from` and every upload, in the spec's order."""
     warnings: list[str]
+
+    @property
+    def components(self) -> list[PinnedComponent]:
+        """All that the job is built from."""
+        return [*self.installed, *self.packaged]
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,10 @@ class _Pins:
     findings: list[Finding] = field(default_factory=list)
     entries: dict[tuple[Kind, str], ComponentEntry] = field(default_factory=dict)
     inputs: list[InputReference] = field(default_factory=list)
+    """What jobs and models begin with: each `from`."""
+    uploads: list[InputReference] = field(default_factory=list)
+    """Datasets that sources read, and packages of components."""
+    packages: dict[str, Packaged] = field(default_factory=dict)
 
 
 def accept(document: Any, catalogue: Catalogue) -> Accepted:
@@ -80,13 +93,19 @@ def accept(document: Any, catalogue: Catalogue) -> Accepted:
     if findings:
         told = [replace(finding, pointer=original(finding.pointer)) for finding in dict.fromkeys(findings)]
         raise SpecInvalid(told)
-    components = [
-        PinnedComponent(kind=entry.kind.value, name=entry.name, version=entry.version, digest=entry.digest)
-        for entry in pins.entries.values()
-    ]
     warnings = [f"{entry.name}: {text}" for entry in pins.entries.values() for text in entry.warnings]
-    inputs = [replace(reference, pointer=original(reference.pointer)) for reference in pins.inputs]
-    return Accepted(spec, canonical, components, inputs, warnings)
+    read = [*pins.inputs, *pins.uploads]
+    inputs = [replace(reference, pointer=original(reference.pointer)) for reference in read]
+    return Accepted(spec, canonical, *_pinned(pins), inputs, warnings)
+
+
+def _pinned(pins: _Pins) -> tuple[list[PinnedComponent], list[PinnedComponent]]:
+    """The components that workers have, and those of packages."""
+    sides: tuple[list[PinnedComponent], list[PinnedComponent]] = ([], [])
+    for entry in pins.entries.values():
+        one = PinnedComponent(kind=entry.kind.value, name=entry.name, version=entry.version, digest=entry.digest)
+        sides[pins.catalogue.packaged(entry) is not None].append(one)
+    return sides
 
 
 def initial_states(spec: JobSpec) -> Iterator[InputReference]:
@@ -151,6 +170,7 @@ def _pin(place: Place, pins: _Pins) -> None:
     pins.findings += config_findings(pins.catalogue, entry, config, f"{place.pointer}/config")
     if not isinstance(config, dict):
         return
+    _pin_uploads(place, entry, pins)
     if (entry.kind, entry.name) == PRETRAINED and isinstance(config.get("from"), str):
         pins.inputs.append(InputReference(f"{place.pointer}/config/from", config["from"]))
     held = branch_arguments(entry.config_schema)
@@ -172,6 +192,20 @@ def _pin(place: Place, pins: _Pins) -> None:
             _pin(Place(nested.pointer, kind, nested.value), pins)
 
 
+def _pin_uploads(place: Place, entry: ComponentEntry, pins: _Pins) -> None:
+    """The package that brings a component, and the datasets that its config names."""
+    package = pins.catalogue.packaged(entry)
+    if package is not None and package.id not in pins.packages:
+        for other in pins.packages.values():
+            if shared := sorted(set(other.modules) & set(package.modules)):
+                message = f"{package.told} and {other.told} both have a module {shared[0]!r}: a job uses one of them"
+                pins.findings.append(Finding(f"{place.pointer}/component", ProblemCode.INVALID_VALUE, message))
+        pins.packages[package.id] = package
+        pins.uploads.append(InputReference(f"{place.pointer}/component", package.id))
+    for pointer, dataset in named_datasets(entry.config_schema, place.value["config"], f"{place.pointer}/config"):
+        pins.uploads.append(InputReference(pointer, dataset))
+
+
 def _pin_branches(held: Any, pointer: str, pins: _Pins) -> None:
     """The same for the sources and pipelines inside a source of sources."""
     for at, document, told in branches(held, pointer):
@@ -191,6 +225,8 @@ def _unknown(place: Place, version: str | None, catalogue: Catalogue) -> Finding
             f"{place.pointer}/version", ProblemCode.UNKNOWN_COMPONENT, message, f"There is version {present.version!r}."
         )
     message = f"no worker has a {place.kind.value} {name!r}"
+    if told := catalogue.pending.get(name.partition("/")[0]):
+        return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, message, told)
     return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, message, _meant(name, place.kind, catalogue))
 
 

@@ -135,6 +135,9 @@ async def retry_job(
         raise Problem(
             ProblemCode.CONFLICT, f"the job is {source['state']}", hint=hint, extra={"state": source["state"]}
         )
+    if not source["spec"]:
+        hint = "Send what it looks at again: where no worker could look, another try is queued."
+        raise Problem(ProblemCode.CONFLICT, f"a job of kind {source['kind']} is not retried", hint=hint)
     retry = Retry(job_id, wanted.from_)
     body = json.dumps(source["spec"]).encode()
     submission = Submission(body, JobKind(source["kind"]), caller.project_id, idempotency_key, retry)
@@ -183,17 +186,18 @@ class Submission:
 async def _accept(house: Context, submission: Submission) -> Accepted:
     """Check the spec. Raises SpecInvalid."""
     try:
-        return await _checked(house, submission.body)
+        return await _checked(house, submission)
     except SpecInvalid:
-        if not house.workers.forget():
+        if not (house.workers.forget() | house.catalogues.forget_packages(submission.project_id)):
             raise
-        return await _checked(house, submission.body)  # what it names may have been announced just now
+        return await _checked(house, submission)  # what it names may have been announced just now
 
 
-async def _checked(house: Context, body: bytes) -> Accepted:
+async def _checked(house: Context, submission: Submission) -> Accepted:
+    body = submission.body
     async with house.database.read() as tx:
         workers = await house.workers.read(tx, lost_after=house.settings.lease_seconds)
-        catalogue = await house.catalogues.merged(tx, workers)
+        catalogue = await house.catalogues.of_project(tx, workers, submission.project_id)
     if len(body) <= SHORT_BYTES:
         return accept(parse_json(body), catalogue)
     return await asyncio.to_thread(lambda: accept(parse_json(body), catalogue))
@@ -232,7 +236,7 @@ def _new_job(accepted: Accepted, submission: Submission, inputs: list[Input]) ->
         kind=submission.kind.value,
         spec=accepted.document,
         components=components,
-        needs=Needs.of(accepted.spec.resources, accepted.components),
+        needs=Needs.of(accepted.spec.resources, accepted.installed, packages=bool(accepted.packaged)),
         lineage={"components": components, "seed": accepted.spec.training.seed},
         idempotency_key=submission.idempotency_key,
         body_hash=submission.body_hash,

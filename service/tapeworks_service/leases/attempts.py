@@ -20,7 +20,7 @@ from tapeworks_service.jobs import queue
 from tapeworks_service.jobs.checkpoints import checkpoints_of
 from tapeworks_service.jobs.document import checkpoint_document
 from tapeworks_service.jobs.fence import Fence, held, hold, holds, lease_lost, lease_token, lock
-from tapeworks_service.jobs.inputs import input_document, inputs_of, resumed_from, users_of
+from tapeworks_service.jobs.inputs import input_documents, resumed_from, users_of
 from tapeworks_service.jobs.journal import NewEvent
 from tapeworks_service.jobs.records import append, merged_facts
 from tapeworks_service.jobs.turns import FitCache
@@ -107,10 +107,10 @@ async def lease_document(tx: Transaction, row: RowMapping, token: str) -> dict[s
         "attempt": row["attempt"],
         "token": token,
         "lease_seconds": max(row["lease_expires_at"] - now, 0.0),
-        "spec": row["spec"],
+        "spec": row["spec"] or None,
         "components": row["components"],
         "resume": resume,
-        "inputs": [input_document(one) for one in await inputs_of(tx, row)],
+        "inputs": await input_documents(tx, row),
         "timeout_seconds": None if limit is None else max(row["started_at"] + limit - now, 0.1),
         "gpus": row["gpus"],
     }

@@ -109,6 +109,8 @@ def _worker_document(row: WorkerRow, *, jobs: list[str]) -> dict[str, Any]:
         "devices": devices,
         "jobs": jobs,
         "versions": row.versions,
+        "packages": row.packages,
+        "sandbox": row.sandbox,
         "registered_at": instant(row.registered_at),
         "heartbeat_at": instant(row.heartbeat_at),
     }

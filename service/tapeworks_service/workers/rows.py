@@ -31,6 +31,8 @@ class WorkerRow:
     cpus: int
     memory_bytes: int | None
     catalogue_digest: str
+    packages: bool
+    sandbox: dict[str, str]
     draining: bool
     registered_at: float
     heartbeat_at: float
@@ -40,7 +42,7 @@ class WorkerRow:
     @property
     def properties(self) -> str:
         """Everything that decides which jobs it can take when idle."""
-        told = (self.devices, self.labels, self.cpus, self.memory_bytes, self.catalogue_digest)
+        told = (self.devices, self.labels, self.cpus, self.memory_bytes, self.catalogue_digest, self.packages)
         return json.dumps(told, sort_keys=True)
 
     @property

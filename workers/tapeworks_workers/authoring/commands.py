@@ -1,4 +1,4 @@
-"""`tapeworks component new` and `tapeworks component test`: for authors, on a machine with the worker's packages."""
+"""`tapeworks component new` and `component test`: for authors, on a machine with the worker's packages."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from tapeworks.errors import ComponentError
 from tapeworks.references import Kind
 from tapeworks_workers.authoring.scaffold import write_package
 
-component = typer.Typer(no_args_is_help=True, help="Write and try components of your own.")
+
+def author_commands(group: typer.Typer) -> None:
+    """Add them to a group."""
+    group.command()(new)
+    group.command("test")(try_out)
 
 
-@component.command()
 def new(
     name: Annotated[str, typer.Argument(help="package/Name, such as acme/WarmLoss.", show_default=False)],
     kind: Annotated[Kind, typer.Option(help="What it is.", show_default=False)],
@@ -33,7 +36,6 @@ def new(
     typer.echo(f"  tapeworks submit {written / 'job.json'} --watch")
 
 
-@component.command("test")
 def try_out(
     paths: Annotated[
         list[Path],

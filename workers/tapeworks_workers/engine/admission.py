@@ -42,6 +42,29 @@ def admit_all() -> Catalogue:
     return Catalogue(components=components, refused=refused)
 
 
+def admit_packaged() -> dict[str, Any]:
+    """The result of an admission: components of uploaded packages, and everything that keeps one of them out."""
+    packaged = [one for one in registry if one.package is not None]
+    verdicts = [_named_apart(one) or admit(one) for one in packaged]
+    refused = [*registry.refused, *(one for one in verdicts if isinstance(one, RefusedComponent))]
+    if not packaged and not refused:
+        reason = "its modules register no component: put @component on classes and functions"
+        refused.append(RefusedComponent(name="the package", reason=reason))
+    entries = [one for one in verdicts if isinstance(one, ComponentEntry)]
+    return {
+        "components": [one.model_dump(mode="json") for one in entries],
+        "refused": [one.model_dump(mode="json") for one in refused],
+    }
+
+
+def _named_apart(component: Component) -> RefusedComponent | None:
+    """Plain names are the built-ins'."""
+    if "/" in component.name:
+        return None
+    reason = f"its name has no package: call it {component.package_name}/{component.name}"
+    return RefusedComponent(kind=component.kind, name=component.name, version=component.version, reason=reason)
+
+
 def admit(component: Component) -> ComponentEntry | RefusedComponent:
     """Try one component. Errors of its code become the reason of its refusal."""
     keras.utils.clear_session(free_memory=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.errors import JobFailure
 from tapeworks.jobs import JobKind
 from tapeworks.spec import JobSpec
 from tapeworks_workers.engine import plans
@@ -31,6 +31,7 @@ from tapeworks_workers.engine.epochs import Training
 from tapeworks_workers.engine.evaluation import Evaluation
 from tapeworks_workers.engine.evaluators import build_evaluators
 from tapeworks_workers.engine.export import exported_roles
+from tapeworks_workers.engine.files import set_uploads
 from tapeworks_workers.engine.inputs import Inputs
 from tapeworks_workers.engine.pipeline import Data
 from tapeworks_workers.engine.plans.verdicts import Verdicts
@@ -62,9 +63,8 @@ class Attempt:
     def of(cls, frame: Mapping[str, Any]) -> Attempt:
         """Raises JobFailure where this runner cannot take the lease."""
         lease = frame["lease"]
-        if lease["kind"] not in (JobKind.TRAIN, JobKind.VALIDATE):
-            raise JobFailure(FailureCode.NOT_SUPPORTED, f"jobs of kind {lease['kind']!r} are not supported yet")
         set_data_roots([Path(root) for root in frame.get("data_roots", [])])
+        set_uploads(frame.get("uploads", []))
         folder = Path(frame["folder"])
         resume = tuple(folder / item["path"] for item in frame.get("resume", []))
         spec = JobSpec.model_validate(lease["spec"])

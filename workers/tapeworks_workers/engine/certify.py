@@ -13,11 +13,13 @@ import importlib
 import json
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tapeworks.components import registry
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.references import Kind
 from tapeworks_workers.engine.again import put_together_again
 from tapeworks_workers.engine.comparison import device, versions
 from tapeworks_workers.engine.next_step import FOLDER, TOLERANCE, compare_next_step, device_kind, stored_batch
@@ -63,6 +65,10 @@ def import_components(bundle: Path, manifest: dict[str, Any]) -> list[str]:
     for component in registry:
         if component.file is None or not component.file.resolve().is_relative_to(bundle / "components"):
             raise RuntimeError(f"{component.kind} {component.name} was imported from {component.file}, not the bundle")
+    for entry in manifest["components"]:  # a component of an uploaded package has the package's version
+        found = registry.find(Kind(entry["kind"]), entry["name"])
+        if found is not None:
+            registry.replace(replace(found, version=entry["version"]))
     return sorted(f"{component.kind} {component.name}@{component.version}" for component in registry)
 
 

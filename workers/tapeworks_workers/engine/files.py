@@ -1,23 +1,40 @@
-"""Which files a job may read: those below the data roots that the worker's operator named.
+"""Which files a job may read: those below the data roots that the worker's operator named, and its uploaded datasets.
 
-Interface: `set_data_roots(roots)` once at the start of a process; `resolve_files(value, …)` turns a glob, or several,
-into sorted local paths.
+Interface: `set_data_roots(roots)` and `set_uploads(uploads)` once at the start of a process; `resolve_files(value, …)`
+turns a glob, a dataset's id, or several of them into sorted local paths.
 """
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from tapeworks.assets import SUFFIXES, DataFormat
 from tapeworks.errors import FailureCode, JobFailure, Location
 
 _roots: list[Path] = []
+_uploads: dict[str, tuple[Path, DataFormat]] = {}
 
 
 def set_data_roots(roots: Sequence[Path]) -> None:
     """Name the folders below which `tapeworks.Files` arguments may reach."""
     _roots[:] = [Path(root).resolve() for root in roots]
+
+
+def set_uploads(uploads: Sequence[Mapping[str, Any]]) -> None:
+    """Name the datasets that the job was given: `id`, `path` of the folder, `format`."""
+    _uploads.clear()
+    for one in uploads:
+        _uploads[one["id"]] = (Path(one["path"]).resolve(), DataFormat(one["format"]))
+
+
+def files_of(dataset: str) -> list[Path]:
+    """The files of a dataset that are of its format, by their names. Raises KeyError."""
+    folder, format = _uploads[dataset]
+    found = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [file for file in found if file.name.lower().endswith(SUFFIXES[format])]
 
 
 def resolve_files(value: str | list[str], *, component: str, pointer: str = "") -> list[str]:
@@ -36,6 +53,8 @@ def resolve_files(value: str | list[str], *, component: str, pointer: str = "") 
 
 
 def _matches(pattern: str, component: str, pointer: str) -> list[str]:
+    if pattern.startswith("ds_"):
+        return _of_dataset(*pattern.partition("/")[::2], component, pointer)
     if not _roots:
         raise _refused(pointer, component, f"{pattern!r} cannot be read: this worker has no data root")
     for root in _roots:
@@ -50,10 +69,23 @@ def _matches(pattern: str, component: str, pointer: str) -> list[str]:
     raise _refused(pointer, component, f"no file below a data root matches {pattern!r}")
 
 
+def _of_dataset(dataset: str, inside: str, component: str, pointer: str) -> list[str]:
+    if dataset not in _uploads:
+        raise _refused(pointer, component, f"the dataset {dataset!r} was not given to this attempt")
+    if not inside:
+        return list(map(str, files_of(dataset)))
+    folder, _ = _uploads[dataset]
+    matched = [Path(match).resolve() for match in glob.glob(str(folder / inside), recursive=True)]
+    files = [str(match) for match in matched if match.is_file() and match.is_relative_to(folder)]
+    if not files:
+        raise _refused(pointer, component, f"no file of the dataset {dataset!r} matches {inside!r}")
+    return files
+
+
 def _refused(pointer: str, component: str, message: str) -> JobFailure:
     return JobFailure(
         FailureCode.INVALID_DATA,
         f"{pointer}: {message}" if pointer else message,
-        hint="Files are named by globs below a folder that the worker's operator gave as --data-root.",
+        hint="Files are named by globs below a folder that the worker's operator gave as --data-root, or by a dataset.",
         location=Location(component=component),
     )

@@ -8,10 +8,8 @@ the bundle keeps (`used`); their weights are in its training state.
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import tarfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,13 +19,11 @@ from typing import IO, Any
 
 import keras
 
+from tapeworks.archives import MAX_RATIO, SMALL_BYTES, UnsafeArchive, keras_config
 from tapeworks.errors import FailureCode, JobFailure, Location
 
 ARCHITECTURES = "inputs.json"
 """In a bundle's `training_state/`: `from` → role as asked for → Keras' config of the model."""
-_MAX_ENTRIES, _MAX_CONFIG_BYTES, _MAX_RATIO = 10_000, 64 << 20, 200
-_SMALL = 64 << 20
-"""Files up to this size may be compressed as well as they like."""
 _CHUNK = 1 << 20
 
 
@@ -160,7 +156,7 @@ def earlier_job(name: Any, *, component: str, pointer: str) -> EarlierJob:
 
 def _unpack(archive: Path, folder: Path, name: str) -> None:
     """Copy the members that are needed, as plain files and never more than the archive can rightly hold."""
-    left = max(_SMALL, _MAX_RATIO * archive.stat().st_size)
+    left = max(SMALL_BYTES, MAX_RATIO * archive.stat().st_size)
     folder.mkdir(parents=True)
     try:
         with tarfile.open(archive) as tar:
@@ -189,7 +185,7 @@ def _copy(source: IO[bytes], target: Path, left: int, name: str) -> int:
         while chunk := source.read(_CHUNK):
             left -= len(chunk)
             if left < 0:
-                raise JobFailure(FailureCode.INVALID_DATA, f"{name!r} unpacks to more than {_MAX_RATIO} times its size")
+                raise JobFailure(FailureCode.INVALID_DATA, f"{name!r} unpacks to more than {MAX_RATIO} times its size")
             file.write(chunk)
     return left
 
@@ -203,30 +199,9 @@ def _inspected(file: Path, what: str) -> Any:
     # Imported here: in a process that has other components, and verifier B is one, it must not be registered.
     from tapeworks_workers.components.models.functional import check_config
 
-    def refused(why: str) -> JobFailure:
-        return JobFailure(FailureCode.INVALID_DATA, f"{what} is refused: {why}")
-
     try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            if len(entries) > _MAX_ENTRIES:
-                raise refused(f"it has {len(entries)} entries")
-            for entry in entries:
-                path = PurePosixPath(entry.filename)
-                known = entry.filename in ("config.json", "metadata.json", "model.weights.h5")
-                if path.is_absolute() or ".." in path.parts or not (known or path.parts[:1] == ("assets",)):
-                    raise refused(f"{entry.filename!r} does not belong into a .keras file")
-            size = sum(entry.file_size for entry in entries)
-            if size > max(_SMALL, _MAX_RATIO * file.stat().st_size):
-                raise refused(f"it unpacks to {size} bytes")
-            if archive.getinfo("config.json").file_size > _MAX_CONFIG_BYTES:
-                raise refused("its config is too large")
-            config = json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise refused(f"{type(error).__name__}: {error}") from error
-    config.pop("compile_config", None)  # what it was trained with is not revived
-    try:
+        config = keras_config(file)
         check_config(config, "config")
-    except ValueError as error:
-        raise refused(str(error)) from error
+    except (UnsafeArchive, ValueError) as error:
+        raise JobFailure(FailureCode.INVALID_DATA, f"{what} is refused: {error}") from error
     return config

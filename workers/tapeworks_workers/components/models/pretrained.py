@@ -29,6 +29,9 @@ def pretrained(
             raise ValueError(f"until is {until!r}, which is no layer of the model; it has {', '.join(names)}")
         taken = model.inputs if isinstance(model, keras.Sequential) else model.input
         model = keras.Model(taken, model.get_layer(until).output, name=model.name)
-    if not trainable:
+    if not trainable and isinstance(model, keras.Sequential):
+        for layer in model.layers:  # Keras 3.15 forgets a Sequential's own flag when it is loaded again
+            layer.trainable = False
+    elif not trainable:
         model.trainable = False
     return model

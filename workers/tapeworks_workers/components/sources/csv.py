@@ -115,7 +115,7 @@ class Csv(Source):
     def _resolved(self, features: list[str], columns: list[str], header: list[str]) -> dict[str, DType]:
         dtypes: dict[str, DType] = {name: self.dtypes.get(name, "float32") for name in columns}
         undecided = [name for name in self.labels if name not in self.dtypes]
-        if undecided and self._whole_numbers(undecided, header):
+        if undecided and self._all(int, undecided, header):
             dtypes.update(dict.fromkeys(undecided, "int64"))
         for group, what in ((features, "features"), ([] if self.one_label else self.labels, "labels")):
             kinds = {dtypes[name] for name in group}
@@ -123,11 +123,20 @@ class Csv(Source):
                 raise self._invalid(f"the {what} have dtypes {', '.join(sorted(kinds))}: one vector takes one dtype")
         return dtypes
 
-    def _whole_numbers(self, names: list[str], header: list[str]) -> bool:
-        """Whether the first hundred rows of the first file hold integers in these columns."""
+    def guessed(self) -> dict[str, DType]:
+        """Each column as the first rows hold it: whole numbers, numbers, else texts."""
+        header = self._header()
+        dtypes: dict[str, DType] = {}
+        for name in header:
+            whole, number = self._all(int, [name], header), self._all(float, [name], header)
+            dtypes[name] = "int64" if whole else "float32" if number else "string"
+        return dtypes
+
+    def _all(self, parser: type[int] | type[float], names: list[str], header: list[str]) -> bool:
+        """Whether the first hundred rows of the first file hold such numbers in these columns."""
         at = [header.index(name) for name in names]
         for _, (_, row) in zip(range(100), self._rows(self.paths[0]), strict=False):
-            if len(row) == len(header) and not all(_is(int, row[index]) for index in at):
+            if len(row) == len(header) and not all(_is(parser, row[index]) for index in at):
                 return False
         return True
 

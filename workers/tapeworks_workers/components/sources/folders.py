@@ -60,7 +60,7 @@ class Images(Source):
             with path.open("rb") as file:
                 if not file.read(8).startswith(_IMAGE_HEADS):
                     raise _invalid("images", f"{path.parent.name}/{path.name} is no PNG, JPEG, GIF or BMP")
-        size = self.size or self._size_of(self.paths[0])
+        size = self.size or self.size_of(self.paths[0])
         dataset = tf.data.Dataset.from_tensor_slices([str(path) for path in self.paths]).map(
             lambda path: self._image(path, size), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
@@ -85,7 +85,8 @@ class Images(Source):
     def _decoded(self, path: tf.Tensor) -> tf.Tensor:
         return tf.io.decode_image(tf.io.read_file(path), channels=self.channels, expand_animations=False)
 
-    def _size_of(self, path: Path) -> tuple[int, int]:
+    def size_of(self, path: Path) -> tuple[int, int]:
+        """Height and width of a picture. Raises JobFailure where it cannot be decoded."""
         try:
             height, width, _ = self._decoded(str(path)).shape
         except tf.errors.OpError as error:

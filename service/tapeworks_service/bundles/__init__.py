@@ -1,0 +1,1 @@
+"""Uploaded model bundles: what jobs elsewhere left, to go on from."""

@@ -1,0 +1,1 @@
+"""Uploaded data: files and archives, looked at by a worker."""

@@ -1,0 +1,1 @@
+"""Uploaded component packages: read as text here, tried and run in a sandbox on workers."""

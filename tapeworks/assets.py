@@ -1,0 +1,161 @@
+"""What a user uploads and names in specs: datasets, component packages, model bundles.
+
+Each is a file of a project, known by its sha-256, immutable, with a name and a version. A dataset is looked at
+(`inspecting`) and a package is tried (`admitting`) by a job on a worker; the service itself opens neither.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, StringConstraints
+
+from tapeworks.jobs import Answer, Failure, RefusedComponent
+from tapeworks.references import Kind
+from tapeworks.wire import Message
+
+AssetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
+
+
+class DataFormat(StrEnum):
+    """How the file of a dataset, or each file of its archive, is written; the sources that read it."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+    JSONL = "jsonl"
+    NPZ = "npz"
+    """Read by the source `arrays`."""
+    TFRECORD = "tfrecord"
+    IMAGES = "images"
+    """An archive with a folder for each class."""
+    TEXT = "text"
+
+
+SUFFIXES: dict[DataFormat, tuple[str, ...]] = {
+    DataFormat.CSV: (".csv",),
+    DataFormat.PARQUET: (".parquet", ".pq"),
+    DataFormat.JSONL: (".jsonl", ".ndjson"),
+    DataFormat.NPZ: (".npz",),
+    DataFormat.TFRECORD: (".tfrecord", ".tfrecords"),
+    DataFormat.IMAGES: (".png", ".jpg", ".jpeg", ".bmp", ".gif"),
+    DataFormat.TEXT: (".txt", ".text"),
+}
+"""Names by which a format is known where nobody says it; the first is that of a stored file."""
+SOURCES = {DataFormat.NPZ: "arrays"}
+"""The source of a format that is not called like it."""
+
+
+# ── what is asked ────────────────────────────────────────────────────────────────────────────────
+
+
+class DatasetRequest(Message):
+    """Body of `POST /v1/datasets`: a completed upload becomes a version of a dataset."""
+
+    upload_id: Annotated[str, Field(max_length=100)]
+    name: AssetName
+    format: DataFormat
+
+
+class PackageRequest(Message):
+    """Body of `POST /v1/packages`: a wheel or a zip of sources; its own metadata says name and version."""
+
+    upload_id: Annotated[str, Field(max_length=100)]
+
+
+class BundleRequest(Message):
+    """Body of `POST /v1/bundles`: a `bundle.tar.gz` that some job of Tapeworks left."""
+
+    upload_id: Annotated[str, Field(max_length=100)]
+    name: AssetName
+
+
+# ── what is told ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Column(Answer):
+    """A column, a feature, an array: what one row holds under a name."""
+
+    name: str
+    dtype: str
+    shape: list[int | None] = Field(default_factory=list)
+    """Of one row; null: it varies. Empty: a scalar."""
+
+
+class DataContent(Answer):
+    """What a worker saw in a dataset."""
+
+    rows: int | None = None
+    """None: not counted."""
+    columns: list[Column] = Field(default_factory=list)
+    preview: list[dict[str, JsonValue]] = Field(default_factory=list)
+    """The first rows, long values cut."""
+    classes: dict[str, int] = Field(default_factory=dict)
+    """Of files in folders: how many each has."""
+    files: int = 1
+
+
+class Dataset(Answer):
+    """A version of a dataset. `{"files": id}` in the config of its source reads it."""
+
+    id: str
+    object: Literal["dataset"] = "dataset"
+    name: str
+    version: str
+    format: DataFormat
+    bytes: int
+    sha256: str
+    state: Literal["inspecting", "ready", "refused"]
+    """Jobs may name it while it is inspected; none may when it was refused."""
+    source: str
+    """The component that reads it."""
+    job_id: str | None = None
+    content: DataContent | None = None
+    failure: Failure | None = None
+    created_at: datetime
+
+
+class PackagedComponent(Answer):
+    """A component that a package brings."""
+
+    kind: Kind
+    name: str
+    version: str
+
+
+class Package(Answer):
+    """A version of a component package. Its components can be named once it is `admitted`."""
+
+    id: str
+    object: Literal["package"] = "package"
+    name: str
+    version: str
+    bytes: int
+    sha256: str
+    state: Literal["admitting", "admitted", "refused"]
+    job_id: str | None = None
+    requires: list[str] = Field(default_factory=list)
+    components: list[PackagedComponent] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    refused: list[RefusedComponent] = Field(default_factory=list)
+    """Everything that keeps it out, component by component."""
+    failure: Failure | None = None
+    """Why it could not be tried at all."""
+    created_at: datetime
+
+
+class Bundle(Answer):
+    """An uploaded model bundle, for `from` in `initial_state` and `pretrained`."""
+
+    id: str
+    object: Literal["bundle"] = "bundle"
+    name: str
+    version: str
+    bytes: int
+    sha256: str
+    state: Literal["ready"] = "ready"
+    roles: list[str] = Field(default_factory=list)
+    job_id: str | None = None
+    """The job that made it, by its manifest."""
+    created_at: datetime

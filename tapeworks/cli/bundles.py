@@ -1,0 +1,64 @@
+"""`tapeworks bundle`: uploaded model bundles, to go on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from tapeworks.cli.console import Json, out, session_of, show_json, table
+from tapeworks.cli.sending import sending
+
+bundle = typer.Typer(no_args_is_help=True, help="Upload model bundles, to go on from.")
+
+BundleId = Annotated[str, typer.Argument(metavar="BUNDLE", help="Its id, bundle_….", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(bundle, name="bundle")
+
+
+@bundle.command()
+def push(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="A bundle.tar.gz.", exists=True, dir_okay=False, show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
+    json: Json = False,
+) -> None:
+    """Upload what a job left, here or elsewhere."""
+    with session_of(context).client() as client, sending(path.name) as progress:
+        made = client.bundles.push(path, name=name, progress=progress)
+    if json:
+        show_json(made)
+        return
+    out().print(Text(f"{made.id}  {made.name} version {made.version}: {', '.join(made.roles) or 'no models'}"))
+    out().print(Text(f'in a spec: "initial_state": {{"from": "{made.id}"}}'))
+
+
+@bundle.command("list")
+def list_(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Option(help="The versions of this one alone.")] = None,
+    json: Json = False,
+) -> None:
+    """List uploaded bundles, newest first."""
+    with session_of(context).client() as client:
+        found = list(client.bundles.list(name))
+    if json:
+        show_json(found)
+        return
+    rows = table("ID", "NAME", "VERSION", "MODELS", "BYTES")
+    for one in found:
+        rows.add_row(one.id, one.name, one.version, ", ".join(one.roles), f"{one.bytes:,}")
+    out().print(rows)
+
+
+@bundle.command()
+def delete(context: typer.Context, bundle: BundleId) -> None:
+    """Delete an uploaded bundle; refused while an unfinished job reads it."""
+    with session_of(context).client() as client:
+        client.bundles.delete(bundle)
+    typer.echo(f"{bundle} is deleted")

@@ -1,0 +1,83 @@
+"""A server that takes uploaded packages, with a key, a secret in its environment, and files that nobody must see."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tapeworks.client import Client
+from tests.end_to_end.serving import Served, serving
+
+KEY = "tw_" + "secret" * 7
+CANARY = "canary-in-the-environment"
+DISK_BYTES = 256 << 20
+PACKAGE = Path(__file__).parent / "package"
+
+
+@dataclass
+class House:
+    """The server, and where its secrets are."""
+
+    served: Served
+    key_file: Path
+    """The worker's key."""
+    private: Path
+    """A file of the operator, beside everything."""
+
+    @property
+    def client(self) -> Client:
+        """One with every right."""
+        return self.served.client
+
+    @property
+    def work_dir(self) -> Path:
+        """The worker's."""
+        return self.served.data / "worker"
+
+    def inhabitants(self) -> list[psutil.Process]:
+        """Processes of the users that sandboxes have."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if 61_184 <= process.uids().real < 61_284 and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+
+@contextmanager
+def housed(folder: Path) -> Iterator[House]:
+    """A ready server."""
+    private = folder / "private.txt"
+    private.write_text("of the operator\n")
+    given = {
+        "TAPEWORKS_ALLOW_PACKAGES": "1",
+        "TAPEWORKS_API_KEY": KEY,
+        "TAPEWORKS_KEY": KEY,
+        "TAPEWORKS_WORKER_SANDBOX_DISK_BYTES": str(DISK_BYTES),
+        "OPERATORS_SECRET": CANARY,
+    }
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        with serving(folder / "data", "--cpu-slots", "1") as served:
+            yield House(served, served.data / "worker.key", private)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    """A server of this machine that counts who comes."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        yield int(sock.getsockname()[1])

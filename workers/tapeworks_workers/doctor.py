@@ -1,0 +1,58 @@
+"""`tapeworks doctor`: what this machine can do as a worker, and which layers its sandbox has."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+
+import psutil
+import typer
+from rich.text import Text
+
+from tapeworks.cli.console import ExitCode, Json, out, show_json, table
+from tapeworks_workers import sandbox
+from tapeworks_workers.devices import Devices
+
+
+def doctor(json: Json = False) -> None:
+    """Look at this machine: versions, devices, and the layers in which uploaded packages would run.
+
+    Ends with 1 where a layer of the sandbox is missing.
+    """
+    found = sandbox.of_this_machine()
+    told = {
+        "versions": {name: _version(name) for name in ("tapeworks", "tensorflow", "keras")},
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_bytes": psutil.virtual_memory().total,
+        "devices": [device.model_dump(mode="json") for device in Devices().listing()],
+        "sandbox": dict(found.layers),
+    }
+    if json:
+        show_json(told)
+    else:
+        _show(told, found)
+    if found.missing:
+        raise typer.Exit(ExitCode.NO)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _show(told: dict[str, object], found: sandbox.Sandbox) -> None:
+    console = out()
+    versions = told["versions"]
+    assert isinstance(versions, dict)  # noqa: S101 — made above
+    console.print(", ".join(f"{name} {number or 'is not installed'}" for name, number in versions.items()))
+    devices = told["devices"]
+    assert isinstance(devices, list)  # noqa: S101 — made above
+    console.print(f"{told['cpus']} CPUs, devices: {', '.join(device['id'] for device in devices) or 'none'}")
+    rows = table("SANDBOX", "")
+    for layer, state in found.layers.items():
+        rows.add_row(layer, Text(state, style="green" if state == sandbox.ON else "red"))
+    console.print(rows)
+    if found.missing:
+        console.print("With TAPEWORKS_SANDBOX=required this machine would take no uploaded package.")

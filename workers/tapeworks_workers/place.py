@@ -1,0 +1,140 @@
+"""Where an attempt runs: as the worker's own processes do, or in a sandbox where it brings what a stranger wrote.
+
+`Place.settle` fetches what the lease names and takes a room where one is needed; `leave` gives everything back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tapeworks import wire
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers import census, compiled
+from tapeworks_workers.cache import Cache, Kept
+from tapeworks_workers.forking import LaunchFailed
+from tapeworks_workers.launcher import Launcher
+from tapeworks_workers.rooms import Cell, Occupants, Rooms
+
+WATCH_SECONDS = 0.25
+DISK_EVERY = 4
+"""Looks at memory for each look at the disk."""
+
+Fetch = Callable[[int, wire.LeaseInput, Path], Awaitable[None]]
+"""Downloads one of the lease's inputs, by its place there."""
+
+
+@dataclass
+class Bounds:
+    """What an attempt in a sandbox may take."""
+
+    memory_bytes: int
+    disk_bytes: int
+
+
+@dataclass
+class Place:
+    """Launcher, folder and environment of one attempt. In a sandbox they are known once it is settled."""
+
+    launcher: Launcher
+    folder: Path
+    environment: Mapping[str, str]
+    compiled: Path
+    cache: Cache
+    rooms: Rooms | None
+    bounds: Bounds
+    components: tuple[Path, ...] = ()
+    data_roots: tuple[Path, ...] = ()
+    uploads: list[dict[str, Any]] = field(default_factory=list)
+    """Of the start frame: where the datasets lie."""
+    _kept: list[Kept] = field(default_factory=list)
+    _cell: Cell | None = None
+
+    async def settle(self, lease: wire.Lease, fetch: Fetch) -> None:
+        """Fetch uploads, and take a room for code and models of strangers. Raises JobFailure, LeaseLost, OSError."""
+        packages = []
+        for index, one in enumerate(lease.inputs):
+            if one.kind in ("dataset", "package"):
+                kept = await self.cache.hold(lease.project_id, one, partial(fetch, index, one))
+                self._kept.append(kept)
+                if one.kind == "dataset":
+                    self.uploads.append({"id": one.from_, "path": str(kept.folder), "format": one.about["format"]})
+                else:
+                    packages.append((one, kept))
+        if packages or (self.rooms is not None and _brings_a_bundle(lease)):
+            await self._enter(lease, packages)
+
+    async def _enter(self, lease: wire.Lease, packages: list[tuple[wire.LeaseInput, Kept]]) -> None:
+        if self.rooms is None:
+            raise JobFailure(
+                FailureCode.NOT_SUPPORTED,
+                "this worker takes no uploaded packages",
+                hint="See `tapeworks doctor` there.",
+            )
+        digests = tuple(sorted(one.sha256 for one, _ in packages))
+        told = [
+            {
+                "id": one.from_,
+                "version": one.about["version"],
+                "root": str(kept.folder / str(one.about["root"])),
+                "modules": one.about["modules"],
+            }
+            for one, kept in packages
+        ]
+        try:
+            self._cell = await self.rooms.take(
+                Occupants(lease.project_id, digests, bool(lease.gpus)),
+                packages=told,
+                components=self.components,
+                readable=(self.cache.of_project(lease.project_id), *self.data_roots),
+            )
+        except LaunchFailed as error:
+            if not packages:
+                raise
+            raise JobFailure(
+                FailureCode.COMPONENT_ERROR,
+                f"the package could not be imported: {error}",
+                hint="Importing its modules must neither end the process nor go on for ever.",
+            ) from error
+        self.launcher, self.folder = self._cell.launcher, self._cell.run_folder
+        self.compiled = self._cell.compiled
+        self.environment = {**self.environment, **compiled.environment(self.compiled, {})}
+
+    def hand_over(self) -> None:
+        """What was put into the folder belongs to whoever runs there."""
+        if self._cell is not None:
+            self._cell.own(self.folder)
+
+    async def overrun(self) -> JobFailure:
+        """Wait until an attempt in a sandbox takes more than it may; for ever where it does not."""
+        looks = 0
+        while self._cell is None:
+            await asyncio.sleep(WATCH_SECONDS)
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            used = await asyncio.to_thread(lambda cell: census.private_bytes(cell.guests()), self._cell)
+            if used > self.bounds.memory_bytes:
+                message = f"the job took {used} bytes of memory in its sandbox; it may have {self.bounds.memory_bytes}"
+                return JobFailure(FailureCode.OUT_OF_MEMORY, message, hint="Ask for more with resources.memory_gib.")
+            looks += 1
+            if looks % DISK_EVERY == 0:
+                used = await asyncio.to_thread(census.disk_bytes, self._cell.room.folder)
+                if used > self.bounds.disk_bytes:
+                    message = f"the job wrote {used} bytes in its sandbox; it may have {self.bounds.disk_bytes}"
+                    return JobFailure(FailureCode.STORAGE_FULL, message, retryable=False)
+
+    async def leave(self) -> None:
+        """The attempt has ended: the room is cleared, uploads may go."""
+        for kept in self._kept:
+            self.cache.let_go(kept)
+        if self._cell is not None and self.rooms is not None:
+            await self.rooms.give_back(self._cell)
+
+
+def _brings_a_bundle(lease: wire.Lease) -> bool:
+    """Whether the lease brings a model that was uploaded: to load one is to trust it a little."""
+    return any(one.kind == "bundle" and one.about for one in lease.inputs)

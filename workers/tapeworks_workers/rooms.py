@@ -1,0 +1,220 @@
+"""Sandboxes that stay warm: `Rooms.take` gives one for an attempt, `give_back` clears it for the next.
+
+A room belongs to a project and a set of packages, has TensorFlow and those packages loaded, and serves one attempt at a
+time; another attempt at the same moment gets a room of its own. What an attempt left running is killed when it ends,
+what it left written is removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import structlog
+
+from tapeworks_workers import census, compiled
+from tapeworks_workers.forking import LaunchFailed
+from tapeworks_workers.launcher import ForkLauncher
+from tapeworks_workers.lifelines import Handle
+from tapeworks_workers.output import Output
+from tapeworks_workers.processes import Lifeline
+from tapeworks_workers.sandbox import Room, Sandbox
+
+KEPT = 2
+"""Rooms that stay warm while nobody is in them."""
+CLEAR_SECONDS = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Occupants:
+    """Whose code a room is for."""
+
+    project: str
+    packages: tuple[str, ...]
+    """Digests."""
+    gpus: bool
+
+
+@dataclass(eq=False)
+class Cell:
+    """One room, with what runs in it."""
+
+    occupants: Occupants
+    number: int
+    room: Room
+    launcher: ForkLauncher
+    sandbox: Sandbox
+    output: Output
+    taken: bool = True
+    ended_at: float = 0.0
+    bases: list[Handle] = field(default_factory=list)
+    """What was started from out here; the last one lives."""
+    residents: set[census.Inhabitant] = field(default_factory=set)
+    """The zygotes, who stay when an attempt ends."""
+    printing: asyncio.Task[None] | None = None
+
+    @property
+    def run_folder(self) -> Path:
+        """Where an attempt writes."""
+        return self.room.folder / "run"
+
+    @property
+    def compiled(self) -> Path:
+        """What was compiled here: other rooms would have to trust it."""
+        return compiled.folder_of(self.room.folder)
+
+    def inhabitants(self) -> set[census.Inhabitant]:
+        """All processes in it."""
+        if self.sandbox.bubblewrap is not None:
+            return set().union(*(census.inside(base.pid) for base in self.bases))
+        if self.room.uid is not None:
+            return census.of_user(self.room.uid)
+        return set().union(*(census.below(base.pid) for base in self.bases))
+
+    def guests(self) -> set[census.Inhabitant]:
+        """Those that an attempt brought."""
+        return self.inhabitants() - self.residents
+
+    def own(self, path: Path) -> None:
+        """Give a file or folder, with all below it, to the room's user."""
+        if self.room.uid is None:
+            return
+        for one in (path, *(path.rglob("*") if path.is_dir() else ())):
+            os.chown(one, self.room.uid, self.room.uid, follow_symlinks=False)
+
+
+class Rooms:
+    """The sandboxes of a worker, below one folder."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self._folder = folder.resolve()
+        self._sandbox = sandbox
+        self._cells: list[Cell] = []
+        self._changing = asyncio.Lock()
+
+    async def take(
+        self,
+        occupants: Occupants,
+        *,
+        packages: Sequence[Mapping[str, Any]],
+        components: Sequence[Path],
+        readable: Sequence[Path],
+    ) -> Cell:
+        """A warm room for one attempt. Raises LaunchFailed where none can be made."""
+        async with self._changing:
+            for cell in self._cells:
+                if not cell.taken and cell.occupants == occupants:
+                    cell.taken = True
+                    return cell
+            await self._make_place()
+            cell = self._furnish(occupants, packages, (*readable, *components))
+            self._cells.append(cell)
+        try:
+            await cell.launcher.start()
+            await cell.launcher.load(components)
+            cell.residents = await asyncio.to_thread(cell.inhabitants)
+            return cell
+        except LaunchFailed as error:
+            tail = "\n".join(cell.output.tail)
+            await self._close(cell)
+            raise LaunchFailed(f"{error}\n{tail}".strip()) from error
+        except BaseException:
+            await self._close(cell)
+            raise
+
+    async def give_back(self, cell: Cell) -> None:
+        """An attempt has ended: clear the room, and keep it warm; one that cannot be cleared is pulled down."""
+        try:
+            async with asyncio.timeout(CLEAR_SECONDS):
+                while guests := await asyncio.to_thread(cell.guests):
+                    _kill(guests)
+                    await asyncio.sleep(0.02)
+            await asyncio.to_thread(self._empty, cell)
+        except (TimeoutError, OSError) as error:
+            log.error("a sandbox could not be cleared and is given up", error=str(error))
+            await self._close(cell)
+            return
+        async with self._changing:
+            cell.taken, cell.ended_at = False, time.monotonic()
+            await self._make_place(spare=0)
+
+    async def close(self) -> None:
+        """End them all."""
+        for cell in list(self._cells):
+            await self._close(cell)
+
+    async def _make_place(self, *, spare: int = 1) -> None:
+        """Close those that were not used for the longest; `spare`: how many are about to be added."""
+        idle = sorted((cell for cell in self._cells if not cell.taken), key=lambda cell: cell.ended_at)
+        for cell in idle[: max(0, len(idle) - KEPT + spare)]:
+            await self._close(cell)
+
+    def _furnish(
+        self,
+        occupants: Occupants,
+        packages: Sequence[Mapping[str, Any]],
+        readable: tuple[Path, ...],
+    ) -> Cell:
+        used = {cell.number for cell in self._cells}
+        number = next(number for number in range(len(used) + 1) if number not in used)
+        folder = self._folder / str(number)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o711)
+        environment = {"CUDA_VISIBLE_DEVICES": "all"} if occupants.gpus else {}  # a fork is told which
+        room = Room(folder, self._sandbox.uid(number), readable, environment)
+        output = Output(lambda record: log.debug("sandbox", number=number, text=record["text"]))
+        reading, writing = os.pipe()
+        bases: list[Handle] = []
+
+        def spawn(lifeline: Lifeline, arguments: Sequence[str], inherited: Sequence[int]) -> Handle:
+            bases.append(self._sandbox.start(room, lifeline, arguments, inherited, output=writing))
+            return bases[-1]
+
+        launcher = ForkLauncher(spawn=spawn, output=writing, packages=packages)
+        cell = Cell(occupants, number, room, launcher, self._sandbox, output, bases=bases)
+        cell.printing = asyncio.create_task(output.relay(reading, "stderr"))
+        cell.printing.add_done_callback(lambda _: os.close(writing))
+        self._empty(cell)
+        return cell
+
+    def _empty(self, cell: Cell) -> None:
+        """Nothing of an earlier attempt stays but what was compiled."""
+        for name in ("run", "home"):
+            shutil.rmtree(cell.room.folder / name, ignore_errors=True)
+            (cell.room.folder / name).mkdir(mode=0o700)
+            cell.own(cell.room.folder / name)
+        compiled.trim(cell.compiled)
+        cell.own(cell.compiled)
+
+    async def _close(self, cell: Cell) -> None:
+        if cell not in self._cells:
+            return
+        self._cells.remove(cell)
+        _kill(await asyncio.to_thread(cell.guests))
+        await cell.launcher.close()
+        for base in cell.bases:
+            base.kill_group()
+            with suppress(ProcessLookupError):
+                await base.wait()
+        _kill(await asyncio.to_thread(cell.inhabitants))
+        if cell.printing is not None:
+            cell.printing.cancel()
+        await asyncio.to_thread(shutil.rmtree, cell.room.folder, ignore_errors=True)
+
+
+def _kill(inhabitants: set[census.Inhabitant]) -> None:
+    for pid, created in inhabitants:
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if process.create_time() == created:
+                process.kill()

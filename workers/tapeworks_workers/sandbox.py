@@ -1,0 +1,205 @@
+"""Where uploaded code runs: which layers this machine has, and how a process is started behind them.
+
+| layer | what it takes away |
+|---|---|
+| `environment` | every variable but a few: no key, no setting, no path of the operator |
+| `limits` | open files, processes and file sizes without end, core files; memory and disk are watched beside it |
+| `user` | the worker's own user: a user of its own as root, else one in a namespace |
+| `network` | every network, this machine's own included |
+| `processes` | the sight of any process outside; all inside end with the sandbox |
+| `files` | every file but Python's, the packages', the project's inputs and a folder of its own |
+
+The last two, and the network where the worker is not root, are bubblewrap's (`bwrap`). TAPEWORKS_SANDBOX=required
+takes no package where one is missing; `tapeworks doctor` tells which are there. GPUs are bound in as NVIDIA's container
+tools do it; that was written from their documentation and not run on one.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import tapeworks
+import tapeworks_workers
+from tapeworks_workers.lifelines import Handle
+from tapeworks_workers.processes import BASE, Lifeline, clean_environment, start
+
+LAYERS = ("environment", "limits", "user", "network", "processes", "files")
+ON = "on"
+FIRST_UID = 61_184
+"""Of the range that systemd keeps for users of the moment; each sandbox at a time has its own."""
+TEMPORARY_BYTES = 256 << 20
+SHARED_BYTES = 64 << 20
+"""Of /tmp and /dev/shm, which are memory."""
+FILE_BYTES = 64 << 30
+THREADS, THREADS_PER_CPU = 512, 128
+"""Processes and threads at once: TensorFlow has pools for each core, in the runner and in two verifiers."""
+LIMITS = {
+    "NOFILE": 4096, "NPROC": THREADS + THREADS_PER_CPU * (os.cpu_count() or 1), "FSIZE": FILE_BYTES, "CORE": 0,
+}  # fmt: skip
+_KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND")
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
+_PROBE_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Room:
+    """The inside of one sandbox."""
+
+    folder: Path
+    """Its own folder, to write in; at the same place inside."""
+    uid: int | None
+    """The user that it becomes; None: the worker's, in a namespace or as it is."""
+    readable: tuple[Path, ...] = ()
+    """Files and folders at the same place inside, to read."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Beside what is kept of the worker's."""
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """The layers of this machine."""
+
+    layers: Mapping[str, str]
+    """Layer → `on`, or why it is not there."""
+    bubblewrap: str | None
+    root: bool
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Layers that are not there, with the reasons."""
+        return {layer: told for layer, told in self.layers.items() if told != ON}
+
+    def uid(self, number: int) -> int | None:
+        """The user of the sandbox of that number."""
+        return FIRST_UID + number if self.root else None
+
+    def start(
+        self, room: Room, lifeline: Lifeline, arguments: Sequence[str], inherited: Sequence[int], *, output: int
+    ) -> Handle:
+        """Start `base.py` in a room, as `processes.start_base` does outside. Raises OSError."""
+        confined = {"limits": _possible(LIMITS), "uid": room.uid, "unshare": self.root and self.bubblewrap is None}
+        parent = os.getpid() if self.bubblewrap is None else 1
+        options = ["--agent", str(parent), "--lifeline", str(lifeline.reading), "--confine", json.dumps(confined)]
+        command = [*self._walls(room), sys.executable, "-I", str(BASE), *options, *arguments]
+        return start(command, [lifeline.reading, *inherited], _environment(room), output=output)
+
+    def _walls(self, room: Room) -> list[str]:
+        """bubblewrap's command line; nothing where it is not there."""
+        if self.bubblewrap is None:
+            return []
+        walls = [self.bubblewrap, "--die-with-parent", "--unshare-pid", "--unshare-net", "--unshare-ipc"]
+        walls += ["--unshare-uts", "--unshare-cgroup-try"]
+        if self.root:  # `confine` becomes another user, and has no capability left then
+            walls += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        else:
+            walls += ["--unshare-user"]
+        walls += ["--proc", "/proc", "--dev", "/dev"]
+        for size, place in ((SHARED_BYTES, "/dev/shm"), (TEMPORARY_BYTES, "/tmp")):  # noqa: S108 — inside
+            walls += ["--perms", "1777", "--size", str(size), "--tmpfs", place]
+        for place in _SYSTEM:
+            if Path(place).is_symlink():
+                walls += ["--symlink", os.readlink(place), place]
+            else:
+                walls += ["--ro-bind-try", place, place]
+        shown = (*map(Path, _SETTINGS), *_python(), *room.readable)
+        for parent in _parents((*shown, room.folder)):  # made by bubblewrap itself, they would be root's alone
+            walls += ["--perms", "0755", "--dir", str(parent)]
+        for one in shown:
+            walls += ["--ro-bind-try", str(one), str(one)]
+        gpus = glob.glob("/dev/nvidia*") if room.environment.get("CUDA_VISIBLE_DEVICES", "-1") != "-1" else []
+        for device in gpus:
+            walls += ["--dev-bind", device, device]
+        if gpus:
+            walls += ["--ro-bind", "/sys", "/sys"]
+        walls += ["--bind", str(room.folder), str(room.folder), "--chdir", str(room.folder)]
+        return [*walls, "--remount-ro", "/", "--"]
+
+
+def _parents(places: Sequence[Path]) -> list[Path]:
+    """The folders above these, the upper ones first, but for those that are there."""
+    there = {Path("/"), Path("/tmp"), Path("/dev")}  # noqa: S108 — inside
+    found = {parent for place in places for parent in place.parents if parent not in there}
+    return sorted(parent for parent in found if not any(parent.is_relative_to(system) for system in _SYSTEM))
+
+
+def _python() -> list[Path]:
+    """What Python and Tapeworks are made of; what lies below another of them needs not be named."""
+    packages = [Path(str(package.__file__)).parent for package in (tapeworks, tapeworks_workers)]
+    places = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parent, *packages]
+    found: list[Path] = []
+    for place in sorted({place.absolute() for place in places}):
+        if not any(place.is_relative_to(other) for other in (*found, Path("/usr"))):
+            found.append(place)
+    return found
+
+
+def _environment(room: Room) -> dict[str, str]:
+    kept = {name: value for name, value in clean_environment().items() if name in _KEPT}
+    home = str(room.folder / "home")
+    return {
+        **kept, "HOME": home, "USER": "sandbox", "LOGNAME": "sandbox", "TMPDIR": "/tmp",  # noqa: S108 — inside
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true", **room.environment,
+    }  # fmt: skip
+
+
+def _possible(limits: Mapping[str, int]) -> dict[str, int]:
+    """No higher than what this process may have itself."""
+    possible = {}
+    for name, value in limits.items():
+        _, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
+        possible[name] = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    return possible
+
+
+# ── which there are ──────────────────────────────────────────────────────────────────────────────
+
+
+@lru_cache(maxsize=1)
+def of_this_machine() -> Sandbox:
+    """Try each layer, once."""
+    root = os.geteuid() == 0
+    found = shutil.which("bwrap")
+    absent = _why_not(found, root=root)
+    bubblewrap = found if absent is None else None
+    layers = dict.fromkeys(LAYERS, ON)
+    if absent is not None:
+        layers |= {"processes": absent, "files": absent}
+        if not root:
+            layers |= {"user": f"the worker is not root, and {absent}", "network": absent}
+        elif (why := _unshared()) is not None:
+            layers["network"] = why
+    return Sandbox(layers, bubblewrap, root)
+
+
+def _why_not(bubblewrap: str | None, *, root: bool) -> str | None:
+    """Why bubblewrap is of no use here."""
+    if bubblewrap is None:
+        return "bubblewrap (bwrap) is not installed"
+    namespaces = ["--unshare-pid", "--unshare-net", *([] if root else ["--unshare-user"])]
+    command = [bubblewrap, *namespaces, "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", "/bin/true"]
+    return _failed(command, "bubblewrap cannot make namespaces here")
+
+
+def _unshared() -> str | None:
+    code = f"import ctypes, sys; sys.exit(1 if ctypes.CDLL(None).unshare({0x40000000}) else 0)"
+    return _failed([sys.executable, "-I", "-c", code], "no network namespace can be made here")
+
+
+def _failed(command: Sequence[str], what: str) -> str | None:
+    try:
+        done: Any = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{what}: {error}"
+    return None if done.returncode == 0 else f"{what}: {done.stderr.strip()[:200] or f'status {done.returncode}'}"
