@@ -42,6 +42,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,8 @@ def _fork_twice(
                     os.close(descriptor)
                 control.close()
                 _, status = os.waitpid(child, 0)
+                with suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)  # what it started goes with it
                 os.write(told[1], str(os.waitstatus_to_exitcode(status)).encode())
             os._exit(0)
         for descriptor in (go_in, pid_in, pid_out, *told):

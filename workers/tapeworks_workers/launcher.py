@@ -166,6 +166,8 @@ class ForkLauncher:
         self._engines: asyncio.Lock = asyncio.Lock()
         self._engine: Zygote | None = None
         self._watches: dict[Zygote, asyncio.Task[None]] = {}
+        self._replacing: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def start(self) -> None:
         await self._living_engine()
@@ -193,7 +195,8 @@ class ForkLauncher:
         return await self._from_components(admitting({"admission": self._admission}, environment))
 
     async def close(self) -> None:
-        for watch in list(self._watches.values()):
+        self._closed = True
+        for watch in [*self._watches.values(), *self._replacing]:
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
@@ -210,6 +213,8 @@ class ForkLauncher:
 
     async def _living_base(self) -> Zygote:
         async with self._bases:
+            if self._closed:
+                raise LaunchFailed("the launcher is closed")
             if self._base is None or not self._base.alive:
                 if self._base is not None:
                     log.warning("the base zygote died and is replaced", pid=self._base.handle.pid)
@@ -262,11 +267,16 @@ class ForkLauncher:
 
     async def _replaced(self, zygote: Zygote, living: Callable[[], Awaitable[Zygote]]) -> None:
         await zygote.handle.wait()
-        self._watches.pop(zygote, None)  # adopting the successor must not cancel this task
+        task = self._watches.pop(zygote, None)  # adopting the successor must not cancel this task
+        if task is None:
+            return
+        self._replacing.add(task)
         try:
             await living()
         except LaunchFailed as error:
             log.error("no zygote could be started; the next job tries again", error=str(error))
+        finally:
+            self._replacing.discard(task)
 
     async def _load(self, components: list[Path]) -> tuple[Zygote, str]:
         """A new component zygote. A path that cannot stay in a process that forks is refused in the next try."""

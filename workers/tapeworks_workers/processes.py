@@ -21,6 +21,8 @@ from tapeworks_workers import frames
 from tapeworks_workers.lifelines import Handle, Process
 
 BASE = Path(__file__).with_name("base.py")
+LAST_WORDS_SECONDS = 2.0
+"""What a process that has ended wrote is read for so long."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,18 @@ class Child:
     async def result(self) -> dict[str, Any] | None:
         """The one frame that a process with `frame` sends; None where it ended without one."""
         reader, writer = await asyncio.open_unix_connection(sock=self.sock)
+        closing = asyncio.create_task(self.close_when_gone(writer))
         try:
             return await read_frame(reader)
         finally:
+            closing.cancel()
             writer.close()
+
+    async def close_when_gone(self, writer: asyncio.StreamWriter) -> None:
+        """Close a channel some moments after the process has ended: what it started may hold the other end open."""
+        await self.handle.wait()
+        await asyncio.sleep(LAST_WORDS_SECONDS)
+        writer.close()
 
 
 async def read_frame(reader: asyncio.StreamReader) -> frames.Message | None:

@@ -122,6 +122,7 @@ class Relay:
 
     async def _relay(self, child: Child, start: dict[str, Any], group: asyncio.TaskGroup) -> None:
         reader, self._writer = await asyncio.open_unix_connection(sock=child.sock)
+        closing = asyncio.create_task(child.close_when_gone(self._writer))
         verifying: set[asyncio.Task[None]] = set()
         try:
             self._writer.write(frames.encode({"type": "start", **start}))
@@ -135,6 +136,7 @@ class Relay:
             log.warning("the runner's frames cannot be read", error=str(error))
             child.handle.kill_group()
         finally:
+            closing.cancel()
             for task in verifying:
                 task.cancel()
             self._writer.close()

@@ -56,6 +56,7 @@ class Cell:
     sandbox: Sandbox
     output: Output
     taken: bool = True
+    closing: bool = False
     ended_at: float = 0.0
     bases: list[Handle] = field(default_factory=list)
     """What was started from out here; the last one lives."""
@@ -133,7 +134,11 @@ class Rooms:
             raise
 
     async def give_back(self, cell: Cell) -> None:
-        """An attempt has ended: clear the room, and keep it warm; one that cannot be cleared is pulled down."""
+        """An attempt has ended: clear the room, and keep it warm; one that cannot be cleared, or whose zygotes the
+        attempt ended, is pulled down."""
+        if not cell.residents <= await asyncio.to_thread(cell.inhabitants):
+            await self._close(cell)
+            return
         try:
             async with asyncio.timeout(CLEAR_SECONDS):
                 while guests := await asyncio.to_thread(cell.guests):
@@ -197,9 +202,9 @@ class Rooms:
         cell.own(cell.compiled)
 
     async def _close(self, cell: Cell) -> None:
-        if cell not in self._cells:
+        if cell.closing:
             return
-        self._cells.remove(cell)
+        cell.taken = cell.closing = True  # its number and folder are its own to the end
         _kill(await asyncio.to_thread(cell.guests))
         await cell.launcher.close()
         for base in cell.bases:
@@ -210,6 +215,7 @@ class Rooms:
         if cell.printing is not None:
             cell.printing.cancel()
         await asyncio.to_thread(shutil.rmtree, cell.room.folder, ignore_errors=True)
+        self._cells.remove(cell)
 
 
 def _kill(inhabitants: set[census.Inhabitant]) -> None:

@@ -1,0 +1,186 @@
+"""What uploaded code tries, and how it is refused: each a row, with what shows that nothing got through."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tapeworks.jobs import Job, State
+from tests.security.house import CANARY, DISK_BYTES, House
+
+HOSTILE = Path(__file__).parent / "hostile"
+MEMORY_GIB = 2
+BOMB = 5_000
+SECONDS = 40
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an attempt."""
+
+    refused: str
+    """By what."""
+    through: bool
+
+
+@dataclass(frozen=True)
+class Escape:
+    """An attempt."""
+
+    name: str
+    tried: str
+    run: Callable[[House], Outcome]
+
+
+def job(house: House, what: str, *, target: str = "", number: int = 0, **over: Any) -> tuple[Job, dict[str, Any]]:
+    """Run the attempt; the job, and what it printed."""
+    source = {"component": "hostile/Try", "config": {"what": what, "target": target, "number": number}}
+    spec = {
+        "data": {"source": source, "pipeline": [{"op": "batch", "batch_size": 4}]},
+        "model": {"component": "mlp", "config": {"hidden": [], "outputs": 2}},
+        "optimizer": "keras/SGD", "loss": "focal", "training": {"epochs": 1}, "export": None,
+        "limits": {"max_attempts": 1}, **over,
+    }  # fmt: skip
+    ended = house.client.wait(house.client.submit(spec).id, SECONDS)
+    lines = [line.text for line in house.client.logs(ended.id) if line.text.startswith("ESCAPE ")]
+    return ended, json.loads(lines[-1].removeprefix("ESCAPE ")) if lines else {}
+
+
+def _printed(what: str, **given: Any) -> Callable[[House], Outcome]:
+    """An attempt that says itself what it reached; `given` may ask the house."""
+
+    def run(house: House) -> Outcome:
+        known = {name: value(house) if callable(value) else value for name, value in given.items()}
+        ended, told = job(house, what, **known)
+        if ended.state is not State.SUCCEEDED or "reached" not in told:
+            raise AssertionError(f"the attempt itself went wrong: {ended.failure} {told}")
+        return Outcome(str(told.get("error", "nothing was there")), bool(told["reached"]))
+
+    return run
+
+
+def _connect(house: House) -> Outcome:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        sock.settimeout(0.1)
+        outcome = _printed("connect", number=sock.getsockname()[1])(house)
+        try:
+            sock.accept()
+        except TimeoutError:
+            return outcome
+        return Outcome("a connection came", through=True)
+
+
+def _write(house: House) -> Outcome:
+    places = [house.private, house.work_dir / "compiled" / "x", house.served.data / "x", house.work_dir / "worker.lock"]
+    before = house.private.read_text()
+    outcome = _printed("write", target=":".join(map(str, places)))(house)
+    return Outcome(outcome.refused, outcome.through or house.private.read_text() != before)
+
+
+def _bounded(what: str, code: str, **over: Any) -> Callable[[House], Outcome]:
+    """An attempt that is ended from outside, with a code."""
+
+    def run(house: House) -> Outcome:
+        ended, _ = job(house, what, **over)
+        failure = ended.failure
+        return Outcome(
+            f"{failure and failure.code}: {failure and failure.message}", failure is None or failure.code != code
+        )
+
+    return run
+
+
+def _fork_bomb(house: House) -> Outcome:
+    _, told = job(house, "fork_bomb", number=BOMB)
+    return Outcome(
+        f"{told.get('error')} after {told.get('count')}; {_left(house)}", bool(told.get("reached")) or _lives(house)
+    )
+
+
+def _outlive(house: House) -> Outcome:
+    job(house, "outlive")
+    return Outcome(_left(house), _lives(house))
+
+
+def _lives(house: House) -> bool:
+    """Whether anything of an attempt still runs when its job has ended, beside the zygotes that stay."""
+    end = time.monotonic() + 15
+    while extra := [process for process in house.inhabitants() if _is_of_an_attempt(process)]:
+        if time.monotonic() > end:
+            return bool(extra)
+        time.sleep(0.1)
+    return False
+
+
+def _is_of_an_attempt(process: psutil.Process) -> bool:
+    """Zygotes wait for their agent; what an attempt left sleeps."""
+    try:
+        return Path(f"/proc/{process.pid}/wchan").read_text() in ("hrtimer_nanosleep", "do_nanosleep")
+    except (OSError, psutil.Error):
+        return False
+
+
+def _left(house: House) -> str:
+    return "something of it still runs" if _lives(house) else "all it started was ended with its job"
+
+
+def _link(house: House) -> Outcome:
+    ended, _ = job(house, "link", target=str(house.key_file))
+    left = {file.path: file for file in house.client.artifacts(ended.id)}
+    secret = house.key_file.read_text()
+    texts = []
+    for path in left:
+        texts.append(house.client.download_artifact(ended.id, path, house.private.with_name("taken")).read_text())
+    through = "leak.txt" in left or any(secret in text for text in texts)
+    return Outcome(f"published: {', '.join(left) or 'nothing'}", through)
+
+
+def _kill_everything(house: House) -> Outcome:
+    agent = house.served.agent.pid
+    ended, _ = job(house, "kill_everything")
+    again, _ = job(house, "nothing")
+    alive = house.served.agent.pid == agent and again.state is State.SUCCEEDED
+    return Outcome(f"its own job ended as {ended.state.value}, the worker lives", not alive)
+
+
+ESCAPES = (
+    Escape("key", "read the worker's key", _printed("read", target=lambda house: str(house.key_file))),
+    Escape("database", "read the service's database", _printed(
+        "read", target=lambda house: str(house.served.data / "tapeworks.db"))),
+    Escape("operator's file", "read a file of the operator", _printed("read", target=lambda house: str(house.private))),
+    Escape("passwords", "read the machine's passwords", _printed("read", target="/etc/shadow")),
+    Escape("other root", "read through another process's root", _printed("read", target="/proc/1/root/etc/hostname")),
+    Escape("other jobs", "list other jobs' folders", _printed(
+        "listing", target=lambda house: str(house.work_dir / "attempts"))),
+    Escape("uploads", "list other projects' uploads", _printed(
+        "listing", target=lambda house: str(house.work_dir / "uploads" / "other"))),
+    Escape("environment", "find a secret in any environment", _printed("environment", target=CANARY)),
+    Escape("socket", "open a socket to this machine and beyond", _connect),
+    Escape("write outside", "write outside its folder", _write),
+    Escape("root", "become root, mount, change the root", _printed("become_root")),
+    Escape("signal", "kill the agent", _printed("send_signal", number=lambda house: house.served.agent.pid)),
+    Escape("kill all", "kill every process it may", _kill_everything),
+    Escape("fork bomb", f"start {BOMB} processes", _fork_bomb),
+    Escape("memory", "fill the memory", _bounded("memory", "out_of_memory", resources={"memory_gib": MEMORY_GIB})),
+    Escape("disk", "fill the disk", _bounded("disk", "storage_full")),
+    Escape("tmp", "fill /tmp", _printed("temporary", number=4 << 30)),
+    Escape("link", "leave a link for the agent to upload", _link),
+    Escape("outlive", "outlive its job", _outlive),
+)  # fmt: skip
+
+
+def admitted(house: House) -> None:
+    """Upload the hostile package, once."""
+    package = house.client.packages.settled(house.client.packages.push(HOSTILE), SECONDS)
+    assert package.state == "admitted", package
+    assert DISK_BYTES < os.statvfs(house.served.data).f_bavail * 4096
