@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tapeworks.canonical import parse_spec
-from tapeworks.components import load_installed
+from tapeworks.loading import load_installed
 from tapeworks_workers import runner
 from tapeworks_workers.frames import Channel
 

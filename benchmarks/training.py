@@ -93,7 +93,7 @@ def measured(name: str, turns: int) -> dict[str, Any]:
 
     from benchmarks import by_hand
     from benchmarks.training_cases import CASES, ROWS
-    from tapeworks.components import load_installed
+    from tapeworks.loading import load_installed
 
     load_installed()
     case = next(one for one in CASES if one.name == name)

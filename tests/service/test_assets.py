@@ -354,7 +354,8 @@ def test_a_schema_of_a_stranger_harms_nobody(api: httpx.Client, hand: HandWorker
 
 
 def test_an_uploaded_bundle_serves_as_from(api: httpx.Client, hand: HandWorker) -> None:
-    made = make(api, "bundle", a_bundle(), name="elsewhere")
+    content = a_bundle()
+    made = make(api, "bundle", content, name="elsewhere")
     assert made.status_code == 201, made.text
     bundle = made.json()
     assert (bundle["state"], bundle["roles"], bundle["job_id"]) == ("ready", ["model"], "job_1")
@@ -363,7 +364,7 @@ def test_an_uploaded_bundle_serves_as_from(api: httpx.Client, hand: HandWorker) 
     assert lease.job_id == job["id"]
     (given,) = lease.lease["inputs"]
     assert (given["kind"], given["sha256"]) == ("bundle", bundle["sha256"])
-    assert api.get(f"{lease.path}/inputs/0", headers=lease.headers).content == a_bundle()
+    assert api.get(f"{lease.path}/inputs/0", headers=lease.headers).content == content
     lease.fail("internal")
 
 

@@ -55,8 +55,12 @@ def test_a_sweep_takes_old_strangers_and_nothing_else(own_service: Any) -> None:
         running.part(begun["id"], 1, b"x" * 100)
     needed = files(store)
     assert any(f"/jobs/{finished}/" in key for key in needed)
-    assert any(key.endswith(f"uploads/{begun['id']}/1") for key in needed)
-    strangers = [f"default/jobs/{held}/attempts/1/lost.bin", "default/uploads/up_gone/1", "default/jobs/job_gone/a/b"]
+    assert any(key.endswith(f"uploads/{begun['id']}/whole") for key in needed)
+    strangers = [
+        f"default/jobs/{held}/attempts/1/lost.bin",
+        "default/uploads/up_gone/whole",
+        "default/jobs/job_gone/a/b",
+    ]
     for key in [*strangers, "default/new.bin"]:
         path = store / key
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ def read(lease: HandLease, index: int) -> httpx.Response:
         ("job_019b7c3e5d1a7c2e8f4b6a9d0c1e2f3a", "invalid_value", "there is no job"),
         ("ckpt_019b7c3e5d1a7c2e8f4b6a9d0c1e2f3a", "invalid_value", "there is no checkpoint"),
         ("job_../1", "invalid_value", "no id"),
-        ("resnet@best", "not_supported", "jobs and checkpoints only"),
+        ("resnet@best", "not_supported", "jobs, checkpoints and bundles only"),
     ],
 )
 def test_what_leads_nowhere_is_told_at_its_place(
@@ -117,7 +117,7 @@ def test_a_finished_job_is_pinned_to_its_bundle(
     assert types(api, job["id"]) == ["state", "pinned"]
     lease = worker.lease()
     [given] = lease.lease["inputs"]
-    assert given == {"from": source, "kind": "bundle", "bytes": 16, "sha256": sha(b"what was trained")}
+    assert given == {"from": source, "kind": "bundle", "bytes": 16, "sha256": sha(b"what was trained"), "about": {}}
     assert read(lease, 0).content == b"what was trained"
     assert read(lease, 1).status_code == 404
     stranger = api.get(f"{lease.path}/inputs/0", headers={"Tapeworks-Lease": "guessed"})

@@ -232,7 +232,7 @@ def test_what_does_not_exist_is_404(api: httpx.Client, worker: HandWorker, metho
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/v1/packages"), ("GET", "/v1/datasets"), ("PUT", "/v1/models/mine/aliases/best"),
+        ("POST", "/v1/models"), ("GET", "/v1/models"), ("PUT", "/v1/models/mine/aliases/best"),
     ],
 )  # fmt: skip
 def test_what_comes_later_is_422(api: httpx.Client, worker: HandWorker, method: str, path: str) -> None:

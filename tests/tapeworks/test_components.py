@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tapeworks import Callback, Evaluator, GradientTransform, Source, TrainingStep
-from tapeworks.components import Registry, component, kind_of, load_components, registry
+from tapeworks.components import Registry, component, kind_of, registry
 from tapeworks.errors import ComponentError, DuplicateComponent
+from tapeworks.loading import load_components
 from tapeworks.references import Kind
 
 

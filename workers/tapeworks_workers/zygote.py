@@ -82,7 +82,8 @@ def load(
     packages: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Import installed and given components. What cannot be imported stands in `registry.refused`."""
-    from tapeworks.components import load_components, load_installed, load_package, registry
+    from tapeworks.components import registry
+    from tapeworks.loading import load_components, load_installed, load_package
 
     for target in targets:
         base.resolve(target)

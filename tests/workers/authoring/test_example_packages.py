@@ -69,7 +69,8 @@ def test_their_own_tests_pass(tmp_path: Path) -> None:
 
 INSTALLED = """
     import sys
-    from tapeworks.components import load_installed, registry
+    from tapeworks.components import registry
+    from tapeworks.loading import load_installed
     from tapeworks.errors import DuplicateComponent
 
     found = {one.name: one.file for one in load_installed()}

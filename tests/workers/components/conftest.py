@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import pytest
 
-from tapeworks.components import load_installed, registry
+from tapeworks.components import registry
+from tapeworks.loading import load_installed
 from tapeworks.references import Kind
 from tapeworks_workers.engine.building import build, set_data_roots
 

@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 from tapeworks import GradientTransform, Source, TrainingStep
-from tapeworks.components import component, load_installed, registry
+from tapeworks.components import component, registry
 from tapeworks.jobs import ComponentEntry, RefusedComponent
+from tapeworks.loading import load_installed
 from tapeworks.references import Kind
 from tapeworks_workers.engine.admission import admit, admit_all
 from tapeworks_workers.engine.trials import sample

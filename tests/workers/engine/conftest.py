@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.canonical import parse_spec
-from tapeworks.components import load_components, load_installed
+from tapeworks.loading import load_components, load_installed
 from tapeworks_workers.engine.assembly import Assembly, assemble
 from tapeworks_workers.engine.export import BundleDraft, export_bundle
 from tapeworks_workers.engine.step import compile_train_step

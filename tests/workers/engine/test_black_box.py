@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
-from tapeworks.components import load_components
 from tapeworks.errors import JobFailure
+from tapeworks.loading import load_components
 from tapeworks_workers.engine.checkpoint import read_values
 from tests.workers.engine.trainings import SHUFFLE, Trained, attempt, job, prepared, trained
 

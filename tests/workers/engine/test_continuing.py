@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.canonical import parse_spec
-from tapeworks.components import load_components
 from tapeworks.errors import JobFailure
+from tapeworks.loading import load_components
 from tapeworks_workers.engine.assembly import assemble
 from tapeworks_workers.engine.checkpoint import read_values
 from tapeworks_workers.engine.inputs import Inputs

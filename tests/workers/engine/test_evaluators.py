@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from tapeworks.components import load_components
 from tapeworks.errors import JobFailure
+from tapeworks.loading import load_components
 from tapeworks_workers.engine.diagnostics import classify
 from tests.workers.engine.trainings import BATCH, attempt, job, numbers, prepared, trained
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.canonical import parse_spec
-from tapeworks.components import load_components
+from tapeworks.loading import load_components
 from tapeworks_workers.engine.pipeline import build_data
 from tests.workers.engine.trainings import BATCH, attempt, job, numbers
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import keras
 import pytest
 
-from tapeworks.components import Component, load_components, registry
+from tapeworks.components import Component, registry
+from tapeworks.loading import load_components
 from tapeworks.references import Kind
 from tapeworks_workers.engine.component_sources import copy_sources, used_components
 

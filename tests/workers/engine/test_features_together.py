@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
-from tapeworks.components import load_components
+from tapeworks.loading import load_components
 from tapeworks.spec import JobSpec
 from tapeworks_workers.engine.checkpoint import Snapshot
 from tapeworks_workers.engine.checkpoint_files import opened

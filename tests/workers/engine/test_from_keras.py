@@ -14,8 +14,8 @@ import tapeworks
 from examples import from_keras
 from examples.serving import EXAMPLES
 from tapeworks.canonical import parse_spec
-from tapeworks.components import load_installed
 from tapeworks.errors import ComponentError
+from tapeworks.loading import load_installed
 from tapeworks.references import Kind
 from tapeworks_workers.engine.assembly import assemble
 from tapeworks_workers.engine.building import build

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from tapeworks import GradientTransform, TrainingStep, component
-from tapeworks.components import load_components
 from tapeworks.errors import JobFailure
+from tapeworks.loading import load_components
 from tapeworks.spec import JobSpec
 from tapeworks_workers.engine.assembly import Assembly, assemble
 from tapeworks_workers.engine.checkpoint import restore, snapshot

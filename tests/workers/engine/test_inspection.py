@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from tapeworks.components import load_components
+from tapeworks.loading import load_components
 from tapeworks_workers.engine.flops import flops
 from tapeworks_workers.engine.quote import Measured, quote
 from tests.workers.engine.trainings import BATCH, SHUFFLE, attempt, job, mlp, numbers

@@ -103,8 +103,3 @@ def test_evaluate_only(tmp_path: Path) -> None:
     frames = attempt(job(data={"validation": 0.2, "test": 0.2}, training={"epochs": 0}, export=None), tmp_path)
     assert frames[-1]["outcome"] == "succeeded"
     assert frames[-1]["metrics"].keys() == {"val_loss", "test_loss"}
-
-
-def test_another_kind_of_job_is_not_supported(tmp_path: Path) -> None:
-    finish = attempt(job(), tmp_path, kind="inspect")[-1]
-    assert finish["failure"]["code"] == "not_supported"

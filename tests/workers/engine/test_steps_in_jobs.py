@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from tapeworks.canonical import parse_spec
-from tapeworks.components import load_components
+from tapeworks.loading import load_components
 from tapeworks.references import Kind
 from tapeworks_workers.engine import environment
 from tapeworks_workers.engine.building import build

@@ -11,7 +11,7 @@ import numpy as np
 from tensorflow.python.framework.config import disable_op_determinism
 
 from tapeworks.canonical import parse_spec
-from tapeworks.components import load_components, load_installed
+from tapeworks.loading import load_components, load_installed
 from tapeworks.spec import JobSpec
 from tapeworks_workers import runner
 from tapeworks_workers.engine.assembly import Assembly, assemble

@@ -22,9 +22,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tapeworks.components import KERAS_KINDS, Component, load_components, load_installed
+from tapeworks.components import KERAS_KINDS, Component
 from tapeworks.errors import TapeworksError
 from tapeworks.jobs import RefusedComponent
+from tapeworks.loading import load_components, load_installed
 from tapeworks.references import Kind
 from tapeworks_workers.engine import alone
 from tapeworks_workers.engine.admission import admit
