@@ -1,6 +1,7 @@
 # make demo: one job from POST to a model that loads again, on this machine
 # make test: the tests; make check: the rules too
 # make examples: every example of the guide on a server of its own, as a table; make plans: each through every plan
+# make security: what gets out of the sandbox, past the archives and through the API (nothing), as a table
 # make faults: everything that can go wrong, done for real on both databases, as a table (about 45 minutes)
 # make bench: every benchmark, as tables (about 90 minutes); make bench-quick: some of them, under 5 minutes
 .DEFAULT_GOAL := help
@@ -15,10 +16,10 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples plans subset faults bench bench-quick test check rules docs lock clean
+.PHONY: help demo examples plans subset security faults bench bench-quick test check rules docs lock clean
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/python -m examples.demo
@@ -35,6 +36,10 @@ plans: $(STAMP)
 subset: $(STAMP)
 	@$(BIN)/python -m examples.rows
 
+# Every attempt against a real server; EXAMPLES: requests of each kind to each operation.
+security: $(STAMP)
+	@$(BIN)/python -m tests.security --examples $(or $(EXAMPLES),60)
+
 # ROWS=runner,agent: those alone; DATABASE=sqlite or postgresql: with that one alone.
 faults: $(STAMP)
 	@$(BIN)/python -m tests.faults --rows "$(ROWS)" --database "$(DATABASE)"
@@ -49,6 +54,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.watchers --database postgresql
 	$(BIN)/python -m benchmarks.transfers
 	$(BIN)/python -m benchmarks.resting
+	$(BIN)/python -m benchmarks.sandbox
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python -m benchmarks.checkpoints

@@ -19,14 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapeworks.errors import TapeworksError
-from tapeworks.jobs import HELD
+from tapeworks.jobs import FINAL, HELD
 
 DATABASE, ARTIFACTS, MANIFEST = "tapeworks.db", "artifacts", "backup.json"
 MOMENTS = 5
-_FILES = """
+_ENDED = ", ".join(f"'{state.value}'" for state in FINAL)
+_FILES = f"""
     SELECT key, bytes, sha256 FROM artifacts UNION SELECT key, bytes, sha256 FROM checkpoints
-    UNION SELECT key, bytes, sha256 FROM job_inputs WHERE key IS NOT NULL ORDER BY key
-"""
+    UNION SELECT key, bytes, sha256 FROM assets
+    UNION SELECT job_inputs.key, job_inputs.bytes, job_inputs.sha256 FROM job_inputs
+        JOIN jobs ON jobs.project_id = job_inputs.project_id AND jobs.id = job_inputs.job_id
+        WHERE job_inputs.key IS NOT NULL AND jobs.state NOT IN ({_ENDED}) ORDER BY key
+"""  # noqa: S608 — states of ours
+"""What must be there: a job that has ended may outlive what it went on from."""
 
 
 class BackupFailed(TapeworksError):

@@ -159,7 +159,8 @@ ESCAPES = (
         "read", target=lambda house: str(house.served.data / "tapeworks.db"))),
     Escape("operator's file", "read a file of the operator", _printed("read", target=lambda house: str(house.private))),
     Escape("passwords", "read the machine's passwords", _printed("read", target="/etc/shadow")),
-    Escape("other root", "read through another process's root", _printed("read", target="/proc/1/" + "root/etc/hostname")),
+    Escape("other root", "read through another process's root", _printed(
+        "read", target="/proc/1/" + "root/etc/hostname")),
     Escape("other jobs", "list other jobs' folders", _printed(
         "listing", target=lambda house: str(house.work_dir / "attempts"))),
     Escape("uploads", "list other projects' uploads", _printed(

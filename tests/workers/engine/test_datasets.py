@@ -1,0 +1,135 @@
+"""What a dataset of each format holds, as a look at it tells: columns, rows, the first of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from tapeworks.assets import DataContent
+from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine.datasets import describe
+from tapeworks_workers.engine.files import resolve_files, set_uploads
+
+
+def csv(folder: Path) -> None:
+    (folder / "a.csv").write_text("age,weight,city\n3,1.5,Graz\n4,2.5,Linz\n")
+    (folder / "b.csv").write_text("age,weight,city\n5,3.5,Wien\n")
+
+
+def parquet(folder: Path) -> None:
+    pq.write_table(
+        pa.table({"n": [1, 2, 3], "words": [["a"], ["b", "c"], []], "x": [0.5, 1.5, 2.5]}), folder / "a.parquet"
+    )
+
+
+def jsonl(folder: Path) -> None:
+    rows = [{"n": 1, "t": "one"}, {"n": 2, "t": "x" * 500}]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def npz(folder: Path) -> None:
+    np.savez(folder / "a.npz", x=np.zeros((4, 3), "float32"), y=np.arange(4))
+
+
+def tfrecord(folder: Path) -> None:
+    with tf.io.TFRecordWriter(str(folder / "a.tfrecord")) as out:
+        for n in range(3):
+            feature = {
+                "n": tf.train.Feature(int64_list=tf.train.Int64List(value=[n])),
+                "v": tf.train.Feature(float_list=tf.train.FloatList(value=[0.5] * (n + 1))),
+                "t": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"text"])),
+            }
+            out.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+
+
+def images(folder: Path) -> None:
+    for name, count in (("daisy", 2), ("rose", 1)):
+        (folder / name).mkdir()
+        for n in range(count):
+            tf.io.write_file(str(folder / name / f"{n}.png"), tf.io.encode_png(tf.zeros((5, 7, 3), tf.uint8)))
+    (folder / "README.txt").write_text("not a picture")
+
+
+def text(folder: Path) -> None:
+    for name in ("good", "bad"):
+        (folder / name).mkdir()
+        (folder / name / "a.txt").write_text("one line\n\nanother\n")
+
+
+def scalar(name: str, dtype: str) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "shape": []}
+
+
+EXPECTED: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
+    "csv": (csv, {"rows": 3, "files": 2, "columns": [
+        scalar("age", "int64"), scalar("weight", "float32"), scalar("city", "string")]}),
+    "parquet": (parquet, {"rows": 3, "columns": [
+        scalar("n", "int64"), {"name": "words", "dtype": "string", "shape": [None]}, scalar("x", "float32")]}),
+    "jsonl": (jsonl, {"rows": 2, "columns": [scalar("n", "int64"), scalar("t", "string")]}),
+    "npz": (npz, {"rows": 4, "columns": [{"name": "x", "dtype": "float32", "shape": [3]}, scalar("y", "int64")]}),
+    "tfrecord": (tfrecord, {"rows": 3, "columns": [
+        {"name": "n", "dtype": "int64", "shape": [1]}, {"name": "t", "dtype": "string", "shape": [1]},
+        {"name": "v", "dtype": "float32", "shape": [None]}]}),
+    "images": (images, {"rows": 3, "classes": {"daisy": 2, "rose": 1}, "columns": [
+        {"name": "x", "dtype": "float32", "shape": [5, 7, 3]}]}),
+    "text": (text, {"rows": 4, "classes": {"bad": 1, "good": 1}, "columns": [scalar("x", "string")]}),
+}  # fmt: skip
+
+
+def looked(folder: Path, format: str) -> dict[str, Any]:
+    told = describe([{"id": "ds_1", "path": str(folder), "format": format}])
+    again: dict[str, Any] = json.loads(json.dumps(told, allow_nan=False))
+    DataContent.model_validate(again)
+    return again
+
+
+@pytest.mark.parametrize("format", EXPECTED)
+def test_a_dataset_of_each_format(tmp_path: Path, format: str) -> None:
+    make, expected = EXPECTED[format]
+    make(tmp_path)
+    told = looked(tmp_path, format)
+    assert {name: told[name] for name in expected} == expected
+    assert told["preview"]
+    assert all(len(value) <= 200 for row in told["preview"] for value in row.values() if isinstance(value, str))
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "content", "why"),
+    [
+        ("csv", "a.csv", b"a,b\n1\n", "line 2: 1 fields"),
+        ("csv", "a.csv", b"", "is empty"),
+        ("parquet", "a.parquet", b"PAR1 not really", "cannot be read as Parquet"),
+        ("jsonl", "a.jsonl", b"{broken\n", "a.jsonl"),
+        ("npz", "a.npz", b"PK broken", "BadZipFile"),
+        ("tfrecord", "a.tfrecord", b"not a record at all", "corrupted"),
+        ("images", "a/x.png", b"\x89PNG\r\n\x1a\nbroken", "cannot be decoded"),
+        ("csv", "a.txt", b"a\n1\n", "no file is named as one of the format"),
+    ],
+)
+def test_a_file_that_is_not_what_it_says_is_told(
+    tmp_path: Path, format: str, name: str, content: bytes, why: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(JobFailure, match=why) as failed:
+        looked(tmp_path, format)
+    assert failed.value.code is FailureCode.INVALID_DATA
+
+
+def test_a_part_of_a_dataset_is_named_by_a_glob_and_nothing_beside_it(tmp_path: Path) -> None:
+    csv(tmp_path)
+    (tmp_path.parent / "outside.csv").write_text("a\n")
+    set_uploads([{"id": "ds_1", "path": str(tmp_path), "format": "csv"}])
+    assert resolve_files("ds_1", component="csv") == [str(tmp_path / name) for name in ("a.csv", "b.csv")]
+    assert resolve_files("ds_1/b*.csv", component="csv") == [str(tmp_path / "b.csv")]
+    for wrong in ("ds_1/../outside.csv", "ds_1/c.csv", "ds_2"):
+        with pytest.raises(JobFailure):
+            resolve_files(wrong, component="csv")

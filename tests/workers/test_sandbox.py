@@ -1,0 +1,120 @@
+"""Rooms for uploaded code: warm, one attempt at a time, cleared in between; which layers there are, and what is required."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapeworks_workers import agent, lifelines, sandbox
+from tapeworks_workers.forking import LaunchFailed
+from tapeworks_workers.rooms import Cell, Occupants, Rooms
+from tapeworks_workers.settings import WorkerSettings
+
+MINE = Occupants("p", (), gpus=False)
+LACKING = replace(
+    sandbox.of_this_machine(), bubblewrap=None, layers={**dict.fromkeys(sandbox.LAYERS, "on"), "files": "no bwrap"}
+)
+
+
+@pytest.fixture(autouse=True)
+def subreaper() -> None:
+    lifelines.become_subreaper()
+
+
+def with_rooms(folder: Path, found: sandbox.Sandbox, scene: Callable[[Rooms], Awaitable[None]]) -> None:
+    async def main() -> None:
+        rooms = Rooms(folder, found)
+        try:
+            await scene(rooms)
+        finally:
+            await rooms.close()
+
+    asyncio.run(main())
+
+
+async def take(rooms: Rooms, occupants: Occupants = MINE, **given: Any) -> Cell:
+    return await rooms.take(occupants, **{"packages": [], "components": [], "readable": [], **given})
+
+
+def test_a_room_is_warm_for_the_next_of_its_own_and_no_other(tmp_path: Path) -> None:
+    async def scene(rooms: Rooms) -> None:
+        first = await take(rooms)
+        (first.run_folder / "left").write_text("behind")
+        (first.compiled / "program").write_text("kept")
+        second = await take(rooms)
+        assert second is not first, "one attempt at a time"
+        assert second.room.uid != first.room.uid or first.room.uid is None
+        await rooms.give_back(first)
+        assert not list(first.run_folder.iterdir())
+        assert (first.compiled / "program").exists()
+        assert await take(rooms) is first
+        third = await take(rooms, Occupants("q", (), gpus=False))
+        assert third not in (first, second)
+
+    with_rooms(tmp_path, sandbox.of_this_machine(), scene)
+    assert not list(tmp_path.iterdir()), "nothing of them stays"
+
+
+def test_a_package_that_cannot_be_imported_leaves_no_room(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "ends.py").write_text("import os\nos._exit(1)\n")
+    told = {"id": "pkg_1", "version": "1", "root": str(package), "modules": ["ends"]}
+
+    async def scene(rooms: Rooms) -> None:
+        with pytest.raises(LaunchFailed):
+            await take(rooms, packages=[told], readable=[package])
+
+    with_rooms(tmp_path / "rooms", sandbox.of_this_machine(), scene)
+    assert not list((tmp_path / "rooms").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root and bubblewrap nothing is left to look at")
+def test_without_bubblewrap_the_other_layers_hold(tmp_path: Path) -> None:
+    """As root: a user of its own, no network, bounds."""
+
+    async def scene(rooms: Rooms) -> None:
+        cell = await take(rooms)
+        child = await cell.launcher.admission(environment={"CUDA_VISIBLE_DEVICES": "-1"})
+        status = Path(f"/proc/{child.handle.pid}/status").read_text()
+        assert f"Uid:\t{cell.room.uid}" in status
+        assert "NoNewPrivs:\t1" in status
+        assert os.readlink(f"/proc/{child.handle.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+        limits = Path(f"/proc/{child.handle.pid}/limits").read_text()
+        assert f"Max processes             {sandbox.LIMITS['NPROC']}" in limits
+        assert len(cell.guests()) >= 1
+        child.close()
+        await rooms.give_back(cell)
+        assert not cell.guests()
+
+    with_rooms(tmp_path, LACKING, scene)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "wanted", "found", "takes"),
+    [
+        (False, "available", sandbox.of_this_machine(), False),
+        (True, "available", LACKING, True),
+        (True, "required", LACKING, False),
+        (True, "required", replace(LACKING, layers=dict.fromkeys(sandbox.LAYERS, "on")), True),
+    ],
+)
+def test_a_missing_layer_closes_the_door_where_all_are_required(
+    tmp_path: Path, allowed: bool, wanted: Any, found: sandbox.Sandbox, takes: bool
+) -> None:
+    settings = WorkerSettings(work_dir=tmp_path, allow_packages=allowed, sandbox=wanted)
+    assert (agent._rooms(settings, found if allowed else None) is not None) is takes
+
+
+def test_nothing_of_the_worker_is_in_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAPEWORKS_API_KEY", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    given = sandbox._environment(sandbox.Room(tmp_path, None))
+    assert "secret" not in given.values()
+    assert given["HOME"].startswith(str(tmp_path))
