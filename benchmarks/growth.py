@@ -46,6 +46,7 @@ def trained(batch: int) -> None:
 
 def send(lease: HandLease, count: int, first: int) -> float:
     """Seconds until so many points are stored."""
+    assert lease.heartbeat().status_code == 200
     began = time.perf_counter()
     values = ({"record": "metric", "step": first + n, "values": {"loss": 1 / (1 + first + n)}} for n in range(count))
     answer = lease.records(*values)

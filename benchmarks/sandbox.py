@@ -31,10 +31,10 @@ def taken(house: House, loss: str) -> tuple[float, float]:
     """Seconds from POST until the job is running, and until its model is published."""
     job = house.client.wait(house.client.submit(spec(loss)).id, 120)
     assert job.state is State.SUCCEEDED, job.failure
-    return _seconds(job, job.created_at, _at(job, "training")), _seconds(job, job.created_at, job.finished_at)
+    return _seconds(job, job.created_at, _running(job)), _seconds(job, job.created_at, job.finished_at)
 
 
-def _at(job: Job, phase: str) -> datetime:
+def _running(job: Job) -> datetime:
     return next(one.at for one in job.transitions if one.state is State.RUNNING)
 
 
@@ -57,17 +57,15 @@ def main() -> None:
             told["built-in"].append(taken(house, "focal"))
             told["package"].append(taken(house, "story/Smooth"))
         cold = house.client.get(str(package.job_id))
-        print(
-            f"{turns} jobs each in turns, medians\n\n| | POST to running, s | POST to the verified model, s |\n|---|---|---|"
-        )
+        print(f"{turns} jobs each in turns, medians\n")
+        print("| | POST to running, s | POST to the verified model, s |\n|---|---|---|")
         medians = {name: [statistics.median(one) for one in zip(*values, strict=True)] for name, values in told.items()}
         for name, (running, whole) in medians.items():
             print(f"| {name} | {running:.2f} | {whole:.2f} |")
         ratios = [mine / other for mine, other in zip(medians["package"], medians["built-in"], strict=True)]
         print(f"| ratio | {ratios[0]:.2f} | {ratios[1]:.2f} |")
-        print(
-            f"\nthe first of the package, its admission, with the sandbox made: {_seconds(cold, cold.created_at, cold.finished_at):.1f} s"
-        )
+        admission = _seconds(cold, cold.created_at, cold.finished_at)
+        print(f"\nthe first of the package, its admission, with the sandbox made: {admission:.1f} s")
 
 
 if __name__ == "__main__":

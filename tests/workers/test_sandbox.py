@@ -1,4 +1,4 @@
-"""Rooms for uploaded code: warm, one attempt at a time, cleared in between; which layers there are, and what is required."""
+"""Rooms for uploaded code: warm, one attempt at a time, cleared in between; which layers there are and must be."""
 
 from __future__ import annotations
 
