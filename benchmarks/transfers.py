@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import psutil
 
 from benchmarks.claims import answering, free_port, service
 from benchmarks.hammer import get
+from tapeworks_workers.link import PARTS_AT_ONCE
 from tests.service.worker import HandLease, HandWorker, spec
 
 MIB = 1 << 20
@@ -97,10 +99,16 @@ def uploaded(lease: HandLease, file: Path, sha256: str) -> tuple[float, dict[str
     began, size = time.perf_counter(), file.stat().st_size
     body = {"bytes": size, "sha256": sha256, "job_id": lease.job_id, "attempt": lease.attempt, "path": "big.bin"}
     upload = lease.client.post("/v1/uploads", json=body, headers=lease.headers).json()
-    with file.open("rb") as opened:
-        for number in range(1, upload["parts"] + 1):
-            answer = lease.part(upload["id"], number, opened.read(upload["part_bytes"]))
-            assert answer.status_code == 204, answer.text
+    part = upload["part_bytes"]
+
+    def send(number: int) -> None:
+        with file.open("rb") as opened:
+            opened.seek((number - 1) * part)
+            answer = lease.part(upload["id"], number, opened.read(part))
+        assert answer.status_code == 204, answer.text
+
+    with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+        list(pool.map(send, range(1, upload["parts"] + 1)))
     assert lease.complete(upload["id"]).json()["completed"]
     entry = {"path": "big.bin", "bytes": size, "sha256": sha256, "upload_id": upload["id"]}
     return time.perf_counter() - began, entry

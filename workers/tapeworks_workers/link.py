@@ -35,6 +35,8 @@ DEFECT_TRIES = 20
 """A service that answers 500 is there: it will go on doing so, and a job must not wait for it for ever."""
 LONGEST_PAUSE = 10.0
 """Seconds between two tries."""
+PARTS_AT_ONCE = 2
+"""Of a file that is uploaded."""
 STORE_CODES = {"storage_full": FailureCode.STORAGE_FULL, "storage_unavailable": FailureCode.STORAGE_UNAVAILABLE}
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -226,8 +228,7 @@ class AttemptLink:
                 bytes=file.size, sha256=digest, job_id=self._lease.job_id, attempt=self._lease.attempt, path=path
             )
             upload = await self._upload(await self._call("POST", "/v1/uploads", body=request))
-            for part in upload.missing:
-                await self._part(upload, part, file)
+            await self._parts(upload, file)
             if not upload.completed:
                 await self._call("POST", f"/v1/uploads/{upload.id}/complete")
         except StoreRefused as error:
@@ -237,9 +238,24 @@ class AttemptLink:
     async def _upload(self, answer: httpx.Response) -> wire.Upload:
         return wire.Upload.model_validate_json(answer.content)
 
+    async def _parts(self, upload: wire.Upload, file: OpenFile) -> None:
+        """Send what is missing: one part is read and digested while another is on its way."""
+        missing = iter(upload.missing)
+
+        async def some() -> None:
+            for part in missing:
+                await self._part(upload, part, file)
+
+        senders = [asyncio.create_task(some()) for _ in range(PARTS_AT_ONCE)]
+        try:
+            await asyncio.gather(*senders)
+        finally:
+            for sender in senders:
+                sender.cancel()
+
     async def _part(self, upload: wire.Upload, part: int, file: OpenFile) -> None:
         content = await asyncio.to_thread(file.read, (part - 1) * upload.part_bytes, upload.part_bytes)
-        digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        digest = base64.b64encode(await asyncio.to_thread(lambda: hashlib.sha256(content).digest())).decode()
         headers = {"Content-Digest": f"sha-256=:{digest}:", "Content-Type": "application/octet-stream"}
         await self._call("PUT", f"/v1/uploads/{upload.id}/parts/{part}", content=content, headers=headers)
 

@@ -173,6 +173,7 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
         while left:
             written = os.pwrite(descriptor, left, offset)
             left, offset = left[written:], offset + written
+        os.fdatasync(descriptor)  # now, while others are digested: the whole would have to wait for it in the end
     finally:
         os.close(descriptor)
 
