@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.plans import compared
 from examples.rows import Example, examples, rows, submit, traces
 from examples.serving import EXAMPLES, ROOT
 from tapeworks.bundle import extract
@@ -53,3 +54,10 @@ def test_every_row_has_a_page_and_a_fast_example_and_every_spec_a_row() -> None:
         assert (ROOT / "docs" / "guide" / f"{row}.md").is_file()
         assert any(example.fast for example in examples() if example.row == row), f"no example of {row} is fast"
     assert {str(file.relative_to(EXAMPLES)) for file in EXAMPLES.rglob("*.json") if "data" not in file.parts} == listed
+
+
+@pytest.mark.parametrize("example", FAST, ids=lambda example: example.spec)
+def test_every_plan_that_can_hold_it_trains_it_alike(served: Served, example: Example, known: dict[str, str]) -> None:
+    """All examples: `make plans`."""
+    cells, well = compared(served.client, example, known)
+    assert well, cells

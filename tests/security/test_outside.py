@@ -7,7 +7,7 @@ import pytest
 
 from tests.security import outside
 
-EXAMPLES = 8
+EXAMPLES = 3
 
 
 @pytest.fixture(scope="module")

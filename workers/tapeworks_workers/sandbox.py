@@ -83,13 +83,14 @@ class Sandbox:
 
     def uid(self, number: int) -> int | None:
         """The user of the sandbox of that number."""
-        return FIRST_UID + number if self.root else None
+        return FIRST_UID + number if self.root and self.layers["user"] == ON else None
 
     def start(
         self, room: Room, lifeline: Lifeline, arguments: Sequence[str], inherited: Sequence[int], *, output: int
     ) -> Handle:
         """Start `base.py` in a room, as `processes.start_base` does outside. Raises OSError."""
-        confined = {"limits": _possible(LIMITS), "uid": room.uid, "unshare": self.root and self.bubblewrap is None}
+        alone = self.bubblewrap is None and self.root and self.layers["network"] == ON
+        confined = {"limits": _possible(LIMITS), "uid": room.uid, "unshare": alone}
         parent = os.getpid() if self.bubblewrap is None else 1
         options = ["--agent", str(parent), "--lifeline", str(lifeline.reading), "--confine", json.dumps(confined)]
         command = [*self._walls(room), sys.executable, "-I", str(BASE), *options, *arguments]
@@ -169,18 +170,21 @@ def _possible(limits: Mapping[str, int]) -> dict[str, int]:
 @lru_cache(maxsize=1)
 def of_this_machine() -> Sandbox:
     """Try each layer, once."""
+    return probed(shutil.which("bwrap"))
+
+
+def probed(bubblewrap: str | None) -> Sandbox:
+    """Try each layer, with that bubblewrap or with none."""
     root = os.geteuid() == 0
-    found = shutil.which("bwrap")
-    absent = _why_not(found, root=root)
-    bubblewrap = found if absent is None else None
+    absent = _why_not(bubblewrap, root=root)
     layers = dict.fromkeys(LAYERS, ON)
     if absent is not None:
         layers |= {"processes": absent, "files": absent}
         if not root:
             layers |= {"user": f"the worker is not root, and {absent}", "network": absent}
-        elif (why := _unshared()) is not None:
-            layers["network"] = why
-    return Sandbox(layers, bubblewrap, root)
+        else:
+            layers |= {"user": _another_user() or ON, "network": _unshared() or ON}
+    return Sandbox(layers, bubblewrap if absent is None else None, root)
 
 
 def _why_not(bubblewrap: str | None, *, root: bool) -> str | None:
@@ -190,6 +194,13 @@ def _why_not(bubblewrap: str | None, *, root: bool) -> str | None:
     namespaces = ["--unshare-pid", "--unshare-net", *([] if root else ["--unshare-user"])]
     command = [bubblewrap, *namespaces, "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", "/bin/true"]
     return _failed(command, "bubblewrap cannot make namespaces here")
+
+
+def _another_user() -> str | None:
+    """Why another user could not run what this one runs: Python may lie where it cannot look."""
+    become = f"import os, sys; os.setresgid(*[{FIRST_UID}] * 3); os.setresuid(*[{FIRST_UID}] * 3)"
+    code = f"{become}; import datetime, json; [os.listdir(place) for place in sys.argv[1:]]"
+    return _failed([sys.executable, "-I", "-c", code, *map(str, _python())], "another user cannot read Python's files")
 
 
 def _unshared() -> str | None:

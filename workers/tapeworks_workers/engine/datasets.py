@@ -7,6 +7,7 @@ Files are read as their sources read them; nothing is executed, no pickle is loa
 from __future__ import annotations
 
 import math
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def describe(uploads: Sequence[Mapping[str, Any]]) -> Content:
         raise _invalid(f"no file is named as one of the format {dataset['format']}")
     try:
         told = _LOOKS[DataFormat(dataset["format"])](files)
-    except (OSError, ValueError, UnicodeError, tf.errors.OpError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, tf.errors.OpError) as error:
         raise _invalid(f"{type(error).__name__}: {error}") from error
     return {"files": len(files), "classes": {}, **told}
 
