@@ -14,7 +14,7 @@ import pytest
 
 from tests.security.house import KEY, House
 
-CONFIG = '{"project_name_override": "made", "package_name_override": "made_client"}'
+CONFIG = '{"project_name_override": "made", "package_name_override": "made_client", "post_hooks": []}'
 
 
 @pytest.fixture(scope="module")

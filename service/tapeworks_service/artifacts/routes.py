@@ -101,7 +101,12 @@ async def get_upload(caller: Uploader, house: House, upload_id: UploadId) -> Res
     summary="Send one part",
     status_code=204,
     responses=problems(401, 403, 404, 409, 413, 422, 503, 507),
-    openapi_extra={"requestBody": {"content": {"application/octet-stream": {}}, "required": True}},
+    openapi_extra={
+        "requestBody": {
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "required": True,
+        }
+    },
 )
 async def put_part(
     request: Request,
