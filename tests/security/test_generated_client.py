@@ -35,19 +35,18 @@ def made(house: House, tmp_path_factory: pytest.TempPathFactory) -> Any:
     sys.path.remove(str(folder))
 
 
-def test_it_submits_a_job_and_downloads_its_model(made: Any, house: House, tmp_path: Path) -> None:
+def test_it_submits_a_job_and_downloads_its_model(made: Any, house: House) -> None:
     api = "made_client.api.jobs"
     create, get = (importlib.import_module(f"{api}.{name}") for name in ("create_job", "get_job"))
     download = importlib.import_module("made_client.api.files.get_model")
-    body = importlib.import_module("made_client.models").JobSpecInput
-    client = made.AuthenticatedClient(base_url=house.served.url, token=KEY)
     spec = json.loads((Path(__file__).parents[2] / "examples" / "digits_focal.json").read_text())
-    job = create.sync(client=client, body=body.from_dict(spec))
-    end = time.monotonic() + 200
-    while (now := get.sync(client=client, job_id=job.id)).state not in ("succeeded", "failed"):
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    assert now.state == "succeeded", now.failure
-    answer = download.sync_detailed(client=client, job_id=job.id)
-    assert answer.status_code == 200
-    assert len(answer.content) == now.model.bytes_
+    with made.AuthenticatedClient(base_url=house.served.url, token=KEY) as client:
+        job = create.sync(client=client, body=spec)
+        end = time.monotonic() + 200
+        while (now := get.sync(client=client, job_id=job.id)).state not in ("succeeded", "failed"):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        assert now.state == "succeeded", now.failure
+        answer = download.sync_detailed(client=client, job_id=job.id)
+        assert answer.status_code == 200
+        assert len(answer.parsed.payload.read()) == now.model.bytes_
