@@ -18,7 +18,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +54,12 @@ class Component:
     """sha-256 of the source file."""
     package: str | None = None
     """The uploaded package that brought it."""
+
+    def as_version(self, version: str, *, package: str | None = None) -> Component:
+        """The same in another version: an uploaded package gives its components its own."""
+        named = replace(self, version=version, package=package)
+        named.__dict__["config"] = self.config  # what Keras was told of has another signature than its author wrote
+        return named
 
     @property
     def package_name(self) -> str:

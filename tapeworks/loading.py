@@ -11,7 +11,6 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -67,7 +66,7 @@ def load_package(root: Path, modules: Sequence[str], *, id: str, version: str) -
         except (Exception, SystemExit) as error:
             registry.refused.append(RefusedComponent(name=module, reason=_place_of(error, root)))
     loaded = [one for one in registry if before.get((one.kind, one.name)) is not one]
-    return [registry.replace(replace(one, package=id, version=version)) for one in loaded]
+    return [registry.replace(one.as_version(version, package=id)) for one in loaded]
 
 
 def _place_of(error: BaseException, root: Path) -> str:

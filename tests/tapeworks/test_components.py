@@ -266,3 +266,18 @@ def test_importing_the_registry_imports_neither_tensorflow_nor_numpy() -> None:
         "assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules), sorted(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_another_version_of_a_component_has_the_config_of_its_author() -> None:
+    @component("acme/Versioned", kind="transform")
+    class Versioned:
+        def __init__(self, scale: float = 1.0) -> None:
+            self.scale = scale
+
+        def __call__(self, x: float) -> float:
+            return x * self.scale
+
+    entry = registry.get(Kind.TRANSFORM, "acme/Versioned")
+    Versioned.__init__ = lambda self, *args, **kwargs: None  # type: ignore[method-assign]  # as registering with Keras does
+    named = entry.as_version("2.0", package="pkg_1")
+    assert (named.version, named.package, named.config_schema) == ("2.0", "pkg_1", entry.config_schema)

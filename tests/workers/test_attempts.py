@@ -18,7 +18,7 @@ from tapeworks_workers.attempts import Attempt, Terms
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.launcher import ForkLauncher
 from tapeworks_workers.link import Link, canonical_digest
-from tapeworks_workers.place import Bounds
+from tapeworks_workers.rooms import Bounds
 from tapeworks_workers.settings import WorkerSettings
 
 ACTING = Path(__file__).with_name("acting_runner.py")

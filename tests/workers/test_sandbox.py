@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers import agent, lifelines, sandbox
 from tapeworks_workers.forking import LaunchFailed
-from tapeworks_workers.rooms import Cell, Occupants, Rooms
+from tapeworks_workers.rooms import Bounds, Cell, Occupants, Rooms
 from tapeworks_workers.settings import WorkerSettings
 
+ROOMY = Bounds(8 << 30, 8 << 30)
 MINE = Occupants("p", (), gpus=False)
 LACKING = sandbox.probed(None)
 
@@ -37,7 +39,7 @@ def with_rooms(folder: Path, found: sandbox.Sandbox, scene: Callable[[Rooms], Aw
 
 
 async def take(rooms: Rooms, occupants: Occupants = MINE, **given: Any) -> Cell:
-    return await rooms.take(occupants, **{"packages": [], "components": [], "readable": [], **given})
+    return await rooms.take(occupants, **{"packages": [], "components": [], "readable": [], "bounds": ROOMY, **given})
 
 
 def test_a_room_is_warm_for_the_next_of_its_own_and_no_other(tmp_path: Path) -> None:
@@ -68,6 +70,21 @@ def test_a_package_that_cannot_be_imported_leaves_no_room(tmp_path: Path) -> Non
     async def scene(rooms: Rooms) -> None:
         with pytest.raises(LaunchFailed):
             await take(rooms, packages=[told], readable=[package])
+
+    with_rooms(tmp_path / "rooms", sandbox.of_this_machine(), scene)
+    assert not list((tmp_path / "rooms").iterdir())
+
+
+def test_a_package_that_fills_the_memory_while_it_is_imported_is_ended(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "greedy.py").write_text("import os\nkept = [bytearray(os.urandom(1 << 20)) * 64 for _ in range(200)]\n")
+    told = {"id": "pkg_1", "version": "1", "root": str(package), "modules": ["greedy"]}
+
+    async def scene(rooms: Rooms) -> None:
+        with pytest.raises(JobFailure) as failed:
+            await take(rooms, packages=[told], readable=[package], bounds=Bounds(2 << 30, 8 << 30))
+        assert failed.value.code is FailureCode.OUT_OF_MEMORY
 
     with_rooms(tmp_path / "rooms", sandbox.of_this_machine(), scene)
     assert not list((tmp_path / "rooms").iterdir())

@@ -34,8 +34,7 @@ from tapeworks_workers.catalogue import Admitted, Snapshot, admit, snapshot
 from tapeworks_workers.devices import Devices, DeviceTaken, Held
 from tapeworks_workers.launcher import ForkLauncher, Launcher, LaunchFailed, SpawnLauncher
 from tapeworks_workers.link import LeaseLost, Link, canonical_digest
-from tapeworks_workers.place import Bounds
-from tapeworks_workers.rooms import Rooms
+from tapeworks_workers.rooms import Bounds, Rooms
 from tapeworks_workers.settings import WorkerSettings
 
 LEASE_WAIT = 30.0

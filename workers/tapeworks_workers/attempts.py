@@ -25,9 +25,9 @@ from tapeworks_workers import endings
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.launcher import Launcher, LaunchFailed
 from tapeworks_workers.link import AttemptLink, LeaseLost
-from tapeworks_workers.place import Bounds, Place
+from tapeworks_workers.place import Place
 from tapeworks_workers.relay import Ended, Record, Relay, diagnostic, note
-from tapeworks_workers.rooms import Rooms
+from tapeworks_workers.rooms import Bounds, Rooms
 from tapeworks_workers.settings import WorkerSettings
 from tapeworks_workers.spool import MAX_BATCH_RECORDS, Spool
 from tapeworks_workers.transfers import Transfers

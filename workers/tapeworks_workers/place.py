@@ -14,26 +14,14 @@ from typing import Any
 
 from tapeworks import wire
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers import census, compiled
+from tapeworks_workers import compiled
 from tapeworks_workers.cache import Cache, Kept
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.launcher import Launcher
-from tapeworks_workers.rooms import Cell, Occupants, Rooms
-
-WATCH_SECONDS = 0.25
-DISK_EVERY = 4
-"""Looks at memory for each look at the disk."""
+from tapeworks_workers.rooms import Bounds, Cell, Occupants, Rooms
 
 Fetch = Callable[[int, wire.LeaseInput, Path], Awaitable[None]]
 """Downloads one of the lease's inputs, by its place there."""
-
-
-@dataclass
-class Bounds:
-    """What an attempt in a sandbox may take."""
-
-    memory_bytes: int
-    disk_bytes: int
 
 
 @dataclass
@@ -53,6 +41,7 @@ class Place:
     """Of the start frame: where the datasets lie."""
     _kept: list[Kept] = field(default_factory=list)
     _cell: Cell | None = None
+    _entered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def settle(self, lease: wire.Lease, fetch: Fetch) -> None:
         """Fetch uploads, and take a room for code and models of strangers. Raises JobFailure, LeaseLost, OSError."""
@@ -91,6 +80,7 @@ class Place:
                 packages=told,
                 components=self.components,
                 readable=(self.cache.of_project(lease.project_id), *self.data_roots),
+                bounds=self.bounds,
             )
         except LaunchFailed as error:
             if not packages:
@@ -102,6 +92,7 @@ class Place:
             ) from error
         self.launcher, self.folder = self._cell.launcher, self._cell.run_folder
         self.compiled = self._cell.compiled
+        self._entered.set()
         self.environment = {**self.environment, **compiled.environment(self.compiled, {})}
 
     def hand_over(self) -> None:
@@ -111,21 +102,9 @@ class Place:
 
     async def overrun(self) -> JobFailure:
         """Wait until an attempt in a sandbox takes more than it may; for ever where it does not."""
-        looks = 0
-        while self._cell is None:
-            await asyncio.sleep(WATCH_SECONDS)
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            used = await asyncio.to_thread(lambda cell: census.private_bytes(cell.guests()), self._cell)
-            if used > self.bounds.memory_bytes:
-                message = f"the job took {used} bytes of memory in its sandbox; it may have {self.bounds.memory_bytes}"
-                return JobFailure(FailureCode.OUT_OF_MEMORY, message, hint="Ask for more with resources.memory_gib.")
-            looks += 1
-            if looks % DISK_EVERY == 0:
-                used = await asyncio.to_thread(census.disk_bytes, self._cell.room.folder)
-                if used > self.bounds.disk_bytes:
-                    message = f"the job wrote {used} bytes in its sandbox; it may have {self.bounds.disk_bytes}"
-                    return JobFailure(FailureCode.STORAGE_FULL, message, retryable=False)
+        await self._entered.wait()
+        assert self._cell is not None  # noqa: S101 — entered
+        return await self._cell.overrun()
 
     async def leave(self) -> None:
         """The attempt has ended: the room is cleared, uploads may go."""

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import structlog
 
+from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers import census, compiled
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.launcher import ForkLauncher
@@ -28,6 +29,9 @@ from tapeworks_workers.output import Output
 from tapeworks_workers.processes import Lifeline
 from tapeworks_workers.sandbox import Room, Sandbox
 
+WATCH_SECONDS = 0.25
+DISK_EVERY = 4
+"""Looks at memory for each look at the disk."""
 KEPT = 2
 """Rooms that stay warm while nobody is in them."""
 CLEAR_SECONDS = 10.0
@@ -45,11 +49,21 @@ class Occupants:
     gpus: bool
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a room may take."""
+
+    memory_bytes: int
+    """Beside what its zygotes take at rest."""
+    disk_bytes: int
+
+
 @dataclass(eq=False)
 class Cell:
     """One room, with what runs in it."""
 
     occupants: Occupants
+    bounds: Bounds
     number: int
     room: Room
     launcher: ForkLauncher
@@ -62,7 +76,10 @@ class Cell:
     """What was started from out here; the last one lives."""
     residents: set[census.Inhabitant] = field(default_factory=set)
     """The zygotes, who stay when an attempt ends."""
+    resting_bytes: int = 0
+    """What they take."""
     printing: asyncio.Task[None] | None = None
+    watch: asyncio.Task[None] | None = None
 
     @property
     def run_folder(self) -> Path:
@@ -85,6 +102,22 @@ class Cell:
     def guests(self) -> set[census.Inhabitant]:
         """Those that an attempt brought."""
         return self.inhabitants() - self.residents
+
+    async def overrun(self) -> JobFailure:
+        """Wait until it takes more than it may, whoever in it does; for ever where none does."""
+        looks = 0
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            used = await asyncio.to_thread(lambda: census.private_bytes(self.inhabitants())) - self.resting_bytes
+            if used > self.bounds.memory_bytes:
+                message = f"{used} bytes of memory were taken in its sandbox; it may have {self.bounds.memory_bytes}"
+                return JobFailure(FailureCode.OUT_OF_MEMORY, message, hint="Ask for more with resources.memory_gib.")
+            looks += 1
+            if looks % DISK_EVERY == 0:
+                used = await asyncio.to_thread(census.disk_bytes, self.room.folder)
+                if used > self.bounds.disk_bytes:
+                    message = f"{used} bytes were written in its sandbox; it may have {self.bounds.disk_bytes}"
+                    return JobFailure(FailureCode.STORAGE_FULL, message, retryable=False)
 
     def own(self, path: Path) -> None:
         """Give a file or folder, with all below it, to the room's user."""
@@ -110,20 +143,21 @@ class Rooms:
         packages: Sequence[Mapping[str, Any]],
         components: Sequence[Path],
         readable: Sequence[Path],
+        bounds: Bounds,
     ) -> Cell:
-        """A warm room for one attempt. Raises LaunchFailed where none can be made."""
+        """A warm room for one attempt. Raises LaunchFailed where none can be made, JobFailure where its packages take
+        more than they may while they are imported."""
         async with self._changing:
             for cell in self._cells:
                 if not cell.taken and cell.occupants == occupants:
-                    cell.taken = True
+                    self._unwatch(cell)
+                    cell.taken, cell.bounds = True, bounds
                     return cell
             await self._make_place()
-            cell = self._furnish(occupants, packages, (*readable, *components))
+            cell = self._furnish(occupants, bounds, packages, (*readable, *components))
             self._cells.append(cell)
         try:
-            await cell.launcher.start()
-            await cell.launcher.load(components)
-            cell.residents = await asyncio.to_thread(cell.inhabitants)
+            await self._warm(cell, components)
             return cell
         except LaunchFailed as error:
             tail = "\n".join(cell.output.tail)
@@ -132,6 +166,42 @@ class Rooms:
         except BaseException:
             await self._close(cell)
             raise
+
+    async def _warm(self, cell: Cell, components: Sequence[Path]) -> None:
+        """Load TensorFlow and the packages, within the bounds."""
+
+        async def load() -> None:
+            await cell.launcher.start()
+            await cell.launcher.load(components)
+
+        loading, overrun = asyncio.create_task(load()), asyncio.create_task(cell.overrun())
+        try:
+            await asyncio.wait({loading, overrun}, return_when=asyncio.FIRST_COMPLETED)
+            if not loading.done():
+                raise overrun.result()
+            loading.result()
+        finally:
+            for task in (loading, overrun):
+                task.cancel()
+            await asyncio.wait({loading, overrun})
+        cell.residents = await asyncio.to_thread(cell.inhabitants)
+        cell.resting_bytes = await asyncio.to_thread(census.private_bytes, cell.residents)
+
+    def _watch(self, cell: Cell) -> None:
+        """Nobody is in the room; what a package left in its zygotes may still grow."""
+
+        async def until_it_grows() -> None:
+            failure = await cell.overrun()
+            log.error("an empty sandbox takes more than it may and is pulled down", reason=failure.message)
+            cell.watch = None
+            await self._close(cell)
+
+        cell.watch = asyncio.create_task(until_it_grows())
+
+    def _unwatch(self, cell: Cell) -> None:
+        if cell.watch is not None:
+            cell.watch.cancel()
+            cell.watch = None
 
     async def give_back(self, cell: Cell) -> None:
         """An attempt has ended: clear the room, and keep it warm; one that cannot be cleared, or whose zygotes the
@@ -151,6 +221,7 @@ class Rooms:
             return
         async with self._changing:
             cell.taken, cell.ended_at = False, time.monotonic()
+            self._watch(cell)
             await self._make_place(spare=0)
 
     async def close(self) -> None:
@@ -167,6 +238,7 @@ class Rooms:
     def _furnish(
         self,
         occupants: Occupants,
+        bounds: Bounds,
         packages: Sequence[Mapping[str, Any]],
         readable: tuple[Path, ...],
     ) -> Cell:
@@ -186,7 +258,7 @@ class Rooms:
             return bases[-1]
 
         launcher = ForkLauncher(spawn=spawn, output=writing, packages=packages)
-        cell = Cell(occupants, number, room, launcher, self._sandbox, output, bases=bases)
+        cell = Cell(occupants, bounds, number, room, launcher, self._sandbox, output, bases=bases)
         cell.printing = asyncio.create_task(output.relay(reading, "stderr"))
         cell.printing.add_done_callback(lambda _: os.close(writing))
         self._empty(cell)
@@ -205,6 +277,7 @@ class Rooms:
         if cell.closing:
             return
         cell.taken = cell.closing = True  # its number and folder are its own to the end
+        self._unwatch(cell)
         _kill(await asyncio.to_thread(cell.guests))
         await cell.launcher.close()
         for base in cell.bases:

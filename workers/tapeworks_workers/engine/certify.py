@@ -13,7 +13,6 @@ import importlib
 import json
 import sys
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ def import_components(bundle: Path, manifest: dict[str, Any]) -> list[str]:
     for entry in manifest["components"]:  # a component of an uploaded package has the package's version
         found = registry.find(Kind(entry["kind"]), entry["name"])
         if found is not None:
-            registry.replace(replace(found, version=entry["version"]))
+            registry.replace(found.as_version(entry["version"]))
     return sorted(f"{component.kind} {component.name}@{component.version}" for component in registry)
 
 
