@@ -43,6 +43,7 @@ def shortened(document: dict[str, Any], plan: str) -> dict[str, Any]:
     short |= {"deterministic": True, "seed": 1}
     without = {name: value for name, value in document.items() if name not in ("evaluators", "callbacks")}
     resources = {**document.get("resources", {}), "cpus": 1}
+    without["data"] = {**document["data"], "validation": None, "test": None}  # some are there for evaluators alone
     return {**without, "training": {**training, **short}, "export": None, "resources": resources}
 
 
