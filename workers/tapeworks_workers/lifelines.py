@@ -14,7 +14,6 @@ import os
 import select
 import signal
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -41,23 +40,20 @@ def held() -> set[int]:
     return set(_held)
 
 
-@dataclass
-class Handle:
-    """A child process: its pid cannot be reused before `wait` has returned."""
+class Process:
+    """A process that can be waited for by many and signalled, never by a number that may be another's by then."""
 
-    pid: int
-    _descriptor: int = field(init=False)
-    _status: asyncio.Future[int] | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self._descriptor = os.pidfd_open(self.pid)
-        _held.add(self.pid)
+    def __init__(self, pid: int, descriptor: int) -> None:
+        self.pid = pid
+        self._descriptor = descriptor
+        """A pidfd."""
+        self._status: asyncio.Future[int] | None = None
 
     async def wait(self) -> int:
         """The exit status once the process has ended, negative for a signal. May be awaited by many."""
         if self._status is None:
             self._status = asyncio.get_running_loop().create_future()
-            asyncio.get_running_loop().add_reader(self._descriptor, self._reap)
+            asyncio.get_running_loop().add_reader(self._descriptor, self._on_end)
         return await asyncio.shield(self._status)
 
     @property
@@ -69,15 +65,39 @@ class Handle:
         """Whether the process runs: one that has ended and was not waited for yet does not."""
         return not self.ended and not select.select([self._descriptor], [], [], 0)[0]
 
-    def _reap(self) -> None:
-        status = self._status
-        assert status is not None  # noqa: S101 — set before the reader was added
-        asyncio.get_running_loop().remove_reader(self._descriptor)
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, where it has not ended."""
+        if not self.ended:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, number)
+
+    def kill_group(self) -> None:
+        """Kill the process and what it started."""
+        raise NotImplementedError
+
+    def _on_end(self) -> None:
+        """The pidfd can be read: find out how it ended, and tell those who wait."""
+        raise NotImplementedError
+
+    def _tell(self, status: int) -> None:
         os.close(self._descriptor)
+        if self._status is not None:
+            self._status.set_result(status)
+
+
+class Handle(Process):
+    """A child process: its pid cannot be reused before `wait` has returned."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid, os.pidfd_open(pid))
+        _held.add(pid)
+
+    def _on_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
         self._kill_rest()
         _, raw = os.waitpid(self.pid, 0)
         _held.discard(self.pid)
-        status.set_result(os.waitstatus_to_exitcode(raw))
+        self._tell(os.waitstatus_to_exitcode(raw))
 
     def _kill_rest(self) -> None:
         """End what the process started in its group. It was not waited for yet, so the number is still its own."""
@@ -85,11 +105,6 @@ class Handle:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             return  # it died before it made a group, or changed its user: PR_SET_PDEATHSIG ends the rest with us
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, where it has not ended."""
-        if not self.ended:
-            signal.pidfd_send_signal(self._descriptor, number)
 
     def kill_group(self) -> None:
         """Kill the process and what it started: it leads a group of its own."""
@@ -101,37 +116,18 @@ class Handle:
             self.signal(signal.SIGKILL)  # it had no time yet to make its group
 
 
-class Guest:
+class Guest(Process):
     """A process in a sandbox, known by a pidfd; its status comes through a pipe from its parent there.
 
-    Where that one was killed first the status is not known, and told as of a kill. What it started is ended by whoever
-    clears the sandbox.
+    Where that one was killed first the status is not known, and told as of a kill. What it started is ended by its
+    parent there, and in the end by whoever clears the sandbox. `pid`: as the sandbox counts.
     """
 
-    def __init__(self, pid: int, descriptor: int, status: int) -> None:
-        self.pid = pid
-        """As the sandbox counts."""
-        self._descriptor = descriptor
-        self._told = status
-        self._status: asyncio.Future[int] | None = None
+    def __init__(self, pid: int, descriptor: int, told: int) -> None:
+        super().__init__(pid, descriptor)
+        self._told = told
 
-    async def wait(self) -> int:
-        """The exit status once the process has ended, negative for a signal. May be awaited by many."""
-        if self._status is None:
-            self._status = asyncio.get_running_loop().create_future()
-            asyncio.get_running_loop().add_reader(self._descriptor, self._ended)
-        return await asyncio.shield(self._status)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended and was waited for."""
-        return self._status is not None and self._status.done()
-
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return not self.ended and not select.select([self._descriptor], [], [], 0)[0]
-
-    def _ended(self) -> None:
+    def _on_end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._descriptor)
         asyncio.get_running_loop().add_reader(self._told, self._settle)
 
@@ -139,27 +135,14 @@ class Guest:
         asyncio.get_running_loop().remove_reader(self._told)
         text = os.read(self._told, 20)
         os.close(self._told)
-        os.close(self._descriptor)
         try:
-            status = int(text)
+            self._tell(int(text))
         except ValueError:
-            status = -signal.SIGKILL
-        if self._status is not None:
-            self._status.set_result(status)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, where it has not ended."""
-        if not self.ended:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._descriptor, number)
+            self._tell(-signal.SIGKILL)
 
     def kill_group(self) -> None:
         """Kill the process."""
         self.signal(signal.SIGKILL)
-
-
-Process = Handle | Guest
-"""A process that can be waited for and killed."""
 
 
 class Strays:
