@@ -15,6 +15,7 @@ import psutil
 
 from tapeworks.jobs import Job, State
 from tests.security.house import CANARY, DISK_BYTES, House
+from tests.service.uploading import a_bundle
 
 HOSTILE = Path(__file__).parent / "hostile"
 MEMORY_GIB = 2
@@ -153,6 +154,21 @@ def _kill_everything(house: House) -> Outcome:
     return Outcome(f"its own job ended as {ended.state.value}, the worker lives", not alive)
 
 
+def _crafted(house: House) -> Outcome:
+    """A model file that names a function of Python's where a layer should stand; nothing at the door knows that one."""
+    canary = house.private.with_name("canary")
+    layer = {"module": "os", "class_name": "system", "config": {"command": f"touch {canary}"}, "registered_name": None}
+    config = {"module": "keras", "class_name": "Sequential", "config": {"name": "m", "layers": [layer]}}
+    file = house.private.with_name("crafted.tar.gz")
+    file.write_bytes(a_bundle(config))
+    bundle = house.client.bundles.push(file, name="crafted")
+    model = {"component": "pretrained", "config": {"from": bundle.id}}
+    ended, _ = job(house, "nothing", model=model)
+    failure = ended.failure
+    through = canary.exists() or failure is None or failure.code != "invalid_data"
+    return Outcome(f"{failure and failure.message}", through)
+
+
 ESCAPES = (
     Escape("key", "read the worker's key", _printed("read", target=lambda house: str(house.key_file))),
     Escape("database", "read the service's database", _printed(
@@ -176,6 +192,7 @@ ESCAPES = (
     Escape("disk", "fill the disk", _bounded("disk", "storage_full")),
     Escape("tmp", "fill /tmp", _printed("temporary", number=4 << 30)),
     Escape("link", "leave a link for the agent to upload", _link),
+    Escape("crafted model", "run a command from a crafted .keras file", _crafted),
     Escape("outlive", "outlive its job", _outlive),
 )  # fmt: skip
 

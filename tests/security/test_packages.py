@@ -11,6 +11,7 @@ import pytest
 
 from tapeworks.errors import Rejected
 from tapeworks.jobs import Job, State
+from tests.end_to_end.serving import ROOT
 from tests.security.house import House
 
 PLAIN = """
@@ -170,3 +171,11 @@ def test_two_packages_of_one_module_and_class_name_work_at_once(house: House, tm
         one.join()
     assert {job.state for job in ended.values()} == {State.SUCCEEDED}, {n: j.failure for n, j in ended.items()}
     assert ended["right"].metrics["loss"] > 3 * ended["left"].metrics["loss"]
+
+
+def test_what_component_new_writes_and_an_example_get_in(house: House, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
+    house.served.tapeworks("component", "new", "fresh/WarmLoss", "--kind", "loss", "--folder", str(fresh))
+    for folder in (fresh, ROOT / "examples" / "packages" / "tinyvae"):
+        package = pushed(house, folder)
+        assert package["state"] == "admitted", package
