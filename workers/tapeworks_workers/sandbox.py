@@ -16,6 +16,7 @@ tools do it; that was written from their documentation and not run on one.
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import json
 import os
@@ -23,6 +24,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -36,7 +38,7 @@ from tapeworks_workers.processes import BASE, Lifeline, clean_environment, start
 
 LAYERS = ("environment", "limits", "user", "network", "processes", "files")
 ON = "on"
-FIRST_UID = 61_184
+FIRST_UID, USERS = 61_184, 1_000
 """Of the range that systemd keeps for users of the moment; each sandbox at a time has its own."""
 TEMPORARY_BYTES = 256 << 20
 SHARED_BYTES = 64 << 20
@@ -68,6 +70,33 @@ class Room:
 
 
 @dataclass(frozen=True)
+class User:
+    """A user id, held by a lock that ends with this process: the limits of a user are of all its processes."""
+
+    uid: int
+    _lock: int
+
+    @classmethod
+    def free(cls) -> User:
+        """One that nobody on this machine holds. Raises OSError where all are taken."""
+        folder = Path(tempfile.gettempdir()) / "tapeworks-users"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for uid in range(FIRST_UID, FIRST_UID + USERS):
+            lock = os.open(folder / str(uid), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            return cls(uid, lock)
+        raise OSError(None, f"all {USERS} users of sandboxes are taken")
+
+    def release(self) -> None:
+        """Let another sandbox have it."""
+        os.close(self._lock)
+
+
+@dataclass(frozen=True)
 class Sandbox:
     """The layers of this machine."""
 
@@ -81,9 +110,11 @@ class Sandbox:
         """Layers that are not there, with the reasons."""
         return {layer: told for layer, told in self.layers.items() if told != ON}
 
-    def uid(self, number: int) -> int | None:
-        """The user of the sandbox of that number."""
-        return FIRST_UID + number if self.root and self.layers["user"] == ON else None
+    def user(self) -> User | None:
+        """A user that no other sandbox of this machine has; None where there is none but the worker's.
+
+        Raises OSError where all are taken."""
+        return User.free() if self.root and self.layers["user"] == ON else None
 
     def start(
         self, room: Room, lifeline: Lifeline, arguments: Sequence[str], inherited: Sequence[int], *, output: int
