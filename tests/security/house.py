@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from tapeworks.client import Client
+from tapeworks_workers.sandbox import FIRST_UID, USERS
 from tests.end_to_end.serving import Served, serving
 
 KEY = "tw_" + "secret" * 7
@@ -41,11 +41,12 @@ class House:
         return self.served.data / "worker"
 
     def inhabitants(self) -> list[psutil.Process]:
-        """Processes of the users that sandboxes have."""
+        """Processes of this server's worker that have the user of a sandbox."""
         found = []
-        for process in psutil.process_iter():
+        for process in self.served.worker_processes():
             try:
-                if 61_184 <= process.uids().real < 61_284 and process.status() != psutil.STATUS_ZOMBIE:
+                users = range(FIRST_UID, FIRST_UID + USERS)
+                if process.uids().real in users and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.NoSuchProcess:
                 continue
@@ -72,12 +73,3 @@ def housed(folder: Path) -> Iterator[House]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
-@contextmanager
-def listening() -> Iterator[int]:
-    """A server of this machine that counts who comes."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen()
-        yield int(sock.getsockname()[1])
