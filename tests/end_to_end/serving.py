@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,10 +35,11 @@ class Served:
     url: str
     data: Path
     process: subprocess.Popen[bytes]
+    key: str | None = None
     client: Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.client = Client(self.url)
+        self.client = Client(self.url, self.key)
 
     @property
     def agent(self) -> psutil.Process:
@@ -55,21 +57,24 @@ class Served:
 
     def tapeworks(self, *arguments: str, expect: int | None = 0) -> Result:
         """Run the command line against this server. `expect`: how it ends; None: however."""
-        done = CliRunner().invoke(app, ["--url", self.url, *arguments], env={"COLUMNS": "120"})
+        key = [] if self.key is None else ["--key", self.key]
+        done = CliRunner().invoke(app, ["--url", self.url, *key, *arguments], env={"COLUMNS": "120"})
         assert expect in (None, done.exit_code), f"{arguments}: {done.exit_code}\n{done.stdout}\n{done.stderr}"
         return done
 
 
 @contextmanager
-def serving(data: Path, *options: str) -> Iterator[Served]:
-    """Start the server on a free port, wait until it is ready, stop it in the end."""
+def serving(
+    data: Path, *options: str, environment: Mapping[str, str] | None = None, key: str | None = None
+) -> Iterator[Served]:
+    """Start the server on a free port, wait until it is ready, stop it in the end. `key`: for its client."""
     data.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "tapeworks.cli.main", "serve", "--port", "0", "--data-dir", str(data), *options]
     with (data / "serve.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(environment or {})})
     try:
         url = eventually(lambda: _ready(process, data), READY_SECONDS, "the server is ready")
-        served = Served(url, data, process)
+        served = Served(url, data, process, key)
         with served.client:
             yield served
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,15 +60,8 @@ def housed(folder: Path) -> Iterator[House]:
     given = {
         "TAPEWORKS_ALLOW_PACKAGES": "1",
         "TAPEWORKS_API_KEY": KEY,
-        "TAPEWORKS_KEY": KEY,
         "TAPEWORKS_WORKER_SANDBOX_DISK_BYTES": str(DISK_BYTES),
         "OPERATORS_SECRET": CANARY,
     }
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        with serving(folder / "data", "--cpu-slots", "1") as served:
-            yield House(served, served.data / "worker.key", private)
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    with serving(folder / "data", "--cpu-slots", "1", environment=given, key=KEY) as served:
+        yield House(served, served.data / "worker.key", private)
