@@ -7,7 +7,7 @@ import pytest
 
 from tests.security import outside
 
-EXAMPLES = 3
+EXAMPLES = 2
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def test_data_and_code_go_up_and_a_model_comes_down(house: House, tmp_path: Path
     assert traced.state is State.SUCCEEDED, traced.failure
     watched = tapeworks("submit", str(file), "--watch").stdout
     assert "succeeded" in watched
-    (job,) = [one for one in house.client.list() if one.state is State.SUCCEEDED]
+    job = next(house.client.list(state=State.SUCCEEDED))
     assert job.metrics["sparse_categorical_accuracy"] > 0.9
     assert "size" in job.metrics
     pinned: Any = job.lineage["inputs"]
