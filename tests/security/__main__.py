@@ -7,12 +7,14 @@ Ends with 1 where anything got through.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import structlog
 
 from tests.security import escapes, outside
 from tests.security.house import housed
@@ -66,6 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.security")
     parser.add_argument("--examples", type=int, default=60)
     options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     through = 0
     print("| | tried | refused | got through |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:

@@ -102,10 +102,9 @@ def _bounded(what: str, code: str, **over: Any) -> Callable[[House], Outcome]:
 
 
 def _fork_bomb(house: House) -> Outcome:
-    _, told = job(house, "fork_bomb", number=BOMB)
-    return Outcome(
-        f"{told.get('error')} after {told.get('count')}; {_left(house)}", bool(told.get("reached")) or _lives(house)
-    )
+    ended, told = job(house, "fork_bomb", number=BOMB)
+    refused = f"{told.get('error')} after {told.get('count')}" if told else f"its job {ended.state.value}"
+    return Outcome(f"{refused}; {_left(house)}", bool(told.get("reached")) or _lives(house))
 
 
 def _outlive(house: House) -> Outcome:
