@@ -50,6 +50,9 @@ def at_the_door(folder: Path) -> Iterator[Row]:
         for tried, answer in sent:
             told = answer.json()
             yield "upload", tried, f"{answer.status_code} {told.get('detail', '')}", int(answer.is_success)
+        body = (bytes(8 << 20) for _ in range(64))
+        answer = client.post("/v1/jobs", content=body)
+        yield "upload", "512 MiB to a call that takes one", f"{answer.status_code}", int(answer.status_code != 413)
     written = {path for path in folder.parent.rglob("*") if not path.is_relative_to(folder)} - outside_of_it
     yield "upload", "write outside of the service's folder", "nothing was written there", len(written)
 

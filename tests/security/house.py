@@ -63,5 +63,5 @@ def housed(folder: Path) -> Iterator[House]:
         "TAPEWORKS_WORKER_SANDBOX_DISK_BYTES": str(DISK_BYTES),
         "OPERATORS_SECRET": CANARY,
     }
-    with serving(folder / "data", "--cpu-slots", "1", environment=given, key=KEY) as served:
+    with serving(folder / "data", "--cpu-slots", "2", environment=given, key=KEY) as served:
         yield House(served, served.data / "worker.key", private)

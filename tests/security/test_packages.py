@@ -171,6 +171,8 @@ def test_two_packages_of_one_module_and_class_name_work_at_once(house: House, tm
         one.join()
     assert {job.state for job in ended.values()} == {State.SUCCEEDED}, {n: j.failure for n, j in ended.items()}
     assert ended["right"].metrics["loss"] > 3 * ended["left"].metrics["loss"]
+    begun = max(job.started_at for job in ended.values() if job.started_at is not None)
+    assert begun < min(job.finished_at for job in ended.values() if job.finished_at is not None), "both at once"
 
 
 def test_what_component_new_writes_and_an_example_get_in(house: House, tmp_path: Path) -> None:

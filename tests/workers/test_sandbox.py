@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from tapeworks.cli.main import app
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers import agent, lifelines, sandbox
 from tapeworks_workers.forking import LaunchFailed
@@ -134,3 +137,10 @@ def test_nothing_of_the_worker_is_in_its_environment(tmp_path: Path, monkeypatch
     given = sandbox._environment(sandbox.Room(tmp_path, None))
     assert "secret" not in given.values()
     assert given["HOME"].startswith(str(tmp_path))
+
+
+def test_doctor_tells_which_layers_there_are() -> None:
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    found = sandbox.of_this_machine()
+    assert json.loads(done.stdout)["sandbox"] == dict(found.layers)
+    assert done.exit_code == bool(found.missing)
