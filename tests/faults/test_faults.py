@@ -1,4 +1,4 @@
-"""Every row of the fault table, a few times each and with short leases; `make faults` is the whole of it."""
+"""Most rows of the fault table, once each and with short leases; `make faults` is the whole of it."""
 
 from collections.abc import Iterator
 
