@@ -170,7 +170,7 @@ class Archive:
     def _of_zip(self, archive: zipfile.ZipFile) -> Iterator[tuple[Entry, Any]]:
         for info in archive.infolist():
             mode = info.external_attr >> 16
-            if info.is_dir():
+            if info.filename.endswith("/"):  # `is_dir` fails where a NUL leaves no name
                 _check_name(info.filename.rstrip("/"))
                 continue
             if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):

@@ -124,6 +124,12 @@ def test_a_flipped_byte_ends_well_or_is_told(at: int, value: int, tmp_path_facto
         _ = archive is None or archive.extract(folder / "out")
 
 
+def test_a_name_that_a_nul_cuts_to_nothing_is_told(tmp_path: Path) -> None:
+    data = a_zip(("a.npy", b"1")).replace(b"a.npy", b"\0.npy")
+    with pytest.raises(UnsafeArchive, match="name"):
+        written(tmp_path / "a.zip", data).extract(tmp_path / "out")
+
+
 def test_what_is_no_archive_is_none(tmp_path: Path) -> None:
     for data in (b"", b"text", gzip.compress(b"text"), b"\x1f\x8b broken"):
         (tmp_path / "x").write_bytes(data)
