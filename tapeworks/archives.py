@@ -57,7 +57,6 @@ class Entry:
     """Relative, forward slashes."""
     size: int
     """As the archive states it."""
-    _of: Any
 
     @property
     def hidden(self) -> bool:
@@ -177,7 +176,7 @@ class Archive:
                 raise UnsafeArchive(f"{_told(info.filename)} is no regular file: links are not taken")
             if info.flag_bits & 1:
                 raise UnsafeArchive(f"{_told(info.filename)} is encrypted")
-            entry = Entry(_check_name(info.filename), info.file_size, info)
+            entry = Entry(_check_name(info.filename), info.file_size)
             yield entry, lambda info=info: archive.open(info)
 
     def _of_tar(self, tar: tarfile.TarFile) -> Iterator[tuple[Entry, Any]]:
@@ -190,7 +189,7 @@ class Archive:
                 continue
             if not member.isreg() or member.issparse():
                 raise UnsafeArchive(f"{_told(name)} is no regular file: links, devices and sparse files are not taken")
-            entry = Entry(_check_name(name), member.size, member)
+            entry = Entry(_check_name(name), member.size)
             yield entry, lambda member=member: tar.extractfile(member)
 
     @contextmanager

@@ -13,6 +13,7 @@ import ctypes
 import os
 import select
 import signal
+from abc import ABC, abstractmethod
 from contextlib import suppress
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -40,7 +41,7 @@ def held() -> set[int]:
     return set(_held)
 
 
-class Process:
+class Process(ABC):
     """A process that can be waited for by many and signalled, never by a number that may be another's by then."""
 
     def __init__(self, pid: int, descriptor: int) -> None:
@@ -71,13 +72,13 @@ class Process:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptor, number)
 
+    @abstractmethod
     def kill_group(self) -> None:
         """Kill the process and what it started."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _on_end(self) -> None:
         """The pidfd can be read: find out how it ended, and tell those who wait."""
-        raise NotImplementedError
 
     def _tell(self, status: int) -> None:
         os.close(self._descriptor)

@@ -107,8 +107,8 @@ class Store:
     async def write_at(self, key: str, offset: int, data: bytes) -> None:
         """Bytes of an object that is being put together, at their place; made where it is not there. Raises 503, 507.
 
-        One file is written for all parts, so that putting it together is a rename. What a power cut loses of it, the
-        digest of the whole tells.
+        One file is written for all parts, so that putting it together is a rename. Its bytes are on the disk when this
+        returns; that they are the right ones, the digest of the whole tells.
         """
         with _coded("be written"):
             await asyncio.to_thread(_write_at, self._root / key, offset, data)
