@@ -9,6 +9,7 @@ import sklearn.datasets
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.components.sources import csv
 from tests.workers.components.conftest import source
 
 
@@ -147,6 +148,26 @@ def test_csv_of_several_files_and_other_delimiters(root: Path) -> None:
     np.testing.assert_array_equal(x, [[1, 2], [3, 4]])
 
 
+def test_csv_rows_of_several_lines_and_of_several_parts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv, "PART_BYTES", 40)
+    rows = [(f"{number}", 'a "note"\nof two lines' if number % 3 else "") for number in range(50)]
+    (root / "t.csv").write_text(
+        "n,note\r\n\r\n" + "".join(f'{number},"{note.replace(chr(34), chr(34) * 2)}"\r\n' for number, note in rows)
+    )
+    dataset = source("csv", files="t.csv", named=True, dtypes={"n": "int32", "note": "string"}).dataset()
+    told = stacked(dataset)
+    assert [str(number) for number in told["n"]] == [number for number, _ in rows]
+    assert [note.decode() for note in told["note"]] == [note for _, note in rows]
+    assert int(dataset.cardinality()) == 50, "empty lines are no rows"
+
+
+def test_csv_numbers_as_texts_hold_them(root: Path) -> None:
+    (root / "t.csv").write_text('a,b\n 1.5,"2"\n1e3,.5\nnan,-inf')
+    np.testing.assert_array_equal(
+        stacked(source("csv", files="t.csv").dataset()), [[1.5, 2], [1e3, 0.5], [np.nan, -np.inf]]
+    )
+
+
 def test_csv_that_does_not_fit_is_told_with_file_and_line(root: Path) -> None:
     (root / "t.csv").write_text(TABLE)
     (root / "bad.csv").write_text(TABLE + "sixty,1.8,0,1\n")
@@ -157,6 +178,10 @@ def test_csv_that_does_not_fit_is_told_with_file_and_line(root: Path) -> None:
     (root / "empty.csv").write_text("")
     (root / "twice.csv").write_text("a,a\n1,2\n")
     (root / "other.csv").write_text("a,b\n1,2\n")
+    (root / "plus.csv").write_text("a\n+1\n")
+    (root / "latin.csv").write_bytes("a,b\n1,café\n".encode("latin-1"))
+    (root / "mac.csv").write_bytes(b"a,b\r1,2\r")
+    (root / "quote.csv").write_text('a,b\n1,"' + "x" * 200_000 + "\n")
     fails(source("csv", files="t.csv", labels="lable"), "t.csv has no column 'lable'; it has age, height, label, w")
     fails(source("csv", files="bad.csv"), "bad.csv, line 5: column 'age' holds 'sixty', not a number")
     integer = {"label": "int64"}
@@ -166,6 +191,10 @@ def test_csv_that_does_not_fit_is_told_with_file_and_line(root: Path) -> None:
     fails(source("csv", files="header.csv"), "header.csv: no rows below the header")
     fails(source("csv", files="empty.csv"), "empty.csv is empty")
     fails(source("csv", files="twice.csv"), "names a column twice")
+    fails(source("csv", files="plus.csv"), r"column 'a' holds '\+1', not a number")
+    fails(source("csv", files="latin.csv", features=["a"]), "latin.csv, after line 0: 'utf-8' codec can't decode")
+    fails(source("csv", files="mac.csv"), "mac.csv: its lines end in CR alone")
+    fails(source("csv", files="quote.csv", features=["a"]), "quote.csv, after line 2: field larger than field limit")
     fails(source("csv", files=["other.csv", "t.csv"]), "the header of t.csv is not that of other.csv")
     fails(source("csv", files="t.csv", dtypes={"age": "int32"}), "dtypes float32, int32: one vector takes one dtype")
 

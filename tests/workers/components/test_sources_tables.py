@@ -167,7 +167,7 @@ def test_a_mistake_far_into_a_file_ends_the_job_as_invalid_data(root: Path, monk
     from tapeworks_workers.components.sources import tables
     from tapeworks_workers.engine import diagnostics
 
-    monkeypatch.setattr(tables, "_PART_BYTES", 64)
+    monkeypatch.setattr(tables, "PART_BYTES", 64)
     write(root, "jsonl", [{"x": row} for row in range(50)] + [{"x": None}])
     dataset = source("jsonl", files="t.jsonl", features="x").dataset()
     with pytest.raises(tf.errors.OpError) as caught:

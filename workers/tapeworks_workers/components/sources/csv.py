@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import csv
+import functools
+import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
+import numpy as np
 import tensorflow as tf
 
 from tapeworks import Files, Source, component, errors
+from tapeworks_workers.components.sources.parts import PART_BYTES, Array, Part, lines_of, stream
 
 DType = Literal["float32", "float64", "int32", "int64", "string"]
 _CHECKED_BYTES = 8 * 1024 * 1024
+_LONGEST_PART = 64 * 1024 * 1024
 
 
 @component("csv")
 class Csv(Source):
     """Rows of one or several files with the same header; `x` is a vector of the feature columns.
 
-    Files are read one after another, in order of name. The first 8 MiB of each are checked when the job starts, and
-    say file and line of what is wrong; files smaller than that also let the job know how many rows there are.
+    Files are read one after another, in order of name, about 1 MiB at a time. The first 8 MiB of each are checked when
+    the job starts, and say file and line of what is wrong; files smaller than that also let the job know how many rows
+    there are. Empty lines are left out.
 
     Args:
         files: a glob, or several, below a data root.
@@ -44,8 +51,8 @@ class Csv(Source):
     ) -> None:
         if weight is not None and labels is None:
             raise ValueError("a sample weight needs labels: the element is (x, y, sample_weight)")
-        if len(delimiter) != 1:
-            raise ValueError(f"delimiter is one character, not {delimiter!r}")
+        if len(delimiter) != 1 or delimiter in '"\r\n':
+            raise ValueError(f"delimiter is one character between fields, not {delimiter!r}")
         self.paths = [Path(path) for path in files]
         self.labels = [labels] if isinstance(labels, str) else labels or []
         self.one_label = isinstance(labels, str)
@@ -65,15 +72,13 @@ class Csv(Source):
         self._check_columns(columns, header)
         dtypes = self._resolved(features, columns, header)
         rows = [self._checked(path, header, dtypes) for path in self.paths]
-        order = sorted(columns, key=header.index)  # CsvDataset gives them in the file's order, as it must be asked
-        read = tf.data.experimental.CsvDataset(
-            [str(path) for path in self.paths],
-            [tf.dtypes.as_dtype(dtypes[name]) for name in order],
-            header=True,
-            field_delim=self.delimiter,
-            select_cols=[header.index(name) for name in order],
-        )
-        dataset = read.map(lambda *row: self._element(dict(zip(order, row, strict=True)), features))
+        parts = [self._parts(path) for path in self.paths]
+        read = functools.partial(self._read, header=header, dtypes=dtypes)
+
+        def element(flat: list[tf.Tensor]) -> Any:
+            return self._element({name: tf.ensure_shape(flat.pop(0), [None]) for name in dtypes}, features)
+
+        dataset = stream(self.paths, parts, read, [tf.as_dtype(dtype) for dtype in dtypes.values()], element)
         counted = [count for count in rows if count is not None]
         if len(counted) < len(rows):
             return dataset
@@ -81,12 +86,59 @@ class Csv(Source):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows below the header")
         return dataset.apply(tf.data.experimental.assert_cardinality(sum(counted)))
 
-    def _element(self, row: dict[str, Any], features: list[str]) -> Any:
-        x = {name: row[name] for name in features} if self.named else tf.stack([row[name] for name in features])
+    def _element(self, columns: dict[str, tf.Tensor], features: list[str]) -> Any:
+        x = {name: columns[name] for name in features} if self.named else _vectors(columns, features)
         if not self.labels:
             return x
-        y = row[self.labels[0]] if self.one_label else tf.stack([row[name] for name in self.labels])
-        return (x, y, row[self.weight]) if self.weight else (x, y)
+        y = columns[self.labels[0]] if self.one_label else _vectors(columns, self.labels)
+        return (x, y, columns[self.weight]) if self.weight else (x, y)
+
+    # ── the parts ──
+
+    def _parts(self, path: Path) -> list[Part]:
+        """About 1 MiB each, cut where a row ends: at an end of line outside of quotes."""
+        parts: list[Part] = []
+        with path.open("rb") as file:
+            start = self._row_end(path, file, 0, 0)  # of the header
+            while end := self._row_end(path, file, start, PART_BYTES):
+                parts.append((start, end))
+                start = end
+        if not parts and next(self._rows(path), None):
+            raise self._invalid(f"{path.name}: its lines end in CR alone; they must end in LF or CR LF")
+        return parts
+
+    def _row_end(self, path: Path, file: BinaryIO, start: int, size: int) -> int:
+        """Where the first row ends that ends at least so many bytes after the start of another; 0 at the file's end."""
+        file.seek(start)
+        quotes = file.read(size).count(b'"')
+        while line := file.readline():
+            quotes += line.count(b'"')
+            if quotes % 2 == 0:
+                break
+            if file.tell() - start > _LONGEST_PART:
+                raise self._invalid(f"{lines_of(path, (start, 0))}: a quotation mark that nothing closes")
+        return file.tell() if file.tell() > start else 0
+
+    def _read(self, path: Path, part: Part, header: list[str], dtypes: dict[str, DType]) -> list[Array]:
+        import pyarrow as pa
+        import pyarrow.csv
+
+        with path.open("rb") as file:
+            file.seek(part[0])
+            block = file.read(part[1] - part[0])
+        types = {name: pa.binary() if dtype == "string" else getattr(pa, dtype)() for name, dtype in dtypes.items()}
+        try:
+            table = pyarrow.csv.read_csv(
+                io.BytesIO(block),
+                pyarrow.csv.ReadOptions(use_threads=False, column_names=header, block_size=len(block) + 1),
+                pyarrow.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
+                pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(dtypes), null_values=[]),
+            )
+        except ValueError as error:  # pyarrow's are
+            raise self._invalid(f"{lines_of(path, part)}: {error}") from error
+        return [
+            np.asarray(table[name].to_numpy(), object if dtype == "string" else dtype) for name, dtype in dtypes.items()
+        ]
 
     # ── what is checked before the first row is trained on ──
 
@@ -99,8 +151,7 @@ class Csv(Source):
         return first
 
     def _names(self, path: Path) -> list[str]:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            names = next(csv.reader(lines, delimiter=self.delimiter), None)
+        _, names = next(self._lines(path), (0, []))
         if not names:
             raise self._invalid(f"{path.name} is empty: its first line names the columns")
         if len(set(names)) < len(names):
@@ -142,11 +193,17 @@ class Csv(Source):
 
     def _rows(self, path: Path) -> Iterator[tuple[int, list[str]]]:
         """Line number and fields of each row below the header."""
+        return itertools.islice(self._lines(path), 1, None)
+
+    def _lines(self, path: Path) -> Iterator[tuple[int, list[str]]]:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, delimiter=self.delimiter)
-            next(reader, None)
-            for row in reader:
-                yield reader.line_num, row
+            try:
+                for row in reader:
+                    if row:  # empty lines are no rows
+                        yield reader.line_num, row
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise self._invalid(f"{path.name}, after line {reader.line_num}: {error}") from error
 
     def _checked(self, path: Path, header: list[str], dtypes: dict[str, DType]) -> int | None:
         """How many rows the file has; None where it is too large to look at all of it."""
@@ -175,9 +232,13 @@ class Csv(Source):
         return errors.JobFailure(errors.FailureCode.INVALID_DATA, message, location=errors.Location(component="csv"))
 
 
+def _vectors(columns: dict[str, tf.Tensor], names: list[str]) -> tf.Tensor:
+    return tf.stack([columns[name] for name in names], axis=1)
+
+
 def _is(parser: type[int] | type[float], text: str) -> bool:
     try:
         parser(text)
     except ValueError:
         return False
-    return "_" not in text  # Python reads 1_000, TensorFlow does not
+    return "_" not in text and text.lstrip()[0] != "+"  # Python reads 1_000 and +1, pyarrow does not

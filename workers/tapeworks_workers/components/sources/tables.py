@@ -1,7 +1,6 @@
 """`parquet` and `jsonl`: rows with numbers, texts, lists of any length, and sparse vectors, read as a stream.
 
-A file is read in parts (row groups; about 1 MiB of lines), never as a whole. Which part is being read is the only
-state, so an iterator can be saved and goes on exactly. Several files are read in turns, in a fixed order.
+A part is a row group, or about 1 MiB of lines. Several files are read in turns, in a fixed order.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks import Files, Source, component, errors
+from tapeworks_workers.components.sources.parts import PART_BYTES, Array, Part, lines_of, stream
 
-Array = np.ndarray[Any, np.dtype[Any]]
 _FILES_AT_ONCE = 4
-_PART_BYTES = 1024 * 1024
 _COUNTED_BYTES = 8 * 1024 * 1024
 
 
@@ -137,43 +135,26 @@ class _Table(Source):
         """Column → pyarrow type, of the first file."""
 
     @abstractmethod
-    def _parts(self, path: Path) -> tuple[list[tuple[int, int]], int | None]:
+    def _parts(self, path: Path) -> tuple[list[Part], int | None]:
         """The parts of a file, a pair of numbers each, and how many rows it has where that is known."""
 
     @abstractmethod
-    def _table(self, path: Path, part: tuple[int, int], names: list[str]) -> Any:
+    def _table(self, path: Path, part: Part, names: list[str]) -> Any:
         """The columns of one part as a pyarrow.Table."""
 
     def dataset(self) -> tf.data.Dataset:
         features, columns = self._columns()
         names = [column.name for column in columns]
         told = [self._parts(path) for path in self.paths]
-        parts = tf.ragged.constant([one for one, _ in told], dtype=tf.int64, inner_shape=(2,), ragged_rank=1)
-        self._rows(0, told[0][0][0], names, columns) if told[0][0] else None  # a first look: a mistake is told at once
+        read = functools.partial(self._rows, names=names, columns=columns)
+        read(self.paths[0], told[0][0][0]) if told[0][0] else None  # a first look: a mistake is told at once
 
-        def read(file: Array, part: Array) -> list[Array]:
-            try:
-                return self._rows(int(file), (int(part[0]), int(part[1])), names, columns)
-            except errors.JobFailure as failure:
-                raise ValueError(f"invalid data: {failure.message}") from failure
-
-        def rows(file: tf.Tensor, part: tf.Tensor) -> tf.data.Dataset:
-            dtypes = [dtype for column in columns for dtype in column.outputs]
-            # Stateless, since all that it reads is named by its arguments: so the iterator can be saved.
-            flat = list(tf.numpy_function(read, [file, part], dtypes, stateful=False))
+        def element(flat: list[tf.Tensor]) -> Any:
             tensors = {column.name: column.tensor([flat.pop(0) for _ in column.outputs]) for column in columns}
-            # Not from_tensor_slices: inside a graph it warns of the type of ragged tensors, for every job.
-            return tf.data.Dataset.from_tensors(self._element(tensors, features)).unbatch()
+            return self._element(tensors, features)
 
-        def of_file(file: tf.Tensor) -> tf.data.Dataset:
-            return tf.data.Dataset.from_tensor_slices(parts[file]).flat_map(functools.partial(rows, file))
-
-        dataset = tf.data.Dataset.range(len(self.paths)).interleave(
-            of_file,
-            cycle_length=min(_FILES_AT_ONCE, len(self.paths)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
+        dtypes = [dtype for column in columns for dtype in column.outputs]
+        dataset = stream(self.paths, [one for one, _ in told], read, dtypes, element, at_once=_FILES_AT_ONCE)
         counts = [count for _, count in told if count is not None]
         if len(counts) < len(told):
             return dataset
@@ -181,8 +162,7 @@ class _Table(Source):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows")
         return dataset.apply(tf.data.experimental.assert_cardinality(sum(counts)))
 
-    def _rows(self, file: int, part: tuple[int, int], names: list[str], columns: list[_Column]) -> list[Array]:
-        path = self.paths[file]
+    def _rows(self, path: Path, part: Part, names: list[str], columns: list[_Column]) -> list[Array]:
         try:
             table = self._table(path, part, names)
             arrays: list[Array] = []
@@ -195,7 +175,7 @@ class _Table(Source):
         except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:  # pyarrow's are ValueErrors too
             raise self._invalid(f"{self._where(path, part)}: {error}") from error
 
-    def _where(self, path: Path, part: tuple[int, int]) -> str:
+    def _where(self, path: Path, part: Part) -> str:
         return f"{path.name}, part {part[0]}"
 
     def _element(self, tensors: dict[str, Any], features: list[str]) -> Any:
@@ -300,11 +280,11 @@ class Parquet(_Table):
         except (ValueError, OSError) as error:
             raise self._invalid(f"{path.name} cannot be read as Parquet: {error}") from error
 
-    def _parts(self, path: Path) -> tuple[list[tuple[int, int]], int | None]:
+    def _parts(self, path: Path) -> tuple[list[Part], int | None]:
         metadata = self._open(path).metadata
         return [(group, 0) for group in range(metadata.num_row_groups)], metadata.num_rows
 
-    def _table(self, path: Path, part: tuple[int, int], names: list[str]) -> Any:
+    def _table(self, path: Path, part: Part, names: list[str]) -> Any:
         with self._open(path) as file:
             return file.read_row_group(part[0], columns=names, use_threads=False)
 
@@ -343,19 +323,19 @@ class Jsonl(_Table):
 
         return pa.float64() if pa.types.is_integer(kind) and self.dtypes.get(name, "").startswith("float") else kind
 
-    def _parts(self, path: Path) -> tuple[list[tuple[int, int]], int | None]:
+    def _parts(self, path: Path) -> tuple[list[Part], int | None]:
         size = path.stat().st_size
         parts, start = [], 0
         with path.open("rb") as lines:
             count = sum(1 for line in lines if line.strip()) if size <= _COUNTED_BYTES else None
             while start < size:
-                lines.seek(min(start + _PART_BYTES, size))
+                lines.seek(min(start + PART_BYTES, size))
                 lines.readline()
                 parts.append((start, lines.tell()))
                 start = lines.tell()
         return parts, count
 
-    def _table(self, path: Path, part: tuple[int, int], names: list[str]) -> Any:
+    def _table(self, path: Path, part: Part, names: list[str]) -> Any:
         import pyarrow as pa
 
         schema = self._schema_of_columns
@@ -365,7 +345,7 @@ class Jsonl(_Table):
     def _schema_of_columns(self) -> dict[str, Any]:
         return self._schema()
 
-    def _read(self, path: Path, part: tuple[int, int], schema: Any) -> Any:
+    def _read(self, path: Path, part: Part, schema: Any) -> Any:
         import pyarrow.json
 
         with path.open("rb") as lines:
@@ -379,7 +359,5 @@ class Jsonl(_Table):
             ),
         )
 
-    def _where(self, path: Path, part: tuple[int, int]) -> str:
-        with path.open("rb") as lines:
-            before = lines.read(part[0]).count(b"\n")
-        return f"{path.name}, lines from {before + 1} on"
+    def _where(self, path: Path, part: Part) -> str:
+        return lines_of(path, part)

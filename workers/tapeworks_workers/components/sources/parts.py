@@ -1,0 +1,72 @@
+"""Files as a stream of their parts: what the sources of rows share.
+
+A file is read in parts of about 1 MiB, never as a whole. Which part is being read, and which row of it comes next, is
+the only state, so an iterator can be saved after any row and goes on exactly. tf.data's own CsvDataset is not used for
+that: restored from a saved state it leaves rows out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tapeworks import errors
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Part = tuple[int, int]
+"""What its reader knows a part by: its first and last byte, or the number of a row group."""
+
+PART_BYTES = 1024 * 1024
+
+
+def stream(
+    paths: Sequence[Path],
+    parts: Sequence[Sequence[Part]],
+    read: Callable[[Path, Part], Sequence[Array]],
+    dtypes: Sequence[tf.DType],
+    element: Callable[[list[tf.Tensor]], Any],
+    *,
+    at_once: int = 1,
+) -> tf.data.Dataset:
+    """The rows of the files, so many files in turns, in a fixed order.
+
+    Args:
+        parts: of each file.
+        read: the arrays of a part, as many as `dtypes`. A JobFailure of it ends the job as invalid data.
+        element: from those arrays as tensors to a nest whose tensors all begin with the rows' dimension.
+    """
+    of_files = tf.ragged.constant([list(one) for one in parts], dtype=tf.int64, inner_shape=(2,), ragged_rank=1)
+
+    def arrays(file: Array, part: Array) -> list[Array]:
+        try:
+            return list(read(paths[int(file)], (int(part[0]), int(part[1]))))
+        except errors.JobFailure as failure:
+            raise ValueError(f"invalid data: {failure.message}") from failure
+
+    def rows(file: tf.Tensor, part: tf.Tensor) -> tf.data.Dataset:
+        # Stateless, since all that it reads is named by its arguments: so the iterator can be saved.
+        flat = list(tf.numpy_function(arrays, [file, part], list(dtypes), stateful=False))
+        # Not from_tensor_slices: inside a graph it warns of the type of ragged tensors, for every job.
+        return tf.data.Dataset.from_tensors(element(flat)).unbatch()
+
+    def of_file(file: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(of_files[file]).flat_map(functools.partial(rows, file))
+
+    return tf.data.Dataset.range(len(paths)).interleave(
+        of_file, cycle_length=min(at_once, len(paths)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+
+
+def lines_of(path: Path, part: Part) -> str:
+    """Where a part of a file of lines begins, for a message."""
+    line, left = 1, part[0]
+    with path.open("rb") as file:
+        while left and (block := file.read(min(left, PART_BYTES))):
+            line += block.count(b"\n")
+            left -= len(block)
+    return f"{path.name}, lines from {line} on"
