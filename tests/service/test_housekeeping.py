@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select, update
 from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
+from tapeworks_service.artifacts.deletions import delete_noted
 from tapeworks_service.artifacts.store import Store
 from tapeworks_service.artifacts.sweep import sweep_files, sweep_rows
 from tapeworks_service.database.engine import Database
+from tapeworks_service.database.tables import deletions, fits, workers
 from tapeworks_service.waking import Hub
 
 from .worker import HandLease, spec
@@ -78,6 +81,27 @@ def test_a_sweep_takes_old_strangers_and_nothing_else(own_service: Any) -> None:
         assert again.finish("succeeded").is_success
 
 
+def test_what_an_attempt_left_goes_with_its_folders(own_service: Any) -> None:
+    store = own_service.folder / "artifacts"
+    with own_service() as (_, worker):
+        worker.register()
+        job_id = worker.submit(spec(training={"epochs": 1, "checkpoint": None}))["id"]
+        lease = worker.lease()
+        lease.upload("complete.bin", b"complete, and it becomes nothing")
+        begun = lease.begin("begun.bin", b"x" * 100).json()
+        lease.part(begun["id"], 1, b"x" * 100)
+        assert lease.finish("failed", failure={"code": "non_finite", "message": "not a number"}).is_success
+        assert worker.job(job_id)["state"] == "failed"
+
+    async def delete(database: Database) -> list[Any]:
+        await delete_noted(database, Store(store))
+        async with database.read() as tx:
+            return await tx.all(select(deletions))
+
+    assert on(own_service.url, delete) == []
+    assert [path for path in (store / "default").glob("*/*")] == []
+
+
 def test_rows_that_served_their_purpose_go(own_service: Any) -> None:
     with own_service() as (client, worker):
         worker.register()
@@ -95,10 +119,6 @@ def test_rows_that_served_their_purpose_go(own_service: Any) -> None:
         assert worker.job(retried)["state"] == "succeeded"
 
     async def sweep(database: Database) -> tuple[int, int]:
-        from sqlalchemy import func, select, update
-
-        from tapeworks_service.database.tables import fits, workers
-
         async with database.write() as tx:
             await tx.execute(update(workers).values(heartbeat_at=0))
         await sweep_rows(database, keep_validations=0.0)

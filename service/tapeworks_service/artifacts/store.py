@@ -21,7 +21,6 @@ from pathlib import Path
 import obstore
 import structlog
 from obstore.exceptions import BaseError
-from obstore.exceptions import NotFoundError as NoSuchObject
 from obstore.store import LocalStore
 
 from tapeworks.errors import ProblemCode
@@ -32,6 +31,8 @@ log = structlog.get_logger(__name__)
 CHUNK_BYTES = 1024 * 1024
 LISTED = 500
 PROBE = "probe"
+_SHARED_FOLDERS = 2
+"""`PROJECT/uploads` and the like: one who is about to write there must find them."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class Store:
         target = self._root / key
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
+        _drop_empty(source.parent, least=len(self._root.parts) + _SHARED_FOLDERS)
         self._sync(key)
 
     def _sync(self, key: str) -> None:
@@ -151,18 +153,28 @@ class Store:
     async def delete(self, prefix: str) -> None:
         """Everything below a prefix, or the one object of that name; what is gone already is fine. Raises 503."""
         with _coded("delete"):
-            paths: list[str] = []
-            async for batch in obstore.list(self._store, prefix):
-                paths.extend(item["path"] for item in batch)
-            for path in [*paths, prefix] if not paths else paths:
-                try:
-                    await obstore.delete_async(self._store, path)
-                except (NoSuchObject, FileNotFoundError):
-                    continue
+            await asyncio.to_thread(self._delete, self._root / prefix)
+
+    def _delete(self, path: Path) -> None:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        _drop_empty(path.parent, least=len(self._root.parts) + _SHARED_FOLDERS)
 
     async def check(self) -> None:
         """Whether the store can be written. Raises 503, 507."""
         await self.put(PROBE, b"tapeworks")
+
+
+def _drop_empty(folder: Path, *, least: int) -> None:
+    """Remove a folder and those above it that are empty then, but none of so few parts or fewer."""
+    while len(folder.parts) > least:
+        try:
+            folder.rmdir()
+        except OSError:  # not empty, or gone already
+            return
+        folder = folder.parent
 
 
 def _write_at(path: Path, offset: int, data: bytes) -> None:

@@ -75,6 +75,8 @@ async def begin_own(tx: Transaction, project_id: str, wanted: UploadRequest, *, 
         uploads.c.sha256 == wanted.sha256,
         uploads.c.bytes == wanted.bytes,
     )
+    if (known := await tx.one(select(uploads).where(*same))) is not None:
+        return known
     upload_id = new_id("up")
     row = {
         "project_id": project_id, "id": upload_id, "bytes": wanted.bytes, "sha256": wanted.sha256,
@@ -82,8 +84,6 @@ async def begin_own(tx: Transaction, project_id: str, wanted: UploadRequest, *, 
         "part_bytes": part_bytes, "key": f"{project_id}/files/{upload_id}",
         "created_at": await tx.now(), "completed_at": None,
     }  # fmt: skip
-    if (known := await tx.one(select(uploads).where(*same))) is not None:
-        return known
     await tx.execute(tx.insert(uploads).values(row).on_conflict_do_nothing())
     begun = await tx.one(select(uploads).where(*same))
     if begun is None:  # another instance inserted it, and this transaction began before
@@ -115,9 +115,11 @@ async def of_caller(tx: Transaction, upload_id: str, caller: Caller, token: str 
 async def readable(tx: Transaction, upload_id: str, caller: Caller) -> RowMapping:
     """An upload that a caller may look at: a project's own is there for no other. Raises 404."""
     upload = await find(tx, upload_id)
-    own = upload["job_id"] is None
-    allowed = "submit" in caller.scopes and upload["project_id"] == caller.project_id if own else None
-    if allowed is False or (not own and "worker" not in caller.scopes):
+    if upload["job_id"] is None:
+        allowed = "submit" in caller.scopes and upload["project_id"] == caller.project_id
+    else:
+        allowed = "worker" in caller.scopes
+    if not allowed:
         raise not_found("upload", upload_id)
     return upload
 

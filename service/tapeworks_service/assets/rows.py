@@ -15,6 +15,7 @@ from tapeworks.errors import ProblemCode
 from tapeworks.jobs import FINAL, JobKind, State
 from tapeworks_service.artifacts.deletions import later_delete
 from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.joins import assets_and_looks
 from tapeworks_service.database.tables import assets, job_inputs, jobs, upload_parts, uploads
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
@@ -27,7 +28,6 @@ PREFIXES = {"dataset": "ds", "package": "pkg", "bundle": "bundle"}
 LOOKS = {"dataset": JobKind.INSPECT, "package": JobKind.ADMIT}
 """The kind of job that looks at an asset."""
 _FINAL = [state.value for state in FINAL]
-_JOB = (jobs.c.state.label("job_state"), jobs.c.document.label("job_document"))
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,7 @@ class NewAsset:
 
 def of_project(project_id: str, kind: str) -> Select[Any]:
     """A project's assets of a kind, each with the state and the document of its job."""
-    looked_at = and_(jobs.c.project_id == assets.c.project_id, jobs.c.id == assets.c.job_id)
-    joined = assets.outerjoin(jobs, looked_at)
-    own = (assets.c.project_id == project_id, assets.c.kind == kind)
-    return select(assets, *_JOB).select_from(joined).where(*own)
+    return assets_and_looks(assets.c.project_id == project_id, assets.c.kind == kind)
 
 
 async def find(tx: Transaction, project_id: str, kind: str, asset_id: str) -> RowMapping:

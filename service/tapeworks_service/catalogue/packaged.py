@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from sqlalchemy import RowMapping, and_, select
+from sqlalchemy import RowMapping
 
 from tapeworks.jobs import ComponentEntry, JobKind, State
 from tapeworks_service.catalogue.versions import version_order
 from tapeworks_service.database.engine import Transaction
-from tapeworks_service.database.tables import assets, jobs
+from tapeworks_service.database.joins import assets_and_looks
+from tapeworks_service.database.tables import assets
 from tapeworks_service.workers.rows import KNOWN_SECONDS, WorkerRow
 
 if TYPE_CHECKING:
@@ -116,10 +117,8 @@ class ProjectPackages:
         if until > self._clock():
             return known
         until = self._clock() + KNOWN_SECONDS
-        looks = assets.join(jobs, and_(jobs.c.project_id == assets.c.project_id, jobs.c.id == assets.c.job_id))
-        own = (assets.c.project_id == project_id, assets.c.kind == "package")
-        told = select(assets, jobs.c.state.label("job_state"), jobs.c.document.label("job_document"))
-        rows = await tx.all(told.select_from(looks).where(*own).order_by(assets.c.asset_seq))
+        own = assets_and_looks(assets.c.project_id == project_id, assets.c.kind == "package")
+        rows = await tx.all(own.order_by(assets.c.asset_seq))
         packages = tuple(self._package(row) for row in rows)
         self._read[project_id] = (until, packages)
         return packages

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, RowMapping, Select, and_, select
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.jobs import FINAL, JobKind, State
 from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.joins import assets_and_looks
 from tapeworks_service.database.tables import artifacts, assets, checkpoints, job_inputs, jobs
 from tapeworks_service.jobs.checkpoints import checkpoints_of
 
@@ -132,9 +133,7 @@ async def _assets(tx: Transaction, project_id: str, ids: Sequence[str]) -> dict[
     own = (assets.c.project_id == project_id, assets.c.id.in_(ids))
     held = select(assets.c.id).where(*own).order_by(assets.c.id).with_for_update(read=True, key_share=True)
     await tx.all(held)
-    looks = assets.outerjoin(jobs, and_(jobs.c.project_id == assets.c.project_id, jobs.c.id == assets.c.job_id))
-    wanted = select(assets, jobs.c.state.label("job_state"), jobs.c.document.label("job_document"))
-    return {row["id"]: row for row in await tx.all(wanted.select_from(looks).where(*own))}
+    return {row["id"]: row for row in await tx.all(assets_and_looks(*own))}
 
 
 def _of_asset(reference: InputReference, row: RowMapping | None) -> Input | Finding:
