@@ -95,4 +95,21 @@ def test_metrics_are_the_newest_attempts_and_thin_out_to_the_last_point(api: htt
     ]
     thin = api.get(f"/v1/jobs/{job['id']}/metrics?points=10").json()["data"][0]["points"]
     assert (len(thin), thin[0][0], thin[-1]) == (10, 1, points[-1])
+    assert [point for point in points if point in thin] == thin
     assert api.get(f"/v1/jobs/{job['id']}/metrics?points=1").json()["data"][0]["points"] == [points[-1]]
+    assert api.get(f"/v1/jobs/{job['id']}/metrics?points=100").json()["data"][0]["points"] == points
+
+
+def test_metrics_with_gaps_are_thinned_along_their_steps(api: httpx.Client, worker: HandWorker) -> None:
+    job, steps = worker.submit(), [*range(3, 40), 500, 502, 90_000, 1_000_000]
+    lease = worker.lease()
+    lease.records(*({"record": "metric", "step": step, "values": {"b": step, "a": -step}} for step in steps))
+    lease.records({"record": "metric", "step": 7, "values": {"seldom": 1.0}})
+    found = api.get(f"/v1/jobs/{job['id']}/metrics?points=12").json()["data"]
+    places = [1_000_000 - number * (1_000_000 - 3) // 11 for number in range(12)]
+    kept = sorted({min(step for step in steps if step >= place) for place in places})
+    assert [(one["name"], [point[:2] for point in one["points"]]) for one in found] == [
+        ("a", [[step, -step] for step in kept]),
+        ("b", [[step, step] for step in kept]),
+        ("seldom", [[7, 1.0]]),
+    ]

@@ -27,7 +27,7 @@ from tapeworks_workers.launcher import ForkLauncher
 from tapeworks_workers.lifelines import Handle
 from tapeworks_workers.output import Output
 from tapeworks_workers.processes import Lifeline
-from tapeworks_workers.sandbox import Room, Sandbox, User
+from tapeworks_workers.sandbox import Room, Sandbox
 
 WATCH_SECONDS = 0.25
 DISK_EVERY = 4
@@ -69,7 +69,6 @@ class Cell:
     launcher: ForkLauncher
     sandbox: Sandbox
     output: Output
-    user: User | None = None
     taken: bool = True
     closing: bool = False
     ended_at: float = 0.0
@@ -249,8 +248,7 @@ class Rooms:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o711)
         environment = {"CUDA_VISIBLE_DEVICES": "all"} if occupants.gpus else {}  # a fork is told which
-        user = self._sandbox.user()
-        room = Room(folder, user.uid if user is not None else None, readable, environment)
+        room = Room(folder, self._sandbox.user(), readable, environment)
         output = Output(lambda record: log.debug("sandbox", number=number, text=record["text"]))
         reading, writing = os.pipe()
         bases: list[Handle] = []
@@ -260,7 +258,7 @@ class Rooms:
             return bases[-1]
 
         launcher = ForkLauncher(spawn=spawn, output=writing, packages=packages)
-        cell = Cell(occupants, bounds, number, room, launcher, self._sandbox, output, user=user, bases=bases)
+        cell = Cell(occupants, bounds, number, room, launcher, self._sandbox, output, bases=bases)
         cell.printing = asyncio.create_task(output.relay(reading, "stderr"))
         cell.printing.add_done_callback(lambda _: os.close(writing))
         self._empty(cell)
@@ -290,8 +288,8 @@ class Rooms:
         if cell.printing is not None:
             cell.printing.cancel()
         await asyncio.to_thread(shutil.rmtree, cell.room.folder, ignore_errors=True)
-        if cell.user is not None:
-            cell.user.release()
+        if cell.room.user is not None:
+            cell.room.user.release()
         self._cells.remove(cell)
 
 

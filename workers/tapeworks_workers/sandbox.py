@@ -53,20 +53,7 @@ _KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "TF_CPP_
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 _PROBE_SECONDS = 20
-
-
-@dataclass(frozen=True)
-class Room:
-    """The inside of one sandbox."""
-
-    folder: Path
-    """Its own folder, to write in; at the same place inside."""
-    uid: int | None
-    """The user that it becomes; None: the worker's, in a namespace or as it is."""
-    readable: tuple[Path, ...] = ()
-    """Files and folders at the same place inside, to read."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Beside what is kept of the worker's."""
+_CLONE_NEWNET = 0x40000000
 
 
 @dataclass(frozen=True)
@@ -94,6 +81,25 @@ class User:
     def release(self) -> None:
         """Let another sandbox have it."""
         os.close(self._lock)
+
+
+@dataclass(frozen=True)
+class Room:
+    """The inside of one sandbox."""
+
+    folder: Path
+    """Its own folder, to write in; at the same place inside."""
+    user: User | None
+    """Whom it becomes; None: the worker's, in a namespace or as it is."""
+    readable: tuple[Path, ...] = ()
+    """Files and folders at the same place inside, to read."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Beside what is kept of the worker's."""
+
+    @property
+    def uid(self) -> int | None:
+        """Of its user."""
+        return None if self.user is None else self.user.uid
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,7 @@ def _another_user() -> str | None:
 
 
 def _unshared() -> str | None:
-    code = f"import ctypes, sys; sys.exit(1 if ctypes.CDLL(None).unshare({0x40000000}) else 0)"
+    code = f"import ctypes, sys; sys.exit(1 if ctypes.CDLL(None).unshare({_CLONE_NEWNET}) else 0)"
     return _failed([sys.executable, "-I", "-c", code], "no network namespace can be made here")
 
 

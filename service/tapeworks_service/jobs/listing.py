@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import RowMapping, func, select
+from sqlalchemy import BigInteger, ColumnElement, RowMapping, func, literal, select
 
 from tapeworks_service.database.clock import instant
 from tapeworks_service.database.engine import Transaction
@@ -16,6 +16,8 @@ from tapeworks_service.database.tables import job_labels, jobs, metric_points
 from tapeworks_service.jobs.bodies import GLANCE
 from tapeworks_service.jobs.document import number
 from tapeworks_service.problems import invalid_value
+
+Where = tuple[ColumnElement[bool], ...]
 
 _FETCH_ROWS = 2_000
 
@@ -69,38 +71,51 @@ async def list_jobs(
 
 
 async def metric_series(tx: Transaction, project_id: str, job_id: str, *, points: int | None) -> list[dict[str, Any]]:
-    """Each metric's points in order of step, the newest attempt's for each step; thinned to `points`, last one kept."""
+    """Each metric's points in order of step, the newest attempt's for each step.
+
+    `points`: of a metric with more, at most so many, at steps as evenly spread as there are; the last one is kept. They
+    are sought in the index one by one: a page of a job with a million points costs what one of a thousand does.
+    """
     own = (metric_points.c.project_id == project_id, metric_points.c.job_id == job_id)
-    names = select(metric_points.c.name, func.count(metric_points.c.step.distinct()).label("steps"))
     series = []
-    for row in await tx.all(names.where(*own).group_by(metric_points.c.name).order_by(metric_points.c.name)):
-        wanted = _thinned(row["steps"], points)
-        series.append({"name": row["name"], "points": await _points(tx, own, row["name"], wanted)})
+    name = await _name_after(tx, own, "")
+    while name is not None:
+        named = (*own, metric_points.c.name == name)
+        wanted = named if points is None else (*named, *await _thinned(tx, named, points))
+        series.append({"name": name, "points": await _points(tx, wanted)})
+        name = await _name_after(tx, own, name)
     return series
 
 
-def _thinned(total: int, points: int | None) -> set[int] | None:
-    """The positions of the points to keep; None keeps all."""
-    if points is None or total <= points:
-        return None
-    if points == 1:
-        return {total - 1}
-    return {round(index * (total - 1) / (points - 1)) for index in range(points)}
+async def _name_after(tx: Transaction, own: Where, name: str) -> str | None:
+    following = select(func.min(metric_points.c.name)).where(*own, metric_points.c.name > name)
+    found: str | None = (await tx.execute(following)).scalar_one()
+    return found
 
 
-async def _points(tx: Transaction, own: tuple[Any, ...], name: str, wanted: set[int] | None) -> list[list[Any]]:
+async def _thinned(tx: Transaction, named: Where, points: int) -> Where:
+    """Which steps to keep, where there are more than `points`."""
+    step = metric_points.c.step
+    first = select(step).where(*named).distinct().order_by(step).limit(points + 1).subquery()
+    count, low = tuple((await tx.execute(select(func.count(), func.min(first.c.step)))).one())
+    if count <= points:
+        return ()
+    high = (await tx.execute(select(func.max(step)).where(*named))).scalar_one()
+    numbers = select(literal(0, BigInteger).label("n")).cte("numbers", recursive=True)
+    numbers = numbers.union_all(select(numbers.c.n + 1).where(numbers.c.n + 1 < points))
+    place = high - numbers.c.n * (high - low) // max(1, points - 1)
+    sought = select(func.min(step)).where(*named, step >= place).correlate(numbers).scalar_subquery()
+    return (step.in_(select(sought).select_from(numbers)),)
+
+
+async def _points(tx: Transaction, wanted: Where) -> list[list[Any]]:
     columns = (metric_points.c.step, metric_points.c.value, metric_points.c.at)
-    newest_last = (metric_points.c.step, metric_points.c.attempt.desc(), metric_points.c.seq.desc())
-    statement = select(*columns).where(*own, metric_points.c.name == name).order_by(*newest_last)
+    newest_first = (metric_points.c.step, metric_points.c.attempt.desc(), metric_points.c.seq.desc())
     kept: list[list[Any]] = []
-    position, last_step = -1, None
-    async with tx.connection.stream(statement) as rows:
+    async with tx.connection.stream(select(*columns).where(*wanted).order_by(*newest_first)) as rows:
         async for part in rows.partitions(_FETCH_ROWS):
             for step, value, at in part:
-                if step == last_step:
-                    continue  # an earlier attempt's
-                last_step, position = step, position + 1
-                if wanted is None or position in wanted:
+                if not kept or step != kept[-1][0]:  # else it is an earlier attempt's
                     kept.append([step, number(value), instant(at)])
             await asyncio.sleep(0)  # a million points take seconds: others have their turn
     return kept
