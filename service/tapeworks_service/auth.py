@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ from sqlalchemy import RowMapping, insert, select, update
 
 from tapeworks.errors import ProblemCode
 from tapeworks_service.callers import Caller
-from tapeworks_service.context import Context, House
+from tapeworks_service.context import Context, context_of
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import api_keys, projects
 from tapeworks_service.ids import new_id
@@ -114,15 +115,23 @@ async def _looked_up(hashed: str, house: Context) -> Caller:
 
 def _refuse_other_sites(request: Request) -> None:
     """Without keys, being on this machine is the only right: a web page open here must not borrow it."""
-    names = {urlsplit(f"//{request.headers.get('host', '')}").hostname}
+    names = {_name_in(f"//{request.headers.get('host', '')}")}
     if origin := request.headers.get("origin"):
-        names.add(urlsplit(origin).hostname)
+        names.add(_name_in(origin))
     if not names <= _LOCAL_NAMES:
         raise Problem(
             ProblemCode.FORBIDDEN,
             "without a key the service answers requests to localhost only",
             hint="Use http://127.0.0.1, or start the service with a key.",
         )
+
+
+@lru_cache(maxsize=64)  # of each request, and nearly always the same
+def _name_in(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None  # no name of this machine
 
 
 def require(caller: Caller, *scopes: str) -> None:
@@ -132,8 +141,8 @@ def require(caller: Caller, *scopes: str) -> None:
 
 
 def _require(*scopes: str) -> Callable[..., Awaitable[Caller]]:
-    async def caller(request: Request, house: House) -> Caller:
-        found = await identify(request, house)
+    async def caller(request: Request) -> Caller:  # of each request: a dependency of its own would cost it 3 %
+        found = await identify(request, context_of(request))
         require(found, *scopes)
         return found
 

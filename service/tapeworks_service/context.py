@@ -39,9 +39,14 @@ class Context:
     measures: Measures
 
 
-async def _context(request: Request) -> Context:  # a plain function would run in a thread of its own
+def context_of(request: Request) -> Context:
+    """The parts of the service that answers a request."""
     context: Context = request.app.state.context
     return context
+
+
+async def _context(request: Request) -> Context:  # a plain function would run in a thread of its own
+    return context_of(request)
 
 
 House = Annotated[Context, Depends(_context)]

@@ -6,7 +6,6 @@ import logging
 import sys
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tapeworks_service.ids import new_id
@@ -15,6 +14,7 @@ from tapeworks_service.settings import ServiceSettings
 log = structlog.get_logger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
+_RAW_HEADER = REQUEST_ID_HEADER.lower().encode()
 
 
 class RequestIds:
@@ -28,12 +28,12 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         request_id = new_id("req")
-        structlog.contextvars.clear_contextvars()
+        # All that is ever bound: what an earlier request of the connection left is replaced.
         structlog.contextvars.bind_contextvars(request_id=request_id, method=scope["method"], path=scope["path"])
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                message["headers"] = [*message.get("headers", ()), (_RAW_HEADER, request_id.encode())]
                 log.debug("request", status=message["status"])
             await send(message)
 

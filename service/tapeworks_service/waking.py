@@ -36,7 +36,8 @@ class Listener:
         if self._hub.closing:
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), max(seconds, 0.0))
+            async with asyncio.timeout(max(seconds, 0.0)):  # wait_for makes a task of each wait in Python 3.11
+                await self._event.wait()
         self._event.clear()
 
 

@@ -34,7 +34,7 @@ ROWS = (
     Row("checkpoint", killing.checkpoint_killed, full=50),
     Row("agent", killing.agent_killed, full=3),
     Row("zygotes", killing.zygotes_killed, full=3),
-    Row("stopped", killing.worker_stopped, full=3),
+    Row("stopped", killing.worker_stopped, full=3, in_tests=()),
     Row("handed-on", killing.handed_on, full=5, in_tests=()),
     Row("service", outages.service_killed, full=3),
     Row("away", partial(outages.database_away, seconds=5.0), full=0, in_tests=BOTH),

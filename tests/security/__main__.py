@@ -60,8 +60,7 @@ def at_the_door(folder: Path) -> Iterator[Row]:
 def over_http(folder: Path, examples: int) -> Iterator[Row]:
     """Requests that Schemathesis makes."""
     with outside.house(folder) as (url, keys):
-        for whose in outside.WHOSE:
-            told = outside.sent(url, keys[whose], may_see=whose == "every right", examples=examples)
+        for whose, told in outside.sent(url, keys, examples=examples).items():
             what = f"{told.requests} requests to {told.operations} operations, {whose}"
             yield "HTTP", what, "; ".join(told.wrong[:3]) or "no 5xx, nothing of another project", len(told.wrong)
 

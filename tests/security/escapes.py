@@ -20,7 +20,7 @@ from tests.service.uploading import a_bundle
 HOSTILE = Path(__file__).parent / "hostile"
 MEMORY_GIB = 2
 BOMB = 5_000
-SECONDS = 40
+SECONDS = 120
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from tapeworks_service.database.looks import GatheredLooks, Look
 from tapeworks_service.database.tables import jobs
 from tapeworks_service.jobs.tails import Tails
+from tapeworks_service.joined import Joined
 
 JOBS = Look(jobs.c.id, (jobs.c.id, jobs.c.state))
 
@@ -98,6 +99,35 @@ def test_one_who_gives_up_leaves_the_others() -> None:
 def test_tails_forget_the_oldest() -> None:
     tails = Tails()
     for number in range(300):
-        tails.put(("events", "job", number, number + 1), [(number + 1, "{}")])
-    assert tails.get(("events", "job", 299, 300)) == [(300, "{}")]
-    assert tails.get(("events", "job", 0, 1)) is None
+        tails.put(("events", "project", "job", number, number + 1), [(number + 1, "{}")])
+    assert tails.get(("events", "project", "job", 299, 300)) == [(300, "{}")]
+    assert tails.get(("events", "project", "job", 0, 1)) is None
+
+
+def test_work_that_several_ask_for_is_done_once() -> None:
+    async def main() -> None:
+        joined: Joined[str, int] = Joined()
+        done, opened = 0, asyncio.Event()
+
+        async def work(fails: bool = False) -> int:
+            nonlocal done
+            await opened.wait()
+            done += 1
+            if fails:
+                raise ValueError("no")
+            return done
+
+        first, second, third = (asyncio.create_task(joined.get("a", work())) for _ in range(3))
+        other = asyncio.create_task(joined.get("b", work(fails=True)))
+        await asyncio.sleep(0)
+        first.cancel()
+        opened.set()
+        assert await second == await third
+        assert done == 2
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        with pytest.raises(ValueError, match="no"):
+            await other
+        assert await joined.get("a", work()) == 3, "what has ended is done anew"
+
+    asyncio.run(main())

@@ -49,24 +49,40 @@ class Look:
 Fetch = Callable[[Look, Sequence[str]], Awaitable[Sequence[Row]]]
 
 
+class _Asked:
+    """A row that is asked for. An event, since a future that many await must be shielded from each, at 30 µs."""
+
+    def __init__(self) -> None:
+        self.answered = asyncio.Event()
+        self.row: Row | None = None
+        self.error: Exception | None = None
+
+    def tell(self, row: Row | None, error: Exception | None) -> None:
+        """To all who wait."""
+        self.row, self.error = row, error
+        self.answered.set()
+
+
 class GatheredLooks:
     """Looks at rows by one query at a time."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._waiting: dict[Look, dict[str, asyncio.Future[Row | None]]] = defaultdict(dict)
+        self._waiting: dict[Look, dict[str, _Asked]] = defaultdict(dict)
         self._running: asyncio.Task[None] | None = None
 
     async def first(self, look: Look, key: str) -> Row | None:
         """The row of a key, None where there is none. Raises what the query raises."""
         waiting = self._waiting[look]
-        future = waiting.get(key)
-        if future is None:
-            future = waiting[key] = asyncio.get_running_loop().create_future()
-            future.add_done_callback(_heard)
+        asked = waiting.get(key)
+        if asked is None:
+            asked = waiting[key] = _Asked()
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
-        return await asyncio.shield(future)
+        await asked.answered.wait()
+        if asked.error is not None:
+            raise asked.error
+        return asked.row
 
     async def _run(self) -> None:
         while self._waiting:
@@ -78,16 +94,10 @@ class GatheredLooks:
                     found = {row[look.key.name]: row for row in await self._fetch(look, part)}
                 except Exception as error:
                     for key in part:
-                        waiting[key].set_exception(error)
+                        waiting[key].tell(None, error)
                 else:
                     for key in part:
-                        waiting[key].set_result(found.get(key))
-
-
-def _heard(future: asyncio.Future[Row | None]) -> None:
-    """All who asked may be gone: an exception that nobody takes is no news then."""
-    if not future.cancelled():
-        future.exception()
+                        waiting[key].tell(found.get(key), None)
 
 
 def from_postgresql(engine: AsyncEngine) -> Fetch:

@@ -13,6 +13,7 @@ from sqlalchemy import RowMapping
 from tapeworks_service.database.tables import jobs
 from tapeworks_service.exchange import encoded
 from tapeworks_service.jobs.document import job_document
+from tapeworks_service.joined import Joined
 
 _MOST_BYTES = 32 << 20
 
@@ -29,6 +30,8 @@ class Bodies:
     def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
         self._bodies: OrderedDict[Key, bytes] = OrderedDict()
         self._bytes, self._most = 0, most_bytes
+        self.making: Joined[tuple[str, str, int], tuple[bytes, Key]] = Joined()
+        """Those that are read, by project, job and the revision that somebody saw."""
 
     def get(self, key: Key) -> bytes | None:
         """What is kept under a key."""

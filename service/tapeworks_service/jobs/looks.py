@@ -34,8 +34,12 @@ async def body_of(house: Context, project_id: str, row: Mapping[str, Any]) -> tu
         key = (row["id"], row["revision"], None)
         if (body := house.bodies.get(key)) is not None:
             return body, key
+    return await house.bodies.making.get((project_id, row["id"], row["revision"]), _made(house, project_id, row["id"]))
+
+
+async def _made(house: Context, project_id: str, job_id: str) -> tuple[bytes, Key]:
     async with house.database.read() as tx:
-        whole = await job_of(tx, project_id, row["id"])
+        whole = await job_of(tx, project_id, job_id)
         reason = reason_of(whole, await waiting(tx, house, [whole]))
     return house.bodies.made(whole, reason), (whole["id"], whole["revision"], reason)
 

@@ -17,6 +17,7 @@ from tapeworks_service.database.looks import Look
 from tapeworks_service.database.tables import events, jobs, logs, metric_points
 from tapeworks_service.exchange import answer, encoded
 from tapeworks_service.jobs.document import FINISHED
+from tapeworks_service.jobs.tails import Place, Told
 from tapeworks_service.problems import not_found
 from tapeworks_service.waking import job_topic
 
@@ -109,11 +110,17 @@ async def _news(
     last = int(counters[_COUNTER_OF[table.name]])
     if last <= after:
         return counters["state"], []
-    place = (table.name, key[1], after, last)
+    place = (table.name, *key, after, last)
     told = house.tails.get(place)
     if told is None:
-        async with house.database.read() as tx:
-            rows = await entries(tx, table, key, after=after, limit=STREAM_PAGE)
-        told = [(int(one["seq"]), encoded(row(one)).decode()) for one in rows]
-        house.tails.put(place, told)
+        told = await house.tails.reading.get(place, _read(house, table, row, place))
     return counters["state"], told
+
+
+async def _read(house: Context, table: Table, row: Row, place: Place) -> Told:
+    _, project_id, job_id, after, _ = place
+    async with house.database.read() as tx:
+        rows = await entries(tx, table, (project_id, job_id), after=after, limit=STREAM_PAGE)
+    told = [(int(one["seq"]), encoded(row(one)).decode()) for one in rows]
+    house.tails.put(place, told)
+    return told

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from tapeworks_service.joined import Joined
+
 _MOST = 256
 
-Place = tuple[str, str, int, int]
-"""The stream, the job, the number after which they begin, and the last there was."""
+Place = tuple[str, str, str, int, int]
+"""The stream, the project, the job, the number after which they begin, and the last there was."""
 Told = list[tuple[int, str]]
 """Each entry's number and its JSON."""
 
@@ -17,6 +19,8 @@ class Tails:
 
     def __init__(self) -> None:
         self._known: OrderedDict[Place, Told] = OrderedDict()
+        self.reading: Joined[Place, Told] = Joined()
+        """Those that are not known yet."""
 
     def get(self, place: Place) -> Told | None:
         """What was sent for a place."""
