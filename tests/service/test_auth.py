@@ -100,7 +100,12 @@ def test_a_new_key_in_the_settings_replaces_the_old_one(own_service: Any, tmp_pa
 
 def test_without_a_key_only_this_machine_is_served(api: httpx.Client) -> None:
     assert api.get("/v1/jobs", headers={"Origin": "http://localhost:3000"}).status_code == 200
-    for headers in ({"Host": "attacker.example"}, {"Origin": "https://attacker.example"}, {"Origin": "null"}):
+    for headers in (
+        {"Host": "attacker.example"},
+        {"Host": "["},
+        {"Origin": "https://attacker.example"},
+        {"Origin": "null"},
+    ):
         refused = api.post("/v1/jobs", json={}, headers=headers)
         assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
 
