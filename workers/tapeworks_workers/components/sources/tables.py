@@ -8,98 +8,18 @@ from __future__ import annotations
 import functools
 import io
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tapeworks import Files, Source, component, errors
+from tapeworks_workers.components.sources.columns import Column, check_nulls
 from tapeworks_workers.components.sources.parts import PART_BYTES, Array, Part, lines_of, stream
 
 _FILES_AT_ONCE = 4
 _COUNTED_BYTES = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A column as tensors: flat values, and row splits for each dimension whose length varies."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-    """Of one row; None: it varies."""
-    size: int | None = None
-    """Of a sparse vector."""
-
-    @property
-    def ragged(self) -> int:
-        """How many of the leading dimensions are told by row splits."""
-        varying = [index for index, length in enumerate(self.shape) if length is None]
-        return varying[-1] + 1 if varying else 0
-
-    @property
-    def outputs(self) -> list[tf.DType]:
-        """Dtypes of the arrays that a part of the file gives."""
-        dtype = tf.as_dtype(self.dtype)
-        return [dtype, tf.int64, tf.int64] if self.size is not None else [dtype, *[tf.int64] * self.ragged]
-
-    def arrays(self, column: Any) -> list[Array]:
-        """The arrays of a pyarrow column. Raises ValueError for what does not fit."""
-        if self.size is not None:
-            return self._sparse(column)
-        splits: list[Array] = []
-        for index, length in enumerate(self.shape):
-            lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-            if length is not None and not np.all(lengths == length):
-                raise ValueError(f"column {self.name!r} holds a list of another length than {length}")
-            if index < self.ragged:
-                splits.append(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-            column = column.flatten()
-            _no_nulls(column, self.name)
-        return [_values(column, self.dtype), *splits]
-
-    def _sparse(self, column: Any) -> list[Array]:
-        indices, values = column.field("indices"), column.field("values")
-        lengths = indices.value_lengths().to_numpy(zero_copy_only=False)
-        if not np.array_equal(lengths, values.value_lengths().to_numpy(zero_copy_only=False)):
-            raise ValueError(f"column {self.name!r} holds indices and values of different lengths")
-        at, given = _values(indices.flatten(), "int64"), _values(values.flatten(), self.dtype)
-        if len(at) and (at.min() < 0 or at.max() >= int(self.size or 0)):
-            raise ValueError(f"column {self.name!r} holds an index outside 0 … {int(self.size or 0) - 1}")
-        row = np.repeat(np.arange(len(lengths)), lengths)
-        order = np.lexsort((at, row))
-        return [given[order], np.stack([row, at[order]], 1), np.array(len(lengths))]
-
-    def tensor(self, parts: Sequence[tf.Tensor]) -> Any:
-        """The rows of a part as one tensor, ragged or sparse where the column is."""
-        values, *others = parts
-        if self.size is not None:
-            shape = tf.stack([others[1], tf.constant(self.size, tf.int64)])
-            sparse = tf.SparseTensor(tf.ensure_shape(others[0], [None, 2]), tf.ensure_shape(values, [None]), shape)
-            sparse.set_shape([None, self.size])
-            return sparse
-        values = tf.reshape(values, [-1, *(length or -1 for length in self.shape[self.ragged :])])
-        for splits in reversed(others):
-            values = tf.RaggedTensor.from_row_splits(values, tf.ensure_shape(splits, [None]), validate=False)
-        return values
-
-
-def _no_nulls(column: Any, name: str) -> None:
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise ValueError(f"column {name!r} has no value (null) in row {row + 1} of this part")
-
-
-def _values(column: Any, dtype: str) -> Array:
-    import pyarrow as pa
-
-    if dtype == "string":
-        return np.asarray(column.cast(pa.binary()).to_numpy(zero_copy_only=False), object)
-    return np.asarray(column.to_numpy(zero_copy_only=False)).astype(tf.as_dtype(dtype).as_numpy_dtype)
 
 
 class _Table(Source):
@@ -162,14 +82,14 @@ class _Table(Source):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows")
         return dataset.apply(tf.data.experimental.assert_cardinality(sum(counts)))
 
-    def _rows(self, path: Path, part: Part, names: list[str], columns: list[_Column]) -> list[Array]:
+    def _rows(self, path: Path, part: Part, names: list[str], columns: list[Column]) -> list[Array]:
         try:
             table = self._table(path, part, names)
             arrays: list[Array] = []
             for column in columns:
                 whole = table[column.name].combine_chunks()
                 whole = whole.dictionary_decode() if hasattr(whole, "dictionary_decode") else whole
-                _no_nulls(whole, column.name)
+                check_nulls(whole, column.name)
                 arrays += column.arrays(whole)
             return arrays
         except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:  # pyarrow's are ValueErrors too
@@ -192,7 +112,7 @@ class _Table(Source):
 
     # ── which columns, of what dtype ──
 
-    def _columns(self) -> tuple[list[str], list[_Column]]:
+    def _columns(self) -> tuple[list[str], list[Column]]:
         schema = self._schema()
         labels = [self.labels] if isinstance(self.labels, str) else self.labels or []
         chosen = [self.features] if isinstance(self.features, str) else self.features
@@ -211,16 +131,16 @@ class _Table(Source):
             what = f"{wrong[0].name!r} is no number" if wrong else "the features have several dtypes"
             raise self._invalid(f"{what}: one vector takes numbers of one dtype; name one feature, or set named")
         return features, [
-            _Column(one.name, vector[one.name], one.shape) if one.name in vector else one for one in columns
+            Column(one.name, vector[one.name], one.shape) if one.name in vector else one for one in columns
         ]
 
-    def _column(self, name: str, kind: Any) -> _Column:
+    def _column(self, name: str, kind: Any) -> Column:
         import pyarrow as pa
 
         if name in self.sparse:
             if not pa.types.is_struct(kind):
                 raise self._invalid(f'column {name!r} is {kind}: a sparse one holds {{"indices": […], "values": […]}}')
-            return _Column(name, self.dtypes.get(name, keras.config.floatx()), (), self.sparse[name])
+            return Column(name, self.dtypes.get(name, keras.config.floatx()), (), self.sparse[name])
         shape: list[int | None] = []
         while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             shape.append(kind.list_size if pa.types.is_fixed_size_list(kind) else None)
@@ -228,7 +148,7 @@ class _Table(Source):
         given = self.shapes.get(name, shape)
         if len(given) != len(shape):
             raise self._invalid(f"column {name!r} has {len(shape)} dimensions, the shape {given} {len(given)}")
-        return _Column(name, self.dtypes.get(name) or self._dtype(name, kind), tuple(given))
+        return Column(name, self.dtypes.get(name) or self._dtype(name, kind), tuple(given))
 
     def _dtype(self, name: str, kind: Any) -> str:
         import pyarrow as pa

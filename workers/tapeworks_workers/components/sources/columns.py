@@ -1,0 +1,91 @@
+"""Columns of pyarrow as tensors: dense, ragged where a dimension varies, sparse where they hold indices and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tapeworks_workers.components.sources.parts import Array
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as tensors: flat values, and row splits for each dimension whose length varies."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    """Of one row; None: it varies."""
+    size: int | None = None
+    """Of a sparse vector."""
+
+    @property
+    def ragged(self) -> int:
+        """How many of the leading dimensions are told by row splits."""
+        varying = [index for index, length in enumerate(self.shape) if length is None]
+        return varying[-1] + 1 if varying else 0
+
+    @property
+    def outputs(self) -> list[tf.DType]:
+        """Dtypes of the arrays that a part of the file gives."""
+        dtype = tf.as_dtype(self.dtype)
+        return [dtype, tf.int64, tf.int64] if self.size is not None else [dtype, *[tf.int64] * self.ragged]
+
+    def arrays(self, column: Any) -> list[Array]:
+        """The arrays of a pyarrow column. Raises ValueError for what does not fit."""
+        if self.size is not None:
+            return self._sparse(column)
+        splits: list[Array] = []
+        for index, length in enumerate(self.shape):
+            lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+            if length is not None and not np.all(lengths == length):
+                raise ValueError(f"column {self.name!r} holds a list of another length than {length}")
+            if index < self.ragged:
+                splits.append(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+            column = column.flatten()
+            check_nulls(column, self.name)
+        return [_values(column, self.dtype), *splits]
+
+    def _sparse(self, column: Any) -> list[Array]:
+        indices, values = column.field("indices"), column.field("values")
+        lengths = indices.value_lengths().to_numpy(zero_copy_only=False)
+        if not np.array_equal(lengths, values.value_lengths().to_numpy(zero_copy_only=False)):
+            raise ValueError(f"column {self.name!r} holds indices and values of different lengths")
+        at, given = _values(indices.flatten(), "int64"), _values(values.flatten(), self.dtype)
+        if len(at) and (at.min() < 0 or at.max() >= int(self.size or 0)):
+            raise ValueError(f"column {self.name!r} holds an index outside 0 … {int(self.size or 0) - 1}")
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        order = np.lexsort((at, row))
+        return [given[order], np.stack([row, at[order]], 1), np.array(len(lengths))]
+
+    def tensor(self, parts: Sequence[tf.Tensor]) -> Any:
+        """The rows of a part as one tensor, ragged or sparse where the column is."""
+        values, *others = parts
+        if self.size is not None:
+            shape = tf.stack([others[1], tf.constant(self.size, tf.int64)])
+            sparse = tf.SparseTensor(tf.ensure_shape(others[0], [None, 2]), tf.ensure_shape(values, [None]), shape)
+            sparse.set_shape([None, self.size])
+            return sparse
+        values = tf.reshape(values, [-1, *(length or -1 for length in self.shape[self.ragged :])])
+        for splits in reversed(others):
+            values = tf.RaggedTensor.from_row_splits(values, tf.ensure_shape(splits, [None]), validate=False)
+        return values
+
+
+def check_nulls(column: Any, name: str) -> None:
+    """Raises ValueError where a value is missing."""
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise ValueError(f"column {name!r} has no value (null) in row {row + 1} of this part")
+
+
+def _values(column: Any, dtype: str) -> Array:
+    import pyarrow as pa
+
+    if dtype == "string":
+        return np.asarray(column.cast(pa.binary()).to_numpy(zero_copy_only=False), object)
+    return np.asarray(column.to_numpy(zero_copy_only=False)).astype(tf.as_dtype(dtype).as_numpy_dtype)
