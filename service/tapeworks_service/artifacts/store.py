@@ -123,7 +123,7 @@ class Store:
         target = self._root / key
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
-        _drop_empty(source.parent, least=len(self._root.parts) + _SHARED_FOLDERS)
+        self._drop_empty(source.parent)
         self._sync(key)
 
     def _sync(self, key: str) -> None:
@@ -160,21 +160,20 @@ class Store:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-        _drop_empty(path.parent, least=len(self._root.parts) + _SHARED_FOLDERS)
+        self._drop_empty(path.parent)
+
+    def _drop_empty(self, folder: Path) -> None:
+        """Remove a folder and those above it that are empty then, but for those that all share."""
+        while len(folder.relative_to(self._root).parts) > _SHARED_FOLDERS:
+            try:
+                folder.rmdir()
+            except OSError:  # not empty, or gone already
+                return
+            folder = folder.parent
 
     async def check(self) -> None:
         """Whether the store can be written. Raises 503, 507."""
         await self.put(PROBE, b"tapeworks")
-
-
-def _drop_empty(folder: Path, *, least: int) -> None:
-    """Remove a folder and those above it that are empty then, but none of so few parts or fewer."""
-    while len(folder.parts) > least:
-        try:
-            folder.rmdir()
-        except OSError:  # not empty, or gone already
-            return
-        folder = folder.parent
 
 
 def _write_at(path: Path, offset: int, data: bytes) -> None:

@@ -48,14 +48,14 @@ class Column:
                 splits.append(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
             column = column.flatten()
             check_nulls(column, self.name)
-        return [_values(column, self.dtype), *splits]
+        return [values_of(column, self.dtype), *splits]
 
     def _sparse(self, column: Any) -> list[Array]:
         indices, values = column.field("indices"), column.field("values")
         lengths = indices.value_lengths().to_numpy(zero_copy_only=False)
         if not np.array_equal(lengths, values.value_lengths().to_numpy(zero_copy_only=False)):
             raise ValueError(f"column {self.name!r} holds indices and values of different lengths")
-        at, given = _values(indices.flatten(), "int64"), _values(values.flatten(), self.dtype)
+        at, given = values_of(indices.flatten(), "int64"), values_of(values.flatten(), self.dtype)
         if len(at) and (at.min() < 0 or at.max() >= int(self.size or 0)):
             raise ValueError(f"column {self.name!r} holds an index outside 0 … {int(self.size or 0) - 1}")
         row = np.repeat(np.arange(len(lengths)), lengths)
@@ -83,7 +83,8 @@ def check_nulls(column: Any, name: str) -> None:
         raise ValueError(f"column {name!r} has no value (null) in row {row + 1} of this part")
 
 
-def _values(column: Any, dtype: str) -> Array:
+def values_of(column: Any, dtype: str) -> Array:
+    """What a column without nulls holds, texts as bytes."""
     import pyarrow as pa
 
     if dtype == "string":

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-import numpy as np
 import tensorflow as tf
 
 from tapeworks import Files, Source, component, errors
+from tapeworks_workers.components.sources.columns import values_of
 from tapeworks_workers.components.sources.parts import PART_BYTES, Array, Part, lines_of, stream
 
 DType = Literal["float32", "float64", "int32", "int64", "string"]
@@ -71,20 +71,17 @@ class Csv(Source):
         columns = list(dict.fromkeys([*features, *self.labels, *([self.weight] if self.weight else [])]))
         self._check_columns(columns, header)
         dtypes = self._resolved(features, columns, header)
-        rows = [self._checked(path, header, dtypes) for path in self.paths]
+        counts = [self._checked(path, header, dtypes) for path in self.paths]
         parts = [self._parts(path) for path in self.paths]
         read = functools.partial(self._read, header=header, dtypes=dtypes)
 
         def element(flat: list[tf.Tensor]) -> Any:
             return self._element({name: tf.ensure_shape(flat.pop(0), [None]) for name in dtypes}, features)
 
-        dataset = stream(self.paths, parts, read, [tf.as_dtype(dtype) for dtype in dtypes.values()], element)
-        counted = [count for count in rows if count is not None]
-        if len(counted) < len(rows):
-            return dataset
-        if not sum(counted):
+        if all(count == 0 for count in counts):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows below the header")
-        return dataset.apply(tf.data.experimental.assert_cardinality(sum(counted)))
+        outputs = [tf.as_dtype(dtype) for dtype in dtypes.values()]
+        return stream(self.paths, parts, read, outputs, element, counts=counts)
 
     def _element(self, columns: dict[str, tf.Tensor], features: list[str]) -> Any:
         x = {name: columns[name] for name in features} if self.named else _vectors(columns, features)
@@ -136,9 +133,7 @@ class Csv(Source):
             )
         except ValueError as error:  # pyarrow's are
             raise self._invalid(f"{lines_of(path, part)}: {error}") from error
-        return [
-            np.asarray(table[name].to_numpy(), object if dtype == "string" else dtype) for name, dtype in dtypes.items()
-        ]
+        return [values_of(table[name], dtype) for name, dtype in dtypes.items()]
 
     # ── what is checked before the first row is trained on ──
 

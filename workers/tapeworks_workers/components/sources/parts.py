@@ -31,6 +31,7 @@ def stream(
     dtypes: Sequence[tf.DType],
     element: Callable[[list[tf.Tensor]], Any],
     *,
+    counts: Sequence[int | None],
     at_once: int = 1,
 ) -> tf.data.Dataset:
     """The rows of the files, so many files in turns, in a fixed order.
@@ -38,6 +39,7 @@ def stream(
     Args:
         parts: of each file.
         read: the arrays of a part, as many as `dtypes`. A JobFailure of it ends the job as invalid data.
+        counts: rows of each file, None where that is not known.
         element: from those arrays as tensors to a nest whose tensors all begin with the rows' dimension.
     """
     of_files = tf.ragged.constant([list(one) for one in parts], dtype=tf.int64, inner_shape=(2,), ragged_rank=1)
@@ -57,9 +59,11 @@ def stream(
     def of_file(file: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices(of_files[file]).flat_map(functools.partial(rows, file))
 
-    return tf.data.Dataset.range(len(paths)).interleave(
+    dataset = tf.data.Dataset.range(len(paths)).interleave(
         of_file, cycle_length=min(at_once, len(paths)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
+    known = [count for count in counts if count is not None]
+    return dataset.apply(tf.data.experimental.assert_cardinality(sum(known))) if len(known) == len(counts) else dataset
 
 
 def lines_of(path: Path, part: Part) -> str:

@@ -74,13 +74,10 @@ class _Table(Source):
             return self._element(tensors, features)
 
         dtypes = [dtype for column in columns for dtype in column.outputs]
-        dataset = stream(self.paths, [one for one, _ in told], read, dtypes, element, at_once=_FILES_AT_ONCE)
-        counts = [count for _, count in told if count is not None]
-        if len(counts) < len(told):
-            return dataset
-        if not sum(counts):
+        parts, counts = [one for one, _ in told], [count for _, count in told]
+        if all(count == 0 for count in counts):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows")
-        return dataset.apply(tf.data.experimental.assert_cardinality(sum(counts)))
+        return stream(self.paths, parts, read, dtypes, element, counts=counts, at_once=_FILES_AT_ONCE)
 
     def _rows(self, path: Path, part: Part, names: list[str], columns: list[Column]) -> list[Array]:
         try:
