@@ -37,10 +37,10 @@ def trained(batch: int) -> None:
     case = mlp(batch, 64, 64)
     with tempfile.TemporaryDirectory() as folder:
         case.write(Path(folder))
-        mine = ours(case.spec(), Path(folder))
+        (mine,) = ours(case.spec(), Path(folder)).values()
         keras.utils.clear_session()
         dataset, model = case.usual(Path(folder))
-        other = fit(model, dataset, batch, ROWS)
+        (other,) = fit(model, dataset, batch, ROWS).values()
         print(json.dumps([statistics.median(way() for _ in range(3)) for way in (mine, other)]))
 
 

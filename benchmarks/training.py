@@ -1,10 +1,11 @@
 """How fast a job trains beside `model.fit` and the best loop by hand: .venv/bin/python -m benchmarks.training
 
-Each model is trained in a process of its own, in turns: by Tapeworks' runner parts (plan `auto`, reports and progress
-as in a job), by `model.fit` at its defaults on the usual `shuffle(n).batch(b).prefetch(AUTOTUNE)`, and, where the model
-has one input and one loss, by two loops written by hand for it: one graph over the dataset, and one XLA program over
-gathered batches, of which the faster counts. Each is warmed up first; what is told is steps per second, medians of the
-turns, which go there and back, with the spread of the ratio. Prints a table and the geometric mean.
+Each model is trained in turns, each way in a process of its own: by Tapeworks' runner parts (plan `auto`, reports and
+progress as in a job, the environment of a worker's runners), by `model.fit` at its defaults on the usual
+`shuffle(n).batch(b).prefetch(AUTOTUNE)`, and, where the model has one input and one loss, by two loops written by hand
+for it, in the environment of a runner too: one graph over the dataset, and one XLA program over gathered batches, of
+which the faster counts. Each is warmed up first; what is told is steps per second, medians of the turns, which go there
+and back, with the spread of the ratio. Prints a table and the geometric mean.
 --only mlp: cases whose name has that.
 """
 
@@ -13,22 +14,30 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from tapeworks_workers.processes import clean_environment
 
 SECONDS = 2.0
 SETTLED_SECONDS = 45.0
 """A calibration may take so long."""
 
 
-def ours(spec: dict[str, Any], folder: Path) -> Callable[[], float]:
-    """Train as a job does until the plan is settled; then each call goes on for a while and gives its steps/s."""
+Ways = dict[str, Callable[[], float]]
+"""Name → what trains for a while and gives its steps per second."""
+
+
+def ours(spec: dict[str, Any], folder: Path) -> Ways:
+    """As a job trains, once its plan is settled: that is the name."""
     from tapeworks.canonical import parse_spec
     from tapeworks_workers.engine.assembly import assemble
     from tapeworks_workers.engine.attempt import compile_parts, datasets
@@ -38,10 +47,9 @@ def ours(spec: dict[str, Any], folder: Path) -> Callable[[], float]:
     from tapeworks_workers.engine.reporting import Reporter
 
     set_data_roots([folder])
-    control, told, until = Control(), dict[str, Any](), math.inf
+    control, until = Control(), math.inf
 
     def send(frame: dict[str, Any]) -> None:
-        told.update(frame.get("record", {}).get("diagnostics", {}))
         if time.monotonic() >= until:
             control.on_message({"type": "command", "command": "pause"})
 
@@ -65,11 +73,10 @@ def ours(spec: dict[str, Any], folder: Path) -> Callable[[], float]:
     warm = time.monotonic() + SETTLED_SECONDS
     while (training.counters.plan == "auto" and time.monotonic() < warm) or training.counters.step == 0:
         measure(1.0)
-    print(json.dumps({"plan": training.counters.plan, "told": told}), file=sys.stderr)
-    return lambda: measure(SECONDS)
+    return {str(training.counters.plan): lambda: measure(SECONDS)}
 
 
-def fit(model: Any, dataset: Any, batch: int, rows: int) -> Callable[[], float]:
+def fit(model: Any, dataset: Any, batch: int, rows: int) -> Ways:
     """`model.fit` over whole passes."""
     import tensorflow as tf
 
@@ -84,11 +91,11 @@ def fit(model: Any, dataset: Any, batch: int, rows: int) -> Callable[[], float]:
             done += steps
         return done / (time.monotonic() - began)
 
-    return measure
+    return {"fit": measure}
 
 
-def measured(name: str, turns: int) -> dict[str, Any]:
-    """Of one case, in this process: the median of each way's turns, and the ratios of each turn."""
+def one_way(name: str, way: str) -> None:
+    """Of one case: get ready, then train for a while at each line that comes, and print the steps per second of it."""
     import keras
 
     from benchmarks import by_hand
@@ -99,32 +106,79 @@ def measured(name: str, turns: int) -> dict[str, Any]:
     case = next(one for one in CASES if one.name == name)
     with tempfile.TemporaryDirectory() as folder:
         case.write(Path(folder))
-        ways = {"ours": ours(case.spec(), Path(folder))}
-        keras.utils.clear_session()
-        dataset, model = case.usual(Path(folder))
-        ways["fit"] = fit(model, dataset, case.batch, ROWS)
-        if case.job is None and case.batching == "batch" and "sparse" not in name:
-            _, fresh = case.usual(Path(folder))
-            ways |= by_hand.ways(fresh, dataset, case.batch, ROWS, SECONDS)
-        taken = []
+        if way == "ours":
+            ways = ours(case.spec(), Path(folder))
+        else:
+            keras.utils.clear_session()
+            dataset, model = case.usual(Path(folder))
+            made = fit(model, dataset, case.batch, ROWS) if way == "fit" else None
+            ways = made or by_hand.ways(model, dataset, case.batch, ROWS, SECONDS)
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            print(json.dumps({one: measure() for one, measure in ways.items()}), flush=True)
+
+
+@contextmanager
+def prepared(case: str, way: str, environment: Mapping[str, str]) -> Iterator[Callable[[], dict[str, float]]]:
+    """A process that is ready to train one way; each call has it train for a while. Raises OSError where it failed."""
+    command = [sys.executable, "-m", "benchmarks.training", "--case", case, "--way", way]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+
+        def answer() -> str:
+            line = process.stdout.readline() if process.stdout else ""
+            if not line:
+                errors.seek(0)
+                raise OSError(f"{way} of {case}: {errors.read()[-3000:]}")
+            return line
+
+        def measure() -> dict[str, float]:
+            print(file=process.stdin, flush=True)
+            return dict(json.loads(answer()))
+
+        answer()
+        yield measure
+        if process.stdin:
+            process.stdin.close()
+
+
+def measured(case: Any, turns: int) -> dict[str, Any]:
+    """Of one case: the plan, the medians of each way's turns, and the ratios of each turn."""
+    ways = {"ours": clean_environment(), "fit": dict(os.environ)}
+    if case.job is None and case.batching == "batch" and "sparse" not in case.name:
+        ways["hand"] = clean_environment()
+    taken: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    with ExitStack() as stack:
+        processes = [(way, stack.enter_context(prepared(case.name, way, ways[way]))) for way in ways]
         for turn in range(turns):  # there and back: a processor that grows hot is slower to whoever comes last
-            order = list(ways) if turn % 2 == 0 else list(reversed(ways))
-            taken.append({way: ways[way]() for way in order})
-    medians = {way: statistics.median(turn[way] for turn in taken) for way in ways}
-    ratios = sorted(turn["ours"] / turn["fit"] for turn in taken)
-    hand = max((medians[way] for way in ways if way not in ("ours", "fit")), default=None)
-    return {"name": name, "batch": case.batch, **medians, "hand": hand, "ratios": ratios}
+            for way, measure in processes if turn % 2 == 0 else reversed(processes):
+                taken[way].append(measure())
+    rates = {way: {one: [turn[one] for turn in turns] for one in turns[0]} for way, turns in taken.items()}
+    ((plan, mine),), ((_, fits),) = rates["ours"].items(), rates["fit"].items()
+    by_hand = [statistics.median(turns) for turns in rates.get("hand", {}).values()]
+    return {
+        "plan": plan,
+        "ours": statistics.median(mine),
+        "fit": statistics.median(fits),
+        "hand": max(by_hand, default=None),
+        "ratios": sorted(one / other for one, other in zip(mine, fits, strict=True)),
+    }
 
 
 def main() -> None:
-    """Print the table; `--case NAME` measures one in this process."""
+    """Print the table; `--case NAME --way WAY` is one way of one case, in this process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case")
+    parser.add_argument("--way")
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--only", default="", help="cases whose name has this")
     given = parser.parse_args()
     if given.case:
-        print(json.dumps(measured(given.case, given.turns)))
+        one_way(given.case, given.way)
         return
     from benchmarks.training_cases import CASES
 
@@ -132,21 +186,19 @@ def main() -> None:
     print(f"{'model':36}{'batch':>6}{columns}")
     ratios = []
     for case in (one for one in CASES if given.only.lower() in one.name.lower()):
-        command = [sys.executable, "-m", "benchmarks.training", "--case", case.name, "--turns", str(given.turns)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"{case.name}: failed\n{done.stderr[-3000:]}", flush=True)
+        try:
+            result = measured(case, given.turns)
+        except OSError as error:
+            print(f"{case.name}: failed\n{error}", flush=True)
             continue
-        result = json.loads(done.stdout.splitlines()[-1])
-        plan = next(json.loads(line)["plan"] for line in done.stderr.splitlines() if line.startswith('{"plan"'))
         ratio, hand = result["ours"] / result["fit"], result["hand"]
         ratios.append(ratio)
         spread = f"{result['ratios'][0]:.1f}–{result['ratios'][-1]:.1f}"
         by_hand = f"{hand:9.0f}" if hand else f"{'–':>9}"
         beside = f"{result['ours'] / hand:8.2f}" if hand else f"{'–':>8}"
         print(
-            f"{result['name']:36}{result['batch']:6}{result['fit']:9.0f}{by_hand}{result['ours']:11.0f}{plan:>7}{ratio:8.1f}"
-            f"{spread:>13}{beside}",
+            f"{case.name:36}{case.batch:6}{result['fit']:9.0f}{by_hand}{result['ours']:11.0f}{result['plan']:>7}"
+            f"{ratio:8.1f}{spread:>13}{beside}",
             flush=True,
         )
     if len(ratios) > 1:

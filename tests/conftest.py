@@ -1,7 +1,10 @@
 """What every test needs: a quiet TensorFlow on the CPU, and Keras on the TensorFlow backend."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 
 import pytest
 import structlog
@@ -12,6 +15,10 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 for variable in [name for name in os.environ if name.startswith("TAPEWORKS_")]:
     # A developer's own settings must not reach the servers and workers that tests start.
     del os.environ[variable]
+# What workers keep for each other is this run's alone: a developer's own cache has no part in it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tapeworks-tests-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # A service in a thread logs while a command's standard output is read in the same process.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 

@@ -243,6 +243,29 @@ def test_what_cannot_be_loaded_is_refused_and_the_rest_is_there(house: House, tm
     house.run(house.launcher.load([]))
 
 
+def test_a_catalogue_is_kept_for_other_work_folders(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, cache = tmp_path / "own_kept.py", tmp_path / "cache"
+    own.write_text(GOOD.format(name="kept"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+    def names(folder: str) -> list[str]:
+        admitted = house.run(admit(house.launcher, [own], folder=tmp_path / folder))
+        return [one.name for one in admitted.catalogue.components]
+
+    assert names("first") == ["own/kept"]
+    (kept,) = (cache / "tapeworks" / "catalogues").glob("*.json")
+    kept.write_text(kept.read_text().replace("own/kept", "own/from_the_cache"))
+    assert names("second") == ["own/from_the_cache"], "nothing is admitted again"
+    assert names("first") == ["own/kept"], "a work folder's own comes first"
+    kept.write_text("{")
+    assert names("third") == ["own/kept"], "what cannot be read is made again"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own))
+    assert names("fourth") == ["own/kept"], "a cache that cannot be is none"
+    house.run(house.launcher.load([]))
+
+
 def test_plain_processes_do_the_same(tmp_path: Path) -> None:
     lifelines.become_subreaper()
 

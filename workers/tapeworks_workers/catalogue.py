@@ -1,8 +1,8 @@
 """What this worker's components are: admitted in a process of their own, and remembered.
 
-Admission builds, serialises and traces every component, which takes seconds. Its result is kept in
-the work folder under the digest of what it depends on (`zygote.digest`), so a worker that starts
-again with the same sources and versions is ready at once.
+Admission builds, serialises and traces every component, which takes seconds. Its result is kept under the digest of
+what it depends on (`zygote.digest`: components, Tapeworks' own sources, versions), in the work folder and in the
+user's cache, so a worker that starts again with the same, or another one beside it, is ready at once.
 """
 
 from __future__ import annotations
@@ -42,16 +42,25 @@ class Admitted(BaseModel):
 async def admit(launcher: Launcher, components: Sequence[Path], *, folder: Path) -> Admitted:
     """Load the components in `components` and admit them all. Raises LaunchFailed."""
     loaded = await launcher.load([path.resolve() for path in components])
-    remembered = folder / f"{loaded.digest}.json"
-    if loaded.digest is not None and (known := _recall(remembered)) is not None:
+    remembered = [place / f"{loaded.digest}.json" for place in (folder, *_of_user())]
+    if loaded.digest is not None and (known := _recalled(remembered)) is not None:
         return known
     child = await launcher.admission(environment=_ON_CPU)
     admitted = await _result(child)
     for one in admitted.catalogue.refused:
         log.warning("a component was refused", component=one.name, reason=one.reason)
     if loaded.digest is not None:
-        await asyncio.to_thread(_remember, remembered, admitted)
+        await asyncio.to_thread(_remember_all, remembered, admitted)
     return admitted
+
+
+def _of_user() -> list[Path]:
+    """Where this user's programs keep what can be made again (XDG), if they have a home."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return [(Path(cache) if cache else Path.home() / ".cache") / "tapeworks" / "catalogues"]
+    except RuntimeError:
+        return []
 
 
 async def _result(child: Child) -> Admitted:
@@ -80,19 +89,34 @@ async def _result(child: Child) -> Admitted:
     return Admitted.model_validate(answer["report"])
 
 
-def _recall(file: Path) -> Admitted | None:
-    try:
-        return Admitted.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        log.warning("a remembered catalogue cannot be read and is made again", file=file.name, error=str(error))
-        return None
+def _recalled(files: Sequence[Path]) -> Admitted | None:
+    for file in files:
+        try:
+            known = Admitted.model_validate_json(file.read_bytes())
+            os.utime(file)  # the last to be forgotten
+        except FileNotFoundError:
+            continue
+        except (OSError, ValidationError) as error:
+            log.warning("a remembered catalogue cannot be read", file=str(file), error=str(error))
+        else:
+            return known
+    return None
+
+
+def _remember_all(files: Sequence[Path], admitted: Admitted) -> None:
+    """In the work folder; in the user's cache too, where that can be written."""
+    first, *others = files
+    _remember(first, admitted)
+    for file in others:
+        try:
+            _remember(file, admitted)
+        except OSError as error:
+            log.info("the catalogue is not kept for other work folders", reason=str(error))
 
 
 def _remember(file: Path, admitted: Admitted) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".new")
+    aside = file.with_suffix(f".{os.getpid()}")
     aside.write_text(admitted.model_dump_json())
     os.replace(aside, file)
     oldest_first = sorted(file.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)

@@ -100,11 +100,13 @@ async def read_frame(reader: asyncio.StreamReader) -> frames.Message | None:
 def clean_environment() -> dict[str, str]:
     """The environment of every process with TensorFlow in it: ours without Tapeworks' settings, keys among them.
 
-    TensorFlow's own log is off by default: without a GPU each process would report an error of CUDA's.
+    TensorFlow's own log is off by default: without a GPU each process would report an error of CUDA's. oneDNN is on:
+    TensorFlow leaves it off on processors without AVX-512, where convolutions and attention gain half as much again.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TAPEWORKS_")}
     kept.pop("TF_USE_LEGACY_KERAS", None)
-    return {"TF_CPP_MIN_LOG_LEVEL": "3", **kept, "KERAS_BACKEND": "tensorflow", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    defaults = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}
+    return {**defaults, **kept, "KERAS_BACKEND": "tensorflow", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 class Lifeline:

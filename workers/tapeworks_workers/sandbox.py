@@ -49,7 +49,10 @@ THREADS, THREADS_PER_CPU = 512, 128
 LIMITS = {
     "NOFILE": 4096, "NPROC": THREADS + THREADS_PER_CPU * (os.cpu_count() or 1), "FSIZE": FILE_BYTES, "CORE": 0,
 }  # fmt: skip
-_KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND")
+_KEPT = (
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH",
+    "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "KERAS_BACKEND",
+)  # fmt: skip
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 _PROBE_SECONDS = 20

@@ -10,6 +10,7 @@ import pytest
 from tapeworks.components import registry
 from tapeworks.loading import load_installed
 from tapeworks.references import Kind
+from tapeworks_workers.components.sources import parts
 from tapeworks_workers.engine.building import build, set_data_roots
 
 
@@ -33,6 +34,12 @@ def as_it_was(built_in: None) -> Iterator[None]:
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy(policy)
     keras.utils.clear_session(free_memory=False)
+
+
+@pytest.fixture
+def streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are a stream of parts, as large ones are."""
+    monkeypatch.setattr(parts, "WHOLE_FILE_BYTES", 0)
 
 
 @pytest.fixture

@@ -94,6 +94,7 @@ def told(elements: Any) -> list[str]:
     return [str(tf.nest.map_structure(lambda leaf: repr(leaf.numpy()), element)) for element in elements]
 
 
+@pytest.mark.usefixtures("streamed")
 @pytest.mark.parametrize("rows", ROWS, ids=["few", "many"])
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_next_element_after_a_saved_one(root: Path, tmp_path: Path, name: str, rows: list[int]) -> None:

@@ -110,6 +110,7 @@ def test_sparse_vectors_stay_sparse(root: Path, form: str) -> None:
     fails(source(form, files=file, features="items", sparse={"items": 99_999}), "an index outside 0 … 99998")
 
 
+@pytest.mark.usefixtures("streamed")
 @both
 def test_files_are_read_in_turns_in_the_same_order(root: Path, form: str) -> None:
     for shard in range(3):
@@ -122,6 +123,18 @@ def test_files_are_read_in_turns_in_the_same_order(root: Path, form: str) -> Non
     assert [path.name for path in one.files()] == [f"s{shard}.{form}" for shard in range(3)]
 
 
+@both
+def test_small_files_are_the_rows_of_one_after_another(root: Path, form: str) -> None:
+    for shard in range(3):
+        write(root, form, [{"x": [shard] * (row % 3), "y": 10 * shard + row} for row in range(4)], f"s{shard}")
+    dataset = source(form, files=f"*.{form}", features="x", labels="y").dataset()
+    assert [y.numpy() for _, y in dataset] == [10 * shard + row for shard in range(3) for row in range(4)]
+    assert [x.to_tensor().numpy().tolist() if hasattr(x, "to_tensor") else x.numpy().tolist() for x, _ in dataset] == [
+        [shard] * (row % 3) for shard in range(3) for row in range(4)
+    ]
+
+
+@pytest.mark.usefixtures("streamed")
 @both
 def test_a_stream_resumes_in_the_middle_of_a_part(root: Path, form: str, tmp_path: Path) -> None:
     for shard in range(3):
@@ -163,7 +176,8 @@ def fails(one: Any, says: str) -> None:
     assert caught.value.code is FailureCode.INVALID_DATA
 
 
-def test_a_mistake_far_into_a_file_ends_the_job_as_invalid_data(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("streamed")
+def test_a_mistake_far_into_a_stream_ends_the_job_as_invalid_data(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tapeworks_workers.components.sources import tables
     from tapeworks_workers.engine import diagnostics
 
@@ -175,6 +189,11 @@ def test_a_mistake_far_into_a_file_ends_the_job_as_invalid_data(root: Path, monk
     failure = diagnostics.failure(caught.value, spec={}, phase="training")
     assert failure["code"] == "invalid_data"
     assert "t.jsonl, lines from" in failure["message"]
+
+
+def test_a_mistake_far_into_a_small_file_is_told_at_once(root: Path) -> None:
+    write(root, "jsonl", [{"x": row, "text": "-" * 1000} for row in range(2000)] + [{"x": None, "text": ""}])
+    fails(source("jsonl", files="t.jsonl", features="x"), "t.jsonl, lines from .*column 'x' has no value")
 
 
 def test_a_stream_larger_than_memory_keeps_memory_flat(root: Path) -> None:

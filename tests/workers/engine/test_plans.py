@@ -26,7 +26,8 @@ UNDO = {"op": "map", "function": "lab/Jitter", "training_only": True}
 
 def rows(size: int, batch: int, *, seed: int | None = 7, drop: bool = False) -> Rows:
     array = tf.range(size, dtype=tf.int64)
-    return Rows((array, -array), size, batch, drop, seed)
+    spec = tf.TensorSpec([], tf.int64)
+    return Rows((array, -array), (spec, spec), size, batch, drop, seed)
 
 
 def of_pass(some: Rows, number: int) -> list[list[int]]:
@@ -62,6 +63,29 @@ def test_a_stream_goes_through_all_passes() -> None:
     expected = [batch for number in (1, 2) for batch in of_pass(some, number)]
     got = [x.numpy().tolist() for x, _ in some.stream(4).take(5)]
     assert got == expected[1:6]
+
+
+def test_ragged_and_sparse_rows_are_gathered_as_tf_data_batches_them() -> None:
+    random = np.random.default_rng(0)
+    lengths = random.integers(0, 5, 23)
+    words = tf.RaggedTensor.from_row_lengths(random.integers(0, 99, lengths.sum()), lengths)
+    pairs = tf.RaggedTensor.from_row_lengths(random.random((lengths.sum(), 2)).astype("float32"), lengths)
+    wide = tf.sparse.from_dense(random.integers(0, 2, (23, 3, 4)))
+    dataset = tf.data.Dataset.from_tensor_slices(({"words": words, "pairs": pairs, "wide": wide}, np.arange(23)))
+    (batching,) = job(data={"source": numbers(23), "pipeline": [BATCH]}).data.pipeline
+    found = find(dataset, [operations.prepare(batching, index=0, seed=0, deterministic=False, pointer="")])
+    assert found is not None
+    expected = list(dataset.batch(batching.batch_size))
+    assert len(expected) == found[0].steps == 3
+    for number, (x, y) in enumerate(expected):
+        got, labels = found[0].batch(tf.constant(number, tf.int64))
+        assert labels.numpy().tolist() == y.numpy().tolist()
+        assert got["words"].to_list() == x["words"].to_list()
+        assert got["pairs"].to_list() == x["pairs"].to_list()
+        np.testing.assert_array_equal(tf.sparse.to_dense(got["wide"]), tf.sparse.to_dense(x["wide"]))
+    made = tf.data.Dataset.range(2).map(found[0].batch)
+    told = (made.element_spec, found[0].element_spec, dataset.batch(batching.batch_size).element_spec)
+    assert [str(spec).replace("8,", "None,") for spec in told] == [str(told[2])] * 3
 
 
 @pytest.mark.parametrize("size", [64, 95, 100])
@@ -180,6 +204,19 @@ def test_a_step_that_xla_refuses_is_not_supported_where_it_was_asked_for(tmp_pat
     with pytest.raises(JobFailure, match="XLA cannot compile the step") as caught:
         trained(spec, tmp_path)
     assert caught.value.code == "not_supported"
+
+
+def test_a_loop_whose_gradients_need_every_shape_compiles(tmp_path: Path) -> None:
+    """An LSTM's bias is broadcast to the batch, and its gradient summed over it, in each step of the loop."""
+    reshaped = {"component": "keras/Reshape", "config": {"target_shape": [2, 2]}}
+    layers = [reshaped, {"component": "keras/LSTM", "config": {"units": 3}}]
+    model = {"component": "sequential", "config": {"layers": layers}}
+    losses = {}
+    for plan in ("loop", "fused"):
+        spec = job(model=model, data=SOURCES["rows"], training={"epochs": 3, "execution": {"plan": plan}})
+        result = trained(spec, tmp_path / plan)
+        losses[plan] = [record["values"]["loss"] for record in result.records("metric")]
+    np.testing.assert_allclose(losses["fused"], losses["loop"], rtol=1e-3)
 
 
 def printing() -> dict[str, Any]:

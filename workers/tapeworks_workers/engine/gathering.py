@@ -5,7 +5,8 @@ begins anew with each pass. Where the source is in memory and the buffer covers 
 alone: nothing is filled, nothing needs to be saved, and passes follow each other without a gap. The order of a pass
 is then a full, seeded permutation.
 
-Interface: `find(dataset, operations)` gives the `Rows` that the first operations stand for.
+Interface: `find(dataset, operations)` gives the `Rows` that the first operations stand for; `in_memory(dataset)` what
+it slices, and `taken` some of these rows.
 """
 
 from __future__ import annotations
@@ -16,9 +17,41 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.data.ops.from_tensor_slices_op import _TensorSliceDataset
+from tensorflow.python.data.util import structure
 
 from tapeworks_workers.engine.operations import Applied
 from tapeworks_workers.engine.tracing import engine_code
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """A SparseTensor, its values and where they are in their rows, so that rows can be gathered."""
+
+    values: tf.RaggedTensor
+    """(rows, values of each)."""
+    places: tf.RaggedTensor
+    """(rows, values of each, rank - 1)."""
+    shape: list[int | None]
+    """Of a row."""
+
+    @classmethod
+    def of(cls, sparse: tf.SparseTensor) -> SparseRows:
+        """Of a SparseTensor whose indices are in order."""
+        rows = tf.cast(sparse.dense_shape[0], tf.int64)
+
+        def ragged(values: tf.Tensor) -> tf.RaggedTensor:
+            return tf.RaggedTensor.from_value_rowids(values, sparse.indices[:, 0], rows, validate=False)
+
+        return cls(ragged(sparse.values), ragged(sparse.indices[:, 1:]), sparse.shape.as_list()[1:])
+
+    def taken(self, places: tf.Tensor) -> tf.SparseTensor:
+        """These rows."""
+        values, at = tf.gather(self.values, places), tf.gather(self.places, places)
+        indices = tf.concat([values.value_rowids()[:, None], at.values], 1)
+        shape = [tf.size(places, tf.int64), *(tf.constant(length, tf.int64) for length in self.shape)]
+        sparse = tf.SparseTensor(indices, values.values, tf.stack(shape))
+        sparse.set_shape([None, *self.shape])
+        return sparse
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +59,9 @@ class Rows:
     """Arrays, and how they are cut into batches. Batches are numbered through all passes."""
 
     arrays: Any
-    """A nest of tensors of shape (size, …)."""
+    """A nest of tensors of shape (size, …), RaggedTensors and SparseRows."""
+    element: Any
+    """The nest of specs of one row."""
     size: int
     batch_size: int
     drop_remainder: bool
@@ -47,7 +82,7 @@ class Rows:
     def element_spec(self) -> Any:
         """Of a batch, as its dataset would say."""
         size = self.batch_size if self.steps == self.full else None
-        return tf.nest.map_structure(lambda array: tf.TensorSpec([size, *array.shape[1:]], array.dtype), self.arrays)
+        return tf.nest.map_structure(lambda spec: spec._batch(size), self.element)
 
     def batch(self, number: tf.Tensor) -> Any:
         """The batch of a number: an int64 scalar."""
@@ -59,7 +94,7 @@ class Rows:
         return self._at(places, number // self.steps)
 
     def stacked(self, number: tf.Tensor, count: int) -> Any:
-        """`count` full batches of one pass, the first of this number: leaves of shape (count, batch_size, …).
+        """`count` full batches of one pass, the first of this number: dense leaves of shape (count, batch_size, …).
 
         Beyond the end of the pass its last row is repeated.
         """
@@ -76,7 +111,7 @@ class Rows:
         if self.seed is not None:
             key = tf.random.experimental.stateless_fold_in(tf.constant([self.seed, 0], tf.int64), pass_number)
             places = tf.random.experimental.index_shuffle(places, key, tf.constant(self.size - 1, tf.int64))
-        return tf.nest.map_structure(lambda array: tf.gather(array, places), self.arrays)
+        return tf.nest.map_structure(lambda array: taken(array, places), self.arrays)
 
     def of_pass(self, number: int) -> tf.data.Dataset:
         """The batches of one pass."""
@@ -95,7 +130,7 @@ def find(dataset: tf.data.Dataset, applied: Sequence[Applied]) -> tuple[Rows, in
 
     None where elements are not in memory, or are not just shuffled as a whole and batched.
     """
-    arrays = _arrays(dataset)
+    arrays = in_memory(dataset)
     size = int(dataset.cardinality())
     if arrays is None or size == 0:
         return None
@@ -104,17 +139,23 @@ def find(dataset: tf.data.Dataset, applied: Sequence[Applied]) -> tuple[Rows, in
         operation = item.operation
         if operation.op == "shuffle" and seed is None and operation.buffer_size >= size:
             seed = item.seed
-        elif operation.op == "batch":
-            rows = Rows(arrays, size, operation.batch_size, operation.drop_remainder, seed)
+        elif operation.op in ("batch", "ragged_batch"):
+            rows = Rows(arrays, dataset.element_spec, size, operation.batch_size, operation.drop_remainder, seed)
             return None if rows.steps == 0 else (rows, index + 1)
         elif operation.op != "cache" or seed is not None:
             return None
     return None
 
 
-def _arrays(dataset: tf.data.Dataset) -> Any:
-    """The tensors that a dataset slices, None where it does something else."""
-    specs = tf.nest.flatten(dataset.element_spec)
-    if not isinstance(dataset, _TensorSliceDataset) or not all(isinstance(spec, tf.TensorSpec) for spec in specs):
+def in_memory(dataset: tf.data.Dataset) -> Any:
+    """What a dataset slices: a nest of tensors, RaggedTensors and SparseRows. None where it does something else."""
+    if not isinstance(dataset, _TensorSliceDataset):
         return None
-    return tf.nest.pack_sequence_as(dataset.element_spec, dataset._tensors)
+    batched = tf.nest.map_structure(lambda spec: spec._batch(int(dataset.cardinality())), dataset.element_spec)
+    whole = structure.from_tensor_list(batched, dataset._tensors)
+    return tf.nest.map_structure(lambda leaf: SparseRows.of(leaf) if isinstance(leaf, tf.SparseTensor) else leaf, whole)
+
+
+def taken(array: Any, places: Any) -> Any:
+    """Rows of what `in_memory` gives, at these places."""
+    return array.taken(places) if isinstance(array, SparseRows) else tf.gather(array, places)

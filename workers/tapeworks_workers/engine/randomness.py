@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -82,11 +83,21 @@ def _stateless_dropout(
 ) -> tf.Tensor:
     x = tf.convert_to_tensor(x)
     shape = tf.shape(x) if noise_shape is None else _filled(noise_shape, x)
-    kept = _unit(_bits_of(seed), shape, x.dtype) >= tf.cast(rate, x.dtype)
+    kept = _at_least(rate, _bits_of(seed), shape, x.dtype)
     scale = 1.0 / (1.0 - tf.cast(rate, tf.float64))
     dropped = tf.where(kept, x * tf.cast(scale, x.dtype), tf.zeros([], x.dtype))
     dropped.set_shape(x.shape)
     return dropped
+
+
+def _at_least(bound: Any, bits: Bits, shape: Any, dtype: tf.DType) -> tf.Tensor:
+    """Whether each of so many floats in [0, 1) is not below a bound. Where the bound is known, the bits are compared,
+    which is the same and spares three passes over them."""
+    if tf.is_tensor(bound) or dtype == tf.float64:
+        return _unit(bits, shape, dtype) >= tf.cast(bound, dtype)
+    kept = _fraction_bits(dtype)
+    least = math.ceil(float(np.asarray(bound, dtype.as_numpy_dtype)) * 2**kept)
+    return _lowest(bits, shape, kept) >= tf.constant(least, tf.uint32)
 
 
 def _filled(noise_shape: Any, x: tf.Tensor) -> tf.Tensor:
@@ -127,9 +138,16 @@ def _unit(bits: Bits, shape: Any, dtype: tf.DType) -> tf.Tensor:
     """Floats in [0, 1): of the lowest bits as many as the type's fraction has, as TensorFlow's CPU kernels do."""
     if dtype == tf.float64:
         return tf.cast(tf.bitwise.right_shift(bits(shape, tf.uint64), tf.constant(11, tf.uint64)), dtype) * 2.0**-53
-    kept = {tf.float16: 10, tf.bfloat16: 7}.get(dtype, 23)
-    drawn = tf.bitwise.bitwise_and(bits(shape, tf.uint32), tf.constant((1 << kept) - 1, tf.uint32))
-    return tf.cast(tf.cast(drawn, tf.int32), dtype) * tf.cast(2.0**-kept, dtype)
+    kept = _fraction_bits(dtype)
+    return tf.cast(tf.cast(_lowest(bits, shape, kept), tf.int32), dtype) * tf.cast(2.0**-kept, dtype)
+
+
+def _fraction_bits(dtype: tf.DType) -> int:
+    return {tf.float16: 10, tf.bfloat16: 7}.get(dtype, 23)
+
+
+def _lowest(bits: Bits, shape: Any, kept: int) -> tf.Tensor:
+    return tf.bitwise.bitwise_and(bits(shape, tf.uint32), tf.constant((1 << kept) - 1, tf.uint32))
 
 
 _ORIGINAL: Any = tf.random.stateless_uniform

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec import Split as SplitSpec
+from tapeworks_workers.engine import gathering
 from tapeworks_workers.engine.randomness import derive_seed
 
 IN_MEMORY_BYTES = 512 * 1024 * 1024
@@ -44,8 +45,11 @@ def split(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], *, seed:
                 f"the {name} split is empty: the source has {size} elements",
                 hint="Take a larger fraction, or give the split a source of its own.",
             )
-    if dataset.cardinality() > 0 and _bytes(dataset.element_spec, size) <= IN_MEMORY_BYTES:
-        return _in_memory(dataset, size, chosen)
+    whole = gathering.in_memory(dataset)
+    if whole is None and dataset.cardinality() > 0 and _bytes(dataset.element_spec, size) <= IN_MEMORY_BYTES:
+        whole = next(iter(dataset.batch(size)))
+    if whole is not None:
+        return {name: _taken(whole, of_split) for name, of_split in chosen.items()}
     return {name: _where(dataset, of_split, size) for name, of_split in chosen.items()}
 
 
@@ -77,12 +81,9 @@ def _bytes(element_spec: Any, size: int) -> float:
     return total
 
 
-def _in_memory(dataset: tf.data.Dataset, size: int, chosen: Mapping[str, np.ndarray]) -> dict[str, tf.data.Dataset]:
-    whole = next(iter(dataset.batch(size)))
-    return {
-        name: tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda t, i=of_split: tf.gather(t, i), whole))
-        for name, of_split in chosen.items()
-    }
+def _taken(whole: Any, of_split: np.ndarray) -> tf.data.Dataset:
+    rows = tf.nest.map_structure(lambda array: gathering.taken(array, of_split), whole)
+    return tf.data.Dataset.from_tensor_slices(rows)
 
 
 def _where(dataset: tf.data.Dataset, of_split: np.ndarray, size: int) -> tf.data.Dataset:

@@ -21,6 +21,7 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine import metrics as metric_results
 from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.one_pass import one_pass_adam
 from tapeworks_workers.engine.randomness import philox
 from tapeworks_workers.engine.traces import Traces
 from tapeworks_workers.engine.tracing import call_user_code, outside_trace, peek
@@ -91,6 +92,7 @@ def _compile(
                 traces.step(split, element_spec)
                 stack.enter_context(tf.variable_creator_scope(traces.variable_made))
             stack.enter_context(philox())
+            stack.enter_context(one_pass_adam())
             stack.enter_context(run.streams.using(split))
             batch = assembly.select(batch)
             scalars = _scalars(call_user_code(function, batch, run), assembly, split)

@@ -1,6 +1,7 @@
-"""Files as a stream of their parts: what the sources of rows share.
+"""Files by their parts: what the sources of rows share.
 
-A file is read in parts of about 1 MiB, never as a whole. Which part is being read, and which row of it comes next, is
+Small files are read at once, and their rows lie in memory: batches are gathered from them. Larger ones are a stream
+of parts of about 1 MiB, never read as a whole. Which part is being read, and which row of it comes next, is
 the only state, so an iterator can be saved after any row and goes on exactly. tf.data's own CsvDataset is not used for
 that: restored from a saved state it leaves rows out.
 """
@@ -22,6 +23,10 @@ Part = tuple[int, int]
 """What its reader knows a part by: its first and last byte, or the number of a row group."""
 
 PART_BYTES = 1024 * 1024
+WHOLE_FILE_BYTES = 8 * 1024 * 1024
+"""Files that have no more together are read at once,"""
+WHOLE_ROW_BYTES = 64 * 1024 * 1024
+"""unless their rows have more."""
 
 
 def stream(
@@ -34,7 +39,7 @@ def stream(
     counts: Sequence[int | None],
     at_once: int = 1,
 ) -> tf.data.Dataset:
-    """The rows of the files, so many files in turns, in a fixed order.
+    """The rows of the files in a fixed order: of small ones one file after another, else so many files in turns.
 
     Args:
         parts: of each file.
@@ -42,6 +47,9 @@ def stream(
         counts: rows of each file, None where that is not known.
         element: from those arrays as tensors to a nest whose tensors all begin with the rows' dimension.
     """
+    whole = _whole(paths, parts, read, dtypes, element)
+    if whole is not None:
+        return tf.data.Dataset.from_tensor_slices(whole)
     of_files = tf.ragged.constant([list(one) for one in parts], dtype=tf.int64, inner_shape=(2,), ragged_rank=1)
 
     def arrays(file: Array, part: Array) -> list[Array]:
@@ -64,6 +72,31 @@ def stream(
     )
     known = [count for count in counts if count is not None]
     return dataset.apply(tf.data.experimental.assert_cardinality(sum(known))) if len(known) == len(counts) else dataset
+
+
+def _whole(
+    paths: Sequence[Path],
+    parts: Sequence[Sequence[Part]],
+    read: Callable[[Path, Part], Sequence[Array]],
+    dtypes: Sequence[tf.DType],
+    element: Callable[[list[tf.Tensor]], Any],
+) -> Any:
+    """All rows as one nest of tensors; None where they are too many."""
+    if sum(path.stat().st_size for path in paths) > WHOLE_FILE_BYTES:
+        return None
+    nests, size = [], 0
+    for path, of_file in zip(paths, parts, strict=True):
+        for part in of_file:
+            arrays = read(path, part)
+            size += sum(array.nbytes for array in arrays)
+            if size > WHOLE_ROW_BYTES:
+                return None
+            nests.append(element([tf.convert_to_tensor(*one) for one in zip(arrays, dtypes, strict=True)]))
+    return tf.nest.map_structure(lambda *leaves: _joined(leaves), *nests)
+
+
+def _joined(leaves: Sequence[Any]) -> Any:
+    return tf.sparse.concat(0, list(leaves)) if isinstance(leaves[0], tf.SparseTensor) else tf.concat(leaves, 0)
 
 
 def lines_of(path: Path, part: Part) -> str:

@@ -15,7 +15,7 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.feed import Cursor
 from tapeworks_workers.engine.fields import named_leaves
 from tapeworks_workers.engine.pipeline import Split
-from tapeworks_workers.engine.step import CompiledStep
+from tapeworks_workers.engine.step import CompiledStep, compile_train_step
 
 STACK_BYTES = 16 * 1024 * 1024
 MOST_STACKED = 128
@@ -41,7 +41,8 @@ class FusedPlan:
 
     def __init__(self, step: CompiledStep, split: Split) -> None:
         rows, batch_size = split.rows, split.batch_size
-        self._one = step.on_device
+        self._step = step
+        self._one = self._stacked_one = step.on_device
         self._spec = step.element_spec
         self._full = [
             tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype) for spec in tf.nest.flatten(step.element_spec)
@@ -53,6 +54,8 @@ class FusedPlan:
         self._take = tf.function(self._taken, autograph=False)
         self._rows = rows
         self._compiled = False
+        self._of_one_size = False
+        """Whether the step was traced again for full batches alone."""
         self._refused: str | None = None
         self._ahead: tuple[int, Future[list[tf.Tensor]]] | None = None
         """The number of a batch, and the stack that begins with it."""
@@ -118,10 +121,26 @@ class FusedPlan:
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.InternalError) as error:
             if self._compiled:
                 raise
+            if self._traced_for_one_size():
+                self._train_on(stacked, taken)
+                return
             self._refused = str(error).partition("\n")[0][:500]
             for at in range(taken):
                 self._one(tf.nest.pack_sequence_as(self._spec, [leaves[at] for leaves in stacked]))
         self._compiled = True
+
+    def _traced_for_one_size(self) -> bool:
+        """Trace the step again where every shape is known, once: gradients of a loop (an LSTM's) compile only then."""
+        if self._of_one_size:
+            return False
+        self._of_one_size = True
+        full = tf.nest.pack_sequence_as(self._spec, self._full)
+        try:
+            self._stacked_one = compile_train_step(self._step.assembly, element_spec=full).on_device
+        except JobFailure:  # what was traced before goes on
+            return False
+        self._train = tf.function(self._trained, autograph=False, jit_compile=True)
+        return True
 
     def _begin(self, batches: Any, steps: int) -> Future[Taken]:
         return self._thread.submit(self._take, batches, tf.constant(min(self._most, steps)))
@@ -173,7 +192,7 @@ class FusedPlan:
 
     def _trained(self, stacked: list[tf.Tensor], steps: tf.Tensor) -> None:
         def one(done: tf.Tensor) -> tf.Tensor:
-            self._one(tf.nest.pack_sequence_as(self._spec, [leaves[done] for leaves in stacked]))
+            self._stacked_one(tf.nest.pack_sequence_as(self._spec, [leaves[done] for leaves in stacked]))
             return done + 1
 
         tf.while_loop(lambda done: done < steps, one, (tf.constant(0),))
