@@ -48,9 +48,11 @@ def ours(spec: dict[str, Any], folder: Path) -> Ways:
 
     set_data_roots([folder])
     control, until = Control(), math.inf
+    ended: list[tuple[float, int]] = []
 
     def send(frame: dict[str, Any]) -> None:
         if time.monotonic() >= until:
+            ended.append((time.monotonic(), training.counters.step))
             control.on_message({"type": "command", "command": "pause"})
 
     parsed = parse_spec(spec)
@@ -62,17 +64,20 @@ def ours(spec: dict[str, Any], folder: Path) -> Ways:
         nonlocal until
         while control.take() is not None:  # each frame after the time was over asked for a pause
             pass
+        ended.clear()
         began, first = time.monotonic(), training.counters.step
         until = began + seconds
         try:
             training.train()
         except Interrupted:
-            return (training.counters.step - first) / (time.monotonic() - began)
+            at, step = ended[0]  # not later: a pause writes a checkpoint
+            return (step - first) / (at - began)
         raise AssertionError("it ended by itself")
 
     warm = time.monotonic() + SETTLED_SECONDS
     while (training.counters.plan == "auto" and time.monotonic() < warm) or training.counters.step == 0:
         measure(1.0)
+    measure(1.0)
     return {str(training.counters.plan): lambda: measure(SECONDS)}
 
 

@@ -119,7 +119,8 @@ class Recorder:
         self._too_large = sum(_bytes(variable) for variable in variables.values()) > MAX_BYTES
         if self._read is None or len(variables) != len(self._names):
             self._names, kept = list(variables), list(variables.values())
-            self._read = tf.function(lambda: [variable.read_value() for variable in kept], autograph=False)
+            read = tf.function(lambda: [variable.read_value() for variable in kept], autograph=False)
+            self._read = read.get_concrete_function()
 
     def record(self, step: int, what: str) -> str:
         """Write the black box of a step; the state before it is in place then. Returns a sentence for the failure."""

@@ -177,7 +177,9 @@ class Means:
 
     def __init__(self, compiled: CompiledStep) -> None:
         self._compiled = compiled
-        self._results: Any = tf.function(self._stacked, autograph=False)
+        self._results: Any = None
+        """Reads all metrics in one graph."""
+        self._in_graph = True
         self._result_names: tuple[str, ...] = ()
         self._resets: list[Callable[[], Any]] | None = None
         self._values: np.ndarray | None = None
@@ -228,12 +230,14 @@ class Means:
 
     def _read_results(self) -> dict[str, float]:
         """In one graph; a metric whose `result` needs NumPy or Python numbers is read eagerly, as in `fit`."""
-        if self._results is not None:
+        if self._in_graph:
             try:
+                if self._results is None:
+                    self._results = tf.function(self._stacked, autograph=False).get_concrete_function()
                 values = self._results().numpy().tolist()
                 return dict(zip(self._result_names, values, strict=True))
             except (NotImplementedError, TypeError, AttributeError):
-                self._results = None
+                self._in_graph = False
         return metric_results.as_floats(self._compute())
 
     def _stacked(self) -> tf.Tensor:
@@ -271,4 +275,5 @@ def _resets(sums: tf.Variable, metrics: Sequence[keras.metrics.Metric]) -> list[
         for metric in assigning:
             metric.reset_state()
 
-    return [tf.function(together, autograph=False), *(one.reset_state for one in metrics if one not in assigning)]
+    reset = tf.function(together, autograph=False).get_concrete_function()
+    return [reset, *(one.reset_state for one in metrics if one not in assigning)]

@@ -6,6 +6,7 @@ would. Which is which does not depend on where a call begins, so a resumed attem
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -48,7 +49,10 @@ class FusedPlan:
             tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype) for spec in tf.nest.flatten(step.element_spec)
         ]
         each = sum(spec.shape.num_elements() * spec.dtype.size for spec in self._full)
-        most = MOST_STACKED if rows is None else min(MOST_STACKED, rows.full)
+        # No more than is ever asked for at once: what is gathered beyond it is thrown away.
+        most = min(
+            MOST_STACKED, step.assembly.spec.training.report_every_steps, MOST_STACKED if rows is None else rows.full
+        )
         self._most = max(1, min(most, STACK_BYTES // max(1, each)))
         self._thread = ThreadPoolExecutor(1, "batches")
         self._take = tf.function(self._taken, autograph=False)
@@ -59,8 +63,9 @@ class FusedPlan:
         self._refused: str | None = None
         self._ahead: tuple[int, Future[list[tf.Tensor]]] | None = None
         """The number of a batch, and the stack that begins with it."""
-        self._gather = tf.function(self._gathered, autograph=False)
-        self._train = tf.function(self._trained, autograph=False, jit_compile=True)
+        # Concrete, as all that is called between steps: finding the trace costs a call as much as a small step.
+        self._gather = functools.cache(self._traced_gather)
+        self._train = functools.cache(self._traced_train)
 
     def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`. Raises CannotCompile, at the first call that is more than a batch of another size."""
@@ -89,7 +94,7 @@ class FusedPlan:
     def _gathered_at(self, number: int) -> Future[list[tf.Tensor]]:
         """The full batches from a number on, gathered beside what is trained; one stack is kept ahead."""
         if self._ahead is None or self._ahead[0] != number:
-            self._ahead = number, self._thread.submit(self._gather, tf.constant(number, tf.int64))
+            self._ahead = number, self._thread.submit(self._gather(), tf.constant(number, tf.int64))
         return self._ahead[1]
 
     def _run_iterator(self, batches: Any, steps: int) -> int:
@@ -117,7 +122,7 @@ class FusedPlan:
     def _train_on(self, stacked: list[tf.Tensor], taken: int) -> None:
         """One XLA program; where the first cannot be compiled, which changes nothing, the batches one by one."""
         try:
-            self._train(stacked, tf.constant(taken))
+            self._train()(*stacked, tf.constant(taken))
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.InternalError) as error:
             if self._compiled:
                 raise
@@ -139,13 +144,16 @@ class FusedPlan:
             self._stacked_one = compile_train_step(self._step.assembly, element_spec=full).on_device
         except JobFailure:  # what was traced before goes on
             return False
-        self._train = tf.function(self._trained, autograph=False, jit_compile=True)
+        self._train = functools.cache(self._traced_train)
         return True
 
     def _begin(self, batches: Any, steps: int) -> Future[Taken]:
         return self._thread.submit(self._take, batches, tf.constant(min(self._most, steps)))
 
     # ── rows in memory ───────────────────────────────────────────────────────────────────────────
+
+    def _traced_gather(self) -> Any:
+        return tf.function(self._gathered, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int64))
 
     def _gathered(self, number: tf.Tensor) -> list[tf.Tensor]:
         assert self._rows is not None  # noqa: S101 — there is a Cursor of them
@@ -190,7 +198,14 @@ class FusedPlan:
 
     # ── training ─────────────────────────────────────────────────────────────────────────────────
 
-    def _trained(self, stacked: list[tf.Tensor], steps: tf.Tensor) -> None:
+    def _traced_train(self) -> Any:
+        stacked = [tf.TensorSpec([self._most, *spec.shape], spec.dtype) for spec in self._full]
+        compiled = tf.function(self._trained, autograph=False, jit_compile=True)
+        return compiled.get_concrete_function(*stacked, tf.TensorSpec([], tf.int32))
+
+    def _trained(self, *given: tf.Tensor) -> None:
+        *stacked, steps = given
+
         def one(done: tf.Tensor) -> tf.Tensor:
             self._stacked_one(tf.nest.pack_sequence_as(self._spec, [leaves[done] for leaves in stacked]))
             return done + 1

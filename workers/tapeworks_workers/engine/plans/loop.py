@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -21,13 +22,13 @@ class LoopPlan:
         self._one = step.on_device
         self._rows = split.rows
         self._iterated = tf.function(self._over_iterator, autograph=False)
-        self._gathered = tf.function(self._over_rows, autograph=False)
+        self._gathered = functools.cache(self._traced)
 
     def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`."""
         if not isinstance(batches, Cursor):
             return int(self._iterated(batches, tf.constant(steps)))
-        self._gathered(tf.constant(batches.number, tf.int64), tf.constant(steps, tf.int64))
+        self._gathered()(tf.constant(batches.number, tf.int64), tf.constant(steps, tf.int64))
         batches.number += steps
         return steps
 
@@ -46,6 +47,10 @@ class LoopPlan:
             return tf.cond(has_value, train, lambda: done), has_value
 
         return tf.while_loop(more, one, (tf.constant(0), tf.constant(True)))[0]
+
+    def _traced(self) -> Any:
+        number = tf.TensorSpec([], tf.int64)
+        return tf.function(self._over_rows, autograph=False).get_concrete_function(number, number)
 
     def _over_rows(self, first: tf.Tensor, steps: tf.Tensor) -> None:
         rows = self._rows
