@@ -22,6 +22,8 @@ from tensorflow.python.data.util import structure
 from tapeworks_workers.engine.operations import Applied
 from tapeworks_workers.engine.tracing import engine_code
 
+_SPECS = (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)
+
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
@@ -132,7 +134,7 @@ def find(dataset: tf.data.Dataset, applied: Sequence[Applied]) -> tuple[Rows, in
     """
     arrays = in_memory(dataset)
     size = int(dataset.cardinality())
-    if arrays is None or size == 0:
+    if arrays is None:
         return None
     seed = None
     for index, item in enumerate(applied):
@@ -148,10 +150,13 @@ def find(dataset: tf.data.Dataset, applied: Sequence[Applied]) -> tuple[Rows, in
 
 
 def in_memory(dataset: tf.data.Dataset) -> Any:
-    """What a dataset slices: a nest of tensors, RaggedTensors and SparseRows. None where it does something else."""
-    if not isinstance(dataset, _TensorSliceDataset):
+    """What a dataset slices: a nest of tensors, RaggedTensors and SparseRows. None where it does something else, or
+    has no rows."""
+    size = int(dataset.cardinality())
+    known = all(isinstance(spec, _SPECS) for spec in tf.nest.flatten(dataset.element_spec))
+    if not isinstance(dataset, _TensorSliceDataset) or not known or size == 0:
         return None
-    batched = tf.nest.map_structure(lambda spec: spec._batch(int(dataset.cardinality())), dataset.element_spec)
+    batched = tf.nest.map_structure(lambda spec: spec._batch(size), dataset.element_spec)
     whole = structure.from_tensor_list(batched, dataset._tensors)
     return tf.nest.map_structure(lambda leaf: SparseRows.of(leaf) if isinstance(leaf, tf.SparseTensor) else leaf, whole)
 
