@@ -11,6 +11,7 @@ import structlog
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as workers have it: what is trained here is verified there
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 for variable in [name for name in os.environ if name.startswith("TAPEWORKS_")]:
     # A developer's own settings must not reach the servers and workers that tests start.
