@@ -188,7 +188,7 @@ def test_what_does_not_fit_the_element_is_told(pipeline: Any, says: str) -> None
     [
         (SENTENCES, [SHUFFLE, BUCKETS]),
         (SENTENCES, [SHUFFLE, {**BUCKETS, "ragged": True}]),
-        (SENTENCES, [{"op": "cache"}, SHUFFLE, RAGGED]),
+        (SENTENCES, [{"op": "cache"}, {**SHUFFLE, "buffer_size": 5}, RAGGED]),
         (SENTENCES, [{"op": "filter", "function": "lab/Coin"}, {"op": "repeat", "count": 3}, PADDED]),
         (SPARSE, [SHUFFLE, BATCH, {"op": "rebatch", "batch_size": 4}]),
         (SENTENCES, [BATCH, {"op": "unbatch"}, SHUFFLE, BATCH]),
