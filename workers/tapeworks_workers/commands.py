@@ -26,6 +26,7 @@ from tapeworks.errors import ApiError, BundleError
 from tapeworks_workers.authoring.commands import author_commands
 from tapeworks_workers.doctor import doctor
 from tapeworks_workers.launcher import LaunchFailed
+from tapeworks_workers.processes import clean_environment
 from tapeworks_workers.settings import WorkerSettings
 
 
@@ -125,7 +126,7 @@ def replay(
 def _replayed(folder: Path) -> dict[str, Any]:
     """The report of a fresh process: TensorFlow is not imported in this one."""
     command = [sys.executable, "-m", "tapeworks_workers.engine.replay", str(folder)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**clean_environment(), "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
     try:
