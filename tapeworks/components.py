@@ -62,6 +62,11 @@ class Component:
         return named
 
     @property
+    def shipped(self) -> bool:
+        """Whether it is Tapeworks' own: as unchanging as the rest of it."""
+        return self.package is None and self.package_name == "tapeworks_workers"
+
+    @property
     def package_name(self) -> str:
         """What its name should begin with."""
         return self.module.partition(".")[0]

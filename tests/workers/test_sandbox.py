@@ -98,7 +98,7 @@ def test_without_bubblewrap_the_other_layers_hold(tmp_path: Path) -> None:
 
     async def scene(rooms: Rooms) -> None:
         cell = await take(rooms)
-        child = await cell.launcher.admission(environment={"CUDA_VISIBLE_DEVICES": "-1"})
+        child = await cell.launcher.admission("own", environment={"CUDA_VISIBLE_DEVICES": "-1"})
         status = Path(f"/proc/{child.handle.pid}/status").read_text()
         assert "NoNewPrivs:\t1" in status
         if cell.room.uid is not None:

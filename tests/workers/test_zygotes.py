@@ -239,7 +239,7 @@ def test_what_cannot_be_loaded_is_refused_and_the_rest_is_there(house: House, tm
         return sorted(one.name for one in admitted.catalogue.components)
 
     assert house.run(load_again()) == ["own/good", "own/mended"]
-    assert len(list((tmp_path / "catalogues").glob("*.json"))) == 2
+    assert len(list((tmp_path / "catalogues").glob("*.json"))) == 3, "what is shipped was admitted once"
     house.run(house.launcher.load([]))
 
 
@@ -255,7 +255,7 @@ def test_a_catalogue_is_kept_for_other_work_folders(
         return [one.name for one in admitted.catalogue.components]
 
     assert names("first") == ["own/kept"]
-    (kept,) = (cache / "tapeworks" / "catalogues").glob("*.json")
+    (kept,) = (file for file in (cache / "tapeworks" / "catalogues").glob("*.json") if "own/kept" in file.read_text())
     kept.write_text(kept.read_text().replace("own/kept", "own/from_the_cache"))
     assert names("second") == ["own/from_the_cache"], "nothing is admitted again"
     assert names("first") == ["own/kept"], "a work folder's own comes first"

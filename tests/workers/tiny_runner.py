@@ -40,10 +40,12 @@ def about() -> dict[str, Any]:
     }
 
 
-def catalogue() -> Any:
-    """The registry without admission: what was loaded and what was refused."""
+def catalogue(part: str) -> Any:
+    """The registry without admission: what was loaded and what was refused, of which nothing is shipped."""
     from tapeworks.components import registry
     from tapeworks.wire import Catalogue
 
+    if part == "shipped":
+        return Catalogue(components=[])
     components = [one.entry() for one in registry if one.module.startswith("own_")]
     return Catalogue(components=components, refused=list(registry.refused))

@@ -1,8 +1,9 @@
 """What this worker's components are: admitted in a process of their own, and remembered.
 
-Admission builds, serialises and traces every component, which takes seconds. Its result is kept under the digest of
-what it depends on (`zygote.digest`: components, Tapeworks' own sources, versions), in the work folder and in the
-user's cache, so a worker that starts again with the same, or another one beside it, is ready at once.
+Admission builds, serialises and traces every component, which takes seconds. What came of those that we ship, and of
+the worker's own, is kept under the digest of what it depends on (`zygote.digests`: sources and versions), in the work
+folder and in the user's cache: a worker that starts again, or another one beside it, is ready at once, and a component
+that was edited is admitted without the hundreds that were not.
 """
 
 from __future__ import annotations
@@ -42,16 +43,33 @@ class Admitted(BaseModel):
 async def admit(launcher: Launcher, components: Sequence[Path], *, folder: Path) -> Admitted:
     """Load the components in `components` and admit them all. Raises LaunchFailed."""
     loaded = await launcher.load([path.resolve() for path in components])
-    remembered = [place / f"{loaded.digest}.json" for place in (folder, *_of_user())]
-    if loaded.digest is not None and (known := _recalled(remembered)) is not None:
-        return known
-    child = await launcher.admission(environment=_ON_CPU)
-    admitted = await _result(child)
+    if not loaded.parts:
+        return await _admitted(launcher, "all")
+    places = (folder, *_of_user())
+    found: list[Admitted] = []
+    for part, digest in loaded.parts.items():
+        files = [place / f"{digest}.json" for place in places]
+        known = _recalled(files)
+        if known is None:
+            known = await _admitted(launcher, part)
+            await asyncio.to_thread(_remember_all, files, known)
+        found.append(known)
+    return _together(found)
+
+
+async def _admitted(launcher: Launcher, part: str) -> Admitted:
+    admitted = await _result(await launcher.admission(part, environment=_ON_CPU))
     for one in admitted.catalogue.refused:
         log.warning("a component was refused", component=one.name, reason=one.reason)
-    if loaded.digest is not None:
-        await asyncio.to_thread(_remember_all, remembered, admitted)
     return admitted
+
+
+def _together(parts: Sequence[Admitted]) -> Admitted:
+    components = [entry for part in parts for entry in part.catalogue.components]
+    components.sort(key=lambda entry: (entry.kind, entry.name))
+    refused = [one for part in parts for one in part.catalogue.refused]
+    changed = {"components": components, "refused": refused}
+    return parts[0].model_copy(update={"catalogue": parts[0].catalogue.model_copy(update=changed)})
 
 
 def _of_user() -> list[Path]:

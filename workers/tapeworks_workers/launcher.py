@@ -39,11 +39,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a catalogue is made of: versions of the worker's parts, and the digest of its components' sources."""
+    """What a catalogue is made of: versions of what the worker runs, and the digest of what each part depends on."""
 
     versions: dict[str, str]
-    digest: str | None
-    """None where nothing is kept loaded."""
+    parts: dict[str, str]
+    """`shipped`, and `own` where there are others; empty where nothing is kept loaded."""
 
 
 class Launcher(Protocol):
@@ -61,8 +61,11 @@ class Launcher(Protocol):
     async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
         """Start verifier `reload` or `certify`, held; `result()` is its report. Raises LaunchFailed."""
 
-    async def admission(self, *, environment: Mapping[str, str]) -> Child:
-        """Start the admission of all components; `result()` has the catalogue. Raises LaunchFailed."""
+    async def admission(self, part: str, *, environment: Mapping[str, str]) -> Child:
+        """Start the admission of `shipped` components, the worker's `own`, or `all`; `result()` has their catalogue.
+
+        Raises LaunchFailed.
+        """
 
     async def close(self) -> None:
         """End the zygotes. What they forked goes on."""
@@ -103,7 +106,7 @@ class SpawnLauncher:
 
     async def load(self, components: Sequence[Path]) -> Loaded:
         self._components = [str(path) for path in components]
-        return Loaded(versions={}, digest=None)
+        return Loaded(versions={}, parts={})
 
     async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
         arguments = {"components": self._components, "target": self._runner}
@@ -112,8 +115,8 @@ class SpawnLauncher:
     async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
         return self._spawn(verification(which, bundle, environment=environment, folder=folder))
 
-    async def admission(self, *, environment: Mapping[str, str]) -> Child:
-        arguments = {"admission": self._admission, "components": self._components}
+    async def admission(self, part: str, *, environment: Mapping[str, str]) -> Child:
+        arguments = {"admission": self._admission, "part": part, "components": self._components}
         return self._spawn(admitting(arguments, environment))
 
     async def close(self) -> None:
@@ -173,11 +176,11 @@ class ForkLauncher:
         await self._living_engine()
 
     async def load(self, components: Sequence[Path]) -> Loaded:
-        zygote, digest = await self._load(list(components))  # runners start from the former one meanwhile
+        zygote, parts = await self._load(list(components))  # runners start from the former one meanwhile
         async with self._loads:
             self._components = list(components)
             await self._adopt(zygote)
-        return Loaded(versions=self._versions, digest=digest)
+        return Loaded(versions=self._versions, parts=parts)
 
     async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
         work = Work(self._runner, environment=environment, folder=folder)
@@ -191,8 +194,8 @@ class ForkLauncher:
         except LaunchFailed:  # it died since: the next one is new
             return await (await living()).launch(work)
 
-    async def admission(self, *, environment: Mapping[str, str]) -> Child:
-        return await self._from_components(admitting({"admission": self._admission}, environment))
+    async def admission(self, part: str, *, environment: Mapping[str, str]) -> Child:
+        return await self._from_components(admitting({"admission": self._admission, "part": part}, environment))
 
     async def close(self) -> None:
         self._closed = True
@@ -278,7 +281,7 @@ class ForkLauncher:
         finally:
             self._replacing.discard(task)
 
-    async def _load(self, components: list[Path]) -> tuple[Zygote, str]:
+    async def _load(self, components: list[Path]) -> tuple[Zygote, dict[str, str]]:
         """A new component zygote. A path that cannot stay in a process that forks is refused in the next try."""
         refused: dict[str, str] = {}
         while True:
@@ -296,7 +299,7 @@ class ForkLauncher:
                 await zygote.close()
                 raise
             if loaded["ready"]:
-                return zygote, str(loaded["digest"])
+                return zygote, dict(loaded["parts"])
             await zygote.close()
             if "spoiled_by" not in loaded:
                 raise LaunchFailed(f"the component zygote could not load: {loaded['error']}")

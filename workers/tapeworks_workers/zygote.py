@@ -1,6 +1,6 @@
 """The component zygote: forked from the base, it imports Tapeworks and the components, and forks runners.
 
-`serve` is what the agent asks the base for. It answers with one datagram: under which digest its
+`serve` is what the agent asks the base for. It answers with one datagram: under which digests its
 components stand; then it takes fork requests as the base does. `catalogue` and `run_once` are what
 its children are asked for, or plain processes where fork is not wanted. `serve_empty` is another one, which has
 imported the engine and no component, for verifier B: what it imports would else be imported for each bundle.
@@ -65,11 +65,11 @@ def run_once(sock: socket.socket, *, components: Sequence[str], target: str) -> 
     base.resolve(target)(sock)
 
 
-def catalogue(*, admission: str, components: Sequence[str] | None = None) -> dict[str, Any]:
-    """Admit every registered component, in this process. A plain process is given the paths to load first."""
+def catalogue(*, admission: str, part: str, components: Sequence[str] | None = None) -> dict[str, Any]:
+    """Admit this part of what is registered, in this process. A plain process is given the paths to load first."""
     if components is not None:
         load(components, refused={}, targets=[])
-    admitted: dict[str, Any] = base.resolve(admission)().model_dump(mode="json")
+    admitted: dict[str, Any] = base.resolve(admission)(part).model_dump(mode="json")
     admitted["distributions"] = distributions()
     return {"versions": base.import_tensorflow(), "catalogue": admitted}
 
@@ -107,7 +107,7 @@ def load(
             registry.refused.append(RefusedComponent(name=", ".join(package["modules"]), reason=reason))
         if base.runtime_initialized():
             return {"ready": False, "spoiled_by": package["id"]}
-    return {"ready": True, "digest": digest()}
+    return {"ready": True, "parts": digests()}
 
 
 def distributions() -> dict[str, str]:
@@ -116,16 +116,21 @@ def distributions() -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found if name}
 
 
-def digest() -> str:
-    """sha-256 over all that a catalogue depends on: components, Tapeworks' own sources, versions."""
+def digests() -> dict[str, str]:
+    """sha-256 over all that each part of the catalogue depends on; no `own` where nothing was added to what we ship.
+
+    `shipped`: Tapeworks' sources, its components among them, and what is installed; `own`: that, and every other
+    component and refusal.
+    """
     from tapeworks.components import registry
 
-    parts = sorted(f"{c.kind}|{c.name}|{c.version}|{c.digest}" for c in registry)
-    parts += [f"refused {one.name}: {one.reason}" for one in registry.refused]
-    parts += [f"{name} {version}" for name, version in base.import_tensorflow().items()]
-    parts += [f"installed {name} {version}" for name, version in sorted(distributions().items())]
+    shipped = [f"{name} {version}" for name, version in base.import_tensorflow().items()]
+    shipped += [f"installed {name} {version}" for name, version in sorted(distributions().items())]
     for package in (tapeworks, tapeworks_workers):
         folder = Path(str(package.__file__)).parent
         for file in sorted(folder.rglob("*.py")):
-            parts.append(f"{file.relative_to(folder)} {hashlib.sha256(file.read_bytes()).hexdigest()}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+            shipped.append(f"{file.relative_to(folder)} {hashlib.sha256(file.read_bytes()).hexdigest()}")
+    own = sorted(f"{c.kind}|{c.name}|{c.version}|{c.digest}" for c in registry if not c.shipped)
+    own += [f"refused {one.name}: {one.reason}" for one in registry.refused]
+    parts = {"shipped": shipped} | ({"own": shipped + own} if own else {})
+    return {part: hashlib.sha256("\n".join(lines).encode()).hexdigest() for part, lines in parts.items()}

@@ -1,9 +1,9 @@
 """Which components enter the catalogue: those that were built, written, rebuilt, traced and differentiated.
 
-Interface: `admit_all()`, run in a process of its own (a child of the component zygote), gives the worker's
-catalogue. Each registered component is built from its example, or from its defaults, and goes through the trial of
-its kind (`trials.py`). What fails is refused with its reason; what could not be tried is a warning of its entry.
-Keras' own classes are listed by name.
+Interface: `admit_all(part)`, run in a process of its own (a child of the component zygote), gives the worker's
+catalogue, or the part of it that we ship or that was added. Each registered component is built from its example, or
+from its defaults, and goes through the trial of its kind (`trials.py`). What fails is refused with its reason; what
+could not be tried is a warning of its entry. Keras' own classes are listed by name.
 
 The rebuilt object lives in the process that wrote it; that it also loads where Tapeworks is not installed is
 proved for each job's bundle (`reload.py`).
@@ -29,10 +29,16 @@ from tapeworks_workers.engine.trials import TRIALS, NotTried, Refusal
 __all__ = ["admit", "admit_all", "keras_entries"]
 
 
-def admit_all() -> Catalogue:
-    """The catalogue of this process's registry, in order of kind and name."""
-    components, refused = keras_entries(), list(registry.refused)
-    for component in registry:
+def admit_all(part: str = "all") -> Catalogue:
+    """The catalogue of this process's registry, in order of kind and name.
+
+    `part`: `shipped` for Keras' classes and our components, `own` for other components and for every module that could
+    not be imported, or `all`.
+    """
+    components = keras_entries() if part != "own" else []
+    refused = list(registry.refused) if part != "shipped" else []
+    wanted = {"all": (True, False), "shipped": (True,), "own": (False,)}[part]
+    for component in (one for one in registry if one.shipped in wanted):
         verdict = admit(component)
         if isinstance(verdict, ComponentEntry):
             components.append(verdict)
