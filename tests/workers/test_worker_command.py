@@ -94,6 +94,13 @@ def test_a_wrong_option_is_refused() -> None:
     assert "name=value" in answer.stderr
 
 
+def test_its_own_help_needs_no_rich() -> None:
+    answer = run("--help")
+    assert answer.returncode == 0
+    assert "--data-root" in answer.stdout
+    assert "Traceback" not in answer.stderr
+
+
 def test_a_work_folder_has_one_worker(tmp_path: Path) -> None:
     import fcntl
 

@@ -1,0 +1,78 @@
+"""`tapeworks worker`, and the same without the rest of the CLI: `python -m tapeworks_workers`.
+
+It ends with 0 after SIGTERM or SIGINT, 2 for a wrong option, 1 where it cannot start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+
+from tapeworks.errors import ApiError
+from tapeworks_workers.launcher import LaunchFailed
+from tapeworks_workers.settings import WorkerSettings
+
+
+def worker(
+    server: Annotated[str | None, typer.Option(help="URL of the service.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="File with a key of scope worker.")] = None,
+    worker_id: Annotated[
+        str | None, typer.Option("--id", help="Name of this worker; default: the host's, and a mark of --work-dir.")
+    ] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Folder for attempts and the cached catalogue.")] = None,
+    components: Annotated[list[Path] | None, typer.Option(help="File or folder of your own components.")] = None,
+    data_root: Annotated[list[Path] | None, typer.Option(help="Folder that sources may read below.")] = None,
+    cpu_slots: Annotated[int | None, typer.Option(min=0, help="Jobs at once on the CPU.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="name=value, for resources.worker_labels.")] = None,
+) -> None:
+    """Run a worker: lease jobs from a service, train, verify and hand back models.
+
+    Every option can be given as TAPEWORKS_WORKER_NAME in the environment too. SIGTERM writes a last checkpoint of
+    running jobs, hands them back to the queue and stops.
+    """
+    given: dict[str, Any] = {
+        "server": server,
+        "key_file": key_file,
+        "id": worker_id,
+        "work_dir": work_dir,
+        "components": components,
+        "data_roots": data_root,
+        "cpu_slots": cpu_slots,
+        "labels": ",".join(label) if label else None,
+    }
+    try:
+        settings = WorkerSettings(**{name: value for name, value in given.items() if value not in (None, [])})
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    log_to_stderr()
+    from tapeworks_workers.agent import Agent, WorkFolderTaken
+
+    try:
+        asyncio.run(Agent(settings).run())
+    except (LaunchFailed, WorkFolderTaken, ApiError, OSError) as error:
+        structlog.get_logger(__name__).error("the worker cannot start", reason=str(error))
+        raise typer.Exit(1) from error
+
+
+def log_to_stderr() -> None:
+    """Lines of JSON, or coloured text in a terminal."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    terminal = os.isatty(2)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info if not terminal else structlog.processors.StackInfoRenderer(),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
