@@ -26,12 +26,13 @@ from tapeworks_workers.engine.checkpoint_files import CheckpointFiles
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
 from tapeworks_workers.engine.evaluation import Evaluation, finalize
 from tapeworks_workers.engine.feed import Feed
+from tapeworks_workers.engine.means import Means
 from tapeworks_workers.engine.pipeline import Data
 from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.progress import Bounds, Counters, Pace, Progress, until_next
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.saves import Saves
-from tapeworks_workers.engine.step import CompiledStep, Means
+from tapeworks_workers.engine.step import CompiledStep
 from tapeworks_workers.engine.stopping import Judge
 
 MEASURABLE_SECONDS = 0.1
@@ -87,10 +88,11 @@ class Training:
 
     def _planned(self, name: str) -> plans.Plan:
         if name != plans.AUTO:
-            return plans.make(name, self.step, self._data.training)
+            return plans.make(name, self.step, self._data.training, self._means)
         return plans.calibrated(
             self.step,
             self._data.training,
+            self._means,
             left=self._steps_left,
             tell=lambda told: self._reporter.facts(diagnostics=told),
             verdicts=self._verdicts,
@@ -250,7 +252,7 @@ class Training:
             self._means.moved()
             done = self._plan.run(self._feed.iterator, wanted)
         except tf.errors.OpError:
-            self._check_labels()  # the device may have seen why before the operation failed
+            self._means.check_labels()  # the device may have seen why before the operation failed
             raise
         self._pace.done(done)
         counters.step += done
@@ -312,7 +314,7 @@ class Training:
     # ── checks ───────────────────────────────────────────────────────────────────────────────────
 
     def _check(self) -> None:
-        self._check_labels()
+        self._means.check_labels()
         counters = self.counters
         finite = self._means.finite_steps()
         if finite < counters.step_in_epoch:
@@ -327,10 +329,6 @@ class Training:
         self.counters.step = step
         self._progress.tell(self.counters)
         raise JobFailure(FailureCode.NON_FINITE, f"not finite at step {step}: {what}. {message}")
-
-    def _check_labels(self) -> None:
-        for loss in self._assembly.losses.values():
-            loss.check_labels()
 
     def _tell_progress(self) -> None:
         self._progress.measure(self.counters, self._means.examples())

@@ -16,8 +16,9 @@ from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
 from tapeworks_workers.engine.evaluators import Measure
 from tapeworks_workers.engine.feed import Cursor
+from tapeworks_workers.engine.means import Means
 from tapeworks_workers.engine.pipeline import Split, empty
-from tapeworks_workers.engine.step import CompiledStep, Means, compile_validation_step
+from tapeworks_workers.engine.step import CompiledStep, compile_validation_step
 from tapeworks_workers.engine.traces import Traces
 
 
@@ -51,7 +52,8 @@ class Evaluation:
         step = compile_validation_step(
             self._assembly, element_spec=split.element_spec, traces=self._traces, eager=self._plan == "eager"
         )
-        means, plan = Means(step), plans.make(self._plan, step, split)
+        means = Means(step)
+        plan = plans.make(self._plan, step, split, means)
         self._traced.append((split.element_spec, step, means, plan))
         return means, plan
 
@@ -108,8 +110,7 @@ class Evaluation:
             self._heed()
         if total == 0:
             raise empty(split.name)
-        for loss in self._assembly.losses.values():
-            loss.check_labels()
+        means.check_labels()
         return means.read()
 
     def _batches(self, split: Split) -> tuple[tf.data.Dataset, tf.data.Dataset]:

@@ -108,6 +108,13 @@ class SpecLoss:
         low, high = tf.unstack(self.labels)
         self.labels.assign(tf.stack([tf.minimum(low, tf.reduce_min(labels)), tf.maximum(high, tf.reduce_max(labels))]))
 
+    def labels_beyond(self) -> list[tf.Tensor]:
+        """Whether a label was seen that no output stands for, on the device; [] where none can be."""
+        if self.labels is None or self.classes is None:
+            return []
+        low, high = tf.unstack(self.labels)
+        return [(low < 0) | (high >= self.classes)]
+
     def check_labels(self) -> None:
         """Read the range of labels seen so far. Raises JobFailure `invalid_data` with the offending one."""
         if self.labels is None or self.classes is None:
@@ -162,6 +169,10 @@ class OutputLosses:
             weights = sample_weight.get(name) if isinstance(sample_weight, Mapping) else sample_weight
             total += weight * loss(y_true[name], y_pred[name], sample_weight=weights)
         return total
+
+    def labels_beyond(self) -> list[tf.Tensor]:
+        """See `SpecLoss.labels_beyond`."""
+        return [one for loss, _ in self.losses.values() for one in loss.labels_beyond()]
 
     def check_labels(self) -> None:
         """See `SpecLoss.check_labels`."""

@@ -1,7 +1,7 @@
 """The functions that are traced: one training step, one validation step, each with a relaxed signature.
 
 A training step selects the model's inputs, calls the component's `train_step`, adds its scalars to
-the running means and counts itself. Nothing is read on the host: `Means` is read once a report. Its
+the running means and counts itself. Nothing is read on the host: see means.py. Its
 vector holds the sums (weighted by batch size), the weight, and the number of steps before the first
 value that was not finite, which names the step of a `non_finite` failure.
 """
@@ -9,22 +9,20 @@ value that was not finite, which names the step of a `non_finite` failure.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure, Location
-from tapeworks_workers.engine import metrics as metric_results
 from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.one_pass import one_pass_adam
 from tapeworks_workers.engine.randomness import philox
 from tapeworks_workers.engine.traces import Traces
-from tapeworks_workers.engine.tracing import call_user_code, outside_trace, peek
+from tapeworks_workers.engine.tracing import call_user_code, outside_trace
 
 TRAINING, VALIDATION = "training", "validation"
 
@@ -170,110 +168,3 @@ def as_tensors(batch: Any, element_spec: Any) -> Any:
         return value if tf.is_tensor(value) else tf.convert_to_tensor(value, spec.dtype)
 
     return tf.nest.map_structure(one, element_spec, batch)
-
-
-class Means:
-    """Reads on the host what a step accumulated: its scalars' means and the metrics' results."""
-
-    def __init__(self, compiled: CompiledStep) -> None:
-        self._compiled = compiled
-        self._results: Any = None
-        """Reads all metrics in one graph."""
-        self._in_graph = True
-        self._result_names: tuple[str, ...] = ()
-        self._resets: list[Callable[[], Any]] | None = None
-        self._values: np.ndarray | None = None
-        """The sums, as they were last read."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The scalars that the step returns."""
-        return self._compiled.names
-
-    @property
-    def _vector(self) -> np.ndarray:
-        """The sums: read once for all that is asked of them between two calls."""
-        if self._values is None:
-            sums = self._compiled.assembly.means.get(self._compiled.split)
-            if sums is None:
-                return np.zeros(2)
-            self._values = peek(sums)
-        return self._values
-
-    def moved(self) -> None:
-        """Steps were run, or the state was restored: what was read of it is old."""
-        self._values = None
-
-    def reset(self) -> None:
-        """Begin an epoch: means, metrics, and the metrics that layers hold."""
-        self.moved()
-        if self._resets is None:
-            assembly = self._compiled.assembly
-            metrics = [one.metric for one in assembly.all_metrics(self._compiled.split)]
-            metrics += [metric for model in assembly.models.values() for metric in model.metrics]
-            sums = assembly.means.get(self._compiled.split)
-            if sums is None:  # without a trace, the first step makes them
-                for metric in metrics:
-                    metric.reset_state()
-                return
-            self._resets = _resets(sums, metrics)
-        for reset in self._resets:
-            reset()
-
-    def read(self) -> dict[str, float]:
-        """Name → value; {} before the first batch."""
-        values = self._vector
-        if values[-2] == 0:
-            return {}
-        means = dict(zip(self._compiled.names, (values[:-2] / values[-2]).tolist(), strict=True))
-        return means | self._read_results()
-
-    def _read_results(self) -> dict[str, float]:
-        """In one graph; a metric whose `result` needs NumPy or Python numbers is read eagerly, as in `fit`."""
-        if self._in_graph:
-            try:
-                if self._results is None:
-                    self._results = tf.function(self._stacked, autograph=False).get_concrete_function()
-                values = self._results().numpy().tolist()
-                return dict(zip(self._result_names, values, strict=True))
-            except (NotImplementedError, TypeError, AttributeError):
-                self._in_graph = False
-        return metric_results.as_floats(self._compute())
-
-    def _stacked(self) -> tf.Tensor:
-        results = self._compute()
-        self._result_names = tuple(results)
-        return tf.stack([tf.cast(value, tf.float64) for value in results.values()]) if results else tf.zeros([0])
-
-    def finite_steps(self) -> int:
-        """Steps since the reset before the first value that was not finite."""
-        return int(self._vector[-1])
-
-    def examples(self) -> float:
-        """The weight of the means: examples since the reset."""
-        return float(self._vector[-2])
-
-    def not_finite(self) -> dict[str, float]:
-        """The scalars whose sums are not finite."""
-        sums = dict(zip(self._compiled.names, self._vector[:-2].tolist(), strict=True))
-        return {name: value for name, value in sums.items() if not np.isfinite(value)}
-
-    def _compute(self) -> dict[str, tf.Tensor]:
-        results: dict[str, tf.Tensor] = {}
-        for metric in self._compiled.assembly.all_metrics(self._compiled.split):
-            results |= metric_results.scalars(metric.name, metric.metric.result())
-        return results
-
-
-def _resets(sums: tf.Variable, metrics: Sequence[keras.metrics.Metric]) -> list[Callable[[], Any]]:
-    """What begins an epoch. Keras' own resets are assignments, and made in one graph: from Python each would take
-    longer than a step of a small model. A metric's own may do anything, and is called as it is."""
-    assigning = [one for one in metrics if type(one).reset_state.__module__.startswith("keras.")]
-
-    def together() -> None:
-        sums.assign(tf.zeros_like(sums))
-        for metric in assigning:
-            metric.reset_state()
-
-    reset = tf.function(together, autograph=False).get_concrete_function()
-    return [reset, *(one.reset_state for one in metrics if one not in assigning)]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec import TrainingSpec
+from tapeworks_workers.engine.means import Means
 from tapeworks_workers.engine.pipeline import Split
 from tapeworks_workers.engine.plans.calibration import Calibrated, Told
 from tapeworks_workers.engine.plans.eager import EagerPlan
@@ -42,6 +43,8 @@ class Plan(Protocol):
     def run(self, batches: Any, steps: int) -> int:
         """Run up to `steps` steps; returns how many were run: fewer only where the iterator ended.
 
+        What was read of them before is old then, which the plan's Means are told.
+
         `batches`: an iterator of a dataset, or a Cursor of the split's rows.
         """
 
@@ -52,7 +55,7 @@ def choose(training: TrainingSpec, *, by_time: bool = True) -> str:
     return LoopPlan.name if wanted == AUTO and (training.deterministic or not by_time) else wanted
 
 
-def make(name: str, step: CompiledStep, split: Split) -> Plan:
+def make(name: str, step: CompiledStep, split: Split, means: Means) -> Plan:
     """The plan of that name over a compiled step; a step compiled eagerly only runs as `eager`.
 
     Raises JobFailure `not_supported` where the batches are not for it.
@@ -61,19 +64,19 @@ def make(name: str, step: CompiledStep, split: Split) -> Plan:
         message = f"training.execution.plan 'fused' is not for this job: {reason}"
         raise JobFailure(FailureCode.NOT_SUPPORTED, message, hint='Use "auto".')
     plans: dict[str, type[Any]] = {plan.name: plan for plan in (StepsPlan, LoopPlan, FusedPlan, EagerPlan)}
-    plan: Plan = plans[name](step, split)
+    plan: Plan = plans[name](step, split, means)
     return plan
 
 
 def calibrated(
-    step: CompiledStep, split: Split, *, left: Callable[[], int | None], tell: Told, verdicts: Verdicts
+    step: CompiledStep, split: Split, means: Means, *, left: Callable[[], int | None], tell: Told, verdicts: Verdicts
 ) -> Plan:
     """The plan `auto`. `left`: how many steps are still to be run, None where nobody knows."""
-    loop = LoopPlan(step, split)
+    loop = LoopPlan(step, split, means)
     if why_not(split) is not None:
         return Calibrated(step, loop, None, left=left, tell=tell)
     verdict = verdicts.of(step, split)
-    return Calibrated(step, loop, lambda: FusedPlan(step, split), left=left, tell=tell, verdict=verdict)
+    return Calibrated(step, loop, lambda: FusedPlan(step, split, means), left=left, tell=tell, verdict=verdict)
 
 
 def for_evaluation(name: str) -> str:

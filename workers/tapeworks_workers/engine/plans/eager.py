@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapeworks_workers.engine.means import Means
 from tapeworks_workers.engine.pipeline import Split
 from tapeworks_workers.engine.step import CompiledStep
 
@@ -14,11 +15,12 @@ class EagerPlan:
     name = kept = "eager"
     gathers = False
 
-    def __init__(self, step: CompiledStep, split: Split) -> None:
-        self._step = step
+    def __init__(self, step: CompiledStep, split: Split, means: Means) -> None:
+        self._step, self._means = step, means
 
     def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`."""
+        self._means.moved()
         for done in range(steps):
             batch = next(batches, None)
             if batch is None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.feed import Cursor
 from tapeworks_workers.engine.fields import named_leaves
+from tapeworks_workers.engine.means import Means
 from tapeworks_workers.engine.pipeline import Split
 from tapeworks_workers.engine.step import CompiledStep, compile_train_step
 
@@ -40,9 +41,9 @@ class FusedPlan:
     name = kept = "fused"
     gathers = True
 
-    def __init__(self, step: CompiledStep, split: Split) -> None:
+    def __init__(self, step: CompiledStep, split: Split, means: Means) -> None:
         rows, batch_size = split.rows, split.batch_size
-        self._step = step
+        self._step, self._means = step, means
         self._one = self._stacked_one = step.on_device
         self._spec = step.element_spec
         self._full = [
@@ -61,6 +62,8 @@ class FusedPlan:
         self._of_one_size = False
         """Whether the step was traced again for full batches alone."""
         self._refused: str | None = None
+        self._told: tf.Tensor | None = None
+        """What the last program ended with, where nothing was trained on since."""
         self._ahead: tuple[int, Future[list[tf.Tensor]]] | None = None
         """The number of a batch, and the stack that begins with it."""
         # Concrete, as all that is called between steps: finding the trace costs a call as much as a small step.
@@ -69,7 +72,10 @@ class FusedPlan:
 
     def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`. Raises CannotCompile, at the first call that is more than a batch of another size."""
-        return self._run_rows(batches, steps) if isinstance(batches, Cursor) else self._run_iterator(batches, steps)
+        rows = isinstance(batches, Cursor)
+        done = self._run_rows(batches, steps) if rows else self._run_iterator(batches, steps)
+        self._means.moved(self._told)
+        return done
 
     def _run_rows(self, cursor: Cursor, steps: int) -> int:
         rows, done = cursor.rows, 0
@@ -83,7 +89,7 @@ class FusedPlan:
                 apart = cursor.number % rows.steps >= rows.full
                 self._gathered_at(cursor.number + apart)
             if stacked is None:
-                self._one(rows.batch(tf.constant(number, tf.int64)))
+                self._train_apart(rows.batch(tf.constant(number, tf.int64)))
             else:
                 self._train_on(stacked, taken)
             done += taken
@@ -110,7 +116,7 @@ class FusedPlan:
             if taken:
                 self._train_on(stacked, taken)
             if apart:
-                self._one(tf.nest.pack_sequence_as(self._spec, other))
+                self._train_apart(tf.nest.pack_sequence_as(self._spec, other))
             done += taken + apart
             if self._refused is not None:
                 raise CannotCompile(self._refused, done)
@@ -122,7 +128,7 @@ class FusedPlan:
     def _train_on(self, stacked: list[tf.Tensor], taken: int) -> None:
         """One XLA program; where the first cannot be compiled, which changes nothing, the batches one by one."""
         try:
-            self._train()(*stacked, tf.constant(taken))
+            self._told = self._train()(*stacked, tf.constant(taken))
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.InternalError) as error:
             if self._compiled:
                 raise
@@ -131,8 +137,12 @@ class FusedPlan:
                 return
             self._refused = str(error).partition("\n")[0][:500]
             for at in range(taken):
-                self._one(tf.nest.pack_sequence_as(self._spec, [leaves[at] for leaves in stacked]))
+                self._train_apart(tf.nest.pack_sequence_as(self._spec, [leaves[at] for leaves in stacked]))
         self._compiled = True
+
+    def _train_apart(self, batch: Any) -> None:
+        self._one(batch)
+        self._told = None
 
     def _traced_for_one_size(self) -> bool:
         """Trace the step again where every shape is known, once: gradients of a loop (an LSTM's) compile only then."""
@@ -203,7 +213,7 @@ class FusedPlan:
         compiled = tf.function(self._trained, autograph=False, jit_compile=True)
         return compiled.get_concrete_function(*stacked, tf.TensorSpec([], tf.int32))
 
-    def _trained(self, *given: tf.Tensor) -> None:
+    def _trained(self, *given: tf.Tensor) -> tf.Tensor | None:
         *stacked, steps = given
 
         def one(done: tf.Tensor) -> tf.Tensor:
@@ -211,6 +221,7 @@ class FusedPlan:
             return done + 1
 
         tf.while_loop(lambda done: done < steps, one, (tf.constant(0),))
+        return None if self._of_one_size else self._means.told()  # the second attempt is the plainest
 
 
 def _stacked(array: tf.TensorArray, full: tf.TensorSpec) -> tf.Tensor:

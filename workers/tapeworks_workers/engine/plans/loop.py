@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tapeworks_workers.engine.feed import Cursor
+from tapeworks_workers.engine.means import Means
 from tapeworks_workers.engine.pipeline import Split
 from tapeworks_workers.engine.step import CompiledStep
 
@@ -18,8 +19,8 @@ class LoopPlan:
     name = kept = "loop"
     gathers = True
 
-    def __init__(self, step: CompiledStep, split: Split) -> None:
-        self._one = step.on_device
+    def __init__(self, step: CompiledStep, split: Split, means: Means) -> None:
+        self._one, self._means = step.on_device, means
         self._rows = split.rows
         self._iterated = tf.function(self._over_iterator, autograph=False)
         self._gathered = functools.cache(self._traced)
@@ -27,12 +28,15 @@ class LoopPlan:
     def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`."""
         if not isinstance(batches, Cursor):
-            return int(self._iterated(batches, tf.constant(steps)))
-        self._gathered()(tf.constant(batches.number, tf.int64), tf.constant(steps, tf.int64))
+            done, told = self._iterated(batches, tf.constant(steps))
+            self._means.moved(told)
+            return int(done)
+        told = self._gathered()(tf.constant(batches.number, tf.int64), tf.constant(steps, tf.int64))
+        self._means.moved(told)
         batches.number += steps
         return steps
 
-    def _over_iterator(self, iterator: Any, steps: tf.Tensor) -> tf.Tensor:
+    def _over_iterator(self, iterator: Any, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         def more(done: tf.Tensor, available: tf.Tensor) -> tf.Tensor:
             return available & (done < steps)
 
@@ -46,13 +50,14 @@ class LoopPlan:
             has_value = batch.has_value()
             return tf.cond(has_value, train, lambda: done), has_value
 
-        return tf.while_loop(more, one, (tf.constant(0), tf.constant(True)))[0]
+        done, _ = tf.while_loop(more, one, (tf.constant(0), tf.constant(True)))
+        return done, self._means.told()
 
     def _traced(self) -> Any:
         number = tf.TensorSpec([], tf.int64)
         return tf.function(self._over_rows, autograph=False).get_concrete_function(number, number)
 
-    def _over_rows(self, first: tf.Tensor, steps: tf.Tensor) -> None:
+    def _over_rows(self, first: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
         rows = self._rows
         assert rows is not None  # noqa: S101 — there is a Cursor of them
 
@@ -61,3 +66,4 @@ class LoopPlan:
             return (number + 1,)
 
         tf.while_loop(lambda number: number < first + steps, one, (first,))
+        return self._means.told()

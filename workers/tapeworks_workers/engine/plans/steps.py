@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tapeworks_workers.engine.means import Means
 from tapeworks_workers.engine.pipeline import Split
 from tapeworks_workers.engine.step import CompiledStep
 
@@ -16,8 +17,9 @@ class StepsPlan:
     name = kept = "steps"
     gathers = False
 
-    def __init__(self, step: CompiledStep, split: Split) -> None:
+    def __init__(self, step: CompiledStep, split: Split, means: Means) -> None:
         on_device = step.on_device
+        self._means = means
 
         def one(iterator: Any) -> tf.Tensor:
             # Not next(iterator): what needs no batch, such as the count of steps, would be done at the data's end too.
@@ -33,6 +35,7 @@ class StepsPlan:
 
     def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`."""
+        self._means.moved()
         for done in range(steps):
             if not self._one(batches):
                 return done
