@@ -1,5 +1,5 @@
 # make demo: one job from POST to a model that loads again, on this machine
-# make test: the tests; make check: the rules too
+# make test: the tests; make check: the rules too; make thorough: the long lists of cases of which the tests take some
 # make examples: every example of the guide on a server of its own, as a table; make plans: each through every plan
 # make security: what gets out of the sandbox, past the archives and through the API (nothing), as a table
 # make faults: everything that can go wrong, done for real on both databases, as a table (about 45 minutes)
@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples plans subset security faults bench bench-quick test check rules docs lock clean
+.PHONY: help demo examples plans subset security faults bench bench-quick test thorough check rules docs lock clean
 
 help:
 	@sed -n '1,6s/^# //p' Makefile
@@ -74,6 +74,9 @@ bench-quick: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile
+
+thorough: $(STAMP)
+	@$(BIN)/python -m pytest -q -n auto --dist load -m thorough
 
 check: rules
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile

@@ -5,6 +5,7 @@ import pytest
 from tapeworks.jobs import State
 from tests.security import escapes
 from tests.security.house import House
+from tests.thorough import some
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +15,10 @@ def hostile(house: House) -> House:
     return house
 
 
-@pytest.mark.parametrize("escape", escapes.ESCAPES, ids=lambda one: one.name)
+LONG = {"fork bomb", "memory", "tmp", "kill all"}
+
+
+@pytest.mark.parametrize("escape", some(escapes.ESCAPES, lambda one: one.name not in LONG, ids=lambda one: one.name))
 def test_an_attempt_to_get_out_is_refused(hostile: House, escape: escapes.Escape) -> None:
     outcome = escape.run(hostile)
     assert not outcome.through, outcome.refused

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 
-def wait_until(condition: Callable[[], Any], *, seconds: float = 60, what: str = "") -> Any:
+def wait_until(condition: Callable[[], Any], *, seconds: float = 120, what: str = "") -> Any:
     """Wait for a condition and return what it gave; a test that waits for something never sleeps for luck."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -31,7 +31,7 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = 60, what: str =
 
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
-    """`until(condition, seconds=60, what="")`: what the condition gave."""
+    """`until(condition, seconds=120, what="")`: what the condition gave."""
     return wait_until
 
 
@@ -122,7 +122,7 @@ class Service:
                 return found
             after = {"after": page["next"]}
 
-    def until(self, job_id: str, condition: Callable[[dict[str, Any]], Any], *, seconds: float = 90) -> dict[str, Any]:
+    def until(self, job_id: str, condition: Callable[[dict[str, Any]], Any], *, seconds: float = 180) -> dict[str, Any]:
         """The job, as soon as the condition holds."""
         seen: dict[str, Any] = {}
 

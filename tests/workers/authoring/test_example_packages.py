@@ -14,6 +14,7 @@ from tapeworks.components import registry
 from tapeworks.references import Kind
 from tapeworks_workers.authoring.rehearsal import rehearse_job
 from tapeworks_workers.engine.rehearsal import Finding, rehearse
+from tests.thorough import some
 
 FOLDER = EXAMPLES / "packages"
 PACKAGES = sorted(file.parent for file in FOLDER.glob("*/pyproject.toml"))
@@ -50,7 +51,9 @@ def test_two_classes_of_one_name_are_two_components(findings: list[Finding]) -> 
     assert first is not second
 
 
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: str(job.relative_to(FOLDER)))
+@pytest.mark.parametrize(
+    "job", some(JOBS, lambda job: job.parent == FOLDER, ids=lambda job: str(job.relative_to(FOLDER)))
+)
 def test_their_jobs_would_train(findings: list[Finding], job: Path) -> None:
     finding = rehearse_job(job)
     assert finding.problems == []

@@ -250,6 +250,17 @@ def test_a_calibration_trains_every_step_once_and_tells_what_it_measured(tmp_pat
     assert again.training.counters.plan == told[0]["plan"]
 
 
+def test_a_candidate_is_as_fast_as_its_fastest_long_call() -> None:
+    after_a_compilation, slowed_down, short_batch_alone = (1, 0.5), (16, 0.9), (2, 0.001)
+    assert calibration._rate([after_a_compilation, (16, 0.4), slowed_down, (18, 0.3), short_batch_alone]) == 60.0
+    assert calibration._rate([(1, 0.5)]) == 2.0
+
+
+@pytest.mark.parametrize(("rate", "stacked"), [(0.1, 1), (40.0, 32), (54.0, 64), (1000.0, 1024)])
+def test_a_stack_holds_what_a_call_takes(rate: float, stacked: int) -> None:
+    assert calibration._stacked(rate) == stacked
+
+
 @pytest.mark.usefixtures("eager_to_try")
 def test_a_calibration_goes_on_where_xla_refuses(tmp_path: Path) -> None:
     training = {"epochs": 40, "execution": {"steps_per_call": 5}}

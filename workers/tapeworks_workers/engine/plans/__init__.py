@@ -76,7 +76,9 @@ def calibrated(
     if why_not(split) is not None:
         return Calibrated(step, loop, None, left=left, tell=tell)
     verdict = verdicts.of(step, split)
-    return Calibrated(step, loop, lambda: FusedPlan(step, split, means), left=left, tell=tell, verdict=verdict)
+    return Calibrated(
+        step, loop, lambda most: FusedPlan(step, split, means, most=most), left=left, tell=tell, verdict=verdict
+    )
 
 
 def for_evaluation(name: str) -> str:

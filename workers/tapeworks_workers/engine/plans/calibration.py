@@ -1,20 +1,23 @@
 """`auto`: begins as `loop`, and tries `fused` on real batches where it can pay; the faster of the two goes on.
 
-What is tried counts as training: nothing is thrown away or trained twice. A trial costs a compilation, so it is made
-only where much more time than that is left, and never where XLA is known to lose: convolutions on a CPU. What was
-found is kept for jobs whose step is the same (verdicts.py): they begin with what was the faster.
+What is tried counts as training: nothing is thrown away or trained twice. The two take turns, so that a machine that is
+slowed down for a while slows both. A trial costs a compilation, so it is made only where much more time than that is
+left, and never where XLA is known to lose: convolutions on a CPU. What was found is kept for jobs whose step is alike
+(verdicts.py): they begin with what was the faster.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tapeworks_workers.engine.environment import has_gpu
 from tapeworks_workers.engine.plans.fused import CannotCompile, FusedPlan
 from tapeworks_workers.engine.plans.loop import LoopPlan
 from tapeworks_workers.engine.plans.verdicts import Verdict, nodes_of
+from tapeworks_workers.engine.progress import CALL_SECONDS
 from tapeworks_workers.engine.step import CompiledStep
 
 MEASURED_SECONDS = 0.6
@@ -43,7 +46,7 @@ class Calibrated:
         self,
         step: CompiledStep,
         loop: LoopPlan,
-        fused: Callable[[], FusedPlan] | None,
+        fused: Callable[[int], FusedPlan] | None,
         *,
         left: Callable[[], int | None],
         tell: Told,
@@ -54,9 +57,12 @@ class Calibrated:
         self._loop, self._make_fused = loop, fused
         self._left, self._tell, self._clock = left, tell, clock
         self._plan: LoopPlan | FusedPlan = loop
-        self._first = 0.0
-        """Seconds of the candidate's first call, with its compilation."""
-        self._steps, self._seconds = 0, 0.0
+        self._fused: FusedPlan | None = None
+        """What is tried beside `loop`."""
+        self._first: dict[str, float] = {}
+        """Seconds of each candidate's first call, with its compilation."""
+        self._calls: dict[str, list[tuple[int, float]]] = {LoopPlan.name: [], FusedPlan.name: []}
+        """Steps and seconds of those since."""
         self._candidates: dict[str, dict[str, float]] = {}
         self._settled = fused is None
         """Nothing is measured any more."""
@@ -97,28 +103,42 @@ class Calibrated:
             return
         self._candidates = {name: known[name] for name in (LoopPlan.name, FusedPlan.name) if name in known}
         if fused is not None and self._make_fused is not None and _better(fused, loop, self._left()):
-            self._plan = self._make_fused()
+            self._plan = self._make_fused(_stacked(loop["steps_per_second"]))
         self._settled = True
         refused = {"not_fused": known["not_fused"]} if "not_fused" in known else {}
         self._tell({"plan": self._plan.name, "plans": self._candidates, "measured_before": True, **refused})
 
     def _measure(self, steps: int, seconds: float) -> None:
-        if not self._first:
-            self._first = seconds
+        name = self._plan.name
+        if name not in self._first:
+            self._first[name] = seconds
             return
-        self._steps, self._seconds = self._steps + steps, self._seconds + seconds
-        if self._seconds < MEASURED_SECONDS or not self._steps:
-            return
-        rate = self._steps / self._seconds
-        self._candidates[self._plan.name] = {"steps_per_second": round(rate, 1), "first_call_seconds": self._first}
-        self._first, self._steps, self._seconds = 0.0, 0, 0.0
-        if self._plan is not self._loop:
-            loop = self._candidates[self._loop.name]["steps_per_second"]
-            self._settle(self._plan if rate > FASTER * loop else self._loop)
-        elif self._make_fused is None or not self._pays(rate):
-            self._settled = True
+        if steps:
+            self._calls[name].append((steps, seconds))
+        if self._fused is None:
+            if self._measured(LoopPlan.name):
+                self._try_fused()
+        elif self._measured(LoopPlan.name) and self._measured(FusedPlan.name):
+            fused, loop = (self._told(plan)["steps_per_second"] for plan in (FusedPlan.name, LoopPlan.name))
+            self._settle(self._fused if fused > FASTER * loop else self._loop)
         else:
-            self._plan = self._make_fused()
+            self._plan = self._loop if self._plan is self._fused else self._fused
+
+    def _measured(self, plan: str) -> bool:
+        return sum(seconds for _, seconds in self._calls[plan]) >= MEASURED_SECONDS
+
+    def _told(self, plan: str) -> dict[str, float]:
+        rate = round(_rate(self._calls[plan]), 1)
+        self._candidates[plan] = {"steps_per_second": rate, "first_call_seconds": self._first[plan]}
+        return self._candidates[plan]
+
+    def _try_fused(self) -> None:
+        rate = self._told(LoopPlan.name)["steps_per_second"]
+        if self._make_fused is None or not self._pays(rate):
+            self._settled = True
+            return
+        self._calls[LoopPlan.name].clear()  # it is measured again, beside the other
+        self._plan = self._fused = self._make_fused(_stacked(rate))
 
     def _pays(self, rate: float) -> bool:
         """Whether so much is left that a trial is worth its compilation."""
@@ -136,6 +156,19 @@ class Calibrated:
         refused = {} if why is None else {"not_fused": why}
         self._tell({"plan": plan.name, "plans": self._candidates, **refused})
         self._verdict.write({**self._candidates, **refused})
+
+
+def _stacked(rate: float) -> int:
+    """Batches that a program of `fused` is to hold: of a slow step few are trained on in one call, and gathering and
+    copying more of them would be in vain. `rate`: steps per second of `loop`; `fused` may make twice as many."""
+    return 1 << math.ceil(math.log2(max(1.0, 2 * CALL_SECONDS * rate)))
+
+
+def _rate(calls: Sequence[tuple[int, float]]) -> float:
+    """Steps per second of the fastest call: what slows one down is the machine. Not of the short calls after a
+    compilation, whose fixed costs count for more, nor of one that had a short last batch alone."""
+    longest = max(steps for steps, _ in calls)
+    return max(steps / max(seconds, 1e-9) for steps, seconds in calls if 2 * steps >= longest)
 
 
 def _better(fused: dict[str, float], loop: dict[str, float], left: int | None) -> bool:

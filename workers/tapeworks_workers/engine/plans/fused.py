@@ -41,7 +41,8 @@ class FusedPlan:
     name = kept = "fused"
     gathers = True
 
-    def __init__(self, step: CompiledStep, split: Split, means: Means) -> None:
+    def __init__(self, step: CompiledStep, split: Split, means: Means, *, most: int = MOST_STACKED) -> None:
+        """`most`: batches that are stacked at most."""
         rows, batch_size = split.rows, split.batch_size
         self._step, self._means = step, means
         self._one = self._stacked_one = step.on_device
@@ -51,10 +52,8 @@ class FusedPlan:
         ]
         each = sum(spec.shape.num_elements() * spec.dtype.size for spec in self._full)
         # No more than is ever asked for at once: what is gathered beyond it is thrown away.
-        most = min(
-            MOST_STACKED, step.assembly.spec.training.report_every_steps, MOST_STACKED if rows is None else rows.full
-        )
-        self._most = max(1, min(most, STACK_BYTES // max(1, each)))
+        ever = min(step.assembly.spec.training.report_every_steps, MOST_STACKED if rows is None else rows.full)
+        self._most = max(1, min(most, MOST_STACKED, ever, STACK_BYTES // max(1, each)))
         self._thread = ThreadPoolExecutor(1, "batches")
         self._take = tf.function(self._taken, autograph=False)
         self._rows = rows
