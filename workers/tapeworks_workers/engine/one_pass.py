@@ -1,7 +1,8 @@
 """Adam's update in one pass over the weights, by TensorFlow's own kernel, where Keras makes fifteen.
 
 Inside `one_pass_adam()` (tracing) Adam, and what inherits its update (AdamW), uses `ResourceApplyAdam`: the same
-formula, rounded at other places. What the kernel does not know stays Keras': AMSGrad, variables of several replicas.
+formula, rounded at other places. What the kernel does not know stays Keras': AMSGrad, variables of several replicas,
+sparse gradients where a beta is 0.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def one_pass_adam() -> Iterator[None]:
 
 
 def _update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
-    if self.amsgrad or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+    by_zero = isinstance(gradient, tf.IndexedSlices) and not (self.beta_1 and self.beta_2)  # it is divided by them
+    if self.amsgrad or by_zero or tf.distribute.get_strategy().num_replicas_in_sync > 1:
         _KERAS_OWN(self, gradient, variable, learning_rate)
         return
     index = self._get_variable_index(variable)
@@ -37,31 +39,27 @@ def _update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) ->
         return tf.cast(value, weights.dtype)
 
     step = number(self.iterations + 1)
-    powers = {
-        "beta1_power": tf.pow(number(self.beta_1), step),
-        "beta2_power": tf.pow(number(self.beta_2), step),
-        "epsilon": number(self.epsilon),
-    }
 
-    def apply(beta_1: float, beta_2: float, rate: Any, grad: tf.Tensor) -> None:
+    def apply(grad: tf.Tensor) -> None:
         tf.raw_ops.ResourceApplyAdam(
-            var=weights.handle, m=momentum.handle, v=velocity.handle, **powers,
-            beta1=number(beta_1), beta2=number(beta_2), lr=number(rate), grad=grad,
+            var=weights.handle, m=momentum.handle, v=velocity.handle,
+            beta1_power=tf.pow(number(self.beta_1), step), beta2_power=tf.pow(number(self.beta_2), step),
+            lr=number(learning_rate), beta1=number(self.beta_1), beta2=number(self.beta_2),
+            epsilon=number(self.epsilon), grad=grad,
         )  # fmt: skip
 
     if not isinstance(gradient, tf.IndexedSlices):
-        apply(self.beta_1, self.beta_2, learning_rate, number(gradient))
+        apply(number(gradient))
         return
-    # Of a row that is there several times Keras adds the squares up, where a dense gradient squares the sum. So the
-    # velocity is given another gradient than the momentum: a beta of 1 leaves either as it is.
+    # The kernel makes m of b₁·m + (1 - b₁)·g for every row. With g = 0, what it is to come to is in m beforehand,
+    # divided by b₁: only the rows that have a gradient are written to, and of a row that is there several times squares
+    # are added up, as Keras does, where a dense gradient would square the sum.
     values = number(gradient.values)
-    apply(self.beta_1, 1.0, 0.0, _summed(values, gradient.indices, weights))
-    apply(1.0, self.beta_2, learning_rate, tf.sqrt(_summed(tf.square(values), gradient.indices, weights)))
+    for state, beta, added in ((momentum, self.beta_1, values), (velocity, self.beta_2, tf.square(values))):
+        share = number((1.0 - beta) / beta)
+        tf.raw_ops.ResourceScatterAdd(resource=state.handle, indices=gradient.indices, updates=share * added)
+    apply(tf.zeros(weights.shape, weights.dtype))
 
 
 def _inner(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
-
-
-def _summed(values: tf.Tensor, indices: tf.Tensor, like: Any) -> tf.Tensor:
-    return tf.math.unsorted_segment_sum(values, indices, like.shape[0])
