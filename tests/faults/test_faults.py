@@ -1,4 +1,4 @@
-"""Most rows of the fault table, once each and with short leases; `make faults` is the whole of it."""
+"""Some rows of the fault table, once each and with short leases; `make faults` is the whole of it."""
 
 from collections.abc import Iterator
 

@@ -148,6 +148,7 @@ def test_metrics_are_those_of_the_weights_that_are_exported(tmp_path: Path) -> N
     assert manifest["metrics"] == epochs[best]["logs"]
 
 
+@pytest.mark.thorough
 def test_memory_is_flat_over_many_epochs() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "memory.py"), "--steps", "2000", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -227,6 +227,7 @@ def test_a_pass_resumes_in_its_middle_exactly(tmp_path: Path, source: Any, pipel
     assert len(whole) > 2
 
 
+@pytest.mark.thorough
 def test_labels_of_other_widths_train_alike(tmp_path: Path) -> None:
     def logs(dtype: str) -> dict[str, float]:
         cast = {"op": "cast", "dtype": dtype, "field": "y"}

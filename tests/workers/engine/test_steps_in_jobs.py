@@ -186,6 +186,7 @@ def test_a_bundle_of_unpaired_domains_passes_both_verifiers(acme: Path, tmp_path
     assert all(answer["ok"] for answer in answers.values()), answers
 
 
+@pytest.mark.thorough
 def test_the_dcgan_of_the_examples_passes_its_measure(tmp_path: Path) -> None:
     """Below the stated distance when it is trained, which untrained it is far from."""
     document = json.loads((EXAMPLES / "several-models" / "dcgan.json").read_text())
