@@ -36,7 +36,8 @@ def _update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) ->
     weights, momentum, velocity = map(_inner, (variable, self._momentums[index], self._velocities[index]))
 
     def number(value: Any) -> tf.Tensor:
-        return tf.cast(value, weights.dtype)
+        # tf.cast makes a float32 of a Python number first: too little for a float64 job.
+        return tf.constant(value, weights.dtype) if isinstance(value, float) else tf.cast(value, weights.dtype)
 
     step = number(self.iterations + 1)
 
@@ -56,7 +57,7 @@ def _update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) ->
     # are added up, as Keras does, where a dense gradient would square the sum.
     values = number(gradient.values)
     for state, beta, added in ((momentum, self.beta_1, values), (velocity, self.beta_2, tf.square(values))):
-        share = number((1.0 - beta) / beta)
+        share = (1.0 - number(beta)) / number(beta)  # rounded as the kernel rounds it
         tf.raw_ops.ResourceScatterAdd(resource=state.handle, indices=gradient.indices, updates=share * added)
     apply(tf.zeros(weights.shape, weights.dtype))
 
