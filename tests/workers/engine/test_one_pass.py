@@ -16,6 +16,7 @@ OPTIMIZERS = {
     "no momentum": lambda: keras.optimizers.Adam(0.01, beta_1=0.0),
     "a schedule": lambda: keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)),
 }
+SCALES = (1.0, -0.5, 2.0, 0.0, 1.5, -3.0)
 
 
 def dense(scale: tf.Tensor) -> Any:
@@ -28,9 +29,11 @@ def repeated(scale: tf.Tensor) -> Any:
     return tf.IndexedSlices(values, tf.constant([1, 1, 7]), tf.constant([10, 4]))
 
 
-def trained(make: Any, gradient: Any, *, ours: bool, compiled: bool = False) -> tuple[np.ndarray, list[str]]:
+def trained(
+    make: Any, gradient: Any, *, ours: bool, compiled: bool = False, dtype: str = "float32"
+) -> tuple[np.ndarray, list[str]]:
     """The weights after six steps, and the operations of the step."""
-    variable = keras.Variable(np.linspace(-1, 1, 40, dtype="float32").reshape(10, 4))
+    variable = keras.Variable(np.linspace(-1, 1, 40, dtype=dtype).reshape(10, 4), dtype=dtype)
     optimizer = make()
     optimizer.build([variable])
 
@@ -46,7 +49,7 @@ def trained(make: Any, gradient: Any, *, ours: bool, compiled: bool = False) -> 
             traced = whole()
     else:
         traced = whole()
-    for scale in (1.0, -0.5, 2.0, 0.0, 1.5, -3.0):
+    for scale in SCALES:
         step(tf.constant(scale))
     return variable.numpy(), [node.op for node in traced.graph.as_graph_def().node]
 
@@ -59,6 +62,26 @@ def test_it_trains_as_keras_does(name: str, gradient: Any) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
     keras_own = name == "AMSGrad" or (name == "no momentum" and gradient is repeated)
     assert ("ResourceApplyAdam" in operations) is not keras_own
+
+
+@pytest.mark.parametrize("gradient", [dense, repeated])
+def test_float64_keeps_its_digits(gradient: Any) -> None:
+    """Against the formula in NumPy: Keras' own powers of the betas pass through float32."""
+    got, _ = trained(OPTIMIZERS["AdamW"], gradient, ours=True, dtype="float64")
+    rate, decay, beta_1, beta_2 = float(np.float32(0.02)), float(np.float32(0.1)), 0.8, 0.9
+    weights = np.linspace(-1, 1, 40).reshape(10, 4)
+    momentum, velocity = np.zeros((10, 4)), np.zeros((10, 4))
+    for step, scale in enumerate(SCALES, start=1):
+        given = gradient(tf.constant(scale))
+        rows, values = (given.indices, given.values) if gradient is repeated else (tf.range(10), given)
+        weights -= weights * decay * rate
+        momentum *= beta_1
+        velocity *= beta_2
+        np.add.at(momentum, rows.numpy(), (1 - beta_1) * values.numpy().astype("float64"))
+        np.add.at(velocity, rows.numpy(), (1 - beta_2) * values.numpy().astype("float64") ** 2)
+        corrected = rate * np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+        weights -= corrected * momentum / (np.sqrt(velocity) + 1e-3)
+    np.testing.assert_allclose(got, weights, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("gradient", [dense, repeated])
