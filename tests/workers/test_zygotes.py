@@ -261,7 +261,9 @@ def test_a_catalogue_is_kept_for_other_work_folders(
     (kept,) = (file for file in (cache / "tapeworks" / "catalogues").glob("*.json") if "own/kept" in file.read_text())
     kept.write_text(kept.read_text().replace("own/kept", "own/from_the_cache"))
     assert names("second") == ["own/from_the_cache"], "nothing is admitted again"
+    os.utime(kept, (0, 0))
     assert names("first") == ["own/kept"], "a work folder's own comes first"
+    assert kept.stat().st_mtime > 0, "what is in use in one place is forgotten in none"
     kept.write_text("{")
     assert names("third") == ["own/kept"], "what cannot be read is made again"
     monkeypatch.setenv("XDG_CACHE_HOME", str(own))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -111,12 +112,14 @@ def _recalled(files: Sequence[Path]) -> Admitted | None:
     for file in files:
         try:
             known = Admitted.model_validate_json(file.read_bytes())
-            os.utime(file)  # the last to be forgotten
         except FileNotFoundError:
             continue
         except (OSError, ValidationError) as error:
             log.warning("a remembered catalogue cannot be read", file=str(file), error=str(error))
         else:
+            for place in files:  # everywhere the last to be forgotten, or edits of own components would push it out
+                with suppress(OSError):
+                    os.utime(place)
             return known
     return None
 

@@ -115,7 +115,7 @@ class Cell:
                 message = f"{used} bytes of memory were taken in its sandbox; it may have {self.bounds.memory_bytes}"
                 return JobFailure(FailureCode.OUT_OF_MEMORY, message, hint="Ask for more with resources.memory_gib.")
             looks += 1
-            if looks % DISK_EVERY == 0:
+            if looks % DISK_EVERY == 0 or not self.taken:
                 used = await asyncio.to_thread(census.disk_bytes, self.room.folder)
                 if used > self.bounds.disk_bytes:
                     message = f"{used} bytes were written in its sandbox; it may have {self.bounds.disk_bytes}"

@@ -25,8 +25,8 @@ class Means:
         self._compiled = compiled
         self._told: np.ndarray | None = None
         """What the last call ended with."""
-        self._told_names: tuple[str, ...] = ()
-        """The results that are part of it."""
+        self._told_names: tuple[str, ...] | None = None
+        """The results that are part of it; None where they are read apart."""
         self._results: Any = None
         """Reads all metrics in one graph."""
         self._in_graph = True
@@ -96,8 +96,8 @@ class Means:
 
     def _read_results(self) -> dict[str, float]:
         """In one graph; a metric whose `result` needs NumPy or Python numbers is read eagerly, as in `fit`."""
-        if self._told is not None and self._told_names:
-            return dict(zip(self._told_names, self._told[-len(self._told_names) :].tolist(), strict=True))
+        if self._told is not None and self._told_names is not None:
+            return dict(zip(self._told_names, self._told[1 + len(self._vector) :].tolist(), strict=True))
         if self._in_graph:
             try:
                 if self._results is None:

@@ -52,8 +52,8 @@ class FusedPlan:
         ]
         each = sum(spec.shape.num_elements() * spec.dtype.size for spec in self._full)
         # No more than is ever asked for at once: what is gathered beyond it is thrown away.
-        ever = min(step.assembly.spec.training.report_every_steps, MOST_STACKED if rows is None else rows.full)
-        self._most = max(1, min(most, MOST_STACKED, ever, STACK_BYTES // max(1, each)))
+        bounds = [most, MOST_STACKED, step.assembly.spec.training.report_every_steps, STACK_BYTES // max(1, each)]
+        self._most = max(1, min([*bounds, rows.full] if rows is not None else bounds))
         self._thread = ThreadPoolExecutor(1, "batches")
         self._take = tf.function(self._taken, autograph=False)
         self._rows = rows
@@ -62,7 +62,7 @@ class FusedPlan:
         """Whether the step was traced again for full batches alone."""
         self._refused: str | None = None
         self._told: tf.Tensor | None = None
-        """What the last program ended with, where nothing was trained on since."""
+        """What the last program of a run ended with, where nothing was trained on since."""
         self._ahead: tuple[int, Future[list[tf.Tensor]]] | None = None
         """The number of a batch, and the stack that begins with it."""
         # Concrete, as all that is called between steps: finding the trace costs a call as much as a small step.
@@ -71,6 +71,7 @@ class FusedPlan:
 
     def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`. Raises CannotCompile, at the first call that is more than a batch of another size."""
+        self._told = None
         rows = isinstance(batches, Cursor)
         done = self._run_rows(batches, steps) if rows else self._run_iterator(batches, steps)
         self._means.moved(self._told)
