@@ -90,7 +90,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     openapi.install(app)
     app.add_middleware(Measured, measures=measures)
     app.add_middleware(RequestIds)
-    rooms = (submit_routes, jobs, record_routes, artifacts, datasets, packages, bundles, catalogue, workers, leases)
+    rooms = (jobs, submit_routes, record_routes, artifacts, datasets, packages, bundles, catalogue, workers, leases)
     for room in (*rooms, health):
         app.router.routes.extend(room.router.routes)  # an included router matches each request a second time
     return app

@@ -63,7 +63,9 @@ def test_scopes_bound_what_a_key_may_do(own_sqlite_service: Any, tmp_path: Path)
         assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
         assert "submit" in refused.json()["detail"]
         assert client.post("/v1/worker/leases", json={}, headers=reader).status_code == 403
-        assert client.get("/v1/jobs", headers=worker).status_code == 403
+        for path in ("/v1/jobs", "/v1/jobs/job_none", "/v1/jobs/job_none?other="):
+            assert client.get(path, headers=worker).status_code == 403
+            assert client.get(path, headers=bearer("tw_unknown")).status_code == 401
         assert client.post("/v1/worker/leases", json={}, headers=worker).status_code == 422
         assert client.get("/v1/jobs", headers=bearer("tw_revoked_revoked_revoked")).status_code == 401
 

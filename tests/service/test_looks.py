@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 
 from tapeworks_service.callers import KNOWN_SECONDS, Caller, Callers
 from tapeworks_service.jobs.bodies import Bodies
@@ -22,6 +23,39 @@ def test_a_look_a_list_and_an_answer_show_the_same_job(api: httpx.Client, worker
         assert changed == looked.json() == listed
         same = api.get(f"/v1/jobs/{job['id']}", headers={"If-None-Match": looked.headers["ETag"]})
         assert (same.status_code, same.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("", 200), ("wait=0", 200), ("wait=0.05&unless=1", 200), ("unless=7", 200), ("wait=299.5&unless=0", 200),
+        ("unless=0&wait=3", 200), ("wait=300&unless=0", 200), ("wait=%33&unless=0", 200), ("&unless=0", 200),
+        ("wait=300.5", 422), ("wait=-1", 422), ("wait=nan", 422), ("wait=", 422), ("wait=3unless=1", 422),
+        ("unless=1.5", 422), ("unless=-1", 422), ("unless=" + "9" * 16, 200),
+    ],
+)  # fmt: skip
+def test_a_usual_look_is_answered_as_any_other(api: httpx.Client, worker: HandWorker, query: str, status: int) -> None:
+    """A parameter that nobody knows takes a look to FastAPI's own reading of the others."""
+    path = f"/v1/jobs/{worker.submit()['id']}?{query}"
+    usual, other = api.get(path), api.get(f"{path}&other=")
+    assert (usual.status_code, usual.content) == (other.status_code, other.content)
+    assert usual.status_code == status
+    assert usual.headers.get("etag") == other.headers.get("etag")
+
+
+def test_a_usual_look_is_refused_as_any_other(own_service: Any) -> None:
+    with own_service() as (client, worker):
+        worker.register()
+        job = worker.submit()
+        for path in (f"/v1/jobs/{job['id']}", "/v1/jobs/job_none", "/v1/jobs/job-none"):
+            for query in ("", "?other="):
+                answer = client.get(path + query, headers={"Host": "elsewhere.example"})
+                assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
+        missing = [client.get(f"/v1/jobs/{name}{query}") for name in ("a", "a-b") for query in ("", "?other=")]
+        assert [answer.json()["code"] for answer in missing] == ["not_found"] * 4
+        assert client.request("PUT", f"/v1/jobs/{job['id']}").status_code == 405
+        counted = client.get("/metrics").text
+        assert 'route="/v1/jobs/{job_id}",status="404"} 4.0' in counted
 
 
 def test_a_job_that_a_new_worker_can_take_waits_no_more(own_service: Any) -> None:

@@ -22,10 +22,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tapeworks_service.database.clock import epoch_now
 from tapeworks_service.database.inline import InlineConnection
-from tapeworks_service.database.looks import GatheredLooks, Look, from_postgresql
+from tapeworks_service.database.looks import GatheredLooks, Look, PostgresqlLooks
 from tapeworks_service.database.migrations import upgrade
-from tapeworks_service.database.notices import listening, notify
-from tapeworks_service.database.postgresql import DatabaseAway, begun, connected, postgresql
+from tapeworks_service.database.notices import Notices
+from tapeworks_service.database.postgresql import DatabaseAway, begun, beside_the_pool, connected, postgresql
 from tapeworks_service.database.sqlite import Sqlite, sqlite
 from tapeworks_service.settings import StartRefused
 from tapeworks_service.waking import Hub
@@ -93,6 +93,7 @@ class Database:
     def __init__(self, url: str, *, hub: Hub, busy_seconds: float) -> None:
         self.url = _parsed(url)
         self._hub = hub
+        self._notices = Notices(hub)
         self._busy_seconds = busy_seconds
         self.stalled_at = float("-inf")
         """When a write last had to wait for long, or could not begin: leases could not be renewed until then."""
@@ -117,9 +118,12 @@ class Database:
         elif backend == "postgresql":
             self._postgresql = postgresql(self.url, self._busy_seconds)
             self._exit.push_async_callback(self._postgresql.dispose)
-            self._looks = GatheredLooks(from_postgresql(self._postgresql))
+            beside = beside_the_pool(self.url, self._busy_seconds)
+            looks = PostgresqlLooks(beside)
+            self._exit.push_async_callback(looks.close)
+            self._looks = GatheredLooks(looks.fetch)
             await self._upgrade()
-            await self._exit.enter_async_context(listening(self.url, self._hub))
+            await self._exit.enter_async_context(self._notices.heard(beside))
         else:
             raise StartRefused(f"{backend} is not a database that Tapeworks knows: use sqlite or postgresql")
 
@@ -165,7 +169,7 @@ class Database:
             transaction = Transaction(connection)
             yield transaction
             if isinstance(connection, AsyncConnection):
-                await notify(connection, transaction.topics)
+                await self._notices.tell(connection, transaction.topics)
         self._hub.wake(transaction.topics)
 
     async def _begun(self, stack: AsyncExitStack) -> AsyncConnection | InlineConnection:

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
-from sqlalchemy import Column, Engine, Select, bindparam, func, select
+import asyncpg
+from sqlalchemy import Column, Engine, Select, String, any_, bindparam, func, select
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tapeworks_service.database.postgresql import connected
+from tapeworks_service.database.postgresql import DatabaseAway, drivers_errors, let_go, taken
+from tapeworks_service.joined import Answer
 
 Row = Mapping[str, Any]
 _MOST_KEYS = 1_000
@@ -35,9 +38,9 @@ class Look:
     """With the key."""
 
     @cached_property
-    def of_keys(self) -> Select[Any]:
-        """The rows of the list `:keys`."""
-        return select(*self.columns).where(self.key.in_(bindparam("keys", expanding=True)))
+    def of_keys_in_array(self) -> Select[Any]:
+        """The rows of the array `:keys`."""
+        return select(*self.columns).where(self.key == any_(bindparam("keys", type_=ARRAY(String))))
 
     @cached_property
     def of_keys_in_json(self) -> Select[Any]:
@@ -49,40 +52,23 @@ class Look:
 Fetch = Callable[[Look, Sequence[str]], Awaitable[Sequence[Row]]]
 
 
-class _Asked:
-    """A row that is asked for. An event, since a future that many await must be shielded from each, at 30 µs."""
-
-    def __init__(self) -> None:
-        self.answered = asyncio.Event()
-        self.row: Row | None = None
-        self.error: Exception | None = None
-
-    def tell(self, row: Row | None, error: Exception | None) -> None:
-        """To all who wait."""
-        self.row, self.error = row, error
-        self.answered.set()
-
-
 class GatheredLooks:
     """Looks at rows by one query at a time."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._waiting: dict[Look, dict[str, _Asked]] = defaultdict(dict)
+        self._waiting: dict[Look, dict[str, Answer[Row | None]]] = defaultdict(dict)
         self._running: asyncio.Task[None] | None = None
 
     async def first(self, look: Look, key: str) -> Row | None:
         """The row of a key, None where there is none. Raises what the query raises."""
         waiting = self._waiting[look]
-        asked = waiting.get(key)
-        if asked is None:
-            asked = waiting[key] = _Asked()
+        answer = waiting.get(key)
+        if answer is None:
+            answer = waiting[key] = Answer()
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
-        await asked.answered.wait()
-        if asked.error is not None:
-            raise asked.error
-        return asked.row
+        return await answer.get()
 
     async def _run(self) -> None:
         while self._waiting:
@@ -94,22 +80,40 @@ class GatheredLooks:
                     found = {row[look.key.name]: row for row in await self._fetch(look, part)}
                 except Exception as error:
                     for key in part:
-                        waiting[key].tell(None, error)
+                        waiting[key].fail(error)
                 else:
                     for key in part:
-                        waiting[key].tell(found.get(key), None)
+                        waiting[key].give(found.get(key))
 
 
-def from_postgresql(engine: AsyncEngine) -> Fetch:
-    """Rows by one statement without a transaction around it: no BEGIN, no ROLLBACK. Raises DatabaseAway, DBAPIError."""
-    outside = engine.execution_options(isolation_level="AUTOCOMMIT")
+class PostgresqlLooks:
+    """Single statements on a connection kept for them, without a transaction around each: no BEGIN, no ROLLBACK."""
 
-    async def fetch(look: Look, keys: Sequence[str]) -> Sequence[Row]:
-        async with connected(outside) as connection:
-            rows = (await connection.execute(look.of_keys, {"keys": list(keys)})).mappings()
-            return [{str(name): value for name, value in row.items()} for row in rows]
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._compiled: dict[Look, str] = {}
+        self._connection: asyncpg.Connection | None = None
 
-    return fetch
+    async def close(self) -> None:
+        """Give the connection up; the next look makes another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await let_go(connection)
+
+    async def fetch(self, look: Look, keys: Sequence[str]) -> Sequence[Row]:
+        """The rows of the keys. Raises DatabaseAway."""
+        text = self._compiled.get(look)
+        if text is None:
+            text = self._compiled[look] = str(look.of_keys_in_array.compile(dialect=self._engine.dialect))
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await taken(self._engine)
+        try:
+            with drivers_errors():
+                rows: Sequence[Row] = await self._connection.fetch(text, keys)
+        except DatabaseAway:
+            await self.close()
+            raise
+        return rows
 
 
 class SqliteLooks:

@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 
-import asyncpg
 import structlog
-from sqlalchemy import URL, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from tapeworks_service.database.postgresql import DatabaseAway, drivers_errors, let_go, taken
+from tapeworks_service.ids import new_id
 from tapeworks_service.waking import Hub
 
 CHANNEL = "tapeworks"
@@ -25,42 +26,51 @@ _LONGEST_BYTES = 7_900
 log = structlog.get_logger(__name__)
 
 
-async def notify(connection: AsyncConnection, topics: Iterable[str]) -> None:
-    """Send topics with the commit of the connection's transaction."""
-    payload = "\n".join(sorted(topics))
-    if payload and len(payload) <= _LONGEST_BYTES:
-        await connection.execute(select(func.pg_notify(CHANNEL, payload)))
+class Notices:
+    """Those of one instance. It wakes its own by itself, so it does not listen to what it told."""
 
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._instance = new_id("instance")
 
-@asynccontextmanager
-async def listening(url: URL, hub: Hub) -> AsyncIterator[None]:
-    """Wake whoever waits here for what other instances tell, while the block runs."""
-    task = asyncio.create_task(_listen(url, hub))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    async def tell(self, connection: AsyncConnection, topics: Iterable[str]) -> None:
+        """Send topics with the commit of the connection's transaction."""
+        payload = "\n".join((self._instance, *sorted(topics)))
+        if topics and len(payload) <= _LONGEST_BYTES:
+            await connection.execute(select(func.pg_notify(CHANNEL, payload)))
 
-
-async def _listen(url: URL, hub: Hub) -> None:
-    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    while True:
+    @asynccontextmanager
+    async def heard(self, engine: AsyncEngine) -> AsyncIterator[None]:
+        """Wake whoever waits here for what other instances tell, while the block runs."""
+        task = asyncio.create_task(self._listen(engine))
         try:
-            await _hear(plain, hub)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            log.debug("no_notices_for_a_while", error=str(error))
-        await asyncio.sleep(AGAIN_SECONDS)
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
+    async def _listen(self, engine: AsyncEngine) -> None:
+        while True:
+            try:
+                await self._hear(engine)
+            except DatabaseAway as away:
+                log.debug("no_notices_for_a_while", error=str(away))
+            await asyncio.sleep(AGAIN_SECONDS)
 
-async def _hear(url: str, hub: Hub) -> None:
-    """Until the connection ends."""
-    ended = asyncio.Event()
-    connection = await asyncpg.connect(url, timeout=10)
-    try:
-        connection.add_termination_listener(lambda _: ended.set())
-        await connection.add_listener(CHANNEL, lambda *told: hub.wake(told[3].split("\n")))
-        await ended.wait()
-    finally:
-        connection.terminate()
+    async def _hear(self, engine: AsyncEngine) -> None:
+        """Until the connection ends."""
+        ended = asyncio.Event()
+        connection = await taken(engine)
+        try:
+            connection.add_termination_listener(lambda _: ended.set())
+            with drivers_errors():
+                await connection.add_listener(CHANNEL, lambda *told: self._heard(told[3]))
+            await ended.wait()
+        finally:
+            await let_go(connection)
+
+    def _heard(self, payload: str) -> None:
+        instance, *topics = payload.split("\n")
+        if instance != self._instance:
+            self._hub.wake(topics)

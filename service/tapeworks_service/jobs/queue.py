@@ -28,7 +28,7 @@ from tapeworks_service.jobs.fence import Fence, hold, lease_lost, lease_token, l
 from tapeworks_service.jobs.journal import NewEvent, Owner, append_events
 from tapeworks_service.jobs.moves import Move, end, move
 from tapeworks_service.jobs.new_job import NewJob
-from tapeworks_service.jobs.turns import fair_rank, head, remember_fit
+from tapeworks_service.jobs.turns import enter, head
 from tapeworks_service.waking import QUEUE
 from tapeworks_service.workers.rows import IS_HELD
 
@@ -44,7 +44,6 @@ async def enqueue(tx: Transaction, new: NewJob) -> Mapping[str, Any]:
     """Insert a queued job; its row. Raises IntegrityError where its idempotency key is taken."""
     now = await tx.now()
     spec = new.spec
-    await remember_fit(tx, new.needs)
     first = {"state": State.QUEUED.value, "phase": None, "attempt": 0, "at": instant(now), "message": None}
     waiting_for = [one.source_id for one in new.inputs if one.pin is None]
     lineage = {**new.lineage, **({"inputs": [one.told() for one in new.inputs]} if new.inputs else {})}
@@ -54,7 +53,7 @@ async def enqueue(tx: Transaction, new: NewJob) -> Mapping[str, Any]:
     row = {
         "project_id": new.project_id, "id": new.id, "kind": new.kind, "name": new.title, "labels": new.labels,
         "priority": new.priority, "fit_key": new.needs.fit_key, "parent_id": new.parent_id,
-        "fair_rank": await fair_rank(tx, new.project_id, new.priority),
+        "fair_rank": await enter(tx, new.needs, new.project_id, new.priority),
         "retry_of": new.retry_of, "idempotency_key": new.idempotency_key, "body_hash": new.body_hash,
         "state": State.QUEUED.value, "requested": Requested.NONE.value, "attempt": 0, "failed_attempts": 0,
         "max_attempts": new.max_attempts, "timeout_seconds": new.timeout_seconds, "waiting": len(waiting_for),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -31,12 +32,16 @@ from tapeworks_service.jobs.streams import job_of
 from tapeworks_service.jobs.turns import fair_rank
 from tapeworks_service.jobs.waiting import reason_of
 from tapeworks_service.problems import Problem, invalid_value
+from tapeworks_service.usual import UsualRoute, usually
 from tapeworks_service.waking import job_topic
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=UsualRoute)
 
 JobId = Annotated[str, Path(max_length=100, pattern=r"^[^\x00]*$")]
 Text = Annotated[str, Query(max_length=500, pattern=r"^[^\x00]*$")]
+
+_JOB_ID = re.compile(r"\w{1,100}", re.ASCII)
+_LOOK = re.compile(rb"(?:wait=([12]?\d{1,2}(?:\.\d{1,20})?))?(?:(?:^|&)unless=(\d{1,15}))?")
 
 
 class JobChange(BaseModel):
@@ -119,6 +124,15 @@ def _knows(seen: str | None, tag: str) -> bool:
     )
 
 
+def _usual_look(request: Request) -> dict[str, Any] | None:
+    """What those who poll ask `get_job` for."""
+    job_id, query = request.path_params["job_id"], request.scope["query_string"]
+    if _JOB_ID.fullmatch(job_id) is None or (found := _LOOK.fullmatch(query)) is None:
+        return None
+    wait, unless = found.groups()
+    return {"job_id": job_id, "wait": float(wait or 0), "unless": None if unless is None else int(unless)}
+
+
 @router.get(
     "/{job_id}",
     operation_id="get_job",
@@ -126,6 +140,7 @@ def _knows(seen: str | None, tag: str) -> bool:
     response_model=Job,
     responses={304: {"description": "Not modified"}, **problems(401, 403, 404, 422, 503)},
 )
+@usually(_usual_look)
 async def get_job(
     request: Request,
     caller: Reader,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -34,8 +35,9 @@ from tapeworks_service.jobs.routes import JobId, job_answer
 from tapeworks_service.jobs.streams import job_of
 from tapeworks_service.jobs.submission import Accepted, accept
 from tapeworks_service.problems import Problem, invalid_value
+from tapeworks_service.usual import UsualRoute, usually
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=UsualRoute)
 
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")]
 SHORT_BYTES = 16 << 10
@@ -46,6 +48,13 @@ SPEC_BODY = {
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobSpecInput"}, "example": SPEC}},
     }
 }
+_USUAL_KEY = re.compile(r"[\w-]{1,100}", re.ASCII)
+
+
+def _usual_submit(request: Request) -> dict[str, Any] | None:
+    """How `create_job` is asked: without a key, or with one like a UUID."""
+    key = request.headers.get("idempotency-key")
+    return {"idempotency_key": key} if key is None or _USUAL_KEY.fullmatch(key) else None
 
 
 @router.post(
@@ -57,6 +66,7 @@ SPEC_BODY = {
     responses=problems(400, 401, 403, 413, 422, 503),
     openapi_extra=SPEC_BODY,
 )
+@usually(_usual_submit)
 async def create_job(
     request: Request, caller: Submitter, house: House, idempotency_key: IdempotencyKey = None
 ) -> Response:

@@ -24,23 +24,31 @@ _MOST_PROPERTIES = 64
 _AT_ONCE = 1_000
 _READY = (jobs.c.state == State.QUEUED.value, jobs.c.waiting == 0)
 # Of each submit: to put a statement together takes longer than to execute it.
-_SAME_FIT = select(fits.c.fit_key).where(fits.c.fit_key == bindparam("key")).with_for_update(read=True, key_share=True)
 _OF_PRIORITY = (*_READY, jobs.c.priority == bindparam("priority"))
 _LAST_OF_PROJECT = select(func.max(jobs.c.fair_rank)).where(jobs.c.project_id == bindparam("project"), *_OF_PRIORITY)
 _CURRENT = select(func.min(jobs.c.fair_rank)).where(*_OF_PRIORITY)
+_SAME_FIT = (
+    select(_LAST_OF_PROJECT.scalar_subquery().label("last"))
+    .select_from(fits)
+    .where(fits.c.fit_key == bindparam("key"))
+    .with_for_update(read=True, key_share=True, of=fits)
+)
 
 
-async def remember_fit(tx: Transaction, needs: Needs) -> None:
-    """Keep what a fit key stands for; it is locked, so that no sweep takes it before the job is there.
+async def enter(tx: Transaction, needs: Needs, project_id: str, priority: int) -> int:
+    """A new job's round; what its fit key stands for is kept, and locked, so that no sweep takes it before the job.
 
     Those who submit jobs of the same needs do not wait for each other: what is there is not written again.
     """
-    if await tx.one(_SAME_FIT, {"key": needs.fit_key}) is not None:
-        return
-    statement = tx.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
-    # Not the key: SQLite would look through all jobs for those that refer to it.
-    same = {"needs": statement.excluded.needs}
-    await tx.execute(statement.on_conflict_do_update(index_elements=["fit_key"], set_=same))
+    same = await tx.one(_SAME_FIT, {"key": needs.fit_key, "project": project_id, "priority": priority})
+    if same is not None and same["last"] is not None:
+        return int(same["last"]) + 1
+    if same is None:
+        statement = tx.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
+        # Not the key: SQLite would look through all jobs for those that refer to it.
+        values = {"needs": statement.excluded.needs}
+        await tx.execute(statement.on_conflict_do_update(index_elements=["fit_key"], set_=values))
+    return await fair_rank(tx, project_id, priority)
 
 
 async def fair_rank(tx: Transaction, project_id: str, priority: int) -> int:
