@@ -46,10 +46,10 @@ ROWS = (
     Row("read-only", storage.store_read_only, full=2, world="small", in_tests=()),
     Row("checkpoint-flipped", storage.checkpoint_flipped, full=5, in_tests=()),
     Row("bundle-flipped", storage.bundle_flipped, full=5, in_tests=()),
-    Row("same-post", asking.same_post, full=5, in_tests=BOTH),
+    Row("same-post", asking.same_post, full=5, in_tests=("postgresql",)),
     Row("poison", asking.poison, full=3),
     Row("memory", asking.out_of_memory, full=3, in_tests=()),
     Row("clock", asking.wrong_clock, full=2, in_tests=()),
-    Row("queue", load.queue, full=10_000, short=2_000, world="bare"),
+    Row("queue", load.queue, full=10_000, short=2_000, world="bare", in_tests=()),
     Row("pollers", load.pollers, full=1_000, short=200, world="bare", in_tests=()),
 )

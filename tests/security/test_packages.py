@@ -175,6 +175,7 @@ def test_two_packages_of_one_module_and_class_name_work_at_once(house: House, tm
     assert begun < min(job.finished_at for job in ended.values() if job.finished_at is not None), "both at once"
 
 
+@pytest.mark.thorough
 def test_what_component_new_writes_and_an_example_get_in(house: House, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh"
     house.served.tapeworks("component", "new", "fresh/WarmLoss", "--kind", "loss", "--folder", str(fresh))

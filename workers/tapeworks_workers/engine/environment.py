@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -20,6 +22,18 @@ def prepare(spec: JobSpec) -> None:
         tf.config.experimental.set_memory_growth(device, True)
     if spec.training.deterministic:
         tf.config.experimental.enable_op_determinism()
+
+
+@contextlib.contextmanager
+def as_traced() -> Iterator[None]:
+    """Graphs that are called in the block run as they were traced: to optimise one takes longer than a call of it."""
+    option = "disable_meta_optimizer"
+    before = tf.config.optimizer.get_experimental_options().get(option, False)
+    tf.config.optimizer.set_experimental_options({option: True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({option: before})
 
 
 def has_gpu() -> bool:

@@ -19,7 +19,7 @@ from tapeworks_workers.engine.bundle import write_json
 from tapeworks_workers.engine.bundled.load import nest
 from tapeworks_workers.engine.checkpoint import Snapshot, restore, snapshot, write_values
 from tapeworks_workers.engine.comparison import digest
-from tapeworks_workers.engine.environment import has_gpu
+from tapeworks_workers.engine.environment import as_traced, has_gpu
 from tapeworks_workers.engine.nests import Arrays
 from tapeworks_workers.engine.step import CompiledStep, compile_train_step
 
@@ -38,7 +38,7 @@ def write_next_step(assembly: Assembly, step: CompiledStep, counters: dict[str, 
     structure = arrays.add(batch)
     arrays.write(folder / "batch.npz")
     try:
-        logs = _logs(step(nest(structure, _read(folder / "batch.npz"))))
+        logs = _taken(step, nest(structure, _read(folder / "batch.npz")))
         after = snapshot(assembly, counters)
     finally:
         restore(assembly, before)
@@ -61,7 +61,10 @@ def stored_batch(folder: Path) -> Any:
     return nest(structure, _read(folder / "batch.npz"))
 
 
-def _logs(scalars: Mapping[str, Any]) -> dict[str, float]:
+def _taken(step: CompiledStep, batch: Any) -> dict[str, float]:
+    """What the step gave. Both sides take it the same way, and once."""
+    with as_traced():
+        scalars = step(batch)
     return {name: float(np.asarray(value)) for name, value in scalars.items()}
 
 
@@ -72,7 +75,7 @@ def compare_next_step(
     stored = json.loads((folder / "next_step.json").read_text(encoding="utf-8"))
     step = compile_train_step(assembly, eager=assembly.spec.training.execution.plan == "eager")
     restore(assembly, state)
-    logs = _logs(step(stored_batch(folder)))
+    logs = _taken(step, stored_batch(folder))
     after = snapshot(assembly, {})
     samples = _read(folder / "next_step.npz")
     expected_logs = {name: float(value) for name, value in stored["logs"].items()}  # "NaN" is a string in JSON
