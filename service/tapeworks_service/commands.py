@@ -134,8 +134,6 @@ def _key_file(settings: ServiceSettings, folder: Path) -> Path | None:
 
 
 def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None) -> None:
-    import uvicorn
-
     from tapeworks_service.app import create_app
     from tapeworks_service.embedded import (
         DRAIN_SECONDS,
@@ -145,6 +143,7 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
         bound,
     )
     from tapeworks_service.logs import configure
+    from tapeworks_service.server import configured, settle
     from tapeworks_service.settings import StartRefused
 
     configure(settings)
@@ -164,8 +163,9 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
             typer.echo(f"Tapeworks listens on {url} and keeps everything in {folder}")
 
         app = create_app(settings)
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS)
+        config = configured(app, timeout_graceful_shutdown=DRAIN_SECONDS)
         server = EmbeddedServer(config, app.state.hub, worker, started)
+        settle()
         server.run(sockets=[listening])
         if not server.started:
             raise StartRefused("the service did not start: see its log")

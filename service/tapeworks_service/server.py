@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import socket
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from tapeworks_service.app import create_app
 from tapeworks_service.logs import configure
@@ -44,28 +46,32 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def configured(app: FastAPI, **options: Any) -> uvicorn.Config:
+    """How uvicorn serves the application: the logs are ours, and nothing asks whence a request came."""
+    return uvicorn.Config(app, log_config=None, access_log=False, proxy_headers=False, **options)
+
+
 def make_server(settings: ServiceSettings) -> Server:
     """A server for these settings, not started yet."""
     app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,  # nothing asks whence a request came
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
-    return Server(config, app.state.hub)
+    options = {"host": settings.host, "port": settings.port, "timeout_graceful_shutdown": _GRACE_SECONDS}
+    return Server(configured(app, **options), app.state.hub)
+
+
+def settle() -> None:
+    """Collect garbage seldom, once the application is made: for a process that does nothing but serve.
+
+    To collect stops every request, for a few tenths of a second where it walks through all that is imported: that stays
+    now. A request leaves no cycles, so there is little to find.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTED_AFTER)
 
 
 def run(settings: ServiceSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises `StartRefused` where the settings do not allow a start."""
     configure(settings)
     server = make_server(settings)
-    # To collect stops every request, for a few tenths of a second where it walks through all that is imported: that
-    # stays. A request leaves no cycles, so there is little to find.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECTED_AFTER)
+    settle()
     server.run()
