@@ -14,12 +14,16 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import plans
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
+from tapeworks_workers.engine.environment import as_traced
 from tapeworks_workers.engine.evaluators import Measure
 from tapeworks_workers.engine.feed import Cursor
 from tapeworks_workers.engine.means import Means
 from tapeworks_workers.engine.pipeline import Split, empty
 from tapeworks_workers.engine.step import CompiledStep, compile_validation_step
 from tapeworks_workers.engine.traces import Traces
+
+_FEW_STEPS = 200
+"""So many do not pay for optimising their graph, which takes a twentieth of a second and more."""
 
 
 class Evaluation:
@@ -105,13 +109,19 @@ class Evaluation:
         rows = split.rows if plan.gathers else None
         batches: Any = iter(self._batches(split)[0]) if rows is None else Cursor(rows, 0)
         total, steps = 0, sys.maxsize if rows is None else rows.steps
-        while (done := plan.run(batches, min(calls_of, steps - total)) if total < steps else 0) > 0:
-            total += done
-            self._heed()
+        with as_traced() if self._few(split) else contextlib.nullcontext():
+            while (done := plan.run(batches, min(calls_of, steps - total)) if total < steps else 0) > 0:
+                total += done
+                self._heed()
         if total == 0:
             raise empty(split.name)
         means.check_labels()
         return means.read()
+
+    def _few(self, split: Split) -> bool:
+        """Whether all passes over the split are few steps: by the spec, so that every attempt computes alike."""
+        passes = self._assembly.spec.training.epochs
+        return split.steps is not None and passes is not None and split.steps * passes <= _FEW_STEPS
 
     def _batches(self, split: Split) -> tuple[tf.data.Dataset, tf.data.Dataset]:
         """The split as the step takes it, and as evaluators do. Built once: each build leaves graphs behind."""
