@@ -34,6 +34,19 @@ def test_the_same_key_and_body_is_the_same_job(api: httpx.Client, worker: HandWo
     assert first.json() == again.json()
 
 
+@pytest.mark.parametrize("text", ["a-key_7", "with a space", "k" * 100, "k" * 255])
+def test_any_printable_key_works(api: httpx.Client, worker: HandWorker, text: str) -> None:
+    """Those like a UUID are read without FastAPI, all others by it."""
+    answers = [api.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": text}) for _ in range(2)]
+    assert [one.status_code for one in answers] == [201, 200]
+
+
+@pytest.mark.parametrize("text", ["", "k" * 256, "tab\there"])
+def test_a_key_that_is_none_is_refused(api: httpx.Client, worker: HandWorker, text: str) -> None:
+    answer = api.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": text})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
 def test_the_same_key_with_another_body_is_refused(api: httpx.Client, worker: HandWorker) -> None:
     headers = key()
     api.post("/v1/jobs", json=SPEC, headers=headers)

@@ -44,10 +44,9 @@ async def tell(database: Database, topic: str) -> None:
         tx.wake(topic)
 
 
-async def until(reached: Callable[[], bool], then: Callable[[], object] = lambda: None) -> None:
+async def until(reached: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not reached():
-            then()
             await asyncio.sleep(0.01)
 
 

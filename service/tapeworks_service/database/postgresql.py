@@ -93,11 +93,8 @@ async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 async def taken(engine: AsyncEngine) -> asyncpg.Connection:
     """A new connection of the driver's own, made as the engine makes them. Raises `DatabaseAway`."""
-    try:
-        with drivers_errors():
-            pooled = await engine.raw_connection()
-    except engine.sync_engine.dialect.loaded_dbapi.Error as error:  # what `connect` would have made a DBAPIError
-        raise DatabaseAway(f"{type(error).__name__}: {error}") from error
+    with drivers_errors(engine.sync_engine.dialect.loaded_dbapi.Error):  # `connect` would make a DBAPIError of it
+        pooled = await engine.raw_connection()
     connection = cast("asyncpg.Connection", pooled.driver_connection)
     pooled.detach()
     return connection
@@ -113,9 +110,9 @@ async def let_go(connection: asyncpg.Connection) -> None:
 
 
 @contextmanager
-def drivers_errors() -> Iterator[None]:
-    """Those of the driver itself as `DatabaseAway`."""
+def drivers_errors(*others: type[Exception]) -> Iterator[None]:
+    """Those of the driver itself, and others, as `DatabaseAway`."""
     try:
         yield
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, *others) as error:
         raise DatabaseAway(f"{type(error).__name__}: {error}") from error

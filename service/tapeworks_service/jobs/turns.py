@@ -41,19 +41,23 @@ async def enter(tx: Transaction, needs: Needs, project_id: str, priority: int) -
     Those who submit jobs of the same needs do not wait for each other: what is there is not written again.
     """
     same = await tx.one(_SAME_FIT, {"key": needs.fit_key, "project": project_id, "priority": priority})
-    if same is not None and same["last"] is not None:
-        return int(same["last"]) + 1
     if same is None:
         statement = tx.insert(fits).values(fit_key=needs.fit_key, needs=needs.document())
         # Not the key: SQLite would look through all jobs for those that refer to it.
         values = {"needs": statement.excluded.needs}
         await tx.execute(statement.on_conflict_do_update(index_elements=["fit_key"], set_=values))
-    return await fair_rank(tx, project_id, priority)
+        return await fair_rank(tx, project_id, priority)
+    return await _after(tx, same["last"], priority)
 
 
 async def fair_rank(tx: Transaction, project_id: str, priority: int) -> int:
     """The round in which a project's next job of a priority has its turn: one job of each project a round."""
     last = (await tx.execute(_LAST_OF_PROJECT, {"project": project_id, "priority": priority})).scalar_one()
+    return await _after(tx, last, priority)
+
+
+async def _after(tx: Transaction, last: int | None, priority: int) -> int:
+    """The round after the project's last one; the current one where it has none."""
     if last is not None:
         return int(last) + 1
     current = (await tx.execute(_CURRENT, {"priority": priority})).scalar_one()
