@@ -119,7 +119,7 @@ class Minimizer:
                         f"gradient transform {type(transform).__name__} returned {len(changed)} gradients for "
                         f"{len(variables)} variables",
                     )
-            updater.optimizer.apply(changed, variables)
+            updater.optimizer.apply_gradients(zip(changed, variables, strict=True))  # as fit does: it may be overridden
 
 
 def build_minimizers(
