@@ -64,7 +64,7 @@ def defined_by_author(cls: Any, method: str) -> bool:
     """Whether a class has the method from its author, and not from Keras or Tapeworks."""
     for base in cls.__mro__:
         if method in vars(base):
-            return base.__module__.partition(".")[0] not in ("keras", "tapeworks")
+            return base.__module__.partition(".")[0] not in ("keras", "tapeworks", "tapeworks_workers")
     return False
 
 

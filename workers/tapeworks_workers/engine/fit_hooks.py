@@ -34,7 +34,13 @@ class SpecCompilation:
     """The parts of a spec that `compile` would give to one model."""
 
     def __init__(
-        self, model: keras.Model, *, loss: Any, metrics: Sequence[RoleMetric], optimizer: Any, update: Callable[..., None]
+        self,
+        model: keras.Model,
+        *,
+        loss: Any,
+        metrics: Sequence[RoleMetric],
+        optimizer: Any,
+        update: Callable[..., None],
     ) -> None:
         self._model = model
         self._loss = None if loss is None else _CompiledLoss(loss)

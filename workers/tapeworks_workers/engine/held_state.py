@@ -8,8 +8,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-_OWNERS = keras.Layer | keras.optimizers.Optimizer | keras.metrics.Metric
-_PLAIN = str | bytes | int | float | bool | type(None) | type
+_LEAVES = (
+    tf.Variable, keras.Variable, tf.random.Generator,
+    keras.Layer, keras.optimizers.Optimizer, keras.metrics.Metric,
+)  # fmt: skip
+_PLAIN = (str, bytes, int, float, bool, type(None), type)
 
 
 def held(root: Any, prefix: str, *, skip: Any = ()) -> Iterator[tuple[str, Any]]:
@@ -24,7 +27,7 @@ def held(root: Any, prefix: str, *, skip: Any = ()) -> Iterator[tuple[str, Any]]
         if isinstance(value, _PLAIN) or isinstance(value, skip) or id(value) in visited:
             return
         visited.add(id(value))
-        if isinstance(value, tf.Variable | keras.Variable | tf.random.Generator | _OWNERS):
+        if isinstance(value, _LEAVES):
             yield path, value
         elif isinstance(value, Mapping):
             for key in value:

@@ -46,18 +46,19 @@ class MetricState:
 
     def dependents_by_tape(self, tape: tf.GradientTape, scalars: Mapping[str, Any]) -> set[str]:
         """The same for a step without a graph, which ran under `tape`, persistent and watching the variables."""
-        floating = {name: value for name, value in scalars.items() if value.dtype.is_floating}
-        return {
-            name
-            for name, value in floating.items()
-            if any(gradient is not None for gradient in tape.gradient(value, self._variables))
-        }
+        found = set()
+        for name, value in scalars.items():
+            gradients = tape.gradient(value, self._variables) if value.dtype.is_floating else []
+            # Of a function that reads them for another of its results, a gradient is zero, not None.
+            if any(one is not None and bool(tf.reduce_any(one != 0)) for one in gradients):
+                found.add(name)
+        return found
 
 
 def _reached(graph: Any, sources: set[str]) -> set[str]:
-    """The names of the graph's tensors that are computed from `sources`: operations stand in the order of their making."""
+    """The names of the graph's tensors that are computed from `sources`."""
     reached = set(sources)
-    for operation in graph.get_operations():
+    for operation in graph.get_operations():  # in the order in which they were made, so after their inputs
         marked = [tensor.name in reached for tensor in operation.inputs]
         if any(marked):
             through = _through(graph, operation, marked)
