@@ -23,8 +23,8 @@ def nested(folder: Path, depth: int) -> None:
     os.close(current)
 
 
-def test_twenty_thousand_folders_inside_each_other_are_removed(tmp_path: Path) -> None:
-    nested(tmp_path / "deep", 20_000)
+def test_five_thousand_folders_inside_each_other_are_removed(tmp_path: Path) -> None:
+    nested(tmp_path / "deep", 5_000)
     assert remove(tmp_path / "deep")
     assert not list(tmp_path.iterdir())
 
