@@ -183,7 +183,7 @@ class Execution(SpecModel):
 
 
 class Best(SpecModel):
-    """A monitored value; `auto` maximises what is named accuracy, auc, recall and the like, else minimises."""
+    """A monitored value; `auto`: the direction that its metric, evaluator or step declares, `loss` is minimized."""
 
     monitor: str = "val_loss"
     mode: Literal["auto", "min", "max"] = "auto"

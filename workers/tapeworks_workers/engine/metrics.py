@@ -30,6 +30,8 @@ class RoleMetric:
     metric: keras.metrics.Metric
     output: str | None
     weighted: bool
+    component: str = ""
+    """Its name in the spec; "" for what a gradient transform or a loss scale reports."""
 
 
 def build_metrics(spec: JobSpec, models: Mapping[str, keras.Model]) -> dict[str, list[RoleMetric]]:
@@ -53,7 +55,9 @@ def build_metrics(spec: JobSpec, models: Mapping[str, keras.Model]) -> dict[str,
                         hint='Give one of them a name: {"config": {"name": "…"}}.',
                     )
                 taken[name] = pointer
-                built.setdefault(role, []).append(RoleMetric(name, metric, output, reference.weighted))
+                built.setdefault(role, []).append(
+                    RoleMetric(name, metric, output, reference.weighted, reference.component)
+                )
     return built
 
 

@@ -53,6 +53,7 @@ class FrechetDistance(Evaluator):
             raise ValueError(f"latent_dim must be at least 1 and samples at least 2, not {latent_dim}, {samples}")
         if until is not None and features is None:
             raise ValueError(f"until names the layer {until!r} of a model, and features names no model")
+        self.directions = {"frechet_distance": "min"}
         self.latent_dim = latent_dim
         self.role = role
         self.samples = samples
