@@ -74,11 +74,16 @@ class _Pins:
     packages: dict[str, Packaged] = field(default_factory=dict)
 
 
-def accept(document: Any, catalogue: Catalogue) -> Accepted:
-    """Check a decoded JSON document as a job. Raises `SpecInvalid` with a finding for every wrong place."""
+def accept(document: Any, catalogue: Catalogue, *, default_timeout_seconds: float) -> Accepted:
+    """Check a decoded JSON document as a job. Raises `SpecInvalid` with a finding for every wrong place.
+
+    A spec without a time limit gets the default one, so that the job's own record holds what it ran under.
+    """
     spec = parse_spec(document)
     original = fold(document).original
     canonical = spec.document()
+    if canonical["limits"]["timeout_seconds"] is None:
+        canonical["limits"]["timeout_seconds"] = default_timeout_seconds
     findings = list(unsupported(canonical))
     pins = _Pins(catalogue, inputs=list(initial_states(spec)))
     for place in places(canonical):
