@@ -19,6 +19,7 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, MetricSpec, OutputMetrics
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.error_owners import of_part, shapes
 from tapeworks_workers.engine.tracing import outside_trace
 
 
@@ -88,8 +89,9 @@ def update(metrics: Iterable[RoleMetric], y: Any, y_pred: Any, sample_weight: An
         if item.output is not None:
             true, predicted = _part(y, item, "y"), _part(y_pred, item, "the model's outputs")
             weight = weight.get(item.output) if isinstance(weight, Mapping) else weight
-        ensure_built(item.metric, true, predicted)
-        item.metric.update_state(true, predicted, sample_weight=weight)
+        with of_part(f"metric {item.name!r} {shapes(true, predicted)}", item.component):
+            ensure_built(item.metric, true, predicted)
+            item.metric.update_state(true, predicted, sample_weight=weight)
 
 
 def _part(nest: Any, item: RoleMetric, what: str) -> Any:
