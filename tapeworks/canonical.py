@@ -209,7 +209,7 @@ def _code_and_hint(item: Any, model: type[BaseModel]) -> tuple[ProblemCode, str]
         singular = _SINGULAR if "models" in model.model_fields else ()
         return ProblemCode.UNKNOWN_FIELD, remedy(str(location[-1]), location[:-1], model, singular)
     if kind == "missing":
-        return ProblemCode.MISSING_FIELD, ""
+        return ProblemCode.MISSING_FIELD, f"Add {location[-1]!r}."
     if kind == "int_type" and isinstance(item["input"], float):
         return ProblemCode.INVALID_VALUE, "Write a whole number, without a point and an exponent."
     reason = item.get("ctx", {}).get("reason") if kind == OUT_OF_BOUNDS else None
