@@ -22,7 +22,7 @@ def config_findings(catalogue: Catalogue, entry: ComponentEntry, config: Any, po
             yield from _findings(entry, error, pointer)
     except (Unresolvable, UndefinedTypeCheck, UnknownType, RecursionError):  # a package's schema is a stranger's
         message = f"the JSON Schema of {entry.name!r} cannot be followed"
-        yield Finding(pointer, ProblemCode.INVALID_CONFIG, message, "Upload its package again, mended.")
+        yield Finding(pointer, ProblemCode.INVALID_CONFIG, message, "Fix the package and upload it again.")
 
 
 def named_datasets(schema: Mapping[str, Any], config: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, str]]:

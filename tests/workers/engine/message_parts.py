@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tapeworks import Callback, Source, TrainingStep, component
+from tapeworks import Callback, Evaluator, Source, TrainingStep, component
 
 
 @component("mistaken/Layer")
@@ -104,6 +104,14 @@ class NoCall(keras.layers.Layer): ...
 @component("mistaken/Untimely")
 class Untimely(Callback):
     def on_epoch_end(self, epoch: int, logs: Any) -> None: ...  # type: ignore[override]
+
+
+@component("mistaken/Misfit")
+class Misfit(Evaluator):
+    """Calls the model with what it cannot take: Keras answers in bold, with a list of arguments."""
+
+    def evaluate(self, dataset: Any, run: Any) -> dict[str, float]:
+        return {"value": float(run.models["model"](tf.zeros([2, 9])))}
 
 
 @component("mistaken/shapeless")

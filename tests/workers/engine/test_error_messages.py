@@ -71,6 +71,10 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "callbacks/0, 'mistaken/Untimely': TypeError: Untimely.on_epoch_end() takes 3 positional arguments but 4",
         "Define it as on_epoch_end(self, epoch, logs, run) in Untimely.", "def on_epoch_end",
     ),
+    "mistaken/Misfit": (
+        {"evaluators": ["mistaken/Misfit"], "data": {"validation": 0.2}},
+        "evaluators/0, 'mistaken/Misfit': ValueError: ", "", "tf.zeros([2, 9])",
+    ),
     "mistaken/Lost": (
         {"data": {"source": "mistaken/Lost"}}, "RuntimeError: the connection is lost", "", "raise Runtime",
     ),

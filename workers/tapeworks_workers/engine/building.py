@@ -23,6 +23,7 @@ from tapeworks.errors import ComponentError, FailureCode, JobFailure, Location, 
 from tapeworks.references import Kind, ReferenceFields, escape, is_reference, kind_of_argument
 from tapeworks_workers.engine import allowed, inputs, super_calls
 from tapeworks_workers.engine import sources_of_errors as places
+from tapeworks_workers.engine.error_text import text
 from tapeworks_workers.engine.files import resolve_files, set_data_roots
 
 __all__ = ["build", "set_data_roots"]
@@ -227,7 +228,7 @@ def _call(target: Any, arguments: dict[str, Any], *, name: str, pointer: str, bi
         place = f"{pointer}: " if pointer else ""
         raise JobFailure(
             FailureCode.COMPONENT_ERROR,
-            f"{place}{name} could not be built: {type(error).__name__}: {error}",
+            f"{place}{name} could not be built: {type(error).__name__}: {text(error)}",
             hint=_WORDS if str(error).startswith("Could not interpret ") else None,
             location=_location(error, target, name),
         ) from error

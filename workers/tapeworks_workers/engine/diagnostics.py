@@ -19,7 +19,7 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine import error_owners, super_calls
 from tapeworks_workers.engine import sources_of_errors as places
-from tapeworks_workers.engine.error_text import text
+from tapeworks_workers.engine.error_text import cleaned, text
 
 MAX_MESSAGE = 2_000
 MAX_TAIL = 8_000
@@ -32,7 +32,7 @@ def failure(error: BaseException, *, spec: Mapping[str, Any], phase: str | None)
     location = None if found.location is None else asdict(found.location)
     return {
         "code": found.code.value,
-        "message": found.message[:MAX_MESSAGE],
+        "message": cleaned(found.message)[:MAX_MESSAGE],
         "hint": found.hint,
         "phase": phase,
         "retryable": found.retryable,

@@ -7,7 +7,11 @@ import re
 
 def text(error: BaseException) -> str:
     """What an exception says, without the frames that Keras, AutoGraph and a running graph put around it."""
-    message = str(error)
+    return cleaned(str(error))
+
+
+def cleaned(message: str) -> str:
+    """A message without stacks, colours and names of graph nodes."""
     message = re.split(r"\n+Arguments received by |\n+Call arguments received by |\nStack trace for op", message)[0]
     message = re.sub(r"Graph execution error:\n+|Detected at node [^\n]*\n+(\s*File [^\n]*\n+)*", "", message)
     message = re.sub(r"\s*\[\[\{\{.*", "", message, flags=re.DOTALL)
