@@ -92,6 +92,12 @@ class Component:
         own = self.target.__doc__
         return inspect.cleandoc(own) if own else ""
 
+    @property
+    def _undirected(self) -> str | None:
+        """A class may still declare its direction in `__init__`, as Keras' do."""
+        of_function = self.kind is Kind.METRIC and inspect.isfunction(self.target) and self.direction is None
+        return self.target.__name__ if of_function else None
+
     def entry(self, warnings: Sequence[str] = ()) -> ComponentEntry:
         """The component as the catalogue shows it."""
         batching = (Kind.SOURCE, Kind.DATASET_FUNCTION)
@@ -105,6 +111,7 @@ class Component:
             doc=self.doc,
             roles=declared_roles(self.target) if self.kind is Kind.STEP else None,
             batched=batched if isinstance(batched, bool) else None,
+            undirected=self._undirected,
             warnings=list(warnings),
         )
 

@@ -80,6 +80,21 @@ HINTS: list[tuple[ProblemCode, dict[str, Any], str, list[Change]]] = [
     (
         ProblemCode.INVALID_VALUE, spec(losses={"model": "focal"}), "Keep 'losses'", [put("loss", None)],
     ),
+    (
+        ProblemCode.INVALID_VALUE, spec(metrics=["acme/dice"], training={"early_stopping": {"monitor": "val_dice"}}),
+        'Add "mode": "max" beside "monitor"', [put("training/early_stopping/mode", "max")],
+    ),
+    (
+        ProblemCode.INVALID_VALUE,
+        spec(metrics=["acme/dice"], training={"checkpoint": {"best": {"monitor": "model_dice"}}}),
+        'Add "mode": "max" beside "monitor"', [put("training/checkpoint/best/mode", "max")],
+    ),
+    (
+        ProblemCode.INVALID_VALUE,
+        spec(metrics=["acme/dice"],
+             callbacks=[{"component": "reduce_learning_rate", "config": {"monitor": "val_dice"}}]),
+        'Add "mode": "max" beside "monitor"', [put("callbacks/0/config/mode", "max")],
+    ),
     (ProblemCode.UNKNOWN_COMPONENT, spec(model={"component": "mpl", "config": {"outputs": 3}}), "Did you mean 'mlp'?",
      [put("model/component", "mlp")]),
     (

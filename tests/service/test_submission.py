@@ -269,7 +269,7 @@ def test_components_are_listed_and_shown(api: httpx.Client, worker: HandWorker) 
         after = page["next"]
     assert len(seen) == len(COMPONENTS)
     assert [one["name"] for one in api.get("/v1/components?kind=metric").json()["data"]] == [
-        "keras/Hinge", "keras/SparseCategoricalAccuracy",
+        "acme/dice", "keras/Hinge", "keras/SparseCategoricalAccuracy",
     ]  # fmt: skip
     shown = api.get("/v1/components/loss/focal").json()
     assert (shown["version"], shown["workers"]) == ("2", ["hand"])

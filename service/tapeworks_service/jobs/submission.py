@@ -22,6 +22,7 @@ from tapeworks_service.catalogue.configs import config_findings, kind_in_schema,
 from tapeworks_service.catalogue.packaged import Packaged
 from tapeworks_service.jobs.data import branch_arguments, branch_places, branches, data_findings, pipeline_places
 from tapeworks_service.jobs.inputs import InputReference, reference_finding
+from tapeworks_service.jobs.monitors import monitor_findings
 from tapeworks_service.jobs.roles import role_findings
 from tapeworks_service.jobs.unsupported import unsupported
 
@@ -92,6 +93,7 @@ def accept(document: Any, catalogue: Catalogue, *, default_timeout_seconds: floa
     findings += filter(None, map(reference_finding, pins.inputs))
     findings += data_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     findings += doubled_arguments(spec)
+    findings += monitor_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     step = pins.entries.get((Kind.STEP, spec.step.component))
     if step is not None and step.roles is not None:
         findings += role_findings(spec, step.name, step.roles)

@@ -11,8 +11,10 @@ import pytest
 from keras.src.trainers.compile_utils import MetricsList
 
 from tapeworks import component
+from tapeworks.components import registry
 from tapeworks.errors import ComponentError, JobFailure
 from tapeworks.loading import load_components
+from tapeworks.references import Kind
 from tapeworks_workers.engine.assembly import assemble
 from tapeworks_workers.engine.monitor_direction import Directions
 from tests.workers.engine.conftest import ELEMENT
@@ -168,6 +170,17 @@ def test_callbacks_resolve_it_too_and_before_training(tmp_path: Path) -> None:
         assert '"mode": "max"' in no.value.hint
         unknown["config"]["mode"] = "max"
         prepared(job(data=VALIDATED, metrics=["monitored/dice"], callbacks=[unknown]), tmp_path / "known")
+
+
+def test_only_a_metric_has_parts(tmp_path: Path) -> None:
+    stopping = {"early_stopping": {"monitor": "val_loss_0", "mode": "max"}}
+    with pytest.raises(JobFailure, match="'val_loss_0', which is not reported"):
+        prepared(job(data=VALIDATED, training=stopping), tmp_path)
+
+
+def test_the_catalogue_knows_which_function_metrics_declare_none() -> None:
+    for name, undirected in (("dice", "dice"), ("declared_dice", None), ("AsKeras", None)):
+        assert registry.get(Kind.METRIC, f"monitored/{name}").entry().undirected == undirected
 
 
 def test_a_wrong_declaration_is_refused(tmp_path: Path) -> None:

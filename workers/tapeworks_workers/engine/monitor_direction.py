@@ -64,7 +64,9 @@ class Directions:
         reported = self._reported
         if reported is None or (self._evaluators and monitor.startswith("val_")):
             return
-        if not any(monitor == name or monitor.startswith(f"{name}_") for name in reported):
+        prefix = "val_" if monitor.startswith("val_") else ""
+        metrics = {f"{prefix}{metric.name}" for metric in self._assembly.all_metrics()} & set(reported)
+        if monitor not in reported and not any(monitor.startswith(f"{name}_") for name in metrics):
             raise not_reported(monitor, reported, place)
 
     def _declared(self, name: str) -> Direction | None:
