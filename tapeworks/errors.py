@@ -220,7 +220,7 @@ FAILURES: dict[FailureCode, FailureInfo] = {
     ),
     FailureCode.TIMEOUT: FailureInfo(
         "The job ran longer than limits.timeout_seconds",
-        "Raise limits.timeout_seconds, or train fewer steps.",
+        "Raise limits.timeout_seconds (a spec without it has the service's default), or train fewer steps.",
     ),
     FailureCode.INTERNAL: FailureInfo(
         "Tapeworks itself failed",
