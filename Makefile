@@ -89,6 +89,7 @@ rules: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/make_errors.py
+	$(BIN)/python docs/make_limits.py
 
 # The environment: exactly what the lock says. It is made once and again when the lock changes.
 $(STAMP): requirements.lock pyproject.toml

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 Tensor = Any
 """A tf.Tensor (RaggedTensor, SparseTensor)."""
@@ -114,6 +114,12 @@ class Run(Protocol):
     def stop(self, reason: str) -> None:
         """End training well after this epoch. Callbacks only."""
 
+    def direction(self, monitor: str, mode: str = "auto") -> str:
+        """ "min" or "max": the mode in which a value of the epoch's logs is the best. Callbacks only, from `build` on.
+
+        Raises JobFailure `invalid_spec` where the value is not reported, or `mode` is "auto" and nothing declares it.
+        """
+
     def learning_rate(self, optimizer: str, value: float | None = None) -> float:
         """The current learning rate; sets it where a value is given. Callbacks only.
 
@@ -137,6 +143,8 @@ class TrainingStep:
     optional_losses: Sequence[str] = ()
     frozen: Sequence[str] = ()
     exported: Sequence[str] | None = None
+    directions: Mapping[str, Literal["min", "max"]] = {}  # a declaration
+    """Name of a returned scalar → which of its values is the best, for `mode: "auto"`; `loss` needs none."""
 
     def build(self, run: Run) -> None:
         """Create variables and statistics; called once, outside any trace, after the models are built."""
@@ -216,6 +224,9 @@ class GradientTransform:
 class Evaluator:
     """A measure over the whole validation or test split."""
 
+    directions: Mapping[str, Literal["min", "max"]] = {}  # a declaration
+    """Name of a value → which one is the best, for `mode: "auto"`; a class attribute, or set in `__init__`."""
+
     def evaluate(self, dataset: Any, run: Run) -> dict[str, float]:
         """Named values; reported as `val_…` or `test_…`, may be monitored."""
         raise NotImplementedError(f"{type(self).__name__} must define evaluate(dataset, run)")
@@ -223,6 +234,9 @@ class Evaluator:
 
 class Callback:
     """Actions between epochs and reports; never within the compiled loop."""
+
+    def build(self, run: Run) -> None:
+        """Before training, once everything is traced: check arguments, ask `run.direction(monitor)`."""
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float], run: Run) -> None:
         """After validation of an epoch; epochs count from 1."""

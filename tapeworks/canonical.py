@@ -6,18 +6,18 @@ remembers it, so that a finding about `/models/model/config` is told as `/model/
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
+from tapeworks.bounds import OUT_OF_BOUNDS
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.references import escape
+from tapeworks.spelling import remedy
 
 if TYPE_CHECKING:
     from tapeworks.spec import JobSpec
@@ -158,10 +158,11 @@ def parse_spec(document: Any) -> JobSpec:
 def findings(error: ValidationError, folded: Folded, model: type[BaseModel]) -> list[Finding]:
     """Pydantic's errors as findings at JSON pointers of the user's document."""
     found: dict[tuple[str, str], Finding] = {}
+    bounded: set[str] = set()
     for item in error.errors(include_url=False)[:MAX_FINDINGS]:
         pointer = folded.original(_pointer(item["loc"], folded.document, item["type"]))
-        code, hint = _code_and_hint(item, folded.document, model)
-        message = str(item["msg"]).removeprefix("Value error, ")
+        code, hint = _code_and_hint(item, model)
+        message = _described(item)
         if item["type"] == "extra_forbidden":
             message = f"unknown field {item['loc'][-1]!r}"
         elif item["type"] == "model_type":
@@ -169,7 +170,27 @@ def findings(error: ValidationError, folded: Folded, model: type[BaseModel]) -> 
         elif item["type"] == "missing":
             message = f"the field {item['loc'][-1]!r} is missing"
         found.setdefault((pointer, message), Finding(pointer, code, message, hint))
-    return list(found.values())
+        if item["type"] == OUT_OF_BOUNDS:
+            bounded.add(pointer)
+    # A number out of bounds is also no other member of a union: what is said of those helps nobody.
+    return [finding for (pointer, _), finding in found.items() if pointer not in bounded or finding.hint]
+
+
+_NOT_NAMES = frozenset({"int", "float", "str", "bool", "plain"})
+"""Steps of pydantic's locations that name a member of a union."""
+
+
+def _described(item: Any) -> str:
+    """What is wrong with a value: its field, what is expected, what was given."""
+    message, given = str(item["msg"]).removeprefix("Value error, "), item["input"]
+    names = [step for step in item["loc"] if isinstance(step, str) and step.isidentifier() and step not in _NOT_NAMES]
+    last = item["loc"][-1] if item["loc"] else ""
+    name = (names[-1] if names else "the value") + (f"[{last}]" if isinstance(last, int) else "")
+    if item["type"] == OUT_OF_BOUNDS:
+        return message if "at" in item["ctx"] else f"{name} {message}"
+    if message.startswith("Input should ") and isinstance(given, str | int | float | None):
+        return f"{name} must {message.removeprefix('Input should ')}, got {json.dumps(given)[:100]}"
+    return message
 
 
 def _pointer(location: Sequence[int | str], document: Any, kind: str) -> str:
@@ -184,23 +205,14 @@ def _pointer(location: Sequence[int | str], document: Any, kind: str) -> str:
     return pointer
 
 
-def _code_and_hint(item: Any, document: Any, model: type[BaseModel]) -> tuple[ProblemCode, str]:
-    kind = item["type"]
+def _code_and_hint(item: Any, model: type[BaseModel]) -> tuple[ProblemCode, str]:
+    kind, location = item["type"], item["loc"]
     if kind == "extra_forbidden":
-        known = _field_names(item["loc"], model)
-        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-        return ProblemCode.UNKNOWN_FIELD, f"Did you mean {close[0]!r}?" if close else ""
+        singular = _SINGULAR if "models" in model.model_fields else ()
+        return ProblemCode.UNKNOWN_FIELD, remedy(str(location[-1]), location[:-1], model, singular)
     if kind == "missing":
-        return ProblemCode.MISSING_FIELD, ""
-    return ProblemCode.INVALID_VALUE, ""
-
-
-def _field_names(location: Sequence[int | str], model: type[BaseModel]) -> list[str]:
-    """Names that may stand beside an unknown field, for a spelling hint; all of the schema's where unsure."""
-    return [*model.model_fields, *_SINGULAR] if len(location) == 1 else _all_field_names(model)
-
-
-@cache
-def _all_field_names(model: type[BaseModel]) -> list[str]:
-    schema = model.model_json_schema()
-    return sorted({name for part in schema.get("$defs", {}).values() for name in part.get("properties", {})})
+        return ProblemCode.MISSING_FIELD, f"Add {location[-1]!r}."
+    if kind == "int_type" and isinstance(item["input"], float):
+        return ProblemCode.INVALID_VALUE, "Write a whole number, without a point and an exponent."
+    reason = item.get("ctx", {}).get("reason") if kind == OUT_OF_BOUNDS else None
+    return ProblemCode.INVALID_VALUE, f"{reason[0].upper()}{reason[1:]}." if reason else ""

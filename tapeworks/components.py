@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import JsonValue
 
@@ -36,6 +36,9 @@ from tapeworks.uncalled_methods import check_uncalled
 KERAS_KINDS = frozenset(KERAS_BASES.values())
 FUNCTION_KINDS = frozenset({Kind.TRANSFORM, Kind.DATASET_FUNCTION, Kind.MODEL, Kind.LOSS, Kind.METRIC})
 PLAIN_CLASS_KINDS = frozenset({Kind.TRANSFORM, Kind.DATASET_FUNCTION})
+
+Direction = Literal["min", "max"]
+"""Which of a metric's values is the best."""
 
 Target = TypeVar("Target", bound=Callable[..., Any])
 
@@ -55,6 +58,8 @@ class Component:
     """sha-256 of the source file."""
     package: str | None = None
     """The uploaded package that brought it."""
+    direction: Direction | Mapping[str, Direction] | None = None
+    """Of a metric: which value is the best; by key where its result is a dict."""
 
     def as_version(self, version: str, *, package: str | None = None) -> Component:
         """The same in another version: an uploaded package gives its components its own."""
@@ -88,6 +93,12 @@ class Component:
         own = self.target.__doc__
         return inspect.cleandoc(own) if own else ""
 
+    @property
+    def _undirected(self) -> str | None:
+        """A class may still declare its direction in `__init__`, as Keras' do."""
+        of_function = self.kind is Kind.METRIC and inspect.isfunction(self.target) and self.direction is None
+        return self.target.__name__ if of_function else None
+
     def entry(self, warnings: Sequence[str] = ()) -> ComponentEntry:
         """The component as the catalogue shows it."""
         batching = (Kind.SOURCE, Kind.DATASET_FUNCTION)
@@ -101,6 +112,7 @@ class Component:
             doc=self.doc,
             roles=declared_roles(self.target) if self.kind is Kind.STEP else None,
             batched=batched if isinstance(batched, bool) else None,
+            undirected=self._undirected,
             warnings=list(warnings),
         )
 
@@ -193,17 +205,24 @@ def _where(component: Component) -> str:
 
 
 def component(
-    name: str, *, version: str = "1", kind: Kind | str | None = None, example: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    version: str = "1",
+    kind: Kind | str | None = None,
+    example: Mapping[str, Any] | None = None,
+    direction: Direction | Mapping[str, Direction] | None = None,
 ) -> Callable[[Target], Target]:
     """Register a class or function under a name that specs can say: `focal`, `acme/Mish`.
 
     `example`: `{"config": {…}, "inputs": nest of specs}` (losses and metrics: `y_true`, `y_pred`), which admission
-    builds and traces. Raises ComponentError, DuplicateComponent.
+    builds and traces. `direction`, of a metric: "max" or "min", the value that is the best, for `mode: "auto"`; a dict
+    where the result is one. Raises ComponentError, DuplicateComponent.
     """
 
     def register(target: Target) -> Target:
         _check_name(name)
         found = kind_of(target, name, Kind(kind) if kind is not None else None)
+        _check_direction(direction, found, name)
         file = _source_file(target)
         entry = Component(
             kind=found,
@@ -214,6 +233,7 @@ def component(
             module=target.__module__,
             file=file,
             digest=_digest(target, file),
+            direction=direction,
         )
         _ = entry.config  # an argument that no config can hold is told here, at its author's line
         registry.add(entry)
@@ -234,6 +254,17 @@ def _check_name(name: str) -> None:
             f"{name!r} cannot name a component: use 'package/Name' with letters, digits, '_', '.', '-' "
             "(the package 'keras' is Keras' own)"
         )
+
+
+def _check_direction(direction: Any, kind: Kind, name: str) -> None:
+    if direction is None:
+        return
+    if kind is not Kind.METRIC:
+        where = "in its attribute `directions`" if kind in (Kind.EVALUATOR, Kind.STEP) else "nowhere"
+        raise ComponentError(f"{name}: `direction` is for metrics; a {kind} declares directions {where}")
+    given = list(direction.values()) if isinstance(direction, Mapping) else [direction]
+    if not given or any(one not in ("min", "max") for one in given):
+        raise ComponentError(f'{name}: direction must be "min" or "max", or a dict of these, got {direction!r}')
 
 
 def kind_of(target: Any, name: str, given: Kind | None = None) -> Kind:

@@ -155,7 +155,7 @@ FAILURES: dict[FailureCode, FailureInfo] = {
     ),
     FailureCode.NO_GRADIENT: FailureInfo(
         "No gradient reaches some variables",
-        "The loss does not depend on them through differentiable operations: use them, freeze them, or mend the path.",
+        "The loss does not depend on them through differentiable operations: use them, freeze them, or fix the path.",
     ),
     FailureCode.NON_FINITE: FailureInfo(
         "The loss or a gradient became NaN or infinite",
@@ -163,7 +163,7 @@ FAILURES: dict[FailureCode, FailureInfo] = {
     ),
     FailureCode.OUT_OF_MEMORY: FailureInfo(
         "The worker ran out of memory",
-        "Use a smaller batch_size (with gradient_accumulation), a smaller shuffle buffer, or a larger worker.",
+        "Use a smaller batch_size (with gradient_accumulation), a smaller model or shuffle buffer, or a larger worker.",
     ),
     FailureCode.NOT_SERIALIZABLE: FailureInfo(
         "A class cannot be rebuilt from its config",
@@ -202,11 +202,12 @@ FAILURES: dict[FailureCode, FailureInfo] = {
     ),
     FailureCode.DEPENDENCY_FAILED: FailureInfo(
         "A job that this one waits for failed",
-        "Mend and retry that job first.",
+        "Fix and retry that job first.",
     ),
     FailureCode.RETRACING: FailureInfo(
         "A function was traced more often than max_traces allows",
-        "Give batches one rank and dtype; pass changing numbers as tensors, not as Python values.",
+        "Give batches one rank and dtype; pass changing numbers as tensors, not as Python values; or raise "
+        "training.max_traces.",
     ),
     FailureCode.NONDETERMINISTIC_OP: FailureInfo(
         "A deterministic job uses an operation that is not",
@@ -219,7 +220,7 @@ FAILURES: dict[FailureCode, FailureInfo] = {
     ),
     FailureCode.TIMEOUT: FailureInfo(
         "The job ran longer than limits.timeout_seconds",
-        "Raise limits.timeout_seconds, or train fewer steps.",
+        "Raise limits.timeout_seconds (a spec without it has the service's default), or train fewer steps.",
     ),
     FailureCode.INTERNAL: FailureInfo(
         "Tapeworks itself failed",
@@ -232,7 +233,7 @@ PROBLEMS: dict[ProblemCode, ProblemInfo] = {
     ProblemCode.INVALID_REQUEST: ProblemInfo("The request is not valid", "See errors for each place.", 422),
     ProblemCode.INVALID_JSON: ProblemInfo("The body is not JSON", "Send UTF-8 JSON without NaN or Infinity.", 400),
     ProblemCode.INVALID_SPEC: ProblemInfo("The job spec is not valid", "See errors for each place."),
-    ProblemCode.UNKNOWN_FIELD: ProblemInfo("Unknown field", "Remove it or mend its spelling."),
+    ProblemCode.UNKNOWN_FIELD: ProblemInfo("Unknown field", "Remove it or correct its spelling."),
     ProblemCode.MISSING_FIELD: ProblemInfo("A field is missing", "Add it."),
     ProblemCode.INVALID_VALUE: ProblemInfo("A value is not valid", "Change it to what the message asks for."),
     ProblemCode.UNKNOWN_COMPONENT: ProblemInfo(

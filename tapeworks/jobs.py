@@ -264,6 +264,8 @@ class ComponentEntry(Answer):
     validation_step: bool}. None where __init__ decides."""
     batched: bool | None = None
     """Of a source: whether its elements are batches already."""
+    undirected: str | None = None
+    """Of a function metric without a declared direction: the name of its value, for which mode "auto" is refused."""
     warnings: list[str] = Field(default_factory=list)
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tapeworks.bounds import BatchSize, BufferSize, Count, CountOrNone, OperationSeed, Scalar, Size
 from tapeworks.references import Kind, Reference
 
 DType = Literal[
@@ -22,8 +23,6 @@ DType = Literal[
 
 FieldPath = Annotated[str, Field(pattern=r"^(x|y|sample_weight)(\.[^.\s]+)*$")]
 """A path into the element: `x`, `x.age`, `y`, `sample_weight`."""
-
-Scalar = bool | int | float | str
 
 
 class OperationBase(BaseModel):
@@ -39,8 +38,8 @@ class Shuffle(OperationBase):
     """`tf.data.Dataset.shuffle`, reshuffled each epoch; only ever on the training split."""
 
     op: Literal["shuffle"]
-    buffer_size: PositiveInt
-    seed: int | None = None
+    buffer_size: BufferSize
+    seed: OperationSeed | None = None
     """Default: derived from `training.seed`."""
 
 
@@ -48,14 +47,14 @@ class Batch(OperationBase):
     """`tf.data.Dataset.batch`; ragged and sparse elements become ragged and sparse batches."""
 
     op: Literal["batch"]
-    batch_size: PositiveInt
+    batch_size: BatchSize
     drop_remainder: bool = False
 
 
 class PaddingFields(OperationBase):
     """How elements of unequal shapes are filled up; ragged elements are made dense for it."""
 
-    padded_shapes: dict[FieldPath, list[PositiveInt | None]] = Field(default_factory=dict)
+    padded_shapes: dict[FieldPath, list[Size | None]] = Field(default_factory=dict)
     """Field → the shape that its elements get; null, and fields that are not named: as long as the longest."""
     padding_values: dict[FieldPath, Scalar] = Field(default_factory=dict)
     """Field → what fills it up. Default: 0, false, or the empty string."""
@@ -65,7 +64,7 @@ class PaddedBatch(PaddingFields):
     """`tf.data.Dataset.padded_batch`."""
 
     op: Literal["padded_batch"]
-    batch_size: PositiveInt
+    batch_size: BatchSize
     drop_remainder: bool = False
 
 
@@ -73,7 +72,7 @@ class RaggedBatch(OperationBase):
     """`tf.data.Dataset.ragged_batch`: tensors whose shapes are not fully known become RaggedTensors."""
 
     op: Literal["ragged_batch"]
-    batch_size: PositiveInt
+    batch_size: BatchSize
     drop_remainder: bool = False
 
 
@@ -84,8 +83,8 @@ class BucketBySequenceLength(PaddingFields):
     """
 
     op: Literal["bucket_by_sequence_length"]
-    bucket_boundaries: list[PositiveInt] = Field(min_length=1)
-    bucket_batch_sizes: list[PositiveInt]
+    bucket_boundaries: list[Size] = Field(min_length=1)
+    bucket_batch_sizes: list[BatchSize]
     """One for each bucket: one more than there are boundaries."""
     length_field: FieldPath = "x"
     """The field whose first dimension is the length."""
@@ -120,7 +119,7 @@ class Rebatch(OperationBase):
     """`tf.data.Dataset.rebatch`: batches of another size."""
 
     op: Literal["rebatch"]
-    batch_size: PositiveInt
+    batch_size: BatchSize
     drop_remainder: bool = False
 
 
@@ -159,7 +158,7 @@ class OneHot(OperationBase):
     """`tf.one_hot` of one field: integers of any shape get a last dimension `depth`; out of range: zeros."""
 
     op: Literal["one_hot"]
-    depth: PositiveInt
+    depth: Size
     field: FieldPath = "y"
     dtype: DType = "float32"
     sparse: bool = False
@@ -192,28 +191,28 @@ class Repeat(OperationBase):
     """`tf.data.Dataset.repeat`; without a count it is endless. Only ever on the training split."""
 
     op: Literal["repeat"]
-    count: PositiveInt | None = None
+    count: Count | None = None
 
 
 class Take(OperationBase):
     """`tf.data.Dataset.take`."""
 
     op: Literal["take"]
-    count: PositiveInt
+    count: Count
 
 
 class Skip(OperationBase):
     """`tf.data.Dataset.skip`."""
 
     op: Literal["skip"]
-    count: Annotated[int, Field(ge=0)]
+    count: CountOrNone
 
 
 class Prefetch(OperationBase):
     """`tf.data.Dataset.prefetch`; appended with AUTOTUNE where a pipeline has none."""
 
     op: Literal["prefetch"]
-    buffer_size: PositiveInt | None = None
+    buffer_size: BufferSize | None = None
     """None: `tf.data.AUTOTUNE`."""
 
 

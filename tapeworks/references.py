@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from tapeworks.bounds import InConfig
+
 
 class Kind(StrEnum):
     """What a component is; (kind, name) is its key."""
@@ -53,7 +55,7 @@ class ReferenceFields(BaseModel):
     """`focal`, `keras/Adam`, `package/Name`."""
     version: str | None = None
     """None: resolved when the job is submitted."""
-    config: dict[str, JsonValue] = Field(default_factory=dict)
+    config: Annotated[dict[str, JsonValue], InConfig] = Field(default_factory=dict)
     """Arguments of the component's `__init__`."""
 
 

@@ -17,13 +17,35 @@ from pydantic import (
     Discriminator,
     Field,
     JsonValue,
-    NonNegativeInt,
-    PositiveInt,
     StringConstraints,
     Tag,
     model_validator,
 )
 
+from tapeworks.bounds import (
+    Accumulated,
+    Attempts,
+    Bytes,
+    Count,
+    Cpus,
+    Delta,
+    Epochs,
+    GiB,
+    Gpus,
+    Kept,
+    Patience,
+    Priority,
+    ReportSteps,
+    Seconds,
+    Seed,
+    Steps,
+    StepsPerCall,
+    Tolerance,
+    TotalSteps,
+    Traces,
+    Weight,
+    Workers,
+)  # fmt: skip
 from tapeworks.canonical import fold
 from tapeworks.operations import Operation
 from tapeworks.references import Reference, ReferenceFields, from_name
@@ -33,7 +55,6 @@ DEFAULT_ROLE = "model"
 
 Role = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Label = Annotated[str, StringConstraints(max_length=200)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class SpecModel(BaseModel):
@@ -45,10 +66,13 @@ class SpecModel(BaseModel):
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────
 
 
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
 class Split(SpecModel):
     """A part of the source set aside. `random`: a seeded permutation before the pipeline, `round(n·f)` elements."""
 
-    fraction: Annotated[float, Field(gt=0, lt=1)]
+    fraction: Fraction
     split: Literal["random", "tail"] = "random"
 
 
@@ -70,7 +94,7 @@ def _alternative(key: str) -> Discriminator:
 Holdout = Annotated[
     Annotated[Split, Tag("with fraction")] | Annotated[ReferenceFields, Tag("plain")],
     _alternative("fraction"),
-    BeforeValidator(_split, json_schema_input_type=float | str | Split | ReferenceFields),
+    BeforeValidator(_split, json_schema_input_type=Fraction | str | Split | ReferenceFields),
 ]
 """A fraction, a split, or a source of its own."""
 
@@ -92,7 +116,7 @@ class Adapt(SpecModel):
     """A preprocessing layer that learns from the training split before the model is built."""
 
     layer: str
-    take: PositiveInt | None = None
+    take: Count | None = None
 
 
 class InitialState(SpecModel):
@@ -131,7 +155,7 @@ class OptimizerSpec(ReferenceFields):
 class OutputLoss(ReferenceFields):
     """The loss of one named output."""
 
-    weight: float = 1.0
+    weight: Weight = 1.0
 
 
 class OutputLosses(SpecModel):
@@ -179,11 +203,11 @@ class Execution(SpecModel):
     """How steps are dispatched; `eager` runs without a graph, to debug."""
 
     plan: Literal["auto", "steps", "loop", "fused", "eager"] = "auto"
-    steps_per_call: PositiveInt | Literal["auto"] = "auto"
+    steps_per_call: StepsPerCall | Literal["auto"] = "auto"
 
 
 class Best(SpecModel):
-    """A monitored value; `auto` maximises what is named accuracy, auc, recall and the like, else minimises."""
+    """A monitored value; `auto`: the direction that its metric, evaluator or step declares, `loss` is minimized."""
 
     monitor: str = "val_loss"
     mode: Literal["auto", "min", "max"] = "auto"
@@ -192,9 +216,9 @@ class Best(SpecModel):
 class CheckpointSpec(SpecModel):
     """When checkpoints are written: after so many steps or seconds, whichever is given (both: either)."""
 
-    every_steps: PositiveInt | None = None
-    every_seconds: PositiveFloat | None = 60.0
-    keep: PositiveInt = 2
+    every_steps: TotalSteps | None = None
+    every_seconds: Seconds | None = 60.0
+    keep: Kept = 2
     best: Best | None = None
 
 
@@ -203,8 +227,8 @@ class EarlyStopping(SpecModel):
 
     monitor: str = "val_loss"
     mode: Literal["auto", "min", "max"] = "auto"
-    patience: NonNegativeInt = 0
-    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    patience: Patience = 0
+    min_delta: Delta = 0.0
     restore_best: bool = True
 
 
@@ -218,22 +242,22 @@ class TrainingStart(SpecModel):
 class TrainingSpec(SpecModel):
     """The training loop."""
 
-    epochs: NonNegativeInt | None = None
+    epochs: Epochs | None = None
     """Default: 1 where `max_steps` is not given; 0: evaluate only."""
-    max_steps: PositiveInt | None = None
-    steps_per_epoch: PositiveInt | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    max_steps: TotalSteps | None = None
+    steps_per_epoch: Steps | None = None
+    seed: Seed = 0
     deterministic: bool = False
     precision: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
-    gradient_accumulation: PositiveInt = 1
+    gradient_accumulation: Accumulated = 1
     """Counts `minimize` calls of each optimizer."""
     execution: Execution = Execution()
     checkpoint: CheckpointSpec | None = CheckpointSpec()
     early_stopping: EarlyStopping | None = None
     initial_state: TrainingStart | None = None
-    report_every_steps: PositiveInt = 100
+    report_every_steps: ReportSteps = 100
     """Metric points are recorded so often within an epoch, and at each epoch's end."""
-    max_traces: PositiveInt = 8
+    max_traces: Traces = 8
     """How often one function may be traced: the step, or a `tf.function` inside it. More fails as `retracing`."""
 
     @model_validator(mode="before")
@@ -251,31 +275,31 @@ class ExportSpec(SpecModel):
     models: list[Role] | None = None
     """Roles to export; default: every model that the step trains."""
     signatures: dict[str, JsonValue] | None = None
-    tolerance: Annotated[float, Field(ge=0)] = 1e-5
+    tolerance: Tolerance = 1e-5
     """The largest absolute difference between a reloaded SavedModel's outputs and the trained model's."""
 
 
 class Resources(SpecModel):
     """What a worker must have to take the job."""
 
-    gpus: NonNegativeInt | None = None
+    gpus: Gpus | None = None
     """None: one GPU where the worker has any, else a CPU slot."""
-    gpu_memory_gib: PositiveFloat | None = None
-    cpus: PositiveInt | None = None
+    gpu_memory_gib: GiB | None = None
+    cpus: Cpus | None = None
     """Cores that it holds, and threads that it computes with. None: a CPU slot's share of the worker's."""
-    memory_gib: PositiveFloat | None = None
+    memory_gib: GiB | None = None
     worker_labels: dict[Label, Label] = Field(default_factory=dict)
-    workers: PositiveInt = 1
+    workers: Workers = 1
 
 
 class Limits(SpecModel):
     """Where a job ends."""
 
-    timeout_seconds: PositiveFloat | None = None
-    """Of all attempts together, from the first start."""
-    max_attempts: PositiveInt = 3
+    timeout_seconds: Seconds | None = None
+    """Of all attempts together, from the first start. None: the service's default, which a submitted job shows."""
+    max_attempts: Attempts = 3
     """Failed attempts count; pause and drain do not."""
-    max_artifact_bytes: PositiveInt | None = None
+    max_artifact_bytes: Bytes | None = None
 
 
 class JobSpec(SpecModel):
@@ -296,7 +320,7 @@ class JobSpec(SpecModel):
     export: ExportSpec | None = ExportSpec()
     resources: Resources = Resources()
     limits: Limits = Limits()
-    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    priority: Priority = 0
 
     @model_validator(mode="before")
     @classmethod

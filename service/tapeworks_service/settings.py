@@ -11,6 +11,7 @@ from urllib.parse import quote
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tapeworks.bounds import YEAR
 from tapeworks.errors import TapeworksError
 from tapeworks.wire import PART_BYTES
 
@@ -51,6 +52,9 @@ class ServiceSettings(BaseSettings):
     """The longest that a waiting request is held."""
     busy_seconds: PositiveFloat = 5.0
     """How long a request waits for the database before it is answered with 503."""
+
+    default_timeout_seconds: float = Field(default=7 * 86_400.0, gt=0, le=YEAR)
+    """`limits.timeout_seconds` of a training job whose spec has none: no job may hold a worker for ever."""
 
     max_body_bytes: PositiveInt = MIB
     max_registration_bytes: PositiveInt = 16 * MIB

@@ -22,13 +22,14 @@ from tapeworks_workers.authoring.scaffold import write_package
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_of_errors_is_made_from_the_code() -> None:
-    maker = importlib.util.spec_from_file_location("make_errors", ROOT / "docs" / "make_errors.py")
+@pytest.mark.parametrize("page", ["errors", "limits"])
+def test_pages_made_from_the_code_are_up_to_date(page: str) -> None:
+    maker = importlib.util.spec_from_file_location(f"make_{page}", ROOT / "docs" / f"make_{page}.py")
     assert maker is not None
     assert maker.loader is not None
     module = importlib.util.module_from_spec(maker)
     maker.loader.exec_module(module)
-    assert (ROOT / "docs" / "errors.md").read_text() == module.page(), "run `make docs`"
+    assert (ROOT / "docs" / f"{page}.md").read_text() == module.page(), "run `make docs`"
 
 
 def test_every_command_and_exit_code_is_documented() -> None:

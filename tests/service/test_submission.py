@@ -269,7 +269,7 @@ def test_components_are_listed_and_shown(api: httpx.Client, worker: HandWorker) 
         after = page["next"]
     assert len(seen) == len(COMPONENTS)
     assert [one["name"] for one in api.get("/v1/components?kind=metric").json()["data"]] == [
-        "keras/Hinge", "keras/SparseCategoricalAccuracy",
+        "acme/dice", "keras/Hinge", "keras/SparseCategoricalAccuracy",
     ]  # fmt: skip
     shown = api.get("/v1/components/loss/focal").json()
     assert (shown["version"], shown["workers"]) == ("2", ["hand"])
@@ -278,3 +278,11 @@ def test_components_are_listed_and_shown(api: httpx.Client, worker: HandWorker) 
     close = api.get("/v1/components/loss/fokal")
     assert (close.status_code, close.json()["hint"]) == (404, "Did you mean 'focal'?")
     assert api.get("/v1/components/nonsense/focal").status_code == 422
+
+
+def test_a_job_without_a_time_limit_gets_the_operators(own_sqlite_service: Any) -> None:
+    with own_sqlite_service(default_timeout_seconds=3600.0) as (_, worker):
+        worker.register()
+        assert worker.submit(spec())["spec"]["limits"]["timeout_seconds"] == 3600.0
+        assert worker.lease().lease["timeout_seconds"] == pytest.approx(3600.0, abs=5)
+        assert worker.submit(spec(limits={"timeout_seconds": 7200.0}))["spec"]["limits"]["timeout_seconds"] == 7200.0

@@ -44,6 +44,8 @@ class MultiSimilarity(keras.losses.Loss):
 class Neighbours(Evaluator):
     """`nearest_is_alike`: the share of examples of a split whose nearest other example has their label."""
 
+    directions = {"nearest_is_alike": "max"}
+
     def evaluate(self, dataset, run):
         pairs = [(np.asarray(run.models["model"](x, training=False)), np.asarray(y)) for x, y, *_ in dataset]
         points, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))

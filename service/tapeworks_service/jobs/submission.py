@@ -23,6 +23,7 @@ from tapeworks_service.catalogue.configs import config_findings, kind_in_schema,
 from tapeworks_service.catalogue.packaged import Packaged
 from tapeworks_service.jobs.data import branch_arguments, branch_places, branches, data_findings, pipeline_places
 from tapeworks_service.jobs.inputs import InputReference, reference_finding
+from tapeworks_service.jobs.monitors import monitor_findings
 from tapeworks_service.jobs.roles import role_findings
 from tapeworks_service.jobs.unsupported import unsupported
 
@@ -75,11 +76,16 @@ class _Pins:
     packages: dict[str, Packaged] = field(default_factory=dict)
 
 
-def accept(document: Any, catalogue: Catalogue) -> Accepted:
-    """Check a decoded JSON document as a job. Raises `SpecInvalid` with a finding for every wrong place."""
+def accept(document: Any, catalogue: Catalogue, *, default_timeout_seconds: float) -> Accepted:
+    """Check a decoded JSON document as a job. Raises `SpecInvalid` with a finding for every wrong place.
+
+    A spec without a time limit gets the default one, so that the job's own record holds what it ran under.
+    """
     spec = parse_spec(document)
     original = fold(document).original
     canonical = spec.document()
+    if canonical["limits"]["timeout_seconds"] is None:
+        canonical["limits"]["timeout_seconds"] = default_timeout_seconds
     findings = list(unsupported(canonical))
     pins = _Pins(catalogue, inputs=list(initial_states(spec)))
     for place in places(canonical):
@@ -88,6 +94,7 @@ def accept(document: Any, catalogue: Catalogue) -> Accepted:
     findings += filter(None, map(reference_finding, pins.inputs))
     findings += data_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     findings += doubled_arguments(spec)
+    findings += monitor_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     step = pins.entries.get((Kind.STEP, spec.step.component))
     if step is not None and step.roles is not None:
         findings += role_findings(spec, step.name, step.roles)

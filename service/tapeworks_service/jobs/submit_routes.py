@@ -208,9 +208,12 @@ async def _checked(house: Context, submission: Submission) -> Accepted:
     async with house.database.read() as tx:
         workers = await house.workers.read(tx, lost_after=house.settings.lease_seconds)
         catalogue = await house.catalogues.of_project(tx, workers, submission.project_id)
-    if len(body) <= SHORT_BYTES:
-        return accept(parse_json(body), catalogue)
-    return await asyncio.to_thread(lambda: accept(parse_json(body), catalogue))
+    seconds = house.settings.default_timeout_seconds
+
+    def accepted() -> Accepted:
+        return accept(parse_json(body), catalogue, default_timeout_seconds=seconds)
+
+    return accepted() if len(body) <= SHORT_BYTES else await asyncio.to_thread(accepted)
 
 
 async def _submit(house: Context, submission: Submission, *, status: int) -> Response:

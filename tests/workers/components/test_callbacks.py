@@ -22,6 +22,9 @@ class Rates:
         self.optimizers = {name: keras.optimizers.SGD(0.5) for name in names}
         self.training_step = SimpleNamespace(optimizers=dict.fromkeys(names, ("model",)))
 
+    def direction(self, monitor: str, mode: str) -> str:
+        return "min" if mode == "auto" else mode
+
     def learning_rate(self, optimizer: str, value: float | None = None) -> float:
         if value is not None:
             self.optimizers[optimizer].learning_rate = value
@@ -29,7 +32,9 @@ class Rates:
 
 
 def reducing(**config: Any) -> Any:
-    return build({"component": "reduce_learning_rate", "config": config}, Kind.CALLBACK)
+    callback = build({"component": "reduce_learning_rate", "config": config}, Kind.CALLBACK)
+    callback.build(Rates())
+    return callback
 
 
 @pytest.mark.parametrize(
@@ -71,8 +76,8 @@ def test_its_state_goes_on() -> None:
 def test_which_optimizers_and_what_is_missing() -> None:
     for optimizer, expected in ((None, [0.25, 0.25]), ("critic", [0.5, 0.25])):
         run = Rates("actor", "critic")
-        callback = reducing(patience=1, factor=0.5, optimizer=optimizer, monitor="val_accuracy")
-        for accuracy in (0.5, 0.6, 0.55):  # rises: named accuracy
+        callback = reducing(patience=1, factor=0.5, optimizer=optimizer, monitor="val_accuracy", mode="max")
+        for accuracy in (0.5, 0.6, 0.55):
             callback.on_epoch_end(1, {"val_accuracy": accuracy}, run)
         assert [run.learning_rate(name) for name in ("actor", "critic")] == expected
     with pytest.raises(ValueError, match="monitor is 'val_loss', which is not reported; there are: loss"):

@@ -51,7 +51,11 @@ def test_they_may_be_monitored(tmp_path: Path) -> None:
     assert [facts["best"]["epoch"] for facts in result.records("facts") if "best" in facts] == [1, 2, 3]
     # Names that an evaluator may add are known once it ran; others before anything is trained.
     for monitor, when in (("val_missing", trained), ("accuracy", prepared)):
-        spec = job(data=VALIDATED, evaluators=[returns("count")], training={"early_stopping": {"monitor": monitor}})
+        spec = job(
+            data=VALIDATED,
+            evaluators=[returns("count")],
+            training={"early_stopping": {"monitor": monitor, "mode": "max"}},
+        )
         with pytest.raises(JobFailure, match=f"'{monitor}', which is not reported"):
             when(spec, tmp_path / monitor)
 

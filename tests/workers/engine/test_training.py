@@ -97,7 +97,7 @@ def test_a_stopped_training_is_told_as_done(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_never_finite_is_no_best() -> None:
-    monitor = Monitor("val_loss", rising=False, patience=2, place="here")
+    monitor = Monitor("val_loss", mode="min", patience=2, place="here")
     assert [monitor.improved(epoch, {"val_loss": math.nan}) for epoch in (1, 2)] == [False, False]
     assert monitor.exhausted
     assert str(monitor) == "val_loss was never finite"

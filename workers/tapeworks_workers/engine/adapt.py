@@ -19,7 +19,7 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec import Adapt
 from tapeworks_workers.engine import outside
-from tapeworks_workers.engine.diagnostics import text
+from tapeworks_workers.engine.error_text import text
 from tapeworks_workers.engine.layer_paths import layers_by_path, listed
 
 Front = Callable[[Any], Any]

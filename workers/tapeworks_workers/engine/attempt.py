@@ -33,12 +33,13 @@ from tapeworks_workers.engine.evaluators import build_evaluators
 from tapeworks_workers.engine.export import exported_roles
 from tapeworks_workers.engine.files import set_uploads
 from tapeworks_workers.engine.inputs import Inputs
+from tapeworks_workers.engine.monitor_direction import Directions
 from tapeworks_workers.engine.pipeline import Data
 from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.run import WhenAsked
 from tapeworks_workers.engine.starting import Start, continued
-from tapeworks_workers.engine.step import compile_train_step
+from tapeworks_workers.engine.step import CompiledStep, compile_train_step
 from tapeworks_workers.engine.traces import Traces
 
 
@@ -133,13 +134,26 @@ def compile_parts(
         traces.note(note)
     checkpoint = assembly.spec.training.checkpoint
     files = CheckpointFiles(folder, keep=checkpoint.keep if checkpoint is not None else 1, reserve=reserve)
+    directions = Directions(assembly, evaluators, reported(assembly, step, evaluation, data))
+    assembly.run.directions = directions
+    callbacks.build()
     training = Training(
         assembly, data, step,
         evaluation=evaluation, reporter=reporter, control=control, files=files, callbacks=callbacks,
-        artifacts=artifacts, plan=plan, verdicts=verdicts or Verdicts(),
+        directions=directions, artifacts=artifacts, plan=plan, verdicts=verdicts or Verdicts(),
     )  # fmt: skip
     reporter.facts(diagnostics={"traces": traces.counts, "plan": training.counters.plan})
     return training, evaluation
+
+
+def reported(assembly: Assembly, step: CompiledStep, evaluation: Evaluation, data: Data) -> list[str] | None:
+    """What an epoch's logs will hold besides the values of evaluators; None where only running shows."""
+    if step.concrete is None:
+        return None
+    names = [*step.names, *(metric.name for metric in assembly.all_metrics())]
+    if data.validation is not None:
+        names += [f"val_{name}" for name in evaluation.names(data.validation)]
+    return names
 
 
 @contextmanager

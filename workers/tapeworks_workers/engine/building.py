@@ -21,7 +21,9 @@ from pydantic import ValidationError
 from tapeworks.components import Component, registry
 from tapeworks.errors import ComponentError, FailureCode, JobFailure, Location, TapeworksError
 from tapeworks.references import Kind, ReferenceFields, escape, is_reference, kind_of_argument
-from tapeworks_workers.engine import allowed, inputs
+from tapeworks_workers.engine import allowed, inputs, super_calls
+from tapeworks_workers.engine import sources_of_errors as places
+from tapeworks_workers.engine.error_text import text
 from tapeworks_workers.engine.files import resolve_files, set_data_roots
 
 __all__ = ["build", "set_data_roots"]
@@ -57,6 +59,7 @@ def build(
             _refuse_serialised(value, name, at)
         arguments[argument] = _build_nested(value, argument, component.config.kinds.get(argument), at)
     made = _call(component.target, arguments, name=name, pointer=pointer, bind=_bind(component))
+    _check_initialised(made, component, pointer)
     if component.kind is Kind.MODEL and not draft and hasattr(made, "build_model"):
         return _call(made.build_model, {}, name=name, pointer=pointer)
     return made
@@ -225,10 +228,20 @@ def _call(target: Any, arguments: dict[str, Any], *, name: str, pointer: str, bi
         place = f"{pointer}: " if pointer else ""
         raise JobFailure(
             FailureCode.COMPONENT_ERROR,
-            f"{place}{name} could not be built: {type(error).__name__}: {error}",
+            f"{place}{name} could not be built: {type(error).__name__}: {text(error)}",
             hint=_WORDS if str(error).startswith("Could not interpret ") else None,
             location=_location(error, target, name),
         ) from error
+
+
+def _check_initialised(made: Any, component: Component, pointer: str) -> None:
+    if (said := super_calls.missing_super_call(made)) is not None:
+        raise JobFailure(
+            FailureCode.COMPONENT_ERROR,
+            f"{pointer}: {component.name}: {said}" if pointer else f"{component.name}: {said}",
+            hint=super_calls.HINT,
+            location=places.of_function(type(made).__init__) or Location(component=component.name),
+        )
 
 
 def _location(error: Exception, target: Any, name: str) -> Location:

@@ -43,6 +43,22 @@ class Callbacks:
             for index, reference in enumerate(assembly.spec.callbacks)
         ]
 
+    def build(self) -> None:
+        """Before training, once everything is traced. Raises JobFailure."""
+        for item in self._callbacks:
+            self._run.directions.asked.clear()
+            try:
+                with told(item.component, item.place):
+                    item.callback.build(self._run)
+            except JobFailure as failure:
+                if failure.code is not FailureCode.INVALID_SPEC:
+                    raise
+                message = f"{item.place}, {item.component!r}: {failure.message}"
+                where = Location(component=item.component)
+                raise JobFailure(failure.code, message, hint=failure.hint, location=where) from failure
+            for monitor, direction in self._run.directions.asked.items():
+                self._reporter.monitors(item.place, monitor, direction.mode, by=direction.by)
+
     def epoch_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
         """After the validation of an epoch. Raises JobFailure."""
         for item in self._callbacks:

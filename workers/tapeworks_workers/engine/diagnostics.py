@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks_workers.engine import error_owners, super_calls
 from tapeworks_workers.engine import sources_of_errors as places
+from tapeworks_workers.engine.error_text import cleaned, text
 
 MAX_MESSAGE = 2_000
 MAX_TAIL = 8_000
@@ -29,7 +32,7 @@ def failure(error: BaseException, *, spec: Mapping[str, Any], phase: str | None)
     location = None if found.location is None else asdict(found.location)
     return {
         "code": found.code.value,
-        "message": found.message[:MAX_MESSAGE],
+        "message": cleaned(found.message)[:MAX_MESSAGE],
         "hint": found.hint,
         "phase": phase,
         "retryable": found.retryable,
@@ -52,6 +55,19 @@ def revived(document: Mapping[str, Any]) -> JobFailure:
 
 def classify(error: BaseException, *, precision: str = "float32") -> JobFailure:
     """The coded failure that an exception stands for."""
+    return _of_part(_classified(error, precision), error)
+
+
+def _of_part(failure: JobFailure, error: BaseException) -> JobFailure:
+    """The failure, its message beginning with the loss or metric that was being called."""
+    part = next(filter(None, map(error_owners.part_of, chain(error))), None)
+    if part is None or part.what in failure.message:
+        return failure
+    message = f"{part.what}: {failure.message}"
+    return JobFailure(failure.code, message, hint=failure.hint, retryable=failure.retryable, location=failure.location)
+
+
+def _classified(error: BaseException, precision: str) -> JobFailure:
     errors = list(chain(error))
     told = next((e for e in errors if isinstance(e, JobFailure)), None)
     if told is not None and told.code is not FailureCode.COMPONENT_ERROR:
@@ -81,19 +97,6 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
-
-
-def text(error: BaseException) -> str:
-    """What an exception says, without the frames that Keras, AutoGraph and a running graph put around it."""
-    message = str(error)
-    message = re.split(r"\n+Arguments received by |\n+Call arguments received by |\nStack trace for op", message)[0]
-    message = re.sub(r"Graph execution error:\n+|Detected at node [^\n]*\n+(\s*File [^\n]*\n+)*", "", message)
-    message = re.sub(r"\s*\[\[\{\{.*", "", message, flags=re.DOTALL)
-    message = re.sub(r"Exception encountered when calling [^\n]*\n+", "", message)
-    message = re.sub(r"Could not automatically infer .*?Error encountered:\n+", "", message, flags=re.DOTALL)
-    message = re.sub(r"in user code:\n+(\s+File .*\n.*\n)*\s*", "", message)
-    message = re.sub(r"\{\{[^}]*\}\}\s*|\[Op:\w+\]\s*(name:)?|\x1b\[[0-9;]*m", "", message)
-    return message.strip()
 
 
 # ── rules ────────────────────────────────────────────────────────────────────────────────────────
@@ -130,6 +133,48 @@ def _memory(error: BaseException, precision: str) -> Found:
         return FailureCode.OUT_OF_MEMORY, f"the worker ran out of memory: {text(error)[:400]}", None
     return None
 
+
+def _uninitialised(error: BaseException, precision: str) -> Found:
+    """`super().__init__()` was never called: Keras says so for some classes, for others an attribute is missing."""
+    said = None
+    if isinstance(error, AttributeError):
+        said = super_calls.missing_super_call(error.obj)
+    elif "forgot to call `super().__init__()`" in str(error):
+        said = text(error).replace(" Go add it!", "")
+    return (FailureCode.COMPONENT_ERROR, said, super_calls.HINT) if said is not None else None
+
+
+def _not_implemented(error: BaseException, precision: str) -> Found:
+    """Keras' bases raise it without a word: the method that is missing is the frame's own."""
+    if not isinstance(error, NotImplementedError) or text(error) or error.__traceback__ is None:
+        return None
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if (owner := frame.f_locals.get("self")) is None:
+        return None
+    message = f"{type(owner).__name__} does not define {frame.f_code.co_name}()"
+    return FailureCode.COMPONENT_ERROR, message, f"Define {frame.f_code.co_name}() in {type(owner).__name__}."
+
+
+def _signature(error: BaseException, precision: str) -> Found:
+    """A method that Keras or the engine calls with other arguments than it takes."""
+    if not isinstance(error, TypeError | JobFailure):  # a failure: its message has the place in the spec before it
+        return None
+    match = re.search(r"(\w+)\.(\w+)\(\) (?:got an unexpected keyword argument|takes|missing)", text(error))
+    expected = None if match is None else _SIGNATURES.get(match[2])
+    if match is None or expected is None:
+        return None
+    return FailureCode.COMPONENT_ERROR, text(error), f"Define it as {match[2]}({expected}) in {match[1]}."
+
+
+_SIGNATURES = {
+    "update_state": "self, y_true, y_pred, sample_weight=None",
+    "on_epoch_end": "self, epoch, logs, run",
+    "on_report": "self, step, logs, run",
+    "evaluate": "self, dataset, run",
+    "train_step": "self, batch, run",
+    "validation_step": "self, batch, run",
+}
+"""Methods of components that are called with these arguments, whatever they take."""
 
 _DTYPES = {"float": "float32", "double": "float64", "half": "float16"}
 _MISMATCHES = (
@@ -207,6 +252,9 @@ def _control_flow(error: BaseException, precision: str) -> Found:
 RULES: tuple[Rule, ...] = (
     _storage,
     _memory,
+    _uninitialised,
+    _not_implemented,
+    _signature,
     _nondeterministic,
     Pattern(
         FailureCode.VARIABLE_CREATION_IN_GRAPH,
@@ -254,6 +302,12 @@ RULES: tuple[Rule, ...] = (
         r"calling (\w+)\.call\(\)\..{0,20}(?:Failed to convert elements of|Expected \w+, but got) SparseTensor",
         "{0} takes no SparseTensor",
         "Put sparse_dense or embedding_bag before it: what they give is dense and small.",
+    ),
+    Pattern(
+        FailureCode.INVALID_DATA,
+        r"Cannot iterate over a shape with unknown rank|as_list\(\) is not defined on an unknown TensorShape",
+        "a tensor has a shape of unknown rank: {text}",
+        "tf.py_function and tf.numpy_function forget shapes: call set_shape([…]) on what they return.",
     ),
     Pattern(FailureCode.NON_FINITE, r"Tensor had (NaN|Inf|-Inf)", "{text}"),
     Pattern(

@@ -27,6 +27,7 @@ from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
 from tapeworks_workers.engine.evaluation import Evaluation, finalize
 from tapeworks_workers.engine.feed import Feed
 from tapeworks_workers.engine.means import Means
+from tapeworks_workers.engine.monitor_direction import Directions
 from tapeworks_workers.engine.pipeline import Data
 from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.progress import Bounds, Counters, Pace, Progress, until_next
@@ -53,6 +54,7 @@ class Training:
         control: Control,
         files: CheckpointFiles,
         callbacks: Callbacks,
+        directions: Directions,
         artifacts: Artifacts,
         plan: str,
         verdicts: Verdicts,
@@ -71,20 +73,8 @@ class Training:
         self._feed = Feed(data.training, of_rows=self._plan.gathers)
         self._progress = Progress(self._bounds, reporter)
         self._saves = Saves(training.checkpoint, files, reporter)
-        self._judge = Judge(assembly, reporter)
-        if (reported := self._reported(step)) is not None:
-            self._judge.expect(reported, open_validation=evaluation.open)
+        self._judge = Judge(assembly, reporter, directions)
         self.counters = Counters(steps_per_epoch=training.steps_per_epoch or data.training.steps, plan=self._plan.name)
-
-    def _reported(self, step: CompiledStep) -> list[str] | None:
-        """What an epoch's logs will hold; None where only running tells."""
-        if step.concrete is None:
-            return None
-        metrics = [metric.name for metric in self._assembly.all_metrics()]
-        names = [*step.names, *metrics]
-        if self._data.validation is not None:
-            names += [f"val_{name}" for name in self._evaluation.names(self._data.validation)]
-        return names
 
     def _planned(self, name: str) -> plans.Plan:
         if name != plans.AUTO:

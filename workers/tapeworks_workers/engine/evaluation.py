@@ -73,11 +73,6 @@ class Evaluation:
                 hint=f"Set data.{split.name} to null, give the step a validation_step, or name evaluators.",
             )
 
-    @property
-    def open(self) -> bool:
-        """Whether evaluators add values whose names only they know."""
-        return bool(self._evaluators)
-
     def names(self, split: Split) -> list[str]:
         """The names of what the step gives for a split, and of the metrics, without a prefix."""
         if not self.by_step:

@@ -20,6 +20,7 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.references import Kind
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.error_text import text
 from tapeworks_workers.engine.randomness import philox
 
 
@@ -75,5 +76,5 @@ def told(component: str, place: str) -> Iterator[None]:
     except JobFailure:
         raise
     except Exception as error:
-        message = f"{place}, {component!r}: {type(error).__name__}: {error}"
+        message = f"{place}, {component!r}: {type(error).__name__}: {text(error)}"
         raise JobFailure(FailureCode.COMPONENT_ERROR, message) from error

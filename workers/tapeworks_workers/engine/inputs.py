@@ -21,6 +21,7 @@ import keras
 
 from tapeworks.archives import MAX_RATIO, SMALL_BYTES, UnsafeArchive, keras_config
 from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks_workers.engine.error_text import text
 
 ARCHITECTURES = "inputs.json"
 """In a bundle's `training_state/`: `from` → role as asked for → Keras' config of the model."""
@@ -92,7 +93,7 @@ class Inputs:
             except (TypeError, ValueError, KeyError, OSError) as error:
                 raise JobFailure(
                     FailureCode.NOT_SERIALIZABLE,
-                    f"{pointer}: the model of {name!r} cannot be loaded: {type(error).__name__}: {error}",
+                    f"{pointer}: the model of {name!r} cannot be loaded: {type(error).__name__}: {text(error)}",
                     hint="The worker needs the components that the model was made with.",
                 ) from error
         self.used.setdefault(name, {})[asked] = config

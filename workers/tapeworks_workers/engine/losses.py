@@ -17,6 +17,7 @@ from keras.src.losses.losses import LossFunctionWrapper
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine import logits
 from tapeworks_workers.engine import sources_of_errors as places
+from tapeworks_workers.engine.error_owners import of_part, shapes
 from tapeworks_workers.engine.traces import Note
 from tapeworks_workers.engine.tracing import engine_code, outside_trace, peek
 
@@ -42,7 +43,8 @@ class SpecLoss:
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
         if tf.is_tensor(y_true) and tf.is_tensor(y_pred):
             self._check(y_true, y_pred)
-        return self.loss(y_true, y_pred, sample_weight=sample_weight)
+        with of_part(f"loss {self.component!r} {shapes(y_true, y_pred)}", self.component):
+            return self.loss(y_true, y_pred, sample_weight=sample_weight)
 
     def _check(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> None:
         if isinstance(y_true, tf.RaggedTensor | tf.SparseTensor) or isinstance(y_pred, tf.RaggedTensor):

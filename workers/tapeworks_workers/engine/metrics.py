@@ -19,6 +19,7 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, MetricSpec, OutputMetrics
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.error_owners import of_part, shapes
 from tapeworks_workers.engine.tracing import outside_trace
 
 
@@ -30,6 +31,8 @@ class RoleMetric:
     metric: keras.metrics.Metric
     output: str | None
     weighted: bool
+    component: str = ""
+    """Its name in the spec; "" for what a gradient transform or a loss scale reports."""
 
 
 def build_metrics(spec: JobSpec, models: Mapping[str, keras.Model]) -> dict[str, list[RoleMetric]]:
@@ -53,7 +56,9 @@ def build_metrics(spec: JobSpec, models: Mapping[str, keras.Model]) -> dict[str,
                         hint='Give one of them a name: {"config": {"name": "…"}}.',
                     )
                 taken[name] = pointer
-                built.setdefault(role, []).append(RoleMetric(name, metric, output, reference.weighted))
+                built.setdefault(role, []).append(
+                    RoleMetric(name, metric, output, reference.weighted, reference.component)
+                )
     return built
 
 
@@ -84,8 +89,9 @@ def update(metrics: Iterable[RoleMetric], y: Any, y_pred: Any, sample_weight: An
         if item.output is not None:
             true, predicted = _part(y, item, "y"), _part(y_pred, item, "the model's outputs")
             weight = weight.get(item.output) if isinstance(weight, Mapping) else weight
-        ensure_built(item.metric, true, predicted)
-        item.metric.update_state(true, predicted, sample_weight=weight)
+        with of_part(f"metric {item.name!r} {shapes(true, predicted)}", item.component):
+            ensure_built(item.metric, true, predicted)
+            item.metric.update_state(true, predicted, sample_weight=weight)
 
 
 def _part(nest: Any, item: RoleMetric, what: str) -> Any:

@@ -19,7 +19,7 @@ from tapeworks_workers.engine import inputs
 from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.adapt import Adapting, unadapted
 from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.diagnostics import text
+from tapeworks_workers.engine.error_text import text
 from tapeworks_workers.engine.layer_paths import layers_by_path
 from tapeworks_workers.engine.probes import fitting_part
 from tapeworks_workers.engine.starting import Start, freeze, initialise

@@ -26,6 +26,7 @@ class Reporter:
         self.phase: str | None = None
         self.diagnostics: list[dict[str, Any]] = []
         """What `diagnostic` told: code, message, hint and location of each."""
+        self._monitored: dict[str, dict[str, str]] = {}
 
     def enter(self, state: State, phase: str | None = None, *, quietly: bool = False) -> None:
         """The attempt is in a state and phase from now on; said once.
@@ -51,6 +52,13 @@ class Reporter:
         told = {"code": str(code), "message": message, "hint": hint, "location": place}
         self.diagnostics.append(told)
         self.event("diagnostic", told)
+
+    def monitors(self, place: str, monitor: str, mode: str, *, by: str | None) -> None:
+        """A value is monitored, and in which mode; `by`: who declared it, None where the spec gives the mode."""
+        self._monitored[place] = {"monitor": monitor, "mode": mode}
+        if by is not None:
+            self.note(f'{place} monitors {monitor} with mode "{mode}", declared by {by}.')
+        self.facts(diagnostics={"monitors": dict(self._monitored)})
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Values of metrics at a step."""

@@ -50,6 +50,8 @@ class Run:
         self.training_step: TrainingStep
         self.artifacts: Artifacts | None = None
         """None where no attempt is around: in a verifier."""
+        self.directions: Any = None
+        """Resolves the direction of monitored values; an attempt's `Directions`."""
         self.stop_reason: str | None = None
         self.gradient_norms: dict[str, float] | None = None
         """A dict: steps that run without a graph note here each gradient's norm."""
@@ -231,6 +233,12 @@ class Run:
         if not tf.executing_eagerly():
             raise _outside_only("run.stop")
         self.stop_reason = str(reason)
+
+    def direction(self, monitor: str, mode: str = "auto") -> str:
+        """ "min" or "max". Raises JobFailure `invalid_spec` where the value is not reported or declares none."""
+        if self.directions is None or not tf.executing_eagerly():
+            raise _outside_only("run.direction")
+        return self.directions.of(monitor, mode).mode
 
     def learning_rate(self, optimizer: str, value: float | None = None) -> float:
         """The current learning rate; sets it where a value is given. Raises JobFailure `invalid_spec`."""

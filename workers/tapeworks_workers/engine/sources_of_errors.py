@@ -1,4 +1,8 @@
-"""Where an exception comes from: the frames that lie in a component's or a user's own source."""
+"""Where an exception comes from: the frames that lie in a component's or a user's own source.
+
+A user's own line comes before one of a built-in component, which only called it: where no line of the user's ran, the
+definition that the exception concerns (`error_owners`), then the part of the job that was being called.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ import tapeworks
 import tapeworks_workers
 from tapeworks.components import registry
 from tapeworks.errors import Location
+from tapeworks_workers.engine import error_owners
+from tapeworks_workers.engine.error_text import text
 
 MAX_SAID = 2_000
 """Characters of an exception's own text below the frames: TensorFlow's may hold whole stacks."""
@@ -43,8 +49,16 @@ class Frame:
 
 
 def location(error: BaseException) -> Location | None:
-    """The innermost line of a user's source, and the component it belongs to."""
+    """The innermost line of a user's source, or what else the error concerns, and the component it belongs to."""
     frames = list(_relevant(error))
+    if frames and not is_shipped(frames[-1].file):
+        return _at(frames[-1].file, frames[-1].line)
+    for item in reversed(_chain(error)):
+        if (place := error_owners.concerned(item, is_own)) is not None:
+            return _at(*place)
+    for item in _chain(error):
+        if (part := error_owners.part_of(item)) is not None:
+            return Location(component=part.component)
     return _at(frames[-1].file, frames[-1].line) if frames else None
 
 
@@ -75,7 +89,9 @@ def _at(file: str, line: int) -> Location:
 
 def in_component(error: BaseException) -> bool:
     """Whether an exception passed through a component, or came out of a running graph, which is a component's."""
-    return isinstance(error, tf.errors.OpError) or any(True for _ in _relevant(error))
+    if isinstance(error, tf.errors.OpError) or any(True for _ in _relevant(error)):
+        return True
+    return any(error_owners.concerned(item, is_own) is not None for item in _chain(error))
 
 
 def tail(error: BaseException) -> str:
@@ -87,7 +103,7 @@ def tail(error: BaseException) -> str:
             lines.append(f"    {frame.code.strip()}")
     if not lines:
         return "".join(traceback.format_exception(error)[-8:])
-    return "\n".join([*lines, "".join(traceback.format_exception_only(error)).strip()[:MAX_SAID]])
+    return "\n".join([*lines, f"{type(error).__name__}: {text(error)}"[:MAX_SAID]])
 
 
 def component_at(file: str, line: int) -> str | None:
@@ -104,17 +120,23 @@ def component_at(file: str, line: int) -> str | None:
 
 
 def _relevant(error: BaseException) -> Iterator[Frame]:
-    """User-relevant frames of the innermost exception in the chain that has some, outermost frame first."""
+    """User-relevant frames of the innermost exception in the chain that has some, outermost frame first.
+
+    Frames of built-in components count only where the whole chain has no other.
+    """
+    found = [[frame for frame in _frames(item) if is_users(frame.file)] for item in reversed(_chain(error))]
+    own = [frames for frames in found if frames and not is_shipped(frames[-1].file)]
+    yield from next(iter([*own, *filter(None, found)]), [])
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The exception, what it was raised from or while handling, and so on."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
         chain.append(current)
         current = current.__cause__ or current.__context__
-    for item in reversed(chain):
-        frames = [frame for frame in _frames(item) if is_users(frame.file)]
-        if frames:
-            yield from frames
-            return
+    return chain
 
 
 def _frames(error: BaseException) -> list[Frame]:
@@ -125,6 +147,16 @@ def _frames(error: BaseException) -> list[Frame]:
             Frame(f.filename, f.lineno, f.function_name, f.code or "") for f in reversed(metadata.translated_stack)
         ]
     return frames + [Frame(file, int(line), function) for file, line, function in _IN_TEXT.findall(str(error))]
+
+
+def is_shipped(file: str) -> bool:
+    """Whether a file is one of the built-in components."""
+    return file.startswith(_COMPONENTS)
+
+
+def is_own(file: str) -> bool:
+    """Whether a file is a user's own."""
+    return is_users(file) and not is_shipped(file)
 
 
 def is_users(file: str) -> bool:

@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.checkpoint import EXTRA
 from tapeworks_workers.engine.evaluation import averaged
+from tapeworks_workers.engine.monitor_direction import Directions, Mode, not_reported
 from tapeworks_workers.engine.progress import Counters
 from tapeworks_workers.engine.reporting import Reporter
-
-_RISING = ("accuracy", "auc", "precision", "recall", "f1", "iou", "r2", "similarity", "correlation")
-
-
-def rises(monitor: str, mode: str, assembly: Assembly) -> bool:
-    """Whether more is better: as `mode` says, else as Keras' metric says, else by the name."""
-    if mode != "auto":
-        return mode == "max"
-    name = monitor.removeprefix("val_")
-    for metric in assembly.all_metrics():
-        direction = getattr(metric.metric, "_direction", None)
-        if metric.name == name and direction is not None:
-            return bool(direction == "up")
-    return any(part in name for part in _RISING)
 
 
 class Monitor:
     """Follows one value over the epochs."""
 
     def __init__(
-        self, monitor: str, *, rising: bool, min_delta: float = 0.0, patience: int | None = None, place: str
+        self, monitor: str, *, mode: Mode, min_delta: float = 0.0, patience: int | None = None, place: str
     ) -> None:
         self.monitor = monitor
-        self._sign = 1.0 if rising else -1.0
+        self.mode = mode
+        self._sign = 1.0 if mode == "max" else -1.0
         self._min_delta = min_delta
         self._patience = patience
         self._place = place
@@ -56,15 +43,10 @@ class Monitor:
             return f"{self.monitor} was never finite"
         return f"{self.monitor} was best in epoch {self.best_epoch}: {self.best:.6g}"
 
-    def expect(self, names: Iterable[str]) -> None:
-        """Raises JobFailure `invalid_spec` where none of these names, nor a part of one (`name_0`), is the value."""
-        if not any(self.monitor == name or self.monitor.startswith(f"{name}_") for name in names):
-            raise self._not_reported(names)
-
     def improved(self, epoch: int, logs: Mapping[str, float]) -> bool:
         """Take an epoch's logs. Raises JobFailure `invalid_spec` where the value is not among them."""
         if self.monitor not in logs:
-            raise self._not_reported(logs)
+            raise not_reported(self.monitor, list(logs), self._place)
         value = logs[self.monitor]
         better = self.best is None or self._sign * (value - self.best) > self._min_delta
         if better and math.isfinite(value):
@@ -72,12 +54,6 @@ class Monitor:
             return True
         self.wait += 1
         return False
-
-    def _not_reported(self, names: Iterable[str]) -> JobFailure:
-        return JobFailure(
-            FailureCode.INVALID_SPEC,
-            f"{self._place} is {self.monitor!r}, which is not reported; there are: {', '.join(sorted(names))}",
-        )
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -89,37 +65,34 @@ class Monitor:
 
 
 class Judge:
-    """Early stopping and the best checkpoint, after the spec; each epoch is judged once."""
+    """Early stopping and the best checkpoint, after the spec; each epoch is judged once.
 
-    def __init__(self, assembly: Assembly, reporter: Reporter) -> None:
-        self._assembly, self._reporter = assembly, reporter
+    Raises JobFailure `invalid_spec` where a monitored value is not reported, or its direction is not known.
+    """
+
+    def __init__(self, assembly: Assembly, reporter: Reporter, directions: Directions) -> None:
+        self._assembly, self._reporter, self._directions = assembly, reporter, directions
         training = assembly.spec.training
         self._restores = training.early_stopping is not None and training.early_stopping.restore_best
-        self._stopping = self._monitor(training.early_stopping, "training.early_stopping.monitor")
+        self._stopping = self._monitor(training.early_stopping, "training.early_stopping")
         best = training.checkpoint.best if training.checkpoint is not None else None
-        self._best = self._monitor(best, "training.checkpoint.best.monitor")
+        self._best = self._monitor(best, "training.checkpoint.best")
         self.best_weights: dict[str, np.ndarray] = {}
         """For a checkpoint: what `restore_best` will put back."""
 
     def _monitor(self, wanted: Any, place: str) -> Monitor | None:
         if wanted is None:
             return None
+        field = f"{place}.monitor"
+        direction = self._directions.of(wanted.monitor, wanted.mode, place=field)
+        self._reporter.monitors(place, wanted.monitor, direction.mode, by=direction.by)
         return Monitor(
             wanted.monitor,
-            rising=rises(wanted.monitor, wanted.mode, self._assembly),
+            mode=direction.mode,
             min_delta=getattr(wanted, "min_delta", 0.0),
             patience=getattr(wanted, "patience", None),
-            place=place,
+            place=field,
         )
-
-    def expect(self, names: Sequence[str], *, open_validation: bool) -> None:
-        """Raises JobFailure `invalid_spec` where a monitor is none of what an epoch's logs will hold.
-
-        `open_validation`: evaluators add `val_` names that only running tells.
-        """
-        for monitor in filter(None, (self._stopping, self._best)):
-            if not (open_validation and monitor.monitor.startswith("val_")):
-                monitor.expect(names)
 
     @property
     def exhausted(self) -> bool:
@@ -150,8 +123,11 @@ class Judge:
         return True
 
     def _tell(self, monitor: Monitor, counters: Counters) -> None:
-        told = {"monitor": monitor.monitor, "value": monitor.best, "epoch": monitor.best_epoch, "step": counters.step}
-        self._reporter.facts(best=told)
+        best = {
+            "monitor": monitor.monitor, "mode": monitor.mode, "value": monitor.best,
+            "epoch": monitor.best_epoch, "step": counters.step,
+        }  # fmt: skip
+        self._reporter.facts(best=best)
 
     def put_back(self, counters: Counters) -> bool:
         """The best weights and their logs, at the end; False where there are none."""

@@ -10,8 +10,6 @@ import numpy as np
 
 from tapeworks import Callback, component
 
-_RISING = ("accuracy", "auc", "precision", "recall", "f1", "iou", "r2", "similarity", "correlation")
-
 
 @component("reduce_learning_rate")
 class ReduceLearningRate(Callback):
@@ -24,7 +22,7 @@ class ReduceLearningRate(Callback):
         monitor: the value followed, as in an epoch's logs.
         factor: above 0 and below 1.
         patience: epochs without an improvement, at least 1 counts.
-        mode: "min", "max", or "auto": "max" for what is named accuracy, auc, recall and the like, else "min".
+        mode: "min", "max", or "auto": as the monitored metric or evaluator declares it.
         min_delta: how much better is better.
         cooldown: epochs after a reduction in which nothing is counted.
         min_lr: no rate goes below it.
@@ -48,10 +46,13 @@ class ReduceLearningRate(Callback):
             raise ValueError("patience, cooldown, min_lr and min_delta must not be negative")
         self.monitor, self.factor, self.patience, self.min_delta = monitor, factor, patience, min_delta
         self.cooldown, self.min_lr, self.optimizer = cooldown, min_lr, optimizer
-        rising = mode == "max" or (mode == "auto" and any(part in monitor for part in _RISING))
-        self._sign = 1.0 if rising else -1.0
+        self.mode = mode
+        self._sign: float
         self.best: float | None = None
         self.wait = self.cooling = 0
+
+    def build(self, run: Any) -> None:
+        self._sign = 1.0 if run.direction(self.monitor, self.mode) == "max" else -1.0
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float], run: Any) -> None:
         if self.monitor not in logs:

@@ -6,12 +6,15 @@ The form of scalars and histograms is that of TensorBoard's plugins `scalars` an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tensorflow as tf
 
 from tapeworks import Callback, component
+from tapeworks.bounds import Bound
+
+Bins = Annotated[int, Bound(1, 100_000, "the bins of each variable are written to the event file")]
 
 
 @component("tensorboard")
@@ -27,7 +30,7 @@ class TensorBoard(Callback):
         bins: of a histogram.
     """
 
-    def __init__(self, histograms: int = 1, bins: int = 30) -> None:
+    def __init__(self, histograms: int = 1, bins: Bins = 30) -> None:
         if histograms < 0 or bins < 1:
             raise ValueError("histograms must be 0 or more, bins 1 or more")
         self.histograms, self.bins = histograms, bins

@@ -7,14 +7,16 @@ arXiv:1706.08500, section 2 and eq. 6; the distance itself is that of Dowson and
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tapeworks import Evaluator, Run, component
+from tapeworks.bounds import Bound
 
+Samples = Annotated[int, Bound(2, 10_000_000, "features of all samples are computed at every evaluation")]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -44,7 +46,7 @@ class FrechetDistance(Evaluator):
         self,
         latent_dim: int,
         role: str = "generator",
-        samples: int = 1000,
+        samples: Samples = 1000,
         seed: int = 0,
         features: str | None = None,
         until: str | None = None,
@@ -53,6 +55,7 @@ class FrechetDistance(Evaluator):
             raise ValueError(f"latent_dim must be at least 1 and samples at least 2, not {latent_dim}, {samples}")
         if until is not None and features is None:
             raise ValueError(f"until names the layer {until!r} of a model, and features names no model")
+        self.directions = {"frechet_distance": "min"}
         self.latent_dim = latent_dim
         self.role = role
         self.samples = samples

@@ -46,6 +46,7 @@ class GalleryRecall(Evaluator):
     ) -> None:
         if not k or min(k) < 1:
             raise ValueError(f"k must hold numbers of 1 or more, not {k}")
+        self.directions = {f"gallery_recall_{one}": "max" for one in k}
         self.k, self.role, self.distance, self.gallery = list(k), role, distance, gallery
         self._embed: Any = None
 

@@ -35,6 +35,7 @@ class LinearProbe(Evaluator):
         if l2 <= 0:
             raise ValueError(f"l2 must be above 0, not {l2}")
         self.role, self.l2, self.take = role, l2, take
+        self.directions = {"linear_probe_accuracy": "max"}
         self._embed: Any = None
 
     def evaluate(self, dataset: Any, run: Any) -> dict[str, float]:

@@ -28,6 +28,7 @@ class RankCorrelation(Evaluator):
 
     def __init__(self, role: str = "model") -> None:
         self.role = role
+        self.directions = {"rank_correlation": "max"}
         self._predict: Any = None
 
     def evaluate(self, dataset: Any, run: Any) -> dict[str, float]:

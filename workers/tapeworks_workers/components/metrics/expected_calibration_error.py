@@ -43,6 +43,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
+        self._direction = "down"
         if bins < 1:
             raise ValueError(f"bins must be 1 or more, not {bins}")
         self.bins = bins

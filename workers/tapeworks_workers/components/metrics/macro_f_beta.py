@@ -31,6 +31,7 @@ class MacroFBeta(keras.metrics.Metric):
 
     def __init__(self, classes: int, beta: float = 1.0, name: str = "macro_f_beta", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
+        self._direction = "up"
         if classes < 2 or beta <= 0:
             raise ValueError(f"classes must be 2 or more and beta positive, not {classes} and {beta}")
         self.classes = classes

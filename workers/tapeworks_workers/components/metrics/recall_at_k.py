@@ -37,6 +37,7 @@ class RecallAtK(keras.metrics.Metric):
 
     def __init__(self, k: int = 1, name: str = "recall_at_k", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
+        self._direction = "up"
         if k < 1:
             raise ValueError(f"k must be 1 or more, not {k}")
         self.k = k

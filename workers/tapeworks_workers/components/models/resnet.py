@@ -48,6 +48,8 @@ class ResNet(keras.Model):
         widths = [16, 32, 64] if widths is None else widths
         if not widths or blocks < 1:
             raise ValueError(f"resnet needs a stage and a block in it: widths is {widths}, blocks {blocks}")
+        if blocks > 1000:
+            raise ValueError(f"blocks must be at most 1000, got {blocks}: each is built and traced by itself")
         self.activation = keras.activations.get(activation)
         shared = {"kernel_regularizer": kernel_regularizer, "dtype": self.dtype_policy}
         self.stem = _convolution(widths[0], 3, 1, name="stem", **shared)

@@ -34,6 +34,7 @@ class Distillation(TrainingStep):
     optimizers = {"student": ("student",)}  # noqa: RUF012  # a declaration, read as it stands
     losses = ("student",)
     optional_losses = ("student",)
+    directions = {"soft_loss": "min", "hard_loss": "min"}  # noqa: RUF012  # a declaration
     frozen = ("teacher",)
 
     def __init__(self, temperature: float = 4.0, alpha: float = 0.1) -> None:

@@ -6,12 +6,15 @@ al., "Improved Techniques for Training GANs" (2016), arXiv:1606.03498, section 3
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import tensorflow as tf
 
 from tapeworks import Run, TrainingStep, component
+from tapeworks.bounds import Bound
+
+Updates = Annotated[int, Bound(1, 1_000, "each update is traced by itself")]
 
 
 @component("gan", example={"config": {"latent_dim": 8}})
@@ -36,7 +39,7 @@ class Gan(TrainingStep):
     optimizers = {"generator": ("generator",), "discriminator": ("discriminator",)}  # noqa: RUF012  # a declaration
     losses = ("generator", "discriminator")
 
-    def __init__(self, latent_dim: int, label_smoothing: float = 0.0, discriminator_steps: int = 1) -> None:
+    def __init__(self, latent_dim: int, label_smoothing: float = 0.0, discriminator_steps: Updates = 1) -> None:
         if latent_dim < 1 or discriminator_steps < 1:
             raise ValueError(
                 f"latent_dim and discriminator_steps must be at least 1, not {latent_dim}, {discriminator_steps}"

@@ -35,6 +35,7 @@ class Vae(TrainingStep):
     models = ("encoder", "decoder")
     optimizers = {"autoencoder": ("encoder", "decoder")}  # noqa: RUF012  # a declaration, read as it stands
     losses = ("decoder",)
+    directions = {"reconstruction": "min"}  # noqa: RUF012  # a declaration; kl has none: 0 is a collapsed model
 
     def __init__(self, latent_dim: int, beta: float = 1.0) -> None:
         if latent_dim < 1 or beta < 0:

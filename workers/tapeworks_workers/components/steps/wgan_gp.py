@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import tensorflow as tf
 
 from tapeworks import Run, TrainingStep, component
+from tapeworks.bounds import Bound
+
+Updates = Annotated[int, Bound(1, 1_000, "each update is traced by itself")]
 
 _SHORTEST = 1e-24
 """The square of a gradient's norm below which it counts as zero: there the root has no finite gradient."""
@@ -39,7 +42,7 @@ class WganGp(TrainingStep):
     models = ("generator", "critic")
     optimizers = {"generator": ("generator",), "critic": ("critic",)}  # noqa: RUF012  # a declaration
 
-    def __init__(self, latent_dim: int, critic_steps: int = 5, penalty_weight: float = 10.0) -> None:
+    def __init__(self, latent_dim: int, critic_steps: Updates = 5, penalty_weight: float = 10.0) -> None:
         if latent_dim < 1 or critic_steps < 1 or penalty_weight < 0:
             raise ValueError(
                 "latent_dim and critic_steps must be at least 1, penalty_weight 0 or more, "

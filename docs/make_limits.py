@@ -1,0 +1,72 @@
+"""Writes docs/limits.md from the bounds of `tapeworks.spec`: `make docs`. A test checks that the page is up to date."""
+
+from __future__ import annotations
+
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from tapeworks.bounds import INT64, Bound
+from tapeworks.spec import JobSpec
+
+PAGE = Path(__file__).with_name("limits.md")
+
+HEAD = """<!-- Made by docs/make_limits.py from tapeworks/bounds.py: change it there, then `make docs`. -->
+# Bounds of the numbers of a job
+
+A number outside its bounds is refused when the job is submitted, with this reason. Integers in the `config` of a
+component have 64 bits at most; a component may have narrower bounds of its own, which
+`GET /v1/components/{kind}/{name}` shows.
+
+A job without `limits.timeout_seconds` gets the service's default, a week: [operations.md](operations.md).
+
+| number | bounds | reason |
+|---|---|---|
+"""
+
+
+def bounds(annotation: Any, place: str, seen: tuple[type, ...] = ()) -> Iterator[tuple[str, Bound]]:
+    """Every bound below an annotation, with the place in the spec."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if annotation in seen:
+            return
+        op = annotation.model_fields.get("op")
+        base = f"{place}.{typing.get_args(op.annotation)[0]}" if op is not None else place
+        for name, field in annotation.model_fields.items():
+            inner = f"{base}.{field.alias or name}".lstrip(".")
+            for mark in field.metadata:
+                if isinstance(mark, Bound):
+                    yield inner, mark
+            yield from bounds(field.annotation, inner, (*seen, annotation))
+        return
+    for part in typing.get_args(annotation):
+        if isinstance(part, Bound):
+            yield place, part
+        else:
+            yield from bounds(part, place, seen)
+
+
+def page() -> str:
+    """The whole page."""
+    rows = dict.fromkeys(
+        f"| `{place}` | {_readable(bound)} | {bound.reason} |\n" for place, bound in bounds(JobSpec, "")
+    )
+    return HEAD + "".join(rows)
+
+
+_POWERS = {INT64: "2^63 - 1", -INT64 - 1: "-2^63", 2**64 - 1: "2^64 - 1"}
+
+
+def _readable(bound: Bound) -> str:
+    if bound.low not in _POWERS and bound.high not in _POWERS:
+        return str(bound)
+    return f"between {_POWERS.get(int(bound.low), bound.low)} and {_POWERS.get(int(bound.high), bound.high)}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"wrote {PAGE.name}\n")
