@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 VALUES, STATE = "values.npz", "state.json"
 OTHER_VARIABLES = (
-    "The components create other variables from the same spec than before. Create layers in the order of a list or dict "
-    "argument, not of a set, and let nothing but the arguments decide which layers there are."
+    "The components create other variables from the same spec than before. Create layers in the order of a list or "
+    "dict argument, not of a set, and let nothing but the arguments decide which layers there are."
 )
 EXTRA = "best/"
 """Values under this prefix belong to the loop (the best weights so far), not to variables."""
