@@ -142,7 +142,7 @@ def _check(value: Any, place: str) -> None:
 
 def _check_class(value: Mapping[str, Any], place: str) -> None:
     name, registered = value["class_name"], value.get("registered_name")
-    if name == "Lambda":
+    if name in ("Lambda", "__lambda__"):
         raise ComponentError(
             f"{place} is a Lambda, which carries code: make it a layer with @tapeworks.component on it"
         )
