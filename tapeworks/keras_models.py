@@ -38,8 +38,8 @@ def model_reference(model: Any, floatx: str) -> dict[str, Any]:
         )
     if is_plain(model):
         document = _document(model)
-        _complete(document, model)
         _check(document, "the model")
+        _complete(document, model)
         return {"component": "functional", "config": {"config": document}}
     cls = type(model)
     if ">" in keras().saving.get_registered_name(cls):
@@ -97,12 +97,12 @@ def _complete(document: dict[str, Any], live: Any) -> None:
         return
     if not is_keras(type(live)):
         return
+    if "inbound_nodes" in document or "build_config" in document:
+        check_rebuilt(document, live.name)
     config.update(left_out(live, config))
     config.update(_learned(live))
     for child, part in _children(config, live):
         _complete(part, child)
-    if "inbound_nodes" in document or "build_config" in document:
-        check_rebuilt(document, live.name)
 
 
 def _children(config: Mapping[str, Any], live: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
