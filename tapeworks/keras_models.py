@@ -67,7 +67,10 @@ def _document(model: Any) -> dict[str, Any]:
         kind = {"module": "keras", "class_name": "Sequential", "registered_name": None}
     else:
         kind = {"module": type(model).__module__, "class_name": "Functional", "registered_name": "Functional"}
-    document: dict[str, Any] = json.loads(json.dumps({**kind, "config": config}))
+    try:
+        document: dict[str, Any] = json.loads(json.dumps({**kind, "config": config}, allow_nan=False))
+    except ValueError as error:
+        raise ComponentError(f"the model's config holds NaN or an infinity, which JSON has not: {error}") from error
     _drop_compiled(document)
     return document
 
