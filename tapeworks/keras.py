@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tapeworks.errors import ComponentError
-from tapeworks.keras_compile import losses, metrics, outputs_of
+from tapeworks.keras_compile import losses, outputs_of
+from tapeworks.keras_metrics import metrics
 from tapeworks.keras_models import is_plain, model_reference
 from tapeworks.keras_references import keras, reference
 from tapeworks.spec import JobSpec

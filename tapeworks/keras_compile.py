@@ -1,7 +1,7 @@
-"""What `compile` was given as losses, weights and metrics, in the form of a spec.
+"""What `compile` was given as losses and their weights, in the form of a spec.
 
-`losses(…)` and `metrics(…)` follow Keras' CompileLoss and CompileMetrics: the same structures mean the same, and what
-`fit` refuses or silently drops raises ComponentError. Outputs are named as a spec names them: by the output's name,
+`losses(…)` follows CompileLoss: the same structures mean the same, and what `fit` refuses or silently drops raises
+ComponentError. Outputs are named as a spec names them: by the output's name,
 its key, or its path (`h/0`).
 """
 
@@ -16,15 +16,7 @@ from tapeworks.errors import ComponentError
 from tapeworks.keras_references import component_name, keras, reference
 from tapeworks.references import Kind
 
-_ACCURACY = ("accuracy", "acc")
 _ENTROPY = ("crossentropy", "ce")
-_LIKE_OUTPUTS = (
-    "BinaryCrossentropy",
-    "BinaryFocalCrossentropy",
-    "CategoricalCrossentropy",
-    "CategoricalFocalCrossentropy",
-)
-"""Losses that take labels of the outputs' own shape only."""
 _REDUCTION = "sum_over_batch_size"
 Path = tuple[Any, ...]
 
@@ -41,12 +33,17 @@ class Outputs:
     @property
     def single(self) -> bool:
         """Whether there is known to be one output that is a tensor."""
-        return self.struct is not None and not _nested(self.struct)
+        return self.struct is not None and not nested(self.struct)
+
+    @property
+    def only(self) -> bool:
+        """Whether there is known to be one tensor, in a list or dict or by itself."""
+        return self.struct is not None and len(keras().tree.flatten(self.struct)) == 1
 
     @property
     def flat(self) -> bool:
         """Whether the outputs are one list, tuple or dict of tensors."""
-        return _nested(self.struct) and len(self.struct) == len(keras().tree.flatten(self.struct))
+        return nested(self.struct) and len(self.struct) == len(keras().tree.flatten(self.struct))
 
     def key(self, path: Path) -> str:
         """What a spec calls the output at a path of the structure."""
@@ -57,7 +54,7 @@ class Outputs:
 
     def width(self, path: Path) -> int | None:
         """The last dimension of an output."""
-        value = self.struct
+        value = self.struct if path or self.struct is None else keras().tree.flatten(self.struct)[0]
         for step in path:
             value = value[step]
         return value.shape[-1] if value is not None and len(value.shape) else None
@@ -70,7 +67,8 @@ def outputs_of(model: Any) -> Outputs:
     return Outputs(getattr(functional, "_outputs_struct", None), tuple(names or ()))
 
 
-def _nested(value: Any) -> bool:
+def nested(value: Any) -> bool:
+    """Whether it is a list, tuple or dict."""
     return bool(keras().tree.is_nested(value)) if value is not None else False
 
 
@@ -92,7 +90,7 @@ def losses(loss: Any, weights: Any, outputs: Outputs, floatx: str) -> Any:
     weighted = _with_weights(*_in_order(loss, weights, outputs))
     leaves = [leaf for leaf in keras().tree.flatten(weighted) if leaf is not None]
     unnamed = not outputs.names and not outputs.single
-    if outputs.single and _nested(weighted):
+    if outputs.single and nested(weighted):
         if len(leaves) != 1:
             raise ComponentError(
                 f"the model has one output and {len(leaves)} losses, of which `fit` uses the first only: give one loss"
@@ -142,22 +140,22 @@ def _by_path(loss: Any, struct: Any, path: Path) -> Iterator[tuple[Path, _Weight
     if loss is None:
         return
     if isinstance(loss, _Weighted):
-        if _nested(struct):
-            raise ComponentError(f"one loss stands for the several outputs at {_told(path)}: give one for each")
+        if nested(struct):
+            raise ComponentError(f"one loss stands for the several outputs at {told(path)}: give one for each")
         yield path, loss
         return
     if struct is not None and isinstance(loss, list | tuple):
-        flat = not any(_nested(item) for item in loss)
+        flat = not any(nested(item) for item in loss)
         if flat and len(loss) == len(tree.flatten(struct)):
             packed = tree.pack_sequence_as(struct, list(loss))
-            yield from _below(packed, struct, path) if _nested(packed) else _by_path(packed, struct, path)
+            yield from _below(packed, struct, path) if nested(packed) else _by_path(packed, struct, path)
             return
-        if not _nested(struct):
+        if not nested(struct):
             for item in loss:
                 yield from _by_path(item, struct, path)
             return
     if struct is not None and not isinstance(loss, type(struct)):
-        raise ComponentError(f"the losses at {_told(path)} are {_kind(loss)}, the outputs there are {_kind(struct)}")
+        raise ComponentError(f"the losses at {told(path)} are {kind_of(loss)}, the outputs there are {kind_of(struct)}")
     yield from _below(loss, struct, path)
 
 
@@ -166,15 +164,17 @@ def _below(loss: Any, struct: Any, path: Path) -> Iterator[tuple[Path, _Weighted
         if item is None:
             continue
         if struct is not None and (key not in struct if isinstance(struct, Mapping) else key >= len(struct)):
-            raise ComponentError(f"there is a loss for the output {_told((*path, key))}, which the model does not have")
+            raise ComponentError(f"there is a loss for the output {told((*path, key))}, which the model does not have")
         yield from _by_path(item, None if struct is None else struct[key], (*path, key))
 
 
-def _told(path: Path) -> str:
+def told(path: Path) -> str:
+    """A path as a message names it."""
     return repr("/".join(str(step) for step in path)) if path else "the top"
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """`a list`, as a message names it."""
     return f"a {type(value).__name__}"
 
 
@@ -193,98 +193,12 @@ def _one(
 
 def _entropy(given: str, outputs: Outputs, path: Path) -> str:
     """`"crossentropy"` is chosen by the shapes of labels and outputs, of which only the outputs' is known here."""
-    if outputs.struct is not None and not _nested(outputs.struct) and outputs.width(()) == 1:
+    if outputs.struct is not None and not nested(outputs.struct) and outputs.width(()) == 1:
         return "binary_crossentropy"
     raise ComponentError(
         f"the loss {given!r} depends on the shape of the labels: give sparse_categorical_crossentropy, "
         "categorical_crossentropy or binary_crossentropy"
     )
-
-
-# ── metrics ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def metrics(given: Any, weighted: Any, loss: Any, outputs: Outputs, floatx: str) -> Any:
-    """The metrics of a role: a list, or lists by output; `weighted_metrics` are marked."""
-    found: dict[Path, list[dict[str, Any]]] = {}
-    for items, marked in ((given, False), (weighted, True)):
-        for path, item in _metrics_by_path(items, outputs, "weighted_metrics" if marked else "metrics"):
-            made = _metric(item, _loss_at(loss, outputs, path), outputs, path, floatx)
-            found.setdefault(path, []).append({**made, "weighted": True} if marked else made)
-    if not found or set(found) == {()}:
-        return [item for items in found.values() for item in items]
-    return {"outputs": {outputs.key(path): items for path, items in found.items()}}
-
-
-def _metrics_by_path(given: Any, outputs: Outputs, argument: str) -> Iterator[tuple[Path, Any]]:
-    tree = keras().tree
-    if not given:
-        return
-    struct = outputs.struct
-    if outputs.single or (struct is None and isinstance(given, list | tuple) and not any(map(_nested, given))):
-        yield from (((), item) for item in tree.flatten(given) if item is not None)
-        return
-    if struct is None or (outputs.flat and _fits(given, outputs)):
-        for key, items in given.items() if isinstance(given, Mapping) else enumerate(given):
-            if outputs.flat and not isinstance(struct, Mapping) and isinstance(given, Mapping):
-                key = outputs.names.index(key)
-            yield from (((key,), item) for item in _listed(items))
-        return
-    yield from _nested_metrics(given, struct, (), argument)
-
-
-def _fits(given: Any, outputs: Outputs) -> bool:
-    """Whether the metrics are a list with an entry for each output, or a dict by their names."""
-    if not isinstance(given, Mapping):
-        return len(given) == len(outputs.struct) and not isinstance(outputs.struct, Mapping)
-    return set(given) <= set(outputs.struct if isinstance(outputs.struct, Mapping) else outputs.names)
-
-
-def _nested_metrics(given: Any, struct: Any, path: Path, argument: str) -> Iterator[tuple[Path, Any]]:
-    if not _nested(struct):
-        yield from ((path, item) for item in _listed(given))
-        return
-    both_lists = isinstance(given, list | tuple) and isinstance(struct, list | tuple)
-    if not _nested(given) or not (both_lists or isinstance(given, type(struct))) or len(given) != len(struct):
-        raise ComponentError(
-            f"{argument} at {_told(path)} must match the outputs there, {_kind(struct)} of {len(struct)}: "
-            "give a list with an entry for each output, or a dict by output"
-        )
-    for key, items in given.items() if isinstance(given, Mapping) else enumerate(given):
-        if isinstance(struct, Mapping) and key not in struct:
-            raise ComponentError(f"{argument} name the output {_told((*path, key))}, which the model does not have")
-        yield from _nested_metrics(items, struct[key], (*path, key), argument)
-
-
-def _listed(items: Any) -> list[Any]:
-    return [item for item in (items if isinstance(items, list | tuple) else [items]) if item is not None]
-
-
-def _loss_at(loss: Any, outputs: Outputs, path: Path) -> Any:
-    """The component of the loss of an output, from the losses of the spec."""
-    if isinstance(loss, Mapping) and "outputs" in loss:
-        loss = loss["outputs"].get(outputs.key(path))
-    return loss["component"] if isinstance(loss, Mapping) else None
-
-
-def _metric(given: Any, loss: Any, outputs: Outputs, path: Path, floatx: str) -> dict[str, Any]:
-    if isinstance(given, str) and given.lower() in _ACCURACY:
-        return {"component": _accuracy(loss, outputs, path), "config": {"name": given}}
-    made = measure(given, Kind.METRIC, floatx)
-    if made["component"].startswith("keras/") and (isinstance(given, str) or inspect.isfunction(given)):
-        made["config"] = {**made["config"], "name": given if isinstance(given, str) else given.__name__}
-    return made
-
-
-def _accuracy(loss: Any, outputs: Outputs, path: Path) -> str:
-    """`"accuracy"` is chosen by the shapes of labels and outputs: where the loss does not say it, in the job."""
-    if outputs.struct is not None and outputs.width(path) == 1:
-        return "keras/BinaryAccuracy"
-    if outputs.struct is not None and loss == "keras/SparseCategoricalCrossentropy":
-        return "keras/SparseCategoricalAccuracy"
-    if outputs.struct is not None and loss in [f"keras/{name}" for name in _LIKE_OUTPUTS]:
-        return "keras/CategoricalAccuracy"
-    return "accuracy"
 
 
 # ── one loss or metric ───────────────────────────────────────────────────────────────────────────

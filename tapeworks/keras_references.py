@@ -152,7 +152,11 @@ def left_out(obj: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 def argument_value(obj: Any, argument: str, value: Any, what: str, floatx: str) -> Any:
     """An argument of a config as JSON; objects in it become references, from the object itself where it holds one."""
     held = vars(obj).get("_init_arguments")  # what `__init__` of a component was called with
-    if held is not None and argument in held.values and argument not in base_arguments(reference_kind(type(obj))):
+    if (
+        held is not None
+        and argument in held.values
+        and argument not in base_arguments(reference_kind(type(obj)) or Kind.LAYER)
+    ):
         return _value(held.values[argument], what, floatx)
     if isinstance(value, Mapping) and "class_name" in value and not _is_plain_form(value):
         for attribute in (argument, f"_{argument}"):

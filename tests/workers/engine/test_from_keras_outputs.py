@@ -64,7 +64,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "a list for a tuple": ("tuple", {"loss": ["mse", "mae"], "metrics": ["mae", "mse"]}),
     "a dict": ("dict", {"loss": {"p": "mae", "q": "mse"}, "loss_weights": {"q": 0.2, "p": 1.0}}),
     "a dict for one output": ("dict", {"loss": {"p": "mae"}, "metrics": {"p": ["mae"], "q": ["mae"]}}),
-    "a list for a dict": ("dict", {"loss": ["mse", "mae"], "loss_weights": [0.2, 1.0]}),
+    "a list for a dict": ("dict", {"loss": ["mse", "mae"], "loss_weights": [0.2, 1.0], "metrics": ["mae", "mse"]}),
     "a nest": (
         "nest",
         {
@@ -79,7 +79,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "one output, a weight": ("single", {"loss": "mse", "loss_weights": 0.25}),
     "one output, a list": ("single", {"loss": ["mse"], "loss_weights": [0.25], "metrics": [["mae", "mse"]]}),
     "one output, a dict": ("single", {"loss": {"a": "mse"}, "loss_weights": {"a": 0.25}, "metrics": {"a": "mae"}}),
-    "one output in a list": ("one", {"loss": ["mse"], "metrics": ["mae"]}),
+    "one output in a list": ("one", {"loss": ["mse"], "metrics": ["mae", "mse"]}),
     "a class": (
         "list",
         {"loss": [keras.losses.MeanSquaredError, "MAE"], "metrics": [keras.metrics.MeanSquaredError, []]},
