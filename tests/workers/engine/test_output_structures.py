@@ -10,9 +10,10 @@ import pytest
 
 from tapeworks.errors import JobFailure
 from tapeworks.loading import load_components
+from tapeworks.spec import JobSpec
 from tapeworks_workers.engine.saving import compile_arguments, save_keras
 from tests.workers.engine.output_parts import functional
-from tests.workers.engine.trainings import Trained, job, prepared
+from tests.workers.engine.trainings import Trained, job, prepared, trained
 
 load_components([Path(__file__).with_name("output_parts.py")])
 
@@ -100,18 +101,22 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
-def ready(case: Case, kind: str, folder: Path) -> Trained:
-    """The job of a case before its first step."""
+def spec_of(case: Case, kind: str, **training: Any) -> JobSpec:
+    """The job of a case."""
     model = (
         {"component": "outs/Heads", "config": {"form": case.form}} if kind == "subclassed" else functional(case.form)
     )
     source = {"component": "outs/Targets", "config": {"form": case.y or case.form, "weights": case.weights}}
-    spec = job(
+    return job(
         data={"source": source, "validation": TAIL, "pipeline": [{"op": "batch", "batch_size": 8}]},
-        model=model, loss=case.loss, metrics=case.metrics, training={"epochs": 3},
+        model=model, loss=case.loss, metrics=case.metrics, training={"epochs": 3, **training},
         optimizer={"component": "keras/SGD", "config": {"learning_rate": 0.01}},
     )  # fmt: skip
-    return prepared(spec, folder)
+
+
+def ready(case: Case, kind: str, folder: Path) -> Trained:
+    """Everything up to the first step."""
+    return prepared(spec_of(case, kind), folder)
 
 
 def compare(case: Case, kind: str, folder: Path) -> None:
@@ -174,6 +179,17 @@ def test_the_saved_model_goes_on_in_fit(tmp_path: Path, name: str, kind: str) ->
     found = keras.models.load_model(file).evaluate(ours.data.validation.dataset(0), return_dict=True, verbose=0)
     logs = {name.removeprefix("val_"): v for name, v in ours.training.counters.logs.items() if name.startswith("val_")}
     assert found == pytest.approx(logs, rel=1e-5)
+
+
+@pytest.mark.parametrize("plan", ["steps", "eager"])
+def test_losses_of_outputs_go_on_after_a_pause(tmp_path: Path, plan: str) -> None:
+    """From a checkpoint in the middle of an epoch; without a graph they are made by the first step."""
+    case = CASES["by position"]
+    spec = spec_of(case, "subclassed", checkpoint={"every_steps": 2, "keep": 9}, execution={"plan": plan})
+    straight = trained(spec, tmp_path / "straight")
+    again = trained(spec, tmp_path / "again", resume=straight.checkpoints()[0])
+    assert again.training.counters.logs == straight.training.counters.logs
+    assert again.history("mean_squared_error_loss") == straight.history("mean_squared_error_loss")
 
 
 def test_an_output_that_the_model_does_not_have(tmp_path: Path) -> None:
