@@ -75,7 +75,6 @@ class OutputLoss:
             if crossing.certain:
                 raise JobFailure(FailureCode.BROADCAST_LOSS, told.message, hint=told.hint, location=told.location)
             self._note(told)
-            return
 
     def _note(self, note: Note) -> None:
         """Each kind once: validation is traced too, and says the same."""
