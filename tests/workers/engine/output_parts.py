@@ -84,6 +84,23 @@ class Squared(keras.losses.Loss):
         return tf.square(y_true - y_pred)
 
 
+@component("outs/Squeezed")
+class Squeezed(keras.losses.Loss):
+    """Squeezes the outputs alone: pairs, perhaps meant."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return tf.abs(y_true - tf.squeeze(y_pred, -1))
+
+
+@component("outs/SqueezedTwice")
+class SqueezedTwice(Squeezed):
+    """A second term that is certainly a mistake."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        pairs = super().call(y_true, y_pred)
+        return tf.reduce_mean(pairs, -1) + tf.reduce_sum(tf.reduce_sum(y_true, -1) * y_pred, -1)
+
+
 @component("outs/PairsMeant")
 class PairsMeant(Squared):
     """Every label against every output, on purpose."""

@@ -46,6 +46,15 @@ def test_a_loss_of_n_by_n_pairs_is_refused(shape: list[int], model: Any, loss: s
     assert f"loss {loss!r} broadcasts {says}" in found.message
 
 
+def test_a_squeeze_makes_it_a_warning(tmp_path: Path) -> None:
+    """The author touched the shape: pairs may be meant, and it trains as in `fit`."""
+    result = trained(job(data=labels(shape=[1]), model=COLUMN, loss="outs/Squeezed"), tmp_path)
+    (told,) = result.events("diagnostic")
+    assert told["code"] == "broadcast_loss"
+    assert "y of shape (n, 1) against outputs of shape (n,)" in told["message"]
+    assert failure(data=labels(shape=[1]), model=COLUMN, loss="outs/SqueezedTwice").code == "broadcast_loss"
+
+
 def test_its_line_is_the_users_own(tmp_path: Path) -> None:
     told = attempt(job(data=labels(shape=[1]), model=FLAT, loss="outs/Squared"), tmp_path, kind="validate")[-1][
         "failure"

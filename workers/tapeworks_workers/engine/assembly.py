@@ -161,6 +161,8 @@ def assemble(
             inputs=_selection(step, models, input_specs, element_spec),
             remarks=remarks, architectures=start.inputs.used,
         )  # fmt: skip
+        for loss in losses.values():
+            loss.pending = assembly.pending
         run.training_step = step
         run.datasets = WhenAsked({name: partial(_selected, assembly, given, name) for name in given})
         step.build(run)

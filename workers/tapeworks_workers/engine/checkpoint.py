@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,13 @@ def _check_outside(assembly: Assembly, state: Snapshot) -> None:
 
 
 def _made_by_tracing(assembly: Assembly, name: str) -> bool:
-    """Whether tracing makes or resets the variable: the means, and those of metrics built at their first update."""
+    """Whether tracing makes or resets the variable: the means, and those of metrics built at their first update.
+
+    So are the means of the losses of several outputs, whose names are the outputs'.
+    """
+    tracked = any(loss.tracked and not loss.trackers for loss in assembly.losses.values())
+    if tracked and re.fullmatch(r"metrics/.+_loss/\d+", name):
+        return True
     unbuilt = [f"metrics/{item.name}/" for item in assembly.all_metrics() if not is_built(item.metric)]
     return (name == "run/means" and "training" not in assembly.means) or name.startswith(tuple(unbuilt))
 

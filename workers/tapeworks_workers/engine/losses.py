@@ -75,7 +75,6 @@ class OutputLoss:
             if crossing.certain:
                 raise JobFailure(FailureCode.BROADCAST_LOSS, told.message, hint=told.hint, location=told.location)
             self._note(told)
-            return
 
     def _note(self, note: Note) -> None:
         """Each kind once: validation is traced too, and says the same."""
@@ -116,6 +115,8 @@ class RoleLoss:
     """Whether the losses of several outputs are reported one by one."""
     trackers: list[RoleMetric] = field(default_factory=list)
     """Their means over the batches, made when a trace shows the outputs."""
+    pending: dict[str, Any] = field(default_factory=dict)
+    """Restored values of variables that are made later; the assembly's."""
     structure: Any = None
     """The structure of the outputs at the last call, a number for each."""
     of_output: list[list[OutputLoss]] = field(default_factory=list)
@@ -157,6 +158,11 @@ class RoleLoss:
         if not self.trackers:
             with outside_trace():
                 self.trackers = [RoleMetric(name, keras.metrics.Mean(name=name), None, False) for name in named]
+                for tracker in self.trackers:
+                    for index, variable in enumerate(tracker.metric.variables):
+                        value = self.pending.pop(f"metrics/{tracker.name}/{index}", None)
+                        if value is not None:
+                            variable.assign(value)
         for tracker in self.trackers:
             tracker.metric.update_state(named[tracker.name])
 

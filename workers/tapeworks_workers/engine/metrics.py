@@ -150,7 +150,6 @@ def _update(item: RoleMetric, y: Any, y_pred: Any, sample_weight: Any) -> None:
             raise JobFailure(FailureCode.BROADCAST_LOSS, note.message, hint=note.hint, location=note.location)
         if not item.notes:
             item.notes.append(note)
-        return
 
 
 def is_built(metric: keras.metrics.Metric) -> bool:
