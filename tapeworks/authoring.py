@@ -145,6 +145,8 @@ class TrainingStep:
     exported: Sequence[str] | None = None
     directions: Mapping[str, Literal["min", "max"]] = {}  # a declaration
     """Name of a returned scalar → which of its values is the best, for `mode: "auto"`; `loss` needs none."""
+    reports_output_losses: bool = False
+    """Whether the losses of a model's outputs are reported one by one as well, as `fit` does: `a_loss`, `b_loss`."""
 
     def build(self, run: Run) -> None:
         """Create variables and statistics; called once, outside any trace, after the models are built."""

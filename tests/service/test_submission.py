@@ -160,6 +160,8 @@ def test_one_job_uses_one_version_of_a_name(api: httpx.Client, worker: HandWorke
     one, two = ({"component": "focal", "version": version} for version in ("1", "2"))
     document = {**GAN, "losses": {"adversarial": {"outputs": {"a": one, "b": two}}}}
     assert ("/losses/adversarial/outputs/b/version", "invalid_value") in findings(api, document)
+    document = {**GAN, "losses": {"adversarial": {"outputs": {"a": [one, two], "b": None}}}}
+    assert ("/losses/adversarial/outputs/a/1/version", "invalid_value") in findings(api, document)
 
 
 @pytest.mark.parametrize(
@@ -286,3 +288,18 @@ def test_a_job_without_a_time_limit_gets_the_operators(own_sqlite_service: Any) 
         assert worker.submit(spec())["spec"]["limits"]["timeout_seconds"] == 3600.0
         assert worker.lease().lease["timeout_seconds"] == pytest.approx(3600.0, abs=5)
         assert worker.submit(spec(limits={"timeout_seconds": 7200.0}))["spec"]["limits"]["timeout_seconds"] == 7200.0
+
+
+def test_the_order_of_an_object_is_kept_from_post_to_lease(api: httpx.Client, worker: HandWorker) -> None:
+    names = ["zeta", "alpha", "10", "2", "Beta", "aa", "b"]  # neither sorted, nor by length, nor numbers first
+    sources = {name: {"source": "digits", "pipeline": []} for name in names}
+    labels = {name: name for name in reversed(names)}
+    document = {**zipped({"source": "digits", "pipeline": []}), "labels": labels}
+    document["data"]["source"]["config"]["sources"] = sources
+    assert list(api.post("/v1/jobs/validate", json=document).json()["spec"]["labels"]) == list(labels)
+    made = api.post("/v1/jobs", json=document)
+    assert made.status_code == 201, made.text
+    leased = worker.lease().lease["spec"]
+    for found in (made.json()["spec"], worker.job(made.json()["id"])["spec"], leased):
+        assert list(found["data"]["source"]["config"]["sources"]) == names
+        assert list(found["labels"]) == list(labels)

@@ -108,7 +108,7 @@ def _outputs(model: Any) -> Sequence[str]:
 
 def _of_metric(metric: RoleMetric, name: str) -> Direction | None:
     who = f"the metric {metric.component or metric.name!r}"
-    component = registry.find(Kind.METRIC, metric.component)
+    component = registry.find(Kind.METRIC, metric.component or "")
     declared: Any = None if component is None else component.direction
     if isinstance(declared, Mapping):
         declared = declared.get(name.removeprefix(metric.name).removeprefix("_"))
