@@ -101,6 +101,19 @@ class SqueezedTwice(Squeezed):
         return tf.reduce_mean(pairs, -1) + tf.reduce_sum(tf.reduce_sum(y_true, -1) * y_pred, -1)
 
 
+@component("outs/Reduced")
+class Reduced(keras.Model):
+    """Means over the batch."""
+
+    def __init__(self, units: int = 2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+        self.dense = keras.layers.Dense(units)
+
+    def call(self, x: Any) -> Any:
+        return tf.reduce_mean(self.dense(x), axis=0)
+
+
 @component("outs/PairsMeant")
 class PairsMeant(Squared):
     """Every label against every output, on purpose."""

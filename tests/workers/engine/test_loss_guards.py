@@ -55,6 +55,14 @@ def test_a_squeeze_makes_it_a_warning(tmp_path: Path) -> None:
     assert failure(data=labels(shape=[1]), model=COLUMN, loss="outs/SqueezedTwice").code == "broadcast_loss"
 
 
+def test_outputs_of_a_batch_that_lost_its_examples_are_a_warning(tmp_path: Path) -> None:
+    data = {**labels(shape=[1]), "validation": None}
+    spec = job(data=data, model={"component": "outs/Reduced", "config": {"units": 1}}, loss="keras/MeanSquaredError")
+    (told,) = prepared(spec, tmp_path).events("diagnostic")
+    assert told["code"] == "broadcast_loss"
+    assert "outputs of shape (1,) have no example axis, y of shape (n, 1) has" in told["message"]
+
+
 def test_its_line_is_the_users_own(tmp_path: Path) -> None:
     told = attempt(job(data=labels(shape=[1]), model=FLAT, loss="outs/Squared"), tmp_path, kind="validate")[-1][
         "failure"

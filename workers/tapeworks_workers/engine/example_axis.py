@@ -137,6 +137,23 @@ def note_of(crossing: Crossing, what: str, component: str) -> Note:
     )
 
 
+def without_examples(y_true: tf.Tensor, y_pred: tf.Tensor) -> str | None:
+    """What is wrong where one of y and outputs has the shape of one example of the other; None elsewhere."""
+    if y_true.shape.rank is None or y_pred.shape.rank is None:
+        return None
+    for (name, one), (other, batch) in (((OUTPUTS, y_pred), (Y, y_true)), ((Y, y_true), (OUTPUTS, y_pred))):
+        if one.shape.is_fully_defined() and batch.shape.rank == one.shape.rank + 1 and batch.shape[0] is None:
+            if one.shape.rank > 0 and batch.shape[1:].as_list() == one.shape.as_list():
+                return (
+                    f"{name} of shape {tuple(one.shape)} have no example axis, {other} of shape ({_sizes(batch)}) has"
+                )
+    return None
+
+
+def _sizes(tensor: tf.Tensor) -> str:
+    return ", ".join(["n", *map(str, tensor.shape.as_list()[1:])])
+
+
 def declared(measure: Any, attribute: str) -> Any:
     """An attribute of a loss or metric, or of the function behind it; None where neither has it."""
     behind = getattr(measure, "fn", None) or getattr(measure, "_fn", None)

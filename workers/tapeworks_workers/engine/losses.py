@@ -18,7 +18,7 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine import logits, outputs
 from tapeworks_workers.engine.error_owners import of_part, shapes
-from tapeworks_workers.engine.example_axis import Added, crossings, declared, note_of, traced
+from tapeworks_workers.engine.example_axis import Added, crossings, declared, note_of, traced, without_examples
 from tapeworks_workers.engine.label_ranges import LabelRanges, takes_labels
 from tapeworks_workers.engine.metrics import RoleMetric
 from tapeworks_workers.engine.traces import Note
@@ -70,6 +70,10 @@ class OutputLoss:
             self._examined = True
             added, (y_true, y_pred) = traced(getattr(self.loss, "call", self.loss), (y_true, y_pred))
             sample_weight = None
+        if (lost := without_examples(y_true, y_pred)) is not None:
+            hint = "Keep the batch axis: reduce over axis 1 and later. If it is meant, set pairwise = True on the loss."
+            place = Location(component=self.component)
+            self._note(Note(FailureCode.BROADCAST_LOSS, f"loss {self.component!r}: {lost}", hint, place))
         roots = added.roots(y=y_true, outputs=y_pred, weights=sample_weight)
         for crossing in crossings(added.operations, roots):
             told = note_of(crossing, f"loss {self.component!r}", self.component)
