@@ -1,0 +1,230 @@
+"""Random models: sequential, functional and subclassed; of vectors, several vectors, tokens and masked series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from qualification.differential.choices import Choices
+from qualification.differential.heads import Head, head
+from qualification.differential.networks import HOOKS
+from qualification.differential.parts import Part, glorot, layer
+from tapeworks.references import Kind
+
+STEPS, VOCABULARY = 5, 9
+
+
+@dataclass(frozen=True)
+class Model:
+    """How a model is made, what it takes and gives."""
+
+    style: str
+    inputs: Callable[[np.random.Generator, int], Any]
+    """A nest of arrays for a number of rows."""
+    heads: dict[str, Head]
+    structure: str
+    """Of the outputs: `one`, `list`, `tuple` or `dict`."""
+    sequence: bool
+    """Whether an output is of the shape (n, steps, width)."""
+    made: Callable[[], Any]
+    component: dict[str, Any] | None
+    """The model in a spec written by hand; None where only `from_keras` writes it."""
+    text: str
+
+
+def model(choices: Choices) -> Model:
+    """A random model."""
+    return choices.one((_sequential, _sequential, _functional, _functional, _functional, _subclassed))(choices)
+
+
+# ── layers ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _regularizers(choices: Choices, *places: str) -> dict[str, Any]:
+    kinds = (
+        Part(Kind.REGULARIZER, "keras/L2", {"l2": 0.05}),
+        Part(Kind.REGULARIZER, "keras/L1L2", {"l1": 0.01, "l2": 0.02}),
+        Part(Kind.REGULARIZER, "keras/OrthogonalRegularizer", {"factor": 0.01, "mode": "columns"}),
+    )
+    return {
+        f"{place}_regularizer": choices.one(kinds[: 2 if place != "kernel" else 3])
+        for place in places
+        if choices.chance(0.2)
+    }
+
+
+def _dense(choices: Choices, units: int, activation: str | None, **more: Any) -> Part:
+    config = {"units": units, "activation": activation, "kernel_initializer": glorot(choices.integer(0, 99)), **more}
+    config |= _regularizers(choices, "kernel", "bias", "activity")
+    constraints = (
+        Part(Kind.CONSTRAINT, "keras/MaxNorm", {"max_value": 0.8, "axis": 0}),
+        Part(Kind.CONSTRAINT, "keras/NonNeg", {}),
+        Part(Kind.CONSTRAINT, "keras/UnitNorm", {"axis": 0}),
+    )
+    config |= choices.config(0.1, kernel_constraint=constraints)
+    config |= choices.config(0.1, use_bias=(False,))
+    config |= choices.config(0.08, trainable=(False,)) if "name" not in more else {}
+    return layer("Dense", **config)
+
+
+def _body(choices: Choices) -> list[Part]:
+    """Layers that keep a nest of vectors (n, …, features) one."""
+    made = []
+    for _ in range(choices.integer(1, 3)):
+        activation = choices.one(("relu", "tanh", "gelu", None))
+        options: tuple[Callable[[], Part], ...] = (
+            lambda activation=activation: _dense(choices, choices.one((4, 6)), activation),  # type: ignore[misc]
+            lambda activation=activation: _dense(choices, choices.one((4, 6)), activation),  # type: ignore[misc]
+            lambda: layer(
+                "BatchNormalization", **choices.config(0.5, momentum=(0.5,), scale=(False,), center=(False,))
+            ),
+            lambda: layer("LayerNormalization", **choices.config(0.4, epsilon=(0.01,), rms_scaling=(False,))),
+            lambda: layer("Dropout", rate=0.0),
+            lambda: layer("ActivityRegularization", **choices.config(0.7, l1=(0.01,), l2=(0.02,))),
+            lambda: layer("PReLU"),
+            lambda: layer("differential/Shift", **choices.config(0.6, penalty=(0.1,))),
+            lambda: layer("Activation", activation="swish"),
+        )
+        made.append(choices.one(options)())
+    return made
+
+
+def _recurrent(choices: Choices) -> Part:
+    kind = choices.one(("LSTM", "GRU", "SimpleRNN"))
+    recurrent = Part(Kind.INITIALIZER, "keras/Orthogonal", {"seed": 3})
+    config = {"units": 4, "kernel_initializer": glorot(5), "recurrent_initializer": recurrent, "return_sequences": True}
+    config |= choices.config(0.2, go_backwards=(True,))
+    return layer(kind, **config, **_regularizers(choices, "kernel"))
+
+
+def _sequence_body(choices: Choices, *, tokens: bool) -> tuple[list[Part], bool]:
+    """Layers over steps, and whether there are steps still at the end."""
+    if tokens:
+        embedding = {"input_dim": VOCABULARY, "output_dim": 4, "mask_zero": choices.chance(0.75)}
+        embedding |= {"embeddings_initializer": Part(Kind.INITIALIZER, "keras/RandomUniform", {"seed": 4})}
+        made = [layer("Embedding", **embedding, **_regularizers(choices, "embeddings"))]
+    else:
+        made = [layer("Masking", mask_value=0.0)] if choices.chance(0.75) else []
+    if choices.chance(0.6):
+        made.append(_recurrent(choices))
+    made += _body(choices) if choices.chance(0.6) else []
+    if choices.chance(0.5):
+        return made, True
+    return [
+        *made,
+        choices.one(
+            (layer("GlobalAveragePooling1D"), layer("Flatten") if not tokens else layer("GlobalAveragePooling1D"))
+        ),
+    ], False
+
+
+# ── inputs ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _vectors(random: np.random.Generator, rows: int) -> np.ndarray:
+    return random.normal(size=(rows, 5))
+
+
+def _tokens(random: np.random.Generator, rows: int) -> np.ndarray:
+    drawn = random.integers(1, VOCABULARY, size=(rows, STEPS))
+    return np.where(np.arange(STEPS) < random.integers(1, STEPS + 1, size=(rows, 1)), drawn, 0)
+
+
+def _series(random: np.random.Generator, rows: int) -> np.ndarray:
+    drawn = random.normal(size=(rows, STEPS, 3))
+    return np.where((np.arange(STEPS) < random.integers(1, STEPS + 1, size=(rows, 1)))[..., None], drawn, 0.0)
+
+
+_INPUTS: dict[str, tuple[Any, tuple[int, ...], str | None]] = {
+    "vector": (_vectors, (5,), None),
+    "tokens": (_tokens, (STEPS,), "int64"),
+    "series": (_series, (STEPS, 3), None),
+}
+
+
+def _trunk(choices: Choices) -> tuple[str, list[Part], bool]:
+    """The kind of input, the layers after it, and whether steps are left at their end."""
+    kind = choices.one(("vector", "vector", "tokens", "series"))
+    if kind == "vector":
+        return kind, _body(choices), False
+    layers, sequence = _sequence_body(choices, tokens=kind == "tokens")
+    return kind, layers, sequence
+
+
+# ── styles ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _sequential(choices: Choices) -> Model:
+    kind, layers, sequence = _trunk(choices)
+    only = head(choices, sequence=sequence)
+    layers = [*layers, _dense(choices, only.width, only.activation, name="head")]
+    inputs, shape, dtype = _INPUTS[kind]
+
+    def made() -> Any:
+        return keras.Sequential([keras.Input(shape, dtype=dtype), *(part.made() for part in layers)])
+
+    component = {"component": "sequential", "config": {"layers": [part.reference() for part in layers]}}
+    return Model("sequential", inputs, {"head": only}, "one", sequence, made, component, f"{kind} → {layers}")
+
+
+def _functional(choices: Choices) -> Model:
+    kind, layers, sequence = _trunk(choices)
+    pair = choices.one(("list", "tuple", "dict")) if kind == "vector" and choices.chance(0.4) else None
+    count = choices.one((1, 1, 2, 2, 3))
+    structure = choices.one(("list", "tuple", "dict")) if count > 1 else choices.one(("one", "one", "dict", "list"))
+    # The layers' names are not in the order of the outputs.
+    names = choices.some(("b", "a", "zed"), count, count)
+    heads = _heads(choices, names, sequence)
+    ends = {name: _dense(choices, one.width, one.activation, name=name) for name, one in heads.items()}
+    keys = {name: name if choices.chance(0.8) else f"key_{name}" for name in names} if structure == "dict" else {}
+    inputs, shape, dtype = _INPUTS[kind]
+
+    def nest(random: np.random.Generator, rows: int) -> Any:
+        if pair is None:
+            return inputs(random, rows)
+        two = {"second": random.normal(size=(rows, 3)), "first": random.normal(size=(rows, 2))}
+        return two if pair == "dict" else (list if pair == "list" else tuple)(two.values())
+
+    def made() -> Any:
+        if pair is None:
+            given = x = keras.Input(shape, dtype=dtype)
+        else:
+            two = {"second": keras.Input((3,), name="second"), "first": keras.Input((2,), name="first")}
+            given = two if pair == "dict" else list(two.values())
+            x = keras.layers.Concatenate()(list(two.values()))
+        for part in layers:
+            x = part.made()(x)
+        outputs = {name: end.made()(x) for name, end in ends.items()}
+        if structure == "one":
+            return keras.Model(given, next(iter(outputs.values())))
+        if structure == "dict":
+            return keras.Model(given, {keys[name]: output for name, output in outputs.items()})
+        return keras.Model(given, (tuple if structure == "tuple" else list)(outputs.values()))
+
+    named = {keys.get(name, name): one for name, one in heads.items()}
+    text = f"{kind if pair is None else pair} → {layers} → {structure} of {list(ends.values())} keys {list(named)}"
+    return Model("functional", nest, named, structure, sequence, made, None, text)
+
+
+def _heads(choices: Choices, names: list[str], sequence: bool) -> dict[str, Head]:
+    """A head for each output; sometimes one and the same, so that one loss suits all."""
+    if choices.chance(0.3):
+        return dict.fromkeys(names, head(choices, sequence=sequence))
+    return {name: head(choices, sequence=sequence) for name in names}
+
+
+def _subclassed(choices: Choices) -> Model:
+    count = choices.one((1, 1, 2))
+    structure = choices.one(("list", "tuple", "dict")) if count > 1 else choices.one(("one", "one", "dict"))
+    names = choices.some(("b", "a", "zed"), count, count)
+    heads = _heads(choices, names, False)
+    widths = [one.width for one in heads.values()]
+    activations = [one.activation for one in heads.values()]
+    config = {"widths": widths, "names": names, "activations": activations, "structure": structure}
+    config |= choices.config(0.3, penalty=(0.1,), normalize=(True,), hidden=(3,))
+    part = Part(Kind.MODEL, f"differential/{choices.one(HOOKS)}", config)
+    return Model(part.name, _vectors, heads, structure, False, part.made, part.reference(), str(part))
