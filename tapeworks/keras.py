@@ -41,14 +41,13 @@ def from_keras(model: Any, *, data: Mapping[str, Any], epochs: int = 1, **fields
     outputs = list(getattr(model, "output_names", None) or [])
     loss = _serialized(model.loss)
     optimizer = _reference(compiled["optimizer"], "the optimizer")
-    accumulated = optimizer["config"].pop("gradient_accumulation_steps", 1)  # the job does this by itself
     parts = {
         "data": dict(data),
         "model": _model(model),
         "optimizer": optimizer,
         "loss": _losses(loss, compiled.get("loss_weights"), outputs),
         "metrics": _metrics(compiled, loss, outputs, model),
-        "training": {"epochs": epochs, "gradient_accumulation": accumulated, **fields.pop("training", {})},
+        "training": {"epochs": epochs, **fields.pop("training", {})},
     }
     return JobSpec.model_validate({**{key: value for key, value in parts.items() if value is not None}, **fields})
 

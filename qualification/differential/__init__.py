@@ -1,4 +1,4 @@
-"""A differential fuzzer: random small set-ups, trained by `keras.Model.fit` and by the engine, must be the same training.
+"""A differential fuzzer: random small set-ups are trained by `keras.Model.fit` and by the engine, to the same result.
 
     python -m qualification.differential --count 500 --seed 1     # 500 set-ups
     python -m qualification.differential --only 1234               # reproduce one

@@ -51,7 +51,11 @@ def fitted(setup: Setup, model: keras.Model) -> Training:
         model(keras.tree.map_structure(tf.convert_to_tensor, batch[0]))
     names, start = values(model)
     curve = _Curve()
-    options: dict[str, Any] = {"epochs": setup.epochs, "shuffle": False, "verbose": 0, "callbacks": [curve]}
+    callbacks = [curve]
+    if model.optimizer.use_ema:
+        # The engine validates the averages, and says so: this is how `fit` does.
+        callbacks.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=False))
+    options: dict[str, Any] = {"epochs": setup.epochs, "shuffle": False, "verbose": 0, "callbacks": callbacks}
     if setup.from_arrays:
         history = model.fit(x, y, sample_weight=weight, batch_size=BATCH, validation_batch_size=BATCH,
                             validation_data=setup.validation, **options)  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 from qualification.differential.choices import Choices
 from qualification.differential.heads import Head, head
 from qualification.differential.networks import HOOKS
-from qualification.differential.parts import Part, glorot, layer
+from qualification.differential.parts import Part, start, layer
 from tapeworks.references import Kind
 
 STEPS, VOCABULARY = 5, 9
@@ -58,7 +58,7 @@ def _regularizers(choices: Choices, *places: str) -> dict[str, Any]:
 
 
 def _dense(choices: Choices, units: int, activation: str | None, **more: Any) -> Part:
-    config = {"units": units, "activation": activation, "kernel_initializer": glorot(choices.integer(0, 99)), **more}
+    config = {"units": units, "activation": activation, "kernel_initializer": start(choices.integer(0, 99)), **more}
     config |= _regularizers(choices, "kernel", "bias", "activity")
     constraints = (
         Part(Kind.CONSTRAINT, "keras/MaxNorm", {"max_value": 0.8, "axis": 0}),
@@ -82,8 +82,8 @@ def _body(choices: Choices) -> list[Part]:
             lambda: layer(
                 "BatchNormalization", **choices.config(0.5, momentum=(0.5,), scale=(False,), center=(False,))
             ),
-            lambda: layer("LayerNormalization", **choices.config(0.4, epsilon=(0.01,), rms_scaling=(False,))),
-            lambda: layer("Dropout", rate=0.0),
+            lambda: layer("LayerNormalization", **choices.config(0.4, epsilon=(0.01,))),
+            lambda: layer("Dropout", rate=choices.one((0.0, 0.3)), seed=7),
             lambda: layer("ActivityRegularization", **choices.config(0.7, l1=(0.01,), l2=(0.02,))),
             lambda: layer("PReLU"),
             lambda: layer("differential/Shift", **choices.config(0.6, penalty=(0.1,))),
@@ -96,8 +96,10 @@ def _body(choices: Choices) -> list[Part]:
 def _recurrent(choices: Choices) -> Part:
     kind = choices.one(("LSTM", "GRU", "SimpleRNN"))
     recurrent = Part(Kind.INITIALIZER, "keras/Orthogonal", {"seed": 3})
-    config = {"units": 4, "kernel_initializer": glorot(5), "recurrent_initializer": recurrent, "return_sequences": True}
+    config = {"units": 4, "kernel_initializer": start(5), "recurrent_initializer": recurrent, "return_sequences": True}
     config |= choices.config(0.2, go_backwards=(True,))
+    config |= choices.config(0.15, dropout=(0.2,))
+    config |= {"seed": 8} if "dropout" in config else {}
     return layer(kind, **config, **_regularizers(choices, "kernel"))
 
 
@@ -114,12 +116,8 @@ def _sequence_body(choices: Choices, *, tokens: bool) -> tuple[list[Part], bool]
     made += _body(choices) if choices.chance(0.6) else []
     if choices.chance(0.5):
         return made, True
-    return [
-        *made,
-        choices.one(
-            (layer("GlobalAveragePooling1D"), layer("Flatten") if not tokens else layer("GlobalAveragePooling1D"))
-        ),
-    ], False
+    pooled = ["GlobalAveragePooling1D", "GlobalAveragePooling1D" if tokens else "Flatten"]
+    return [*made, layer(choices.one(pooled))], False
 
 
 # ── inputs ───────────────────────────────────────────────────────────────────────────────────────

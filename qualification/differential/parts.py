@@ -58,12 +58,9 @@ class Part:
 
     def __str__(self) -> str:
         given = ", ".join(f"{key}={value}" for key, value in self.config.items())
+        form = f" as {self.form}" if self.form != "instance" else ""
         changed = f" changed by {self.change.__name__}" if self.change is not None else ""
-        return (
-            f"{self.name.removeprefix('keras/')}({given})"
-            + (f" as {self.form}" if self.form != "instance" else "")
-            + changed
-        )
+        return f"{self.name.removeprefix('keras/')}({given}){form}{changed}"
 
     __repr__ = __str__
 
@@ -92,6 +89,7 @@ def metric(name: str, form: str = "instance", /, **config: Any) -> Part:
     return Part(Kind.METRIC, name if "/" in name else f"keras/{name}", config, form)
 
 
-def glorot(seed: int) -> Part:
+def start(seed: int) -> Part:
     """An initialiser that gives both sides one start."""
-    return Part(Kind.INITIALIZER, "keras/GlorotUniform", {"seed": seed})
+    kinds = ("GlorotUniform", "HeNormal", "TruncatedNormal", "Orthogonal", "LecunUniform", "RandomNormal")
+    return Part(Kind.INITIALIZER, f"keras/{kinds[seed % len(kinds)]}", {"seed": seed})

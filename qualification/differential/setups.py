@@ -56,7 +56,8 @@ class Setup:
         shapes = keras.tree.map_structure(lambda array: f"{array.dtype}{list(array.shape)}", self.training)
         return [
             f"seed {self.seed}: {self.precision}, {self.epochs} epochs, plan {self.plan}, "
-            f"fit from {'arrays' if self.from_arrays else 'a dataset'}, spec {'by hand' if self.by_hand else 'by from_keras'}",
+            f"fit from {'arrays' if self.from_arrays else 'a dataset'}, "
+            f"spec {'by hand' if self.by_hand else 'by from_keras'}",
             f"  model {self.model.style}: {self.model.text}",
             f"  optimizer {self.optimizer}",
             f"  loss {self.loss}, weights {self.loss_weights}",
@@ -141,9 +142,11 @@ def _writable(made: Model, loss: Any, weights: Any) -> bool:
 
 def _weighting(choices: Choices, made: Model) -> str | None:
     """How examples are weighted."""
-    kinds: list[str | None] = [None, None, None, "rows"]
-    kinds += ["steps"] if made.sequence else ["column"]
-    kinds += ["outputs"] if len(made.heads) > 1 else []
+    kinds: list[str | None] = [None, None, None]
+    if len(made.heads) > 1:
+        kinds += ["rows", "outputs"]
+    else:
+        kinds += ["steps", "steps"] if made.sequence else ["rows", "column"]
     return choices.one(kinds)
 
 

@@ -38,7 +38,9 @@ def spec_of(setup: Setup, model: keras.Model) -> JobSpec:
     if not setup.by_hand:
         made = from_keras(model, data=data, epochs=setup.epochs, training=training)
     else:
-        made = JobSpec.model_validate(_by_hand(setup) | {"data": data, "training": _training(setup, training)})
+        made = JobSpec.model_validate(
+            {**_by_hand(setup), "data": data, "training": {**training, "epochs": setup.epochs}}
+        )
     return JobSpec.model_validate(made.document())  # as it comes back from the wire
 
 
@@ -68,15 +70,8 @@ def trained(setup: Setup, spec: JobSpec) -> fitting.Training:
     return fitting.Training(names, start, fitting.values(model)[1], losses, history)
 
 
-def _training(setup: Setup, training: dict[str, Any]) -> dict[str, Any]:
-    accumulated = setup.optimizer.config.get("gradient_accumulation_steps", 1)
-    return {**training, "epochs": setup.epochs, "gradient_accumulation": accumulated}
-
-
 def _by_hand(setup: Setup) -> dict[str, Any]:
-    optimizer = setup.optimizer.reference()
-    optimizer["config"].pop("gradient_accumulation_steps", None)
-    spec: dict[str, Any] = {"model": setup.model.component, "optimizer": optimizer}
+    spec: dict[str, Any] = {"model": setup.model.component, "optimizer": setup.optimizer.reference()}
     named = isinstance(setup.loss, Mapping)
     if named or setup.loss_weights is not None:
         losses = setup.loss if named else dict.fromkeys(setup.model.heads, setup.loss)

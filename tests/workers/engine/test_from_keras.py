@@ -67,12 +67,13 @@ def test_a_model_of_layers_can_be_assembled() -> None:
     assert assembly.models["model"](np.zeros((2, 64), np.float32)).shape == (2, 10)
 
 
-def test_accumulation_becomes_the_jobs_own() -> None:
+def test_keras_own_accumulation_stays_the_optimizers() -> None:
+    """The job's own counts updates in schedules and moving averages, where Keras counts batches."""
     model = classifier()
     model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=4), "sparse_categorical_crossentropy")
     spec = tapeworks.from_keras(model, data=DATA)
-    assert spec.training.gradient_accumulation == 4
-    assert "gradient_accumulation_steps" not in spec.optimizers["model"].config
+    assert spec.training.gradient_accumulation == 1
+    assert spec.optimizers["model"].config["gradient_accumulation_steps"] == 4
 
 
 def test_the_optimizer_comes_back_with_its_schedule() -> None:
