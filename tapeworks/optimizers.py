@@ -111,7 +111,7 @@ def _doubled(
         message = (
             f"{_ACCUMULATION} beside training.gradient_accumulation: gradients would be accumulated twice"
             if accumulated
-            else f"{_ACCUMULATION} beside `gradients`: transforms would act on each batch's gradients, not on their mean"
+            else f"{_ACCUMULATION} beside `gradients`: transforms would act on each batch's gradients, not on the mean"
         )
         hint = f"Use training.gradient_accumulation and remove {_ACCUMULATION}."
         yield Finding(f"{pointer}/config/{_ACCUMULATION}", ProblemCode.INVALID_VALUE, message, hint)

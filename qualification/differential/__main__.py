@@ -37,7 +37,7 @@ def main() -> int:
         found = outcome(one)
         counts[found.verdict] += 1
         lines = [f"{seed} {found.verdict}"]
-        if found.verdict is not Verdict.EQUAL or options.only is not None:
+        if found.verdict not in (Verdict.EQUAL, Verdict.RIGHTLY_REFUSED) or options.only is not None:
             lines += [*one.lines(), *(f"  ! {line}" for line in found.details)]
         _print(lines, options.log)
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))

@@ -27,6 +27,8 @@ class Verdict(StrEnum):
     DIFFERENT = "different"
     REFUSED = "refused"
     """The engine or `from_keras` refused with a coded error."""
+    RIGHTLY_REFUSED = "rightly refused"
+    """No spec can hold what the set-up does, and a coded error said so."""
     BROKEN = "broken"
     """It failed with an error of no code."""
     UNFIT = "unfit"
@@ -56,7 +58,7 @@ def outcome(setup: Setup) -> Outcome:
         spec = spec_of(setup, compiled_model(setup))
         ours = trained(setup, spec)
     except TapeworksError as error:
-        return Outcome(Verdict.REFUSED, [_line(error)])
+        return Outcome(Verdict.RIGHTLY_REFUSED if setup.optimizer.change else Verdict.REFUSED, [_line(error)])
     except Exception as error:
         return Outcome(Verdict.BROKEN, [*traceback.format_exc().splitlines()[-12:], _line(error)])
     finally:

@@ -56,12 +56,16 @@ def fitted(setup: Setup, model: keras.Model) -> Training:
         # The engine validates the averages, and says so: this is how `fit` does.
         callbacks.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=False))
     options: dict[str, Any] = {"epochs": setup.epochs, "shuffle": False, "verbose": 0, "callbacks": callbacks}
+    options["class_weight"] = setup.class_weight
     if setup.from_arrays:
         history = model.fit(x, y, sample_weight=weight, batch_size=BATCH, validation_batch_size=BATCH,
                             validation_data=setup.validation, **options)  # fmt: skip
     else:
         validation = None if setup.validation is None else dataset(setup.validation)
-        history = model.fit(dataset(setup.training), validation_data=validation, **options)
+        training = dataset(setup.training)
+        if setup.steps_per_epoch is not None:
+            training = training.repeat()
+        history = model.fit(training, validation_data=validation, steps_per_epoch=setup.steps_per_epoch, **options)
     named = {name: [one for value in several for one in np.ravel(value)] for name, several in _flat(history.history)}
     return Training(names, start, values(model)[1], curve.losses, named)
 

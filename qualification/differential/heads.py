@@ -36,12 +36,13 @@ def head(choices: Choices, *, sequence: bool, tasks: tuple[str, ...] | None = No
 
 
 def _parts(choices: Choices, made: list[Part]) -> tuple[list[Part], list[Part]]:
-    """Some metrics, and some weighted metrics, of different names."""
+    """Some metrics and some weighted metrics; sometimes one of them twice, as in both lists."""
     chosen = choices.some(made, 0, 3)
     different = {part.form if part.form not in ("instance", "function") else part.name: part for part in chosen}
     kept = list(different.values())
     cut = choices.integer(0, len(kept)) if choices.chance(0.5) else len(kept)
-    return kept[:cut], kept[cut:]
+    again = [choices.one(kept)] if kept and choices.chance(0.2) else []
+    return kept[:cut], [*kept[cut:], *again]
 
 
 def _reduced(choices: Choices, part: Part) -> Part:

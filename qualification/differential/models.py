@@ -12,7 +12,7 @@ import numpy as np
 from qualification.differential.choices import Choices
 from qualification.differential.heads import Head, head
 from qualification.differential.networks import HOOKS
-from qualification.differential.parts import Part, start, layer
+from qualification.differential.parts import Part, layer, start
 from tapeworks.references import Kind
 
 STEPS, VOCABULARY = 5, 9

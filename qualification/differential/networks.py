@@ -95,12 +95,4 @@ class Tracked(Net):
         return outputs
 
 
-@component("differential/OwnTest")
-class OwnTest(Net):
-    """Overrides `test_step`."""
-
-    def test_step(self, data: Any) -> Any:
-        return {name: 2 * value for name, value in super().test_step(data).items()}
-
-
-HOOKS = ("Net", "OwnLoss", "OwnMetrics", "Tracked", "OwnTest")
+HOOKS = ("Net", "OwnLoss", "OwnMetrics", "Tracked")

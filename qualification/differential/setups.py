@@ -15,6 +15,7 @@ from qualification.differential.optimizers import optimizer
 from qualification.differential.parts import Part
 
 BATCH = 8
+_CLASS_WEIGHT = {0: 0.5, 1: 2.0, 2: 1.0, 3: 0.0}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Setup:
     by_hand: bool
     """Whether the spec is written by hand; else by `from_keras`."""
     plan: str
+    steps_per_epoch: int | None
+    """Of a training set that is repeated; None: a pass is an epoch."""
+    class_weight: dict[int, float] | None
+    """Given to `fit`; a spec has weights of examples."""
 
     def compile_arguments(self) -> dict[str, Any]:
         """Fresh objects for `compile`."""
@@ -56,7 +61,8 @@ class Setup:
         shapes = keras.tree.map_structure(lambda array: f"{array.dtype}{list(array.shape)}", self.training)
         return [
             f"seed {self.seed}: {self.precision}, {self.epochs} epochs, plan {self.plan}, "
-            f"fit from {'arrays' if self.from_arrays else 'a dataset'}, "
+            f"fit from {'arrays' if self.from_arrays else 'a dataset'}, steps {self.steps_per_epoch}, "
+            f"class weight {self.class_weight}, "
             f"spec {'by hand' if self.by_hand else 'by from_keras'}",
             f"  model {self.model.style}: {self.model.text}",
             f"  optimizer {self.optimizer}",
@@ -75,6 +81,9 @@ def setup(seed: int) -> Setup:
     loss, weights = _loss(compiled, made)
     metrics, weighted = (_metrics(compiled, made, place) for place in ("metrics", "weighted"))
     validation = _split(random, made, run.integer(5, 20), weighting) if run.chance(0.5) else None
+    from_arrays = run.chance(0.5)
+    by_hand = run.chance(0.5) and _writable(made, loss, weights)
+    limited, classes = run.chance(0.2), run.chance(0.3)
     return Setup(
         seed=seed,
         precision=run.one(("float32",) * 5 + ("float64", "mixed_bfloat16")),
@@ -87,9 +96,11 @@ def setup(seed: int) -> Setup:
         weighted_metrics=weighted,
         training=_split(random, made, rows, weighting),
         validation=validation,
-        from_arrays=run.chance(0.5),
-        by_hand=run.chance(0.5) and _writable(made, loss, weights),
-        plan=run.one(("steps", "steps", "loop")),
+        from_arrays=from_arrays,
+        by_hand=by_hand,
+        plan=run.one(("steps",) * 5 + ("loop",) * 3 + ("fused",)),
+        steps_per_epoch=run.integer(1, 4) if limited and not from_arrays else None,
+        class_weight=_CLASS_WEIGHT if classes and weighting is None and _classifies(made) else None,
     )
 
 
@@ -135,6 +146,12 @@ def _writable(made: Model, loss: Any, weights: Any) -> bool:
     if made.component is None:
         return False
     return made.structure in ("one", "dict") and not (made.structure == "dict" and not isinstance(loss, Mapping))
+
+
+def _classifies(made: Model) -> bool:
+    """Whether `fit` takes class weights: one output, an integer label for each row."""
+    heads = list(made.heads.values())
+    return made.structure == "one" and len(heads) == 1 and heads[0].task == "sparse" and not made.sequence
 
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────

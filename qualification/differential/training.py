@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
+import numpy as np
 
 from qualification.differential import components, fitting
 from qualification.differential.parts import Part
@@ -34,6 +35,7 @@ def spec_of(setup: Setup, model: keras.Model) -> JobSpec:
         "checkpoint": None,
         "report_every_steps": 1,
         "execution": {"plan": setup.plan},
+        "steps_per_epoch": setup.steps_per_epoch,
     }
     if not setup.by_hand:
         made = from_keras(model, data=data, epochs=setup.epochs, training=training)
@@ -49,7 +51,7 @@ def trained(setup: Setup, spec: JobSpec) -> fitting.Training:
     components.ARRAYS.clear()
     for name, split in (("training", setup.training), ("validation", setup.validation)):
         if split is not None:
-            components.ARRAYS[name] = fitting.elements(split)
+            components.ARRAYS[name] = fitting.elements(_weighted(split, setup) if name == "training" else split)
     records: list[dict[str, Any]] = []
 
     def send(frame: dict[str, Any]) -> None:
@@ -68,6 +70,14 @@ def trained(setup: Setup, spec: JobSpec) -> fitting.Training:
     history = {name: [logs[name] for logs in epochs] for name in epochs[0]}
     losses = [reported[step] for step in sorted(reported)]
     return fitting.Training(names, start, fitting.values(model)[1], losses, history)
+
+
+def _weighted(split: tuple[Any, ...], setup: Setup) -> tuple[Any, ...]:
+    """The split with class weights as weights of examples."""
+    if setup.class_weight is None:
+        return split
+    weights = [setup.class_weight.get(int(label), 1.0) for label in np.ravel(split[1])]
+    return (*split, np.array(weights))
 
 
 def _by_hand(setup: Setup) -> dict[str, Any]:
