@@ -84,7 +84,7 @@ def _flat(history: dict[str, list[Any]]) -> list[tuple[str, list[Any]]]:
 
 def values(model: keras.Model) -> tuple[list[str], list[np.ndarray]]:
     """Names and values of a model's variables; those of metrics and seeds aside."""
-    kept = [variable for variable in model.variables if not variable.dtype.startswith("uint")]
+    kept = [variable for variable in model.variables if "seed_generator" not in variable.path]
     return [variable.path for variable in kept], [np.array(variable.numpy()) for variable in kept]
 
 

@@ -34,6 +34,8 @@ class Model:
     component: dict[str, Any] | None
     """The model in a spec written by hand; None where only `from_keras` writes it."""
     text: str
+    penalized: bool = False
+    """Whether it has a loss of its own that reaches its first layer."""
 
 
 def model(choices: Choices) -> Model:
@@ -84,6 +86,10 @@ def _body(choices: Choices) -> list[Part]:
             ),
             lambda: layer("LayerNormalization", **choices.config(0.4, epsilon=(0.01,))),
             lambda: layer("Dropout", rate=choices.one((0.0, 0.3)), seed=7),
+            lambda: layer("GaussianNoise", stddev=0.1, seed=6),
+            lambda: layer("BatchNormalization", trainable=False),
+            lambda: layer("UnitNormalization"),
+            lambda: layer("Rescaling", scale=0.5, offset=0.1),
             lambda: layer("ActivityRegularization", **choices.config(0.7, l1=(0.01,), l2=(0.02,))),
             lambda: layer("PReLU"),
             lambda: layer("differential/Shift", **choices.config(0.6, penalty=(0.1,))),
@@ -95,18 +101,19 @@ def _body(choices: Choices) -> list[Part]:
 
 def _recurrent(choices: Choices) -> Part:
     kind = choices.one(("LSTM", "GRU", "SimpleRNN"))
-    recurrent = Part(Kind.INITIALIZER, "keras/Orthogonal", {"seed": 3})
-    config = {"units": 4, "kernel_initializer": start(5), "recurrent_initializer": recurrent, "return_sequences": True}
+    orthogonal = Part(Kind.INITIALIZER, "keras/Orthogonal", {"seed": 3})
+    config = {"units": 4, "kernel_initializer": start(5), "recurrent_initializer": orthogonal, "return_sequences": True}
     config |= choices.config(0.2, go_backwards=(True,))
     config |= choices.config(0.15, dropout=(0.2,))
     config |= {"seed": 8} if "dropout" in config else {}
-    return layer(kind, **config, **_regularizers(choices, "kernel"))
+    recurrent = layer(kind, **config, **_regularizers(choices, "kernel"))
+    return layer("Bidirectional", layer=recurrent) if choices.chance(0.2) else recurrent
 
 
 def _sequence_body(choices: Choices, *, tokens: bool) -> tuple[list[Part], bool]:
     """Layers over steps, and whether there are steps still at the end."""
     if tokens:
-        embedding = {"input_dim": VOCABULARY, "output_dim": 4, "mask_zero": choices.chance(0.75)}
+        embedding: dict[str, Any] = {"input_dim": VOCABULARY, "output_dim": 4, "mask_zero": choices.chance(0.75)}
         embedding |= {"embeddings_initializer": Part(Kind.INITIALIZER, "keras/RandomUniform", {"seed": 4})}
         made = [layer("Embedding", **embedding, **_regularizers(choices, "embeddings"))]
     else:
@@ -180,6 +187,7 @@ def _functional(choices: Choices) -> Model:
     ends = {name: _dense(choices, one.width, one.activation, name=name) for name, one in heads.items()}
     keys = {name: name if choices.chance(0.8) else f"key_{name}" for name in names} if structure == "dict" else {}
     inputs, shape, dtype = _INPUTS[kind]
+    nested, frozen = choices.chance(0.2) and bool(layers), choices.chance(0.2)
 
     def nest(random: np.random.Generator, rows: int) -> Any:
         if pair is None:
@@ -194,17 +202,27 @@ def _functional(choices: Choices) -> Model:
             two = {"second": keras.Input((3,), name="second"), "first": keras.Input((2,), name="first")}
             given = two if pair == "dict" else list(two.values())
             x = keras.layers.Concatenate()(list(two.values()))
-        for part in layers:
-            x = part.made()(x)
+        if nested:
+            x = keras.Sequential([part.made() for part in layers], name="inner")(x)
+        else:
+            for part in layers:
+                x = part.made()(x)
         outputs = {name: end.made()(x) for name, end in ends.items()}
-        if structure == "one":
-            return keras.Model(given, next(iter(outputs.values())))
         if structure == "dict":
-            return keras.Model(given, {keys[name]: output for name, output in outputs.items()})
-        return keras.Model(given, (tuple if structure == "tuple" else list)(outputs.values()))
+            given_outputs: Any = {keys[name]: output for name, output in outputs.items()}
+        else:
+            listed = list(outputs.values())
+            given_outputs = listed[0] if structure == "one" else tuple(listed) if structure == "tuple" else listed
+        model = keras.Model(given, given_outputs)
+        if frozen:
+            model.layers[1].trainable = False
+        return model
 
     named = {keys.get(name, name): one for name, one in heads.items()}
-    text = f"{kind if pair is None else pair} → {layers} → {structure} of {list(ends.values())} keys {list(named)}"
+    marks = " nested" * nested + " frozen" * frozen
+    text = (
+        f"{kind if pair is None else pair} → {layers}{marks} → {structure} of {list(ends.values())} keys {list(named)}"
+    )
     return Model("functional", nest, named, structure, sequence, made, None, text)
 
 
@@ -225,4 +243,5 @@ def _subclassed(choices: Choices) -> Model:
     config = {"widths": widths, "names": names, "activations": activations, "structure": structure}
     config |= choices.config(0.3, penalty=(0.1,), normalize=(True,), hidden=(3,))
     part = Part(Kind.MODEL, f"differential/{choices.one(HOOKS)}", config)
-    return Model(part.name, _vectors, heads, structure, False, part.made, part.reference(), str(part))
+    penalized = "penalty" in config and part.name != "differential/OwnLoss"
+    return Model(part.name, _vectors, heads, structure, False, part.made, part.reference(), str(part), penalized)

@@ -20,6 +20,7 @@ _ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "Ftrl": {"l1_regularization_strength": (0.01,), "l2_shrinkage_regularization_strength": (0.01,)},
     "Lion": {"beta_1": (0.8,)},
     "Lamb": {"beta_2": (0.9,)},
+    "ScheduleFreeAdamW": {"warmup_steps": (3,), "beta_1": (0.8,)},
     "Adafactor": {"clip_threshold": (0.5,), "relative_step": (False,)},
     "Muon": {"exclude_layers": (["head"],), "momentum": (0.8,)},
     "differential/Slowed": {"momentum": (0.9,)},

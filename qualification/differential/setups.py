@@ -79,6 +79,8 @@ def setup(seed: int) -> Setup:
     random = np.random.default_rng(seed)
     rows, weighting = run.integer(10, 48), _weighting(Choices(seed, "weights"), made)
     loss, weights = _loss(compiled, made)
+    if made.penalized and run.chance(0.5):
+        loss = weights = None  # the model's own loss is all there is
     metrics, weighted = (_metrics(compiled, made, place) for place in ("metrics", "weighted"))
     validation = _split(random, made, run.integer(5, 20), weighting) if run.chance(0.5) else None
     from_arrays = run.chance(0.5)
@@ -86,7 +88,7 @@ def setup(seed: int) -> Setup:
     limited, classes = run.chance(0.2), run.chance(0.3)
     return Setup(
         seed=seed,
-        precision=run.one(("float32",) * 5 + ("float64", "mixed_bfloat16")),
+        precision=run.one(("float32",) * 6 + ("float64", "mixed_bfloat16", "mixed_float16")),
         epochs=run.integer(2, 3),
         model=made,
         optimizer=optimizer(Choices(seed, "optimizer")),
@@ -143,7 +145,7 @@ def _metrics(choices: Choices, made: Model, place: str) -> Any:
 
 def _writable(made: Model, loss: Any, weights: Any) -> bool:
     """Whether a user could write the same spec by hand, with what this fuzzer knows of specs."""
-    if made.component is None:
+    if made.component is None or loss is None:
         return False
     return made.structure in ("one", "dict") and not (made.structure == "dict" and not isinstance(loss, Mapping))
 
