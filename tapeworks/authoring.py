@@ -83,6 +83,21 @@ class Run(Protocol):
     def update_metrics(self, role: str, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Feed the role's metrics of the spec."""
 
+    def compute_loss(
+        self, role: str, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True
+    ) -> Tensor:
+        """The loss as `fit` computes it: the model's own `compute_loss`, else the loss of the spec that is named as the
+        role, plus `regularization(role)`; a float scalar."""
+
+    def compute_metrics(self, role: str, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Tensor]:
+        """Feed the role's metrics of the spec, and call the model's own `compute_metrics` where it has one.
+
+        Returns the results of the metrics that the model holds: return them among the step's scalars.
+        """
+
+    def latest(self, value: Tensor) -> Tensor:
+        """A scalar that is reported as it was at the last step of the epoch, and not averaged over the epoch."""
+
     def random_normal(self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None) -> Tensor:
         """tf.random's arguments; seeded and checkpointed. Validation draws from a stream of its own."""
 
@@ -132,7 +147,12 @@ class TrainingStep:
         return element[0] if isinstance(element, tuple) else element
 
     def train_step(self, batch: Any, run: Run) -> dict[str, Tensor]:
-        """Train on one batch; traced once. Returns named scalars: averaged over the epoch, weighted by batch size."""
+        """Train on one batch; traced once. Returns named scalars: averaged over the epoch, weighted by batch size.
+
+        A scalar that is computed from the result of a `keras.metrics.Metric` which the step or a model holds is
+        reported as it was last: the metric has averaged it. Such metrics are reset when an epoch, a validation or a
+        test begins.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define train_step(batch, run)")
 
     def validation_step(self, batch: Any, run: Run) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from tapeworks.errors import ComponentError, DuplicateComponent
 from tapeworks.jobs import ComponentEntry, RefusedComponent
 from tapeworks.references import Kind
 from tapeworks.roles import declared_roles
+from tapeworks.uncalled_methods import check_uncalled
 
 KERAS_KINDS = frozenset(KERAS_BASES.values())
 FUNCTION_KINDS = frozenset({Kind.TRANSFORM, Kind.DATASET_FUNCTION, Kind.MODEL, Kind.LOSS, Kind.METRIC})
@@ -245,15 +246,11 @@ def kind_of(target: Any, name: str, given: Kind | None = None) -> Kind:
             raise ComponentError(f"{name}: a function cannot be a {found}: {_advice(found)}")
         return found
     found = reference_kind(target) or given or Kind.TRANSFORM
+    check_uncalled(target, found, name)
     if given is not None and given is not found:
         raise ComponentError(f"{name}: {target.__name__} is a {found} by its base, not a {given}: {_advice(given)}")
     if reference_kind(target) is None and found not in PLAIN_CLASS_KINDS:
         raise ComponentError(f"{name}: a {found} needs its base: {_advice(found)}")
-    if found is Kind.MODEL and _overrides_train_step(target):
-        raise ComponentError(
-            f"{name}: {target.__name__} overrides train_step, which is not called here. "
-            "Move it to a tapeworks.TrainingStep (train_step(batch, run)) and keep the model to call()."
-        )
     return found
 
 
@@ -265,13 +262,6 @@ def _advice(kind: Kind) -> str:
         if of_kind is kind:
             return f"subclass keras.{path}"
     return "a function or a plain class can be one"
-
-
-def _overrides_train_step(target: type) -> bool:
-    for base in target.__mro__:
-        if "train_step" in vars(base):
-            return base.__module__.partition(".")[0] != "keras"
-    return False
 
 
 def _source_file(target: Any) -> Path | None:

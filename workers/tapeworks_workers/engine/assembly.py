@@ -22,7 +22,9 @@ from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, OutputLosses
 from tapeworks_workers.engine import losses as spec_losses
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.fit_hooks import own_metrics
 from tapeworks_workers.engine.gradients import build_minimizers, build_transforms, named_metrics
+from tapeworks_workers.engine.held_state import held_metrics, held_variables
 from tapeworks_workers.engine.metrics import RoleMetric, build_metrics, gradient_metrics
 from tapeworks_workers.engine.models import build_models
 from tapeworks_workers.engine.ownership import divide
@@ -91,8 +93,8 @@ class Assembly:
         known = {id(variable) for variable in named.values()}
         for name, transforms in self.transforms.items():
             for index, transform in enumerate(transforms):
-                named.update(_found(transform, f"transforms/{name}/{index}", known))
-        named.update(_found(self.step, "step", known))
+                named.update(held_variables(transform, f"transforms/{name}/{index}", known, skip=Run))
+        named.update(held_variables(self.step, "step", known, skip=Run))
         return named
 
     def all_metrics(self, split: str = "training") -> Iterator[RoleMetric]:
@@ -101,6 +103,12 @@ class Assembly:
             yield from metrics
         if split == "training":
             yield from self.gradient_metrics
+
+    def held_metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics that the models hold, and those that the step's attributes do: no metrics of the spec."""
+        of_models = {id(metric) for model in self.models.values() for metric in model.metrics}
+        of_step = [metric for metric in held_metrics(self.step, skip=Run) if id(metric) not in of_models]
+        return [*own_metrics(self.models.values()), *of_step]
 
     def notes(self) -> list[Note]:
         """What was found while tracing and is no failure."""
@@ -214,37 +222,3 @@ def _selection(
             hint="Give the step an input_spec(role, element, models) that names each role's part, and pass that part.",
         )
     return next(iter(taken.values()), None)
-
-
-def _found(root: Any, prefix: str, known: set[int]) -> dict[str, tf.Variable]:
-    """The variables that a component keeps in its attributes, through containers, tf.Modules and Keras objects."""
-    found: dict[str, tf.Variable] = {}
-    visited: set[int] = set()
-
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, str | bytes | int | float | bool | type(None)) or id(value) in visited:
-            return
-        visited.add(id(value))
-        if isinstance(value, keras.Variable):
-            value = value.value
-        if isinstance(value, tf.Variable):
-            if id(value) not in known:
-                known.add(id(value))
-                found[path] = value
-        elif isinstance(value, tf.random.Generator):
-            walk(value.state, path)
-        elif isinstance(value, keras.Layer | keras.optimizers.Optimizer | keras.metrics.Metric):
-            for index, variable in enumerate(value.variables):
-                walk(variable, f"{path}/{index}")
-        elif isinstance(value, Mapping):
-            for key in value:
-                walk(value[key], f"{path}/{key}")
-        elif isinstance(value, list | tuple):
-            for index, item in enumerate(value):
-                walk(item, f"{path}/{index}")
-        elif not isinstance(value, Run | type) and hasattr(value, "__dict__"):
-            for key in sorted(vars(value)):
-                walk(vars(value)[key], f"{path}/{key}")
-
-    walk(root, prefix)
-    return found

@@ -18,6 +18,7 @@ from tapeworks.authoring import GradientTransform
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks.spec import JobSpec
+from tapeworks.uncalled_methods import defined_by_author
 from tapeworks_workers.engine.accumulation import Accumulator
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.loss_scale import CurrentScale, LossScale, all_finite
@@ -76,11 +77,33 @@ class Minimizer:
 
     def gradients(self, loss: Any, tape: tf.GradientTape, health: tf.Variable) -> list[Any]:
         """Unscaled gradients in the variables' order; None for a variable that the loss misses."""
+        seeds = self._seeds(loss)
         if self.scale is None:
-            return list(tape.gradient(loss, self.variables))
+            return list(tape.gradient(loss, self.variables, output_gradients=seeds))
         # Gradients may overflow here, a loss may not.
         health.assign_add(_trace_of_the_infinite(tf.nest.flatten(loss)))
-        return self.scale.gradients(tape, loss, self.variables)
+        return self.scale.gradients(tape, loss, self.variables, seeds)
+
+    def _seeds(self, loss: Any) -> Any:
+        """What an optimizer's own `scale_loss` multiplies the gradients with, which `fit` calls inside the tape; None
+        where none has one."""
+        own = [one.optimizer for one in self._updaters if defined_by_author(type(one.optimizer), "scale_loss")]
+        if not own:
+            return None
+        if len(self._updaters) > 1:
+            raise JobFailure(
+                FailureCode.INVALID_SPEC,
+                f"{type(own[0]).__name__} overrides scale_loss, and several optimizers share the gradients of one loss",
+                hint=f"Give the spec one optimizer in the place of {self.name!r}, or leave scale_loss out.",
+            )
+
+        def derivative(one: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as inner:
+                inner.watch(one)
+                scaled = own[0].scale_loss(one)
+            return inner.gradient(scaled, one)
+
+        return tf.nest.map_structure(derivative, loss)
 
     def apply(self, gradients: Sequence[Any], run: Any, health: tf.Variable) -> tf.Tensor:
         """Whether variables changed: a bool scalar. Gradients that overflowed in mixed_float16 are dropped, uncounted.
@@ -119,7 +142,7 @@ class Minimizer:
                         f"gradient transform {type(transform).__name__} returned {len(changed)} gradients for "
                         f"{len(variables)} variables",
                     )
-            updater.optimizer.apply(changed, variables)
+            updater.optimizer.apply_gradients(zip(changed, variables, strict=True))  # as fit does: it may be overridden
 
 
 def build_minimizers(

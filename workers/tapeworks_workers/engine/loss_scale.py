@@ -30,11 +30,15 @@ class LossScale:
         """What a checkpoint must hold."""
         return {"scale": self._scale, "good_steps": self._good}
 
-    def gradients(self, tape: tf.GradientTape, loss: Any, variables: Sequence[Any]) -> list[Any]:
-        """Unscaled gradients of a loss that was scaled on its way back; not finite where they overflowed."""
+    def gradients(self, tape: tf.GradientTape, loss: Any, variables: Sequence[Any], seeds: Any = None) -> list[Any]:
+        """Unscaled gradients of a loss that was scaled on its way back; not finite where they overflowed.
+
+        `seeds`: what the gradients are multiplied with beside the scale, of the loss's structure; None: nothing.
+        """
         scale = self._scale.read_value()
         # Scaling the loss after its tape has closed would leave it without a gradient.
-        seeds = tf.nest.map_structure(lambda one: tf.fill(tf.shape(one), tf.cast(scale, one.dtype)), loss)
+        seeds = tf.nest.map_structure(tf.ones_like, loss) if seeds is None else seeds
+        seeds = tf.nest.map_structure(lambda one: one * tf.cast(scale, one.dtype), seeds)
         return [_divided(one, scale) for one in tape.gradient(loss, variables, output_gradients=seeds)]
 
     def update(self, finite: tf.Tensor) -> tf.Tensor:

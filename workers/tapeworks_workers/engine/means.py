@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks_workers.engine import metrics as metric_results
+from tapeworks_workers.engine.fit_hooks import reset_metrics
 from tapeworks_workers.engine.step import CompiledStep
 from tapeworks_workers.engine.tracing import peek
 
@@ -71,18 +72,19 @@ class Means:
         return tf.concat(parts, 0)
 
     def reset(self) -> None:
-        """Begin an epoch: means, metrics, and the metrics that layers hold."""
+        """Begin an epoch: means, metrics, and the metrics that models, layers and the step hold."""
         self.moved()
         if self._resets is None:
             assembly = self._compiled.assembly
             metrics = [one.metric for one in assembly.all_metrics(self._compiled.split)]
-            metrics += [metric for model in assembly.models.values() for metric in model.metrics]
+            metrics += assembly.held_metrics()
+            by_models = reset_metrics(assembly.models.values())
             sums = assembly.means.get(self._compiled.split)
             if sums is None:  # without a trace, the first step makes them
-                for metric in metrics:
-                    metric.reset_state()
+                for reset in (*(metric.reset_state for metric in metrics), *by_models):
+                    reset()
                 return
-            self._resets = _resets(sums, metrics)
+            self._resets = [*_resets(sums, metrics), *by_models]
         for reset in self._resets:
             reset()
 

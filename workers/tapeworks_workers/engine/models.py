@@ -11,9 +11,10 @@ import keras
 import tensorflow as tf
 
 from tapeworks.authoring import TrainingStep
-from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks.errors import ComponentError, FailureCode, JobFailure, Location
 from tapeworks.references import Kind
 from tapeworks.spec import Adapt, JobSpec, ModelSpec
+from tapeworks.uncalled_methods import check_uncalled
 from tapeworks_workers.engine import inputs
 from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.adapt import Adapting, unadapted
@@ -171,12 +172,10 @@ def build_model(
 ) -> tuple[keras.Model, Any]:
     """A built model, and the part of `input_spec` that it takes: a model with named inputs gets exactly those."""
     made = build(reference, Kind.MODEL, pointer=pointer, draft=True)
-    if isinstance(made, keras.Model) and type(made).train_step is not keras.Model.train_step:
-        raise JobFailure(
-            FailureCode.INVALID_SPEC,
-            f"model {reference.component!r} overrides train_step",
-            hint="Write a tapeworks.TrainingStep instead and name it in `step`.",
-        )
+    try:
+        check_uncalled(type(made), Kind.MODEL, reference.component)
+    except ComponentError as error:  # a function may return a model whose class is no component
+        raise JobFailure(FailureCode.INVALID_SPEC, str(error)) from error
     names = named_inputs(made)
     if names is not None and isinstance(input_spec, Mapping):
         missing = [name for name in names if name not in input_spec]

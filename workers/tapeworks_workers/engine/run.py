@@ -8,6 +8,7 @@ in mixed_float16 with a loss that is not, or a loss scale that has become useles
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import tensorflow as tf
 
 from tapeworks.authoring import TrainingStep
 from tapeworks.errors import FAILURES, FailureCode, JobFailure
+from tapeworks_workers.engine import fit_hooks
 from tapeworks_workers.engine import metrics as metric_updates
 from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.artifacts import Artifacts
@@ -53,6 +55,8 @@ class Run:
         """A dict: steps that run without a graph note here each gradient's norm."""
         self.notes: list[Note] = []
         """What was found while tracing and is no failure."""
+        self.latest_values: list[Any] = []
+        """Scalars of this trace, or of this step without a graph, that are reported as they were last."""
         self.optimizers = tuple(optimizers)
         self._optimizers = optimizers
         self._minimizers = minimizers
@@ -152,6 +156,48 @@ class Run:
     def update_metrics(self, role: str, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Feed the role's metrics of the spec."""
         metric_updates.update(self._metrics.get(role, ()), y, y_pred, sample_weight)
+
+    # ── what `fit` does with a model ─────────────────────────────────────────────────────────────
+
+    @engine_code
+    def compute_loss(
+        self, role: str, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True
+    ) -> tf.Tensor:
+        """The loss of `fit`: the model's own `compute_loss`, else the spec's loss plus regularization; a scalar."""
+        if fit_hooks.overrides(self.models[role], "compute_loss"):
+            return self._compilation(role).compute_loss(x, y, y_pred, sample_weight, training)
+        regularization = self.regularization(role)
+        if role not in self.losses:
+            return regularization
+        loss = self.losses[role](y, y_pred, sample_weight)
+        return loss + tf.cast(regularization, loss.dtype)
+
+    @engine_code
+    def compute_metrics(self, role: str, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Feed the role's metrics of the spec and call the model's own `compute_metrics`.
+
+        Returns the results of the metrics that the model holds, by name, to be among the step's scalars: they are
+        reported as they were at the last step.
+        """
+        results = self._compilation(role).compute_metrics(x, y, y_pred, sample_weight)
+        return {name: self.latest(value) for name, value in results.items()}
+
+    @engine_code
+    def latest(self, value: Any) -> tf.Tensor:
+        """A scalar of the step that is reported as it was at the last step of the epoch, and not averaged."""
+        value = tf.convert_to_tensor(value)
+        self.latest_values.append(value)
+        return value
+
+    def _compilation(self, role: str) -> fit_hooks.SpecCompilation:
+        only = next(iter(self._optimizers.values())) if len(self._optimizers) == 1 else None
+        return fit_hooks.SpecCompilation(
+            self.models[role],
+            loss=self.losses.get(role),
+            metrics=self._metrics.get(role, ()),
+            optimizer=self._optimizers.get(role, only),
+            update=functools.partial(self.update_metrics, role),
+        )
 
     # ── randomness ───────────────────────────────────────────────────────────────────────────────
 

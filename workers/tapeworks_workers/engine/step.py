@@ -9,7 +9,7 @@ value that was not finite, which names the step of a `non_finite` failure.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.metric_dependence import MetricState
 from tapeworks_workers.engine.one_pass import one_pass_adam
 from tapeworks_workers.engine.randomness import philox
 from tapeworks_workers.engine.traces import Traces
@@ -93,9 +94,9 @@ def _compile(
             stack.enter_context(one_pass_adam())
             stack.enter_context(run.streams.using(split))
             batch = assembly.select(batch)
-            scalars = _scalars(call_user_code(function, batch, run), assembly, split)
+            scalars, latest = _called(function, batch, assembly, split)
             compiled.names = tuple(scalars)
-            _accumulate(assembly, split, scalars, batch)
+            _accumulate(assembly, split, scalars, batch, latest)
             if training:
                 run.counter.assign_add(1)
         return scalars
@@ -113,6 +114,25 @@ def _put_back(assembly: Assembly) -> None:
     for name, variable in assembly.variables().items():
         if name in assembly.pending:
             variable.assign(assembly.pending.pop(name))
+
+
+def _called(
+    function: Callable[..., Any], batch: Any, assembly: Assembly, split: str
+) -> tuple[dict[str, tf.Tensor], set[str]]:
+    """The scalars of a step on a batch, and the names of those that are reported as they were last."""
+    run = assembly.run
+    run.latest_values = []
+    if not tf.executing_eagerly():
+        scalars = _scalars(call_user_code(function, batch, run), assembly, split)
+        # Afterwards: a metric may make its variables at its first update.
+        dependents = MetricState(assembly.held_metrics()).dependents(scalars)
+    else:
+        state = MetricState(assembly.held_metrics())
+        with state.watching() as tape:
+            scalars = _scalars(call_user_code(function, batch, run), assembly, split)
+        dependents = state.dependents_by_tape(tape, scalars)
+    latest = {id(value) for value in run.latest_values}
+    return scalars, dependents | {name for name, value in scalars.items() if id(value) in latest}
 
 
 def _scalars(returned: Any, assembly: Assembly, split: str) -> dict[str, tf.Tensor]:
@@ -136,7 +156,9 @@ def _scalars(returned: Any, assembly: Assembly, split: str) -> dict[str, tf.Tens
     return scalars
 
 
-def _accumulate(assembly: Assembly, split: str, scalars: Mapping[str, tf.Tensor], batch: Any) -> None:
+def _accumulate(
+    assembly: Assembly, split: str, scalars: Mapping[str, tf.Tensor], batch: Any, latest: Collection[str] = ()
+) -> None:
     if split not in assembly.means:
         with outside_trace():
             initial = assembly.pending.pop("run/means", None) if split == TRAINING else None
@@ -144,10 +166,14 @@ def _accumulate(assembly: Assembly, split: str, scalars: Mapping[str, tf.Tensor]
             assembly.means[split] = tf.Variable(initial, dtype=tf.float64, trainable=False, name=f"{split}_means")
     means = assembly.means[split]
     weight = tf.cast(batch_size(batch), tf.float64)
-    values = [tf.cast(value, tf.float64) * weight for value in scalars.values()]
-    total = means + tf.stack([*values, weight, tf.zeros([], tf.float64)])
-    # A sum that is not finite stays so: this counts the steps before the first one.
-    finite = tf.math.is_finite(tf.reduce_sum(total) + tf.cast(assembly.run.health.read_value(), tf.float64))
+    # A sum that is to be read as the last value is that value times all the weight so far.
+    values = [tf.cast(v, tf.float64) * (weight + means[-2] if k in latest else weight) for k, v in scalars.items()]
+    replaced = np.array([name in latest for name in scalars] + [False, False])
+    before = tf.where(replaced, tf.zeros_like(means), means) if latest else means
+    total = before + tf.stack([*values, weight, tf.zeros([], tf.float64)])
+    # A sum that is not finite stays so: this counts the steps before the first one. A metric may begin with NaN.
+    sums = tf.where(replaced, tf.zeros_like(total), total) if latest else total
+    finite = tf.math.is_finite(tf.reduce_sum(sums) + tf.cast(assembly.run.health.read_value(), tf.float64))
     unit = np.zeros(len(scalars) + 2)
     unit[-1] = 1.0
     means.assign(total + unit * tf.cast(finite, tf.float64))

@@ -14,7 +14,8 @@ class Supervised(TrainingStep):
     """Forward, loss plus regularization, gradients, update: the step of a plain job.
 
     The element is `x`, `(x, y)` or `(x, y, sample_weight)`. Without a loss in the spec the model's own losses
-    (`add_loss`) are all there is. Reports `loss`, regularization included, as Keras does.
+    (`add_loss`) are all there is. Reports `loss`, regularization included, as Keras does. Where the model overrides
+    `compute_loss` or `compute_metrics`, or holds metrics, these are what `fit` makes of them.
     """
 
     models = ("model",)
@@ -27,18 +28,16 @@ class Supervised(TrainingStep):
         x, y, sample_weight = _unpacked(batch)
         with tf.GradientTape() as tape:
             y_pred = run.models["model"](x, training=True)
-            loss = _loss(y, y_pred, sample_weight, run)
+            loss = run.compute_loss("model", x, y, y_pred, sample_weight, training=True)
         run.minimize("model", loss, tape)
-        run.update_metrics("model", y, y_pred, sample_weight)
-        return {"loss": loss}
+        return {"loss": loss, **run.compute_metrics("model", x, y, y_pred, sample_weight)}
 
     @tf.autograph.experimental.do_not_convert
     def validation_step(self, batch: Any, run: Run) -> dict[str, Any]:
         x, y, sample_weight = _unpacked(batch)
         y_pred = run.models["model"](x, training=False)
-        loss = _loss(y, y_pred, sample_weight, run)
-        run.update_metrics("model", y, y_pred, sample_weight)
-        return {"loss": loss}
+        loss = run.compute_loss("model", x, y, y_pred, sample_weight, training=False)
+        return {"loss": loss, **run.compute_metrics("model", x, y, y_pred, sample_weight)}
 
 
 def _unpacked(batch: Any) -> tuple[Any, Any, Any]:
@@ -46,11 +45,3 @@ def _unpacked(batch: Any) -> tuple[Any, Any, Any]:
     parts = batch if isinstance(batch, tuple) else (batch,)
     x, y, sample_weight = (*parts, None, None)[:3]
     return x, y, sample_weight
-
-
-def _loss(y: Any, y_pred: Any, sample_weight: Any, run: Run) -> Any:
-    regularization = run.regularization("model")
-    if "model" not in run.losses:
-        return regularization
-    loss = run.losses["model"](y, y_pred, sample_weight)
-    return loss + tf.cast(regularization, loss.dtype)
