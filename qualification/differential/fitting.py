@@ -49,10 +49,12 @@ def fitted(setup: Setup, model: keras.Model) -> Training:
     batch = keras.tree.map_structure(lambda array: array[:2], elements(setup.training))
     if not model.built:
         model(keras.tree.map_structure(tf.convert_to_tensor, batch[0]))
+    # Built inside the traced step, as `fit` does it, what ScheduleFreeAdamW does in `build` happens at every step.
+    model.optimizer.build(model.trainable_variables)
     names, start = values(model)
     curve = _Curve()
     callbacks = [curve]
-    if model.optimizer.use_ema:
+    if setup.optimizer.config.get("use_ema"):
         # The engine validates the averages, and says so: this is how `fit` does.
         callbacks.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=False))
     options: dict[str, Any] = {"epochs": setup.epochs, "shuffle": False, "verbose": 0, "callbacks": callbacks}

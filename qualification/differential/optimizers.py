@@ -37,12 +37,14 @@ _SCHEDULES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def optimizer(choices: Choices) -> Part:
-    """A random optimizer."""
+def optimizer(choices: Choices, *, sparse: bool) -> Part:
+    """A random optimizer. `sparse`: for gradients of a table, too."""
     name = choices.one(list(_ARGUMENTS))
     if "/" not in name and choices.chance(0.15):
         return Part(Kind.OPTIMIZER, f"keras/{name}", {}, name.lower())
     config: dict[str, Any] = choices.config(0.5, **_ARGUMENTS[name])
+    if sparse:
+        config.pop("centered", None)  # Keras' own fails
     if config.get("nesterov"):
         config.setdefault("momentum", 0.9)
     config["learning_rate"] = choices.one((0.01, 0.003))
