@@ -137,6 +137,16 @@ def test_two_metrics_of_one_name_are_refused_with_a_name_that_works(tmp_path: Pa
     prepared(job(model="hooks/Watched", metrics=[{**taken, "config": {"name": "spec_seen"}}]), tmp_path)
 
 
+def test_a_hook_that_a_built_in_step_has_no_place_for_is_a_diagnostic(tmp_path: Path) -> None:
+    models = {"student": "hooks/MoreLoss", "teacher": "hooks/Watched"}
+    spec = job(step="distillation", model=None, models=models, loss=None, optimizer=None, optimizers={"student": SGD})
+    found = [event for event in prepared(spec, tmp_path).events("diagnostic") if event["code"] == "hook_not_called"]
+    assert [event["message"] for event in found] == [
+        "model 'student' (MoreLoss) overrides compute_loss, which Distillation does not call"
+    ]
+    assert "run.compute_loss('student', …)" in found[0]["hint"]
+
+
 def test_a_loss_that_is_no_number_is_refused_by_name(tmp_path: Path) -> None:
     class Vector(registry.get(Kind.MODEL, "hooks/OwnLoss").target):  # type: ignore[misc]
         def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None) -> Any:

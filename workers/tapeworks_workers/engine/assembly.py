@@ -22,7 +22,7 @@ from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, OutputLosses
 from tapeworks_workers.engine import losses as spec_losses
 from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.fit_hooks import own_metrics
+from tapeworks_workers.engine.fit_hooks import own_metrics, uncalled_hooks
 from tapeworks_workers.engine.gradients import build_minimizers, build_transforms, named_metrics
 from tapeworks_workers.engine.held_state import held_metrics, held_variables
 from tapeworks_workers.engine.metrics import RoleMetric, build_metrics, gradient_metrics
@@ -112,7 +112,8 @@ class Assembly:
 
     def notes(self) -> list[Note]:
         """What was found while tracing and is no failure."""
-        return [*self.run.notes, *(note for loss in self.losses.values() for note in loss.notes)]
+        of_losses = [note for loss in self.losses.values() for note in loss.notes]
+        return [*self.run.notes, *of_losses, *uncalled_hooks(self.models, self.step, self.run.hooks_called)]
 
     def select(self, batch: Any) -> Any:
         """The batch with exactly the named inputs that the models take of the element's x."""

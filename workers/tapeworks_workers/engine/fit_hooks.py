@@ -9,17 +9,20 @@ The table of all hooks is in docs/keras-hooks.md.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tapeworks.authoring import TrainingStep
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import metrics as spec_metrics
 from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.metrics import RoleMetric
+from tapeworks_workers.engine.traces import Note
 
+_SHIPPED = "tapeworks_workers"
 _OF_METRICS = ("compute_metrics", "get_metrics_result", "metrics")
 _COMPILED = ("compiled", "loss", "optimizer", "_compile_loss", "_compile_metrics", "_loss_tracker")
 """What `compile` sets and Keras' own hooks read."""
@@ -109,6 +112,25 @@ class SpecCompilation:
         for name, value in results.items():
             named |= spec_metrics.scalars(name, value)
         return named
+
+
+def uncalled_hooks(
+    models: Mapping[str, keras.Model], step: TrainingStep, called: Collection[tuple[str, str]]
+) -> list[Note]:
+    """Hooks of models that a built-in step has no place for. In a step of their own, users decide what is called."""
+    if not type(step).__module__.startswith(f"{_SHIPPED}."):
+        return []
+    return [
+        Note(
+            "hook_not_called",
+            f"model {role!r} ({type(model).__name__}) overrides {hook}, which {type(step).__name__} does not call",
+            f"Call run.{hook}({role!r}, …) in a training step of your own, or leave the method out.",
+            places.of_function(getattr(model, hook)),
+        )
+        for role, model in models.items()
+        for hook in ("compute_loss", "compute_metrics")
+        if overrides(model, hook) and (role, hook) not in called
+    ]
 
 
 def reset_metrics(models: Iterable[keras.Model]) -> list[Callable[[], Any]]:

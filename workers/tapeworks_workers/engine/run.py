@@ -57,6 +57,8 @@ class Run:
         """What was found while tracing and is no failure."""
         self.latest_values: list[Any] = []
         """Scalars of this trace, or of this step without a graph, that are reported as they were last."""
+        self.hooks_called: set[tuple[str, str]] = set()
+        """(role, hook) of the models' own hooks that the step asked for."""
         self.optimizers = tuple(optimizers)
         self._optimizers = optimizers
         self._minimizers = minimizers
@@ -164,6 +166,7 @@ class Run:
         self, role: str, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True
     ) -> tf.Tensor:
         """The loss of `fit`: the model's own `compute_loss`, else the spec's loss plus regularization; a scalar."""
+        self.hooks_called.add((role, "compute_loss"))
         if fit_hooks.overrides(self.models[role], "compute_loss"):
             return self._compilation(role).compute_loss(x, y, y_pred, sample_weight, training)
         regularization = self.regularization(role)
@@ -179,6 +182,7 @@ class Run:
         Returns the results of the metrics that the model holds, by name, to be among the step's scalars: they are
         reported as they were at the last step.
         """
+        self.hooks_called.add((role, "compute_metrics"))
         results = self._compilation(role).compute_metrics(x, y, y_pred, sample_weight)
         return {name: self.latest(value) for name, value in results.items()}
 
