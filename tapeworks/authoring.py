@@ -137,6 +137,8 @@ class TrainingStep:
     optional_losses: Sequence[str] = ()
     frozen: Sequence[str] = ()
     exported: Sequence[str] | None = None
+    reports_output_losses: bool = False
+    """Whether the losses of a model's outputs are reported one by one as well, as `fit` does: `a_loss`, `b_loss`."""
 
     def build(self, run: Run) -> None:
         """Create variables and statistics; called once, outside any trace, after the models are built."""

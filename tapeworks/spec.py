@@ -128,16 +128,39 @@ class OptimizerSpec(ReferenceFields):
     variables: Annotated[list[VariableSelection], Field(min_length=1)] | None = None
 
 
-class OutputLoss(ReferenceFields):
-    """The loss of one named output."""
+class LossSpec(ReferenceFields):
+    """A loss, and the factor of its value in the sum. For a model with several outputs it is computed for each."""
 
-    weight: float = 1.0
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+
+OneLoss = Annotated[LossSpec, BeforeValidator(from_name, json_schema_input_type=str | LossSpec)]
 
 
 class OutputLosses(SpecModel):
-    """A loss for each named output of a model."""
+    """Losses by output: its name, its path (`h/0`) or its number. Several are added; null, or an output left out: none."""
 
-    outputs: dict[str, Annotated[OutputLoss, BeforeValidator(from_name)]]
+    outputs: Annotated[
+        dict[
+            str,
+            Annotated[
+                Annotated[list[OneLoss], Field(min_length=1), Tag("list")]
+                | Annotated[OneLoss, Tag("one")]
+                | Annotated[None, Tag("none")],
+                Discriminator(lambda value: _LOSSES.get(type(value), "one")),
+            ],
+        ],
+        Field(min_length=1),
+    ]
+
+    @model_validator(mode="after")
+    def _any(self) -> OutputLosses:
+        if all(loss is None for loss in self.outputs.values()):
+            raise ValueError("give one of the outputs a loss, or leave the role's loss out")
+        return self
+
+
+_LOSSES = {list: "list", type(None): "none"}
 
 
 class MetricSpec(ReferenceFields):
@@ -150,15 +173,15 @@ Metric = Annotated[MetricSpec, BeforeValidator(from_name, json_schema_input_type
 
 
 class OutputMetrics(SpecModel):
-    """Metrics for each named output of a model."""
+    """Metrics by output: its name, its path (`h/0`) or its number."""
 
     outputs: dict[str, list[Metric]]
 
 
 Loss = Annotated[
-    Annotated[OutputLosses, Tag("with outputs")] | Annotated[ReferenceFields, Tag("plain")],
+    Annotated[OutputLosses, Tag("with outputs")] | Annotated[LossSpec, Tag("plain")],
     _alternative("outputs"),
-    BeforeValidator(from_name, json_schema_input_type=str | ReferenceFields | OutputLosses),
+    BeforeValidator(from_name, json_schema_input_type=str | LossSpec | OutputLosses),
 ]
 Metrics = Annotated[
     Annotated[OutputMetrics, Tag("with outputs")] | Annotated[list[Metric], Tag("plain")],

@@ -140,7 +140,9 @@ def places(document: dict[str, Any]) -> Iterator[Place]:
 
 
 def _measures(pointer: str, kind: Kind, value: Any) -> Iterator[Place]:
-    """A loss, a list of metrics, or either by output."""
+    """A loss, a list of losses or metrics, or any of them by output."""
+    if value is None:
+        return
     if isinstance(value, list):
         for index, item in enumerate(value):
             yield from _measures(f"{pointer}/{index}", kind, item)

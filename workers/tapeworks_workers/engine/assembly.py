@@ -7,6 +7,7 @@ the step's own `build`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,14 +20,15 @@ from keras.src.random.seed_generator import global_seed_generator
 from tapeworks.authoring import GradientTransform, TrainingStep
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
-from tapeworks.spec import JobSpec, OutputLosses
-from tapeworks_workers.engine import losses as spec_losses
+from tapeworks.spec import JobSpec, LossSpec, OutputLosses
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.fit_hooks import own_metrics, uncalled_hooks
 from tapeworks_workers.engine.gradients import build_minimizers, build_transforms, named_metrics
 from tapeworks_workers.engine.held_state import held_metrics, held_variables
+from tapeworks_workers.engine.losses import Losses, OutputLoss, RoleLoss
 from tapeworks_workers.engine.metrics import RoleMetric, build_metrics, gradient_metrics
-from tapeworks_workers.engine.models import build_models
+from tapeworks_workers.engine.models import build_models, keras_inputs
+from tapeworks_workers.engine.outputs import output_names_of
 from tapeworks_workers.engine.ownership import divide
 from tapeworks_workers.engine.randomness import derive_seed, philox
 from tapeworks_workers.engine.run import Run, WhenAsked
@@ -98,9 +100,11 @@ class Assembly:
         return named
 
     def all_metrics(self, split: str = "training") -> Iterator[RoleMetric]:
-        """The metrics of every role; of training also those of the gradients."""
+        """The metrics of every role and the losses of its outputs; of training also the metrics of the gradients."""
         for metrics in self.metrics.values():
             yield from metrics
+        for loss in self.losses.values():
+            yield from loss.trackers
         if split == "training":
             yield from self.gradient_metrics
 
@@ -112,8 +116,9 @@ class Assembly:
 
     def notes(self) -> list[Note]:
         """What was found while tracing and is no failure."""
-        of_losses = [note for loss in self.losses.values() for note in loss.notes]
-        return [*self.run.notes, *of_losses, *uncalled_hooks(self.models, self.step, self.run.hooks_called)]
+        measures = [*self.losses.values(), *(metric for metrics in self.metrics.values() for metric in metrics)]
+        of_measures = [note for one in measures for note in one.notes]
+        return [*self.run.notes, *of_measures, *uncalled_hooks(self.models, self.step, self.run.hooks_called)]
 
     def select(self, batch: Any) -> Any:
         """The batch with exactly the named inputs that the models take of the element's x."""
@@ -152,8 +157,8 @@ def assemble(
         ownership = divide(spec, step, models)
         owned = ownership.owned
         optimizers = {name: _optimizer(spec, name, variables) for name, variables in owned.items()}
-        losses = spec_losses.Losses({name: _loss(spec.losses[name], name) for name in spec.losses})
-        metrics = build_metrics(spec, models)
+        losses = Losses({name: _role_loss(spec, name, models, step) for name in spec.losses})
+        metrics = build_metrics(spec, models, lambda role: _outputs(models[role], input_specs.get(role)))
         transforms = build_transforms(spec, owned)
         minimizers = build_minimizers(spec, ownership, optimizers, transforms)
         run = Run(
@@ -195,15 +200,34 @@ def _optimizer(spec: JobSpec, name: str, variables: list[Any]) -> keras.optimize
     return optimizer
 
 
-def _loss(reference: Any, name: str) -> Any:
-    if not isinstance(reference, OutputLosses):
-        loss = build(reference, Kind.LOSS, pointer=f"/losses/{name}")
-        return spec_losses.SpecLoss(loss, name=name, component=reference.component)
-    parts = {}
-    for output, part in reference.outputs.items():
-        loss = build(part, Kind.LOSS, pointer=f"/losses/{name}/outputs/{output}")
-        parts[output] = (spec_losses.SpecLoss(loss, name=f"{name}_{output}", component=part.component), part.weight)
-    return spec_losses.OutputLosses(parts)
+def _outputs(model: keras.Model, input_spec: Any) -> Any:
+    """The structure of a model's outputs; None where only the step knows."""
+    structure = getattr(model, "_outputs_struct", None)  # of a functional model
+    if structure is None and input_spec is not None:
+        with contextlib.suppress(Exception):  # the step calls it again, and what it raises there is reported
+            structure = model(keras_inputs(input_spec), training=False)
+    return structure
+
+
+def _role_loss(spec: JobSpec, name: str, models: Mapping[str, keras.Model], step: TrainingStep) -> RoleLoss:
+    """The loss of a role. A functional model's output names are known where the role is a model's."""
+    reference, pointer = spec.losses[name], f"/losses/{name}"
+    parts: list[tuple[str | None, OutputLoss]] = []
+    if isinstance(reference, OutputLosses):
+        for output, given in reference.outputs.items():
+            for index, one in enumerate(given if isinstance(given, list) else [given]):
+                if one is not None:
+                    place = f"{pointer}/outputs/{output}" + (f"/{index}" if isinstance(given, list) else "")
+                    parts.append((output, _loss(one, place)))
+    else:
+        parts.append((None, _loss(reference, pointer)))
+    names = output_names_of(models[name]) if name in models else None
+    return RoleLoss(name, parts, names, tracked=step.reports_output_losses)
+
+
+def _loss(reference: LossSpec, pointer: str) -> OutputLoss:
+    loss = build(reference, Kind.LOSS, pointer=pointer)
+    return OutputLoss(loss, component=reference.component, weight=reference.weight)
 
 
 def _selection(

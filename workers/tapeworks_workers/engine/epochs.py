@@ -34,6 +34,7 @@ from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.saves import Saves
 from tapeworks_workers.engine.step import CompiledStep
 from tapeworks_workers.engine.stopping import Judge
+from tapeworks_workers.engine.traces import Note
 
 MEASURABLE_SECONDS = 0.1
 """Calls that took less together say nothing of what steps wait for."""
@@ -72,6 +73,8 @@ class Training:
         self._progress = Progress(self._bounds, reporter)
         self._saves = Saves(training.checkpoint, files, reporter)
         self._judge = Judge(assembly, reporter)
+        self._noted: list[Note] = []
+        """What was found in the data and is no failure."""
         if (reported := self._reported(step)) is not None:
             self._judge.expect(reported, open_validation=evaluation.open)
         self.counters = Counters(steps_per_epoch=training.steps_per_epoch or data.training.steps, plan=self._plan.name)
@@ -314,7 +317,10 @@ class Training:
     # ── checks ───────────────────────────────────────────────────────────────────────────────────
 
     def _check(self) -> None:
-        self._means.check_labels()
+        for note in self._means.check_labels():
+            if note not in self._noted:
+                self._noted.append(note)
+                self._reporter.diagnostic(note.code, note.message, hint=note.hint, location=note.location)
         counters = self.counters
         finite = self._means.finite_steps()
         if finite < counters.step_in_epoch:

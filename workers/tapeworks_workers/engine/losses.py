@@ -1,139 +1,84 @@
 """The losses of a spec as a step calls them: `loss(y_true, y_pred, sample_weight=None)` gives a scalar.
 
-Two mistakes that TensorFlow lets pass, or answers differently on each device, are caught here:
-labels outside the model's outputs (their range is kept on device and read at every report) and a
-custom loss that broadcasts y of shape (n,) against outputs (n, 1).
+`RoleLoss` is what a role of the spec names: one loss for every output, or losses by output; their weighted sum, as
+`fit` computes it. `OutputLoss` is one loss on the tensors of one output. Mistakes that TensorFlow lets pass, or answers
+differently on each device, are caught here: labels outside the model's outputs (label_ranges.py), examples that are
+combined with other examples (example_axis.py), logits taken for probabilities (logits.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.losses.losses import LossFunctionWrapper
 
 from tapeworks.errors import FailureCode, JobFailure, Location
-from tapeworks_workers.engine import logits
-from tapeworks_workers.engine import sources_of_errors as places
+from tapeworks_workers.engine import logits, outputs
+from tapeworks_workers.engine.example_axis import Added, crossings, declared, note_of, traced
+from tapeworks_workers.engine.label_ranges import LabelRanges, takes_labels
+from tapeworks_workers.engine.metrics import RoleMetric
 from tapeworks_workers.engine.traces import Note
-from tapeworks_workers.engine.tracing import engine_code, outside_trace, peek
-
-_PROBE = 7
-"""A batch size that no other dimension is likely to have."""
-_INDEXES_BY_LABEL = frozenset({"SparseSoftmaxCrossEntropyWithLogits", "OneHot"})
+from tapeworks_workers.engine.tracing import engine_code, outside_trace
 
 
-class SpecLoss:
-    """One loss of the spec. `component` is its name there, for messages."""
+class OutputLoss:
+    """One loss of the spec, on tensors. `component` is its name there, for messages; `weight` is for `RoleLoss`."""
 
-    def __init__(self, loss: Any, *, name: str, component: str) -> None:
+    def __init__(self, loss: Any, *, component: str, weight: float = 1.0) -> None:
         self.loss = loss
-        self.name = name
         self.component = component
-        self.labels: tf.Variable | None = None
-        """[smallest, largest] label seen, int64; made when a trace shows that the loss indexes by label."""
-        self.classes: int | None = None
+        self.weight = weight
+        self.ranges = LabelRanges(component, ignored=declared(loss, "ignore_class"))
         self.notes: list[Note] = []
         """What was found while tracing and is no failure."""
+        self._examined = False
 
     @engine_code
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
-        if tf.is_tensor(y_true) and tf.is_tensor(y_pred):
-            self._check(y_true, y_pred)
-        return self.loss(y_true, y_pred, sample_weight=sample_weight)
-
-    def _check(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> None:
-        if isinstance(y_true, tf.RaggedTensor | tf.SparseTensor) or isinstance(y_pred, tf.RaggedTensor):
-            return
-        if y_true.shape.rank is None or y_pred.shape.rank is None or y_pred.shape.rank < 1:
-            return
-        self._check_logits(y_pred)
-        outputs = y_pred.shape[-1]
-        if y_true.shape.rank == 1 and y_pred.shape.rank == 2 and outputs == 1:
-            self._check_broadcast(y_true, y_pred)
-        one_label_each = y_true.shape.rank == y_pred.shape.rank - 1 or (
-            y_true.shape.rank == y_pred.shape.rank and y_true.shape[-1] == 1
-        )
-        if y_true.dtype.is_integer and one_label_each and outputs is not None and outputs > 1:
-            self._keep_range(y_true, y_pred)
+        dense = isinstance(y_true, tf.Tensor) and isinstance(y_pred, tf.Tensor)
+        if dense and tf.is_symbolic_tensor(y_pred):
+            self._check_logits(y_pred)
+        with Added() as added:
+            value = self.loss(y_true, y_pred, sample_weight=sample_weight)
+        if dense:
+            self._check_labels(added, y_true, y_pred)
+            self._check_examples(added, y_true, y_pred, sample_weight)
+        return value
 
     def _check_logits(self, y_pred: tf.Tensor) -> None:
         told = logits.mismatch(self.loss, y_pred)
-        if told is not None and not self.notes:  # validation is traced too, and says the same
+        if told is not None:
             message, hint = told
-            place = Location(component=self.component)
-            self.notes.append(Note("from_logits", f"loss {self.component!r} {message}", hint, place))
+            self._note(Note("from_logits", f"loss {self.component!r} {message}", hint, Location(component=self.component)))
 
-    def _check_broadcast(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> None:
-        if isinstance(self.loss, LossFunctionWrapper):
-            return  # Keras' own function losses squeeze
-        for operation in self._operations(y_true, y_pred):
-            crossed = (out for out in operation.outputs if out.shape.rank and out.shape[:2] == [_PROBE, _PROBE])
-            if (output := next(crossed, None)) is not None:
-                raise JobFailure(
-                    FailureCode.BROADCAST_LOSS,
-                    f"loss {self.component!r} broadcasts y of shape (n,) against outputs of shape (n, 1) to (n, n)",
-                    hint="Squeeze y_pred or expand y_true in its call: tf.squeeze(y_pred, -1), or y_true[:, None].",
-                    location=places.of_tensor(output) or Location(component=self.component),
-                )
+    def _check_labels(self, added: Added, y_true: tf.Tensor, y_pred: tf.Tensor) -> None:
+        if added.operations:
+            self.ranges.keep(added.operations, added.inside(y_true).name, added.inside(y_pred).name)
+        elif isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy) and takes_labels(y_true, y_pred):
+            self.ranges.keep_of(y_true, int(y_pred.shape[-1]))  # without a graph
 
-    def _operations(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> list[tf.Operation]:
-        """The operations of `call` on a batch of `_PROBE` examples; [] where it cannot be traced."""
-        graph = tf.Graph()
-        with graph.as_default():
-            dtype = getattr(self.loss, "dtype", None) or keras.config.floatx()
-            tensors = [
-                tf.compat.v1.placeholder(dtype, [_PROBE, *tensor.shape.as_list()[1:]]) for tensor in (y_true, y_pred)
-            ]
-            try:
-                getattr(self.loss, "call", self.loss)(*tensors)
-            except Exception:
-                return []  # the real trace follows and tells it with its place
-            return graph.get_operations()
-
-    def _keep_range(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> None:
-        if self.labels is None:
-            sparse = isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy)
-            if not sparse and not _INDEXES_BY_LABEL & {op.type for op in self._operations(y_true, y_pred)}:
-                return
-            with outside_trace():
-                self.labels = tf.Variable([0, 0], dtype=tf.int64, trainable=False, name="label_range")
-            self.classes = y_pred.shape[-1]
-        labels = tf.cast(y_true, tf.int64)
-        ignored = getattr(self.loss, "ignore_class", None)
-        if ignored is not None:
-            labels = tf.where(labels == ignored, tf.zeros_like(labels), labels)
-        low, high = tf.unstack(self.labels)
-        self.labels.assign(tf.stack([tf.minimum(low, tf.reduce_min(labels)), tf.maximum(high, tf.reduce_max(labels))]))
-
-    def labels_beyond(self) -> list[tf.Tensor]:
-        """Whether a label was seen that no output stands for, on the device; [] where none can be."""
-        if self.labels is None or self.classes is None:
-            return []
-        low, high = tf.unstack(self.labels)
-        return [(low < 0) | (high >= self.classes)]
-
-    def check_labels(self) -> None:
-        """Read the range of labels seen so far. Raises JobFailure `invalid_data` with the offending one."""
-        if self.labels is None or self.classes is None:
+    def _check_examples(self, added: Added, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: Any) -> None:
+        if declared(self.loss, "pairwise") or self._examined:
             return
-        low, high = peek(self.labels)
-        if low < 0 or high >= self.classes:
-            raise out_of_range(int(low) if low < 0 else int(high), self.classes, self.component)
+        if tf.executing_eagerly():  # a step without a graph: as one example of a trace
+            self._examined = True
+            added, (y_true, y_pred) = traced(getattr(self.loss, "call", self.loss), (y_true, y_pred))
+            sample_weight = None
+        roots = added.roots(y=y_true, outputs=y_pred, weights=sample_weight)
+        for crossing in crossings(added.operations, roots):
+            told = note_of(crossing, f"loss {self.component!r}", self.component)
+            if crossing.certain:
+                raise JobFailure(FailureCode.BROADCAST_LOSS, told.message, hint=told.hint, location=told.location)
+            self._note(told)
+            return
 
-
-def out_of_range(label: int, classes: int, component: str | None) -> JobFailure:
-    """The failure for a label that no output stands for."""
-    return JobFailure(
-        FailureCode.INVALID_DATA,
-        f"the data holds the label {label}, the model has {classes} outputs: labels must lie in 0 … {classes - 1}",
-        hint=f"Give the model {label + 1} outputs, or map the labels to 0 … {classes - 1}."
-        if label >= classes
-        else "Map negative labels to 0 … outputs-1, or give ignore_class where the loss has it.",
-        location=Location(component=component),
-    )
+    def _note(self, note: Note) -> None:
+        """Each kind once: validation is traced too, and says the same."""
+        if all(one.code != note.code for one in self.notes):
+            self.notes.append(note)
 
 
 class Losses(dict[str, Any]):
@@ -145,36 +90,95 @@ class Losses(dict[str, Any]):
         )
 
 
-class OutputLosses:
-    """The weighted sum of a loss for each named output."""
+@dataclass
+class Term:
+    """One loss on one output."""
 
-    def __init__(self, losses: Mapping[str, tuple[SpecLoss, float]]) -> None:
-        self.losses = dict(losses)
+    index: int
+    loss: OutputLoss
+    label: str
+    """What `fit` puts before `_loss`."""
 
-    @property
-    def notes(self) -> list[Note]:
-        """See `SpecLoss.notes`."""
-        return [note for loss, _ in self.losses.values() for note in loss.notes]
+
+@dataclass
+class RoleLoss:
+    """The weighted sum of losses over a model's outputs.
+
+    `parts`: (output, loss); an output of None stands for every one. `output_names` are a functional model's.
+    """
+
+    name: str
+    parts: Sequence[tuple[str | None, OutputLoss]]
+    output_names: Sequence[str] | None = None
+    tracked: bool = False
+    """Whether the losses of several outputs are reported one by one."""
+    trackers: list[RoleMetric] = field(default_factory=list)
+    """Their means over the batches, made when a trace shows the outputs."""
+    structure: Any = None
+    """The structure of the outputs at the last call, a number for each."""
+    of_output: list[list[OutputLoss]] = field(default_factory=list)
+    """The losses of each of these outputs."""
 
     @engine_code
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
-        total: Any = 0.0
-        for name, (loss, weight) in self.losses.items():
-            for what, nest in (("y", y_true), ("the model's outputs", y_pred)):
-                if not isinstance(nest, Mapping) or name not in nest:
-                    have = sorted(nest) if isinstance(nest, Mapping) else type(nest).__name__
-                    raise JobFailure(
-                        FailureCode.INVALID_SPEC, f"losses name the output {name!r}, but {what} has {have}"
-                    )
-            weights = sample_weight.get(name) if isinstance(sample_weight, Mapping) else sample_weight
-            total += weight * loss(y_true[name], y_pred[name], sample_weight=weights)
-        return total
+        if all(declared(loss.loss, "takes_all_outputs") for _, loss in self.parts):
+            total = [loss.weight * loss(y_true, y_pred, sample_weight) for _, loss in self.parts]
+            return total[0] if len(total) == 1 else tf.add_n(total)
+        found = outputs.outputs_of(y_pred, self.output_names)
+        terms = self._terms(found)
+        labels = outputs.labels_of(y_true, y_pred, found, {term.index for term in terms})
+        weights = outputs.weights_of(sample_weight, found)
+        values = [
+            term.loss(labels[term.index], found[term.index].value, sample_weight=weights[term.index]) for term in terms
+        ]
+        self._remember(y_pred, found, terms)
+        if self.tracked and len(terms) > 1:
+            self._track(terms, values)
+        return _sum([value if term.loss.weight == 1.0 else value * tf.cast(term.loss.weight, value.dtype)
+                     for term, value in zip(terms, values, strict=True)])  # fmt: skip
+
+    def _terms(self, found: Sequence[outputs.Output]) -> list[Term]:
+        terms = []
+        for key, loss in self.parts:
+            chosen = range(len(found)) if key is None else [outputs.find(key, found, what="losses")]
+            name = str(getattr(loss.loss, "name", "loss"))
+            terms += [Term(index, loss, outputs.loss_label(found[index], name)) for index in chosen]
+        return terms
+
+    def _remember(self, y_pred: Any, found: Sequence[outputs.Output], terms: Sequence[Term]) -> None:
+        self.structure = keras.tree.pack_sequence_as(y_pred, list(range(len(found))))
+        self.of_output = [[term.loss for term in terms if term.index == index] for index in range(len(found))]
+
+    def _track(self, terms: Sequence[Term], values: Sequence[tf.Tensor]) -> None:
+        """As `fit`: means over batches, whatever their size; of two losses with one name the last is reported."""
+        named = {f"{term.label}_loss": value for term, value in zip(terms, values, strict=True)}
+        if not self.trackers:
+            with outside_trace():
+                self.trackers = [RoleMetric(name, keras.metrics.Mean(name=name), None, False) for name in named]
+        for tracker in self.trackers:
+            tracker.metric.update_state(named[tracker.name])
+
+    @property
+    def losses(self) -> Iterator[OutputLoss]:
+        """Each loss once."""
+        return (loss for _, loss in self.parts)
+
+    @property
+    def notes(self) -> list[Note]:
+        """What was found while tracing and is no failure."""
+        return [note for loss in self.losses for note in loss.notes]
 
     def labels_beyond(self) -> list[tf.Tensor]:
-        """See `SpecLoss.labels_beyond`."""
-        return [one for loss, _ in self.losses.values() for one in loss.labels_beyond()]
+        """See `LabelRanges.beyond`."""
+        return [one for loss in self.losses for one in loss.ranges.beyond()]
 
-    def check_labels(self) -> None:
-        """See `SpecLoss.check_labels`."""
-        for loss, _ in self.losses.values():
-            loss.check_labels()
+    def check_labels(self) -> list[Note]:
+        """See `LabelRanges.check`."""
+        return [note for loss in self.losses for note in loss.ranges.check()]
+
+
+def _sum(values: Sequence[tf.Tensor]) -> tf.Tensor:
+    total = values[0]
+    for value in values[1:]:
+        total = total + tf.cast(value, total.dtype)
+    return total

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tapeworks_workers.engine import metrics as metric_results
 from tapeworks_workers.engine.fit_hooks import reset_metrics
 from tapeworks_workers.engine.step import CompiledStep
+from tapeworks_workers.engine.traces import Note
 from tapeworks_workers.engine.tracing import peek
 
 
@@ -115,11 +116,11 @@ class Means:
         self._result_names = tuple(results)
         return tf.stack([tf.cast(value, tf.float64) for value in results.values()]) if results else tf.zeros([0])
 
-    def check_labels(self) -> None:
-        """Raises JobFailure `invalid_data` where a label was seen that no output stands for."""
-        if self._told is None or self._told[0]:
-            for loss in self._compiled.assembly.losses.values():
-                loss.check_labels()
+    def check_labels(self) -> list[Note]:
+        """Raises JobFailure `invalid_data` where a label was seen that no output stands for; notes where it may be."""
+        if self._told is not None and not self._told[0]:
+            return []
+        return [note for loss in self._compiled.assembly.losses.values() for note in loss.check_labels()]
 
     def finite_steps(self) -> int:
         """Steps since the reset before the first value that was not finite."""

@@ -1,14 +1,14 @@
 """The metrics of a spec: named as Keras names them, fed by `run.update_metrics`, read once a report.
 
 A name is `config.name` or the class in snake case; `ROLE_` and `OUTPUT_` go before it where there
-is more than one. Only metrics marked `weighted` see sample weights, as in Keras.
+is more than one, and a name that is taken gets a number, as in `fit`. Only metrics marked `weighted` see sample weights, as in Keras.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -19,6 +19,18 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, MetricSpec, OutputMetrics
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.example_axis import Added, crossings, declared, note_of
+from tapeworks_workers.engine.outputs import (
+    find,
+    labels_of,
+    listed,
+    metric_labels,
+    output_names_of,
+    outputs_of,
+    unique_names,
+    weights_of,
+)
+from tapeworks_workers.engine.traces import Note
 from tapeworks_workers.engine.tracing import outside_trace
 
 
@@ -30,31 +42,58 @@ class RoleMetric:
     metric: keras.metrics.Metric
     output: str | None
     weighted: bool
+    output_names: Sequence[str] | None = None
+    """A functional model's names of its outputs."""
+    component: str | None = None
+    notes: list[Note] = field(default_factory=list)
+    """What was found while tracing and is no failure."""
 
 
-def build_metrics(spec: JobSpec, models: Mapping[str, keras.Model]) -> dict[str, list[RoleMetric]]:
-    """The metrics of every role, in the spec's order. Raises JobFailure `invalid_spec` where two have one name."""
+def build_metrics(
+    spec: JobSpec, models: Mapping[str, keras.Model], structure: Callable[[str], Any]
+) -> dict[str, list[RoleMetric]]:
+    """The metrics of every role, named as `fit` names them. `structure` gives a role's outputs, None where unknown.
+
+    Raises JobFailure `invalid_spec` where two roles' metrics have one name.
+    """
     built: dict[str, list[RoleMetric]] = {}
     taken: dict[str, str] = {}
     for role, of_role in spec.metrics.items():
-        by_output = of_role.outputs if isinstance(of_role, OutputMetrics) else {None: of_role}
-        base = f"/metrics/{role}" + ("/outputs" if isinstance(of_role, OutputMetrics) else "")
-        several = isinstance(of_role, OutputMetrics) and len(getattr(models[role], "outputs", None) or by_output) > 1
+        several = isinstance(of_role, OutputMetrics)
+        by_output: Mapping[Any, Sequence[MetricSpec]] = of_role.outputs if several else {None: of_role}
+        base = f"/metrics/{role}" + ("/outputs" if several else "")
+        places = _places(models[role], structure(role), list(by_output)) if several else {None: (0, None)}
+        made = []
         for output, metrics in by_output.items():
             for index, reference in enumerate(metrics):
-                pointer = f"{base}/{output}/{index}" if output is not None else f"{base}/{index}"
+                pointer = f"{base}/{output}/{index}" if several else f"{base}/{index}"
                 metric = build(reference, Kind.METRIC, pointer=pointer)
-                parts = [role] * (len(models) > 1) + [output or ""] * several + [own_name(metric, reference)]
-                name = "_".join(parts)
-                if name in taken:
-                    raise JobFailure(
-                        FailureCode.INVALID_SPEC,
-                        f"the metrics at {taken[name]} and {pointer} are both called {name!r}",
-                        hint='Give one of them a name: {"config": {"name": "…"}}.',
-                    )
-                taken[name] = pointer
-                built.setdefault(role, []).append(RoleMetric(name, metric, output, reference.weighted))
+                made.append((pointer, output, reference, metric))
+        made.sort(key=lambda one: (one[2].weighted, places[one[1]][0]))  # as fit counts names
+        named = [(own_name(metric, ref), places[output][1], ref.weighted) for _, output, ref, metric in made]
+        for (pointer, output, reference, metric), own in zip(made, unique_names(named), strict=True):
+            name = f"{role}_{own}" if len(models) > 1 else own
+            if name in taken:
+                raise JobFailure(
+                    FailureCode.INVALID_SPEC,
+                    f"the metrics at {taken[name]} and {pointer} are both called {name!r}",
+                    hint='Give one of them a name: {"config": {"name": "…"}}.',
+                )
+            taken[name] = pointer
+            built.setdefault(role, []).append(
+                RoleMetric(name, metric, output, reference.weighted, output_names_of(models[role]), reference.component)
+            )
     return built
+
+
+def _places(model: keras.Model, structure: Any, keys: Sequence[str]) -> dict[Any, tuple[int, str | None]]:
+    """Key → which output it is, and what `fit` puts before its metrics. Raises JobFailure for an unknown output."""
+    if structure is None:
+        return {key: (index, None if key.isdigit() else key) for index, key in enumerate(keys)}
+    outputs = outputs_of(structure, output_names_of(model))
+    names = metric_labels(outputs)
+    found = {key: find(key, outputs, what="metrics") for key in keys}
+    return {key: (index, names[index]) for key, index in found.items()}
 
 
 def gradient_metrics(
@@ -80,19 +119,35 @@ def own_name(metric: keras.metrics.Metric, reference: MetricSpec) -> str:
 def update(metrics: Iterable[RoleMetric], y: Any, y_pred: Any, sample_weight: Any) -> None:
     """Feed each metric what it looks at; under tracing this adds to the step's graph."""
     for item in metrics:
-        true, predicted, weight = y, y_pred, sample_weight if item.weighted else None
-        if item.output is not None:
-            true, predicted = _part(y, item, "y"), _part(y_pred, item, "the model's outputs")
-            weight = weight.get(item.output) if isinstance(weight, Mapping) else weight
-        ensure_built(item.metric, true, predicted)
-        item.metric.update_state(true, predicted, sample_weight=weight)
+        if declared(item.metric, "takes_all_outputs"):
+            _update(item, y, y_pred, sample_weight if item.weighted else None)
+            continue
+        outputs = outputs_of(y_pred, item.output_names)
+        if item.output is None and len(outputs) > 1:
+            raise JobFailure(
+                FailureCode.INVALID_SPEC,
+                f"metric {item.name!r} is for one output, and the model has several: {listed(outputs)}",
+                hint='Write {"outputs": {NAME: [metric, …]}} with the output that it is for.',
+            )
+        index = 0 if item.output is None else find(item.output, outputs, what="metrics")
+        true = labels_of(y, y_pred, outputs, {index})[index]
+        weight = weights_of(sample_weight, outputs)[index] if item.weighted else None
+        _update(item, true, outputs[index].value, weight)
 
 
-def _part(nest: Any, item: RoleMetric, what: str) -> Any:
-    if isinstance(nest, Mapping) and item.output in nest:
-        return nest[item.output]
-    have = sorted(nest) if isinstance(nest, Mapping) else type(nest).__name__
-    raise JobFailure(FailureCode.INVALID_SPEC, f"metric {item.name!r} looks at {item.output!r}, but {what} has {have}")
+def _update(item: RoleMetric, y: Any, y_pred: Any, sample_weight: Any) -> None:
+    ensure_built(item.metric, y, y_pred)
+    with Added() as added:
+        item.metric.update_state(y, y_pred, sample_weight=sample_weight)
+    if declared(item.metric, "pairwise"):
+        return
+    for crossing in crossings(added.operations, added.roots(y=y, outputs=y_pred, weights=sample_weight)):
+        note = note_of(crossing, f"metric {item.name!r}", item.component or item.name)
+        if crossing.certain:
+            raise JobFailure(FailureCode.BROADCAST_LOSS, note.message, hint=note.hint, location=note.location)
+        if not item.notes:
+            item.notes.append(note)
+        return
 
 
 def is_built(metric: keras.metrics.Metric) -> bool:

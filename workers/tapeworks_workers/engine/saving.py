@@ -8,7 +8,7 @@ Both raise JobFailure `not_serializable` naming the class and what its config la
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from tapeworks import serialization
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.comparison import why_not_rebuilt
-from tapeworks_workers.engine.losses import OutputLosses
+from tapeworks_workers.engine.losses import RoleLoss
+from tapeworks_workers.engine.metrics import RoleMetric
+from tapeworks_workers.engine.outputs import find, outputs_of
 from tapeworks_workers.engine.signatures import SERVING_FLAT, flat_signature, named_outputs, named_specs
 
 # ── .keras ───────────────────────────────────────────────────────────────────────────────────────
@@ -74,15 +76,13 @@ def compile_arguments(assembly: Assembly, role: str) -> dict[str, Any] | None:
     if assembly.spec.training.precision == "mixed_float16":
         optimizer = _scaling(optimizer, model)
     arguments: dict[str, Any] = {"optimizer": optimizer}
-    if isinstance(loss, OutputLosses):
-        arguments["loss"] = {name: one.loss for name, (one, _) in loss.losses.items()}
-        arguments["loss_weights"] = {name: weight for name, (_, weight) in loss.losses.items()}
-    else:
-        arguments["loss"] = loss.loss
+    if loss.structure is None:  # it was never called
+        return None
+    arguments["loss"], arguments["loss_weights"] = _compiled_losses(loss)
     for key, weighted in (("metrics", False), ("weighted_metrics", True)):
         chosen = [item for item in assembly.metrics.get(role, ()) if item.weighted is weighted]
         if chosen:
-            arguments[key] = _by_output([(item.output, _fresh(item.metric)) for item in chosen])
+            arguments[key] = _by_output(chosen, loss.structure)
     return arguments
 
 
@@ -97,13 +97,33 @@ def _scaling(optimizer: Any, model: keras.Model) -> keras.optimizers.Optimizer:
     return scaling
 
 
-def _by_output(metrics: list[tuple[str | None, keras.metrics.Metric]]) -> Any:
-    if all(output is None for output, _ in metrics):
-        return [metric for _, metric in metrics]
-    grouped: dict[str | None, list[keras.metrics.Metric]] = {}
-    for output, metric in metrics:
-        grouped.setdefault(output, []).append(metric)
-    return grouped
+def _compiled_losses(loss: RoleLoss) -> tuple[Any, Any]:
+    """`loss` and `loss_weights` for `compile`, in the structure of the outputs; a weight of 1 is None."""
+    of_output = [tuple((one.loss, one.weight) for one in losses) for losses in loss.of_output]
+    if not keras.tree.is_nested(loss.structure) or all(key is None for key, _ in loss.parts):
+        ((one, weight),) = {id(one): (one, weight) for losses in of_output for one, weight in losses}.values()
+        return one, None if weight == 1.0 else float(weight)
+
+    def taken(index: int, which: int) -> Any:
+        parts = [one[which] for one in of_output[index]]
+        return None if not parts else parts[0] if len(parts) == 1 else parts
+
+    losses = keras.tree.map_structure(lambda index: taken(index, 0), loss.structure)
+    plain = all(weight == 1.0 for losses_of_one in of_output for _, weight in losses_of_one)
+    return losses, None if plain else keras.tree.map_structure(lambda index: taken(index, 1), loss.structure)
+
+
+def _by_output(metrics: Sequence[RoleMetric], structure: Any) -> Any:
+    if all(item.output is None for item in metrics):
+        return [_fresh(item.metric) for item in metrics]
+    count = len(keras.tree.flatten(structure))
+    outputs = outputs_of(structure, metrics[0].output_names)
+    grouped: list[list[keras.metrics.Metric]] = [[] for _ in range(count)]
+    for item in metrics:
+        grouped[find(str(item.output), outputs, what="metrics")].append(_fresh(item.metric))
+    if count == 1:
+        return grouped[0]
+    return keras.tree.map_structure(lambda index: grouped[index], structure)
 
 
 def _fresh(metric: keras.metrics.Metric) -> keras.metrics.Metric:

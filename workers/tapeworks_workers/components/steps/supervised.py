@@ -14,14 +14,16 @@ class Supervised(TrainingStep):
     """Forward, loss plus regularization, gradients, update: the step of a plain job.
 
     The element is `x`, `(x, y)` or `(x, y, sample_weight)`. Without a loss in the spec the model's own losses
-    (`add_loss`) are all there is. Reports `loss`, regularization included, as Keras does. Where the model overrides
-    `compute_loss` or `compute_metrics`, or holds metrics, these are what `fit` makes of them.
+    (`add_loss`) are all there is. Reports `loss`, regularization included, and the loss of each output where several
+    are added, as Keras does. Where the model overrides `compute_loss` or `compute_metrics`, or holds metrics, these are
+    what `fit` makes of them.
     """
 
     models = ("model",)
     optimizers = {"model": ("model",)}  # noqa: RUF012  # a declaration, read as it stands
     losses = ("model",)
     optional_losses = ("model",)
+    reports_output_losses = True
 
     @tf.autograph.experimental.do_not_convert  # nothing here depends on a tensor's value: 0.1 s less to trace
     def train_step(self, batch: Any, run: Run) -> dict[str, Any]:
