@@ -16,6 +16,7 @@ from qualification.differential.parts import Part, layer, start
 from tapeworks.references import Kind
 
 STEPS, VOCABULARY = 5, 9
+_WORDS = ("cat", "dog", "cow", "hen", "fox", "")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,30 @@ def _sequence_body(choices: Choices, *, tokens: bool) -> tuple[list[Part], bool]
     return [*made, layer(choices.one(pooled))], False
 
 
+def _image_body(choices: Choices) -> list[Part]:
+    """Layers over images of whole numbers, to vectors."""
+    convolution = {"filters": 3, "kernel_size": 3, "padding": choices.one(("same", "valid")), "activation": "relu"}
+    layers = [
+        layer("Rescaling", scale=0.004),
+        layer(
+            "Conv2D",
+            **convolution,
+            kernel_initializer=start(choices.integer(0, 99)),
+            **_regularizers(choices, "kernel"),
+        ),
+        choices.one((layer("BatchNormalization"), layer("SpatialDropout2D", rate=0.2, seed=5), layer("ReLU"))),
+        choices.one((layer("MaxPooling2D"), layer("AveragePooling2D", pool_size=2))),
+    ]
+    return [*layers, layer(choices.one(("Flatten", "GlobalAveragePooling2D")))]
+
+
+def _word_body(choices: Choices) -> list[Part]:
+    """Layers over texts, to vectors."""
+    known = layer("StringLookup", vocabulary=list(_WORDS[:4]), **choices.config(0.4, num_oov_indices=(2,)))
+    table = layer("Embedding", input_dim=7, output_dim=4, embeddings_initializer=start(choices.integer(0, 99)))
+    return [known, table, layer("GlobalAveragePooling1D")]
+
+
 # ── inputs ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -144,18 +169,31 @@ def _series(random: np.random.Generator, rows: int) -> np.ndarray:
     return np.where((np.arange(STEPS) < random.integers(1, STEPS + 1, size=(rows, 1)))[..., None], drawn, 0.0)
 
 
+def _images(random: np.random.Generator, rows: int) -> np.ndarray:
+    return random.integers(0, 256, size=(rows, 6, 6, 2)).astype("uint8")
+
+
+def _words(random: np.random.Generator, rows: int) -> np.ndarray:
+    return np.array(_WORDS)[random.integers(0, len(_WORDS), size=(rows, STEPS))]
+
+
 _INPUTS: dict[str, tuple[Any, tuple[int, ...], str | None]] = {
     "vector": (_vectors, (5,), None),
     "tokens": (_tokens, (STEPS,), "int64"),
     "series": (_series, (STEPS, 3), None),
+    "images": (_images, (6, 6, 2), None),
+    "words": (_words, (STEPS,), "string"),
 }
 
 
 def _trunk(choices: Choices) -> tuple[str, list[Part], bool]:
     """The kind of input, the layers after it, and whether steps are left at their end."""
-    kind = choices.one(("vector", "vector", "tokens", "series"))
+    kind = choices.one(("vector", "vector", "vector", "tokens", "tokens", "series", "series", "images", "words"))
     if kind == "vector":
-        return kind, _body(choices), False
+        known = [layer("Normalization", mean=[0.1] * 5, variance=[2.0] * 5)] if choices.chance(0.1) else []
+        return kind, [*known, *_body(choices)], False
+    if kind in ("images", "words"):
+        return kind, _image_body(choices) if kind == "images" else _word_body(choices), False
     layers, sequence = _sequence_body(choices, tokens=kind == "tokens")
     return kind, layers, sequence
 
@@ -178,7 +216,8 @@ def _sequential(choices: Choices) -> Model:
 
 def _functional(choices: Choices) -> Model:
     kind, layers, sequence = _trunk(choices)
-    pair = choices.one(("list", "tuple", "dict")) if kind == "vector" and choices.chance(0.4) else None
+    pairable = kind == "vector" and "Normalization(mean" not in str(layers)
+    pair = choices.one(("list", "tuple", "dict")) if pairable and choices.chance(0.4) else None
     count = choices.one((1, 1, 2, 2, 3))
     structure = choices.one(("list", "tuple", "dict")) if count > 1 else choices.one(("one", "one", "dict", "list"))
     # The layers' names are not in the order of the outputs.

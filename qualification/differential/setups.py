@@ -86,7 +86,7 @@ def setup(seed: int) -> Setup:
         loss = weights = None  # the model's own loss is all there is
     metrics, weighted = (_metrics(compiled, made, place) for place in ("metrics", "weighted"))
     validation = _split(random, made, run.integer(5, 20), weighting) if run.chance(0.5) else None
-    from_arrays = run.chance(0.5)
+    from_arrays = run.chance(0.5) and not made.text.startswith("words")  # Keras takes no arrays of texts
     by_hand = run.chance(0.5) and _writable(made, loss, weights)
     limited, classes = run.chance(0.2), run.chance(0.3)
     return Setup(
@@ -175,7 +175,7 @@ def _weighting(choices: Choices, made: Model) -> str | None:
     """How examples are weighted."""
     kinds: list[str | None] = [None, None, None]
     if len(made.heads) > 1:
-        kinds += ["rows", "outputs"]
+        kinds += ["outputs"] if made.sequence else ["rows", "outputs"]
     else:
         kinds += ["steps", "steps"] if made.sequence else ["rows", "column"]
     return choices.one(kinds)
@@ -188,7 +188,7 @@ def _split(random: np.random.Generator, made: Model, rows: int, weighting: str |
     if weighting is None:
         return x, y
     if weighting == "outputs":
-        return x, y, _packed(made, {name: random.uniform(0.0, 2.0, size=rows) for name in made.heads})
+        return x, y, _packed(made, {name: random.uniform(0.0, 2.0, size=shape) for name in made.heads})
     sizes = {"rows": (rows,), "steps": (rows, STEPS), "column": (rows, 1)}
     return x, y, random.uniform(0.0, 2.0, size=sizes[weighting])
 

@@ -84,7 +84,7 @@ def _by_hand(setup: Setup) -> dict[str, Any]:
     spec: dict[str, Any] = {"model": setup.model.component, "optimizer": setup.optimizer.reference()}
     named = isinstance(setup.loss, Mapping)
     if named or setup.loss_weights is not None:
-        losses = setup.loss if named else dict.fromkeys(setup.model.heads, setup.loss)
+        losses = setup.loss if named else {"0": setup.loss}  # the one output
         weights = setup.loss_weights if named else dict.fromkeys(losses, setup.loss_weights)
         spec["loss"] = {
             "outputs": {
