@@ -3,23 +3,25 @@
     spec = tapeworks.from_keras(model, data={"source": "digits", "pipeline": […]}, epochs=5)
     client.submit(spec)
 
-The model's own config, optimizer, losses, weights of losses and metrics are read from what `compile`
-was given. Its weights are not part of a spec: the job starts from the initialisers.
-Keras is taken from the caller's process, which has it already; nothing here imports it.
+The model's own config, optimizer, losses, weights of losses, metrics and precision are read from what `compile` was
+given. Everything survives, or ComponentError says what does not. The model's weights are not part of a spec: the job
+starts from the initialisers. Keras is taken from the caller's process, which has it already; nothing here imports it.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from tapeworks.errors import ComponentError
+from tapeworks.keras_compile import losses, metrics, outputs_of
+from tapeworks.keras_models import is_plain, model_reference
+from tapeworks.keras_references import keras, reference
 from tapeworks.spec import JobSpec
 
-_COMPILED_ONLY = frozenset({"reduction", "dtype"})
-"""Config keys that `compile` fills in with Keras' own defaults, and that a job decides for itself."""
+_FLOATX = {"float32": "float32", "float64": "float64", "mixed_bfloat16": "float32", "mixed_float16": "float32"}
+"""`training.precision` → the float type of what has no policy of its own."""
 
 
 def from_keras(model: Any, *, data: Mapping[str, Any], epochs: int = 1, **fields: Any) -> JobSpec:
@@ -29,189 +31,114 @@ def from_keras(model: Any, *, data: Mapping[str, Any], epochs: int = 1, **fields
         model: a compiled functional or sequential keras.Model, or a registered component.
         data: the `data` part of the spec.
         epochs: as in `fit`.
-        fields: further fields of the spec (`name`, `gradients`, `export`, …); `training` is merged with epochs.
+        fields: further fields of the spec (`name`, `gradients`, `export`, …); `training` is merged with what is read.
 
     Raises ComponentError where a part cannot be named in a spec, SpecInvalid and pydantic's ValidationError.
     """
-    compiled = model.get_compile_config() if getattr(model, "compiled", False) else None
-    if not compiled:
-        raise ComponentError("the model is not compiled: call model.compile(optimizer=…, loss=…) first")
-    if compiled.get("optimizer") is None:
-        raise ComponentError("the model was compiled without an optimizer")
-    outputs = list(getattr(model, "output_names", None) or [])
-    loss = _serialized(model.loss)
-    optimizer = _reference(compiled["optimizer"], "the optimizer")
+    compiled = _compiled(model)
+    given = dict(fields.pop("training", {}))
+    precision = _precision(model, given)
+    floatx = _FLOATX[precision]
+    optimizer, of_training = _optimizer(model, compiled["optimizer"], precision, floatx)
+    outputs = outputs_of(model)
+    loss = losses(compiled.get("loss"), compiled.get("loss_weights"), outputs, floatx)
     parts = {
         "data": dict(data),
-        "model": _model(model),
+        "model": model_reference(model, floatx),
         "optimizer": optimizer,
-        "loss": _losses(loss, compiled.get("loss_weights"), outputs),
-        "metrics": _metrics(compiled, loss, outputs, model),
-        "training": {"epochs": epochs, **fields.pop("training", {})},
+        "loss": loss,
+        "metrics": metrics(compiled.get("metrics"), compiled.get("weighted_metrics"), loss, outputs, floatx),
+        "training": {"epochs": epochs, **of_training, **_execution(compiled), **given},
     }
     return JobSpec.model_validate({**{key: value for key, value in parts.items() if value is not None}, **fields})
 
 
-def _model(model: Any) -> dict[str, Any]:
-    keras = _keras()
-    if isinstance(model, keras.Sequential) or type(model).__name__ == "Functional":
-        return {"component": "functional", "config": {"config": _plain(json.loads(model.to_json()))}}
-    registered = keras.saving.get_registered_name(type(model))
-    if ">" not in registered:
+def _compiled(model: Any) -> dict[str, Any]:
+    """What `compile` was given, as it was given."""
+    if not getattr(model, "compiled", False):
+        raise ComponentError("the model is not compiled: call model.compile(optimizer=…, loss=…) first")
+    if type(model).compile is not keras().Model.compile:
         raise ComponentError(
-            f"{type(model).__name__} is a subclassed model: put @tapeworks.component on it, and serve its file "
-            "to the workers, or build it with the functional API"
+            f"{type(model).__name__} has a compile of its own, whose arguments no spec holds: give them to __init__, "
+            "or write the spec by hand"
         )
-    return {"component": _component_name(registered), "config": _arguments(model.get_config(), registered)}
+    compiled = dict(model._compile_config.config)
+    if compiled.get("optimizer") is None:
+        raise ComponentError("the model was compiled without an optimizer")
+    return compiled
 
 
-def _plain(document: dict[str, Any]) -> dict[str, Any]:
-    """The model's config without what `compile` and `build` added to it."""
-    return {key: value for key, value in document.items() if key not in ("compile_config", "build_config")}
+def _precision(model: Any, training: Mapping[str, Any]) -> str:
+    """`training.precision`: the model's own policy. Its layers keep theirs whatever the job says."""
+    policy = model.dtype_policy.name
+    if policy not in _FLOATX:
+        raise ComponentError(f"the model's dtype policy is {policy!r}; a job's is one of {', '.join(_FLOATX)}")
+    wanted = training.get("precision", policy)
+    if wanted != policy and is_plain(model):
+        raise ComponentError(
+            f"training.precision is {wanted!r}, but the model's layers were made for {policy!r}: call "
+            f"keras.config.set_dtype_policy({wanted!r}) before the model is built"
+        )
+    return str(wanted) if wanted in _FLOATX else str(policy)  # the spec's own check names the values
 
 
-# ── losses and metrics ───────────────────────────────────────────────────────────────────────────
+# ── optimizer ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _serialized(loss: Any) -> Any:
-    """What `compile` was given as loss, as Keras serialises it, with the arguments that its configs leave out."""
-    if isinstance(loss, Mapping):
-        return {output: _serialized(item) for output, item in loss.items()}
-    if isinstance(loss, list | tuple):
-        return [_serialized(item) for item in loss]
-    if loss is None or isinstance(loss, str):
-        return loss
-    serialized = _keras().saving.serialize_keras_object(loss)
-    # Huber's delta and CosineSimilarity's axis are in no config of theirs (Keras 3.15).
-    left_out = getattr(loss, "_fn_kwargs", {}) if str(serialized.get("module", "")).startswith("keras") else {}
-    if isinstance(serialized.get("config"), dict):
-        serialized["config"] = {**left_out, **serialized["config"]}
-    return serialized
+def _optimizer(model: Any, optimizer: Any, precision: str, floatx: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The reference of the optimizer, and what of it the job does by itself."""
+    scaled = type(optimizer).__name__ == "LossScaleOptimizer"
+    if scaled:
+        optimizer = _unscaled(optimizer, precision)
+    elif precision == "mixed_float16" and type(model.optimizer).__name__ != "LossScaleOptimizer":
+        raise ComponentError(
+            "the model was compiled with auto_scale_loss=False; a job in mixed_float16 scales its losses: compile "
+            "without it, or build the model in another precision"
+        )
+    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+        if getattr(optimizer, name, None):
+            raise ComponentError(
+                "exclude_from_weight_decay of the optimizer is in no config: register a subclass that calls it in "
+                "__init__ with @tapeworks.component"
+            )
+    if getattr(optimizer, "built", False) and int(optimizer.iterations) > 0:
+        warnings.warn(
+            f"the model was trained for {int(optimizer.iterations)} steps; a spec holds no weights, and the job starts "
+            "from the initialisers",
+            stacklevel=4,
+        )
+    made = reference(optimizer, "the optimizer", floatx=floatx)
+    of_training = {} if precision == "float32" else {"precision": precision}
+    config = made["config"]
+    if config.pop("loss_scale_factor", None) is not None:
+        raise ComponentError(
+            "the optimizer has a loss_scale_factor: leave it out, mixed_float16 scales losses by itself"
+        )
+    return made, of_training
 
 
-def _losses(loss: Any, weights: Any, outputs: list[str]) -> Any:
-    if loss is None:
-        return None
-    several = isinstance(loss, list) or (isinstance(loss, Mapping) and "class_name" not in loss) or len(outputs) > 1
-    if not several:
-        reference = _measure(loss, "losses")
-        if weights in (None, 1, 1.0, [1], [1.0]):
-            return reference
-        return {"outputs": {outputs[0] if outputs else "output": {**reference, "weight": _weight(weights, 0, "")}}}
-    named = _by_output(loss, outputs)
-    return {
-        "outputs": {
-            output: {**_measure(item, "losses"), "weight": _weight(weights, index, output)}
-            for index, (output, item) in enumerate(named.items())
-            if item is not None
-        }
-    }
+def _unscaled(optimizer: Any, precision: str) -> Any:
+    """The optimizer inside a LossScaleOptimizer, whose work the job does in mixed_float16."""
+    if precision != "mixed_float16":
+        raise ComponentError(
+            f"the optimizer is a LossScaleOptimizer and the model's precision {precision!r}: compile with its inner "
+            "optimizer; losses are scaled in mixed_float16 only"
+        )
+    config = optimizer.get_config()
+    if (config["initial_scale"], config["dynamic_growth_steps"]) != (2.0**15, 2000):
+        raise ComponentError(
+            "initial_scale and dynamic_growth_steps of LossScaleOptimizer have no place in a spec: a job scales losses "
+            "by Keras' own defaults, 32768 and 2000; compile with the inner optimizer"
+        )
+    return optimizer.inner_optimizer
 
 
-def _weight(weights: Any, index: int, output: str) -> float:
-    if isinstance(weights, Mapping):
-        return float(weights.get(output, 1.0))
-    if isinstance(weights, list | tuple):
-        return float(weights[index])
-    return 1.0 if weights is None else float(weights)
+# ── how steps are run ────────────────────────────────────────────────────────────────────────────
 
 
-def _metrics(compiled: Mapping[str, Any], loss: Any, outputs: list[str], model: Any) -> Any:
-    """A list, or lists by output; `weighted_metrics` are marked."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    losses = _by_output(loss, outputs)
-    for place, weighted in (("metrics", False), ("weighted_metrics", True)):
-        given = compiled.get(place)
-        if given is None:
-            continue
-        for output, item in _each(given, outputs):
-            reference = _measure(_accuracy(item, losses.get(output, loss), output, model), "metrics")
-            found.setdefault(output, []).append({**reference, "weighted": weighted} if weighted else reference)
-    if len(outputs) <= 1 or not found:
-        return [item for items in found.values() for item in items]
-    return {"outputs": found}
-
-
-def _each(given: Any, outputs: list[str]) -> Iterator[tuple[str, Any]]:
-    """(output, metric), through lists and dicts; with one output a list is its metrics."""
-    if len(outputs) <= 1 and not (isinstance(given, Mapping) and "class_name" not in given):
-        given = {outputs[0] if outputs else "": given}
-    for output, items in _by_output(given, outputs).items():
-        for item in items if isinstance(items, list) else [items]:
-            if item is not None:
-                yield output, item
-
-
-def _by_output(given: Any, outputs: list[str]) -> dict[str, Any]:
-    if isinstance(given, Mapping) and "class_name" not in given:
-        return dict(given)
-    if isinstance(given, list):
-        return dict(zip(outputs, given, strict=True))
-    return dict.fromkeys(outputs, given)
-
-
-def _accuracy(metric: Any, loss: Any, output: str, model: Any) -> Any:
-    """`"accuracy"` means what the loss and the output's width say, as in `compile`."""
-    if metric not in ("accuracy", "acc"):
-        return metric
-    name = loss if isinstance(loss, str) else str(loss.get("class_name", ""))
-    names = list(getattr(model, "output_names", [output]))
-    shape = model.outputs[names.index(output) if output in names else 0].shape
-    if "sparse" in name.lower():
-        kind = "SparseCategoricalAccuracy"
-    else:
-        kind = "BinaryAccuracy" if shape[-1] == 1 or "binary" in name.lower() else "CategoricalAccuracy"
-    return {"class_name": kind, "module": "keras.metrics", "config": {"name": metric}}
-
-
-def _measure(given: Any, module: str) -> dict[str, Any]:
-    """A loss or metric by Keras' short name, or as `compile` serialised it."""
-    if isinstance(given, Mapping) and given.get("class_name") == "function":
-        given = given["config"] if hasattr(getattr(_keras(), module), str(given["config"])) else given
-    if not isinstance(given, str):
-        return _reference(given, f"one of the {module}")
-    found = getattr(_keras(), module).get(given)
-    name = getattr(found, "__name__", type(found).__name__).replace("_", "").lower()
-    for candidate in dir(getattr(_keras(), module)):
-        if candidate.lower() == name and isinstance(getattr(getattr(_keras(), module), candidate), type):
-            return {"component": f"keras/{candidate}", "config": {"name": given} if module == "metrics" else {}}
-    raise ComponentError(f"{given!r} of {module} has no class in Keras: give an instance instead")
-
-
-# ── Keras' serialised objects ────────────────────────────────────────────────────────────────────
-
-
-def _reference(serialized: Any, what: str) -> dict[str, Any]:
-    """`{"module", "class_name", "config", "registered_name"}` as a reference of a spec."""
-    if not isinstance(serialized, Mapping) or not isinstance(serialized.get("config"), Mapping):
-        raise ComponentError(f"{what} is a plain function: put @tapeworks.component on it, or use a class")
-    registered = serialized.get("registered_name") or ""
-    name = _component_name(registered) if ">" in registered else f"keras/{serialized['class_name']}"
-    if not name.startswith("keras/") or str(serialized.get("module", "")).startswith("keras"):
-        return {"component": name, "config": _arguments(serialized["config"], name)}
-    raise ComponentError(f"{what}, {serialized['class_name']}, is no component: put @tapeworks.component on it")
-
-
-def _component_name(registered: str) -> str:
-    package, _, name = registered.partition(">")
-    return name if package == "tapeworks" else f"{package}/{name}"
-
-
-def _arguments(config: Mapping[str, Any], what: str) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if value is not None and key not in _COMPILED_ONLY}
-    return {key: _value(value, f"{key} of {what}") for key, value in kept.items()}
-
-
-def _value(value: Any, what: str) -> Any:
-    if isinstance(value, Mapping):
-        if "class_name" in value:
-            return _reference(value, what)
-        return {key: _value(item, what) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_value(item, what) for item in value]
-    return value
-
-
-def _keras() -> Any:
-    """The caller's Keras: a model cannot be here without it."""
-    return sys.modules["keras"]
+def _execution(compiled: Mapping[str, Any]) -> dict[str, Any]:
+    """`run_eagerly` and `steps_per_execution`. `jit_compile` changes speed and rounding only: the job decides it."""
+    if compiled.get("run_eagerly"):
+        return {"execution": {"plan": "eager"}}
+    steps = compiled.get("steps_per_execution") or 1
+    return {"execution": {"steps_per_call": steps}} if steps > 1 else {}

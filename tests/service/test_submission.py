@@ -278,3 +278,18 @@ def test_components_are_listed_and_shown(api: httpx.Client, worker: HandWorker) 
     close = api.get("/v1/components/loss/fokal")
     assert (close.status_code, close.json()["hint"]) == (404, "Did you mean 'focal'?")
     assert api.get("/v1/components/nonsense/focal").status_code == 422
+
+
+def test_the_order_of_an_object_is_kept_from_post_to_lease(api: httpx.Client, worker: HandWorker) -> None:
+    names = ["zeta", "alpha", "10", "2", "Beta", "aa", "b"]  # neither sorted, nor by length, nor numbers first
+    sources = {name: {"source": "digits", "pipeline": []} for name in names}
+    labels = {name: name for name in reversed(names)}
+    document = {**zipped({"source": "digits", "pipeline": []}), "labels": labels}
+    document["data"]["source"]["config"]["sources"] = sources
+    assert list(api.post("/v1/jobs/validate", json=document).json()["spec"]["labels"]) == list(labels)
+    made = api.post("/v1/jobs", json=document)
+    assert made.status_code == 201, made.text
+    leased = worker.lease().lease["spec"]
+    for found in (made.json()["spec"], worker.job(made.json()["id"])["spec"], leased):
+        assert list(found["data"]["source"]["config"]["sources"]) == names
+        assert list(found["labels"]) == list(labels)

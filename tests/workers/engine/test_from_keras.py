@@ -124,7 +124,7 @@ def test_each_output_keeps_its_loss_weight_and_metrics() -> None:
     model.compile(
         "adam",
         {"price": "mse", "group": cross_entropy},
-        loss_weights={"price": 0.3},
+        loss_weights={"price": 0.3, "group": 1.0},
         metrics={"price": ["mae"], "group": ["acc", keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")]},
     )
     spec = tapeworks.from_keras(model, data=DATA).document()

@@ -36,6 +36,9 @@ REFUSED = frozenset({"Lambda", "TFSMLayer", "JaxLayer", "FlaxLayer", "TorchModul
 FILE_ARGUMENTS = frozenset({"vocabulary", "idf_weights"})
 """Arguments of preprocessing layers whose strings Keras opens as files."""
 
+TUPLES = frozenset({"ngrams"})
+"""Arguments that Keras takes as tuples only, which JSON does not have."""
+
 
 @functools.cache
 def _classes(kind: Kind) -> dict[str, type]:

@@ -159,6 +159,9 @@ def _build_keras(name: str, kind: Kind, config: dict[str, Any], pointer: str) ->
         argument: _build_nested(value, argument, None, f"{pointer}/config/{escape(argument)}")
         for argument, value in config.items()
     }
+    for argument in allowed.TUPLES & arguments.keys():
+        if isinstance(arguments[argument], list):
+            arguments[argument] = tuple(arguments[argument])
     return _complete(_call(cls, arguments, name=name, pointer=pointer), config)
 
 

@@ -105,6 +105,9 @@ def file_entry(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, document: Any) -> None:
-    """Deterministic JSON: sorted keys; numbers that are not finite as the strings of the HTTP contract."""
-    text = json.dumps(finite(document), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """JSON with keys in the document's order; numbers that are not finite as the strings of the HTTP contract.
+
+    Keys are not sorted: a component makes its layers in the order of a dict argument, and Keras restores by position.
+    """
+    text = json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False)
     file.write_text(text + "\n", encoding="utf-8")

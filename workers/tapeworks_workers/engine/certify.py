@@ -19,7 +19,7 @@ from typing import Any
 from tapeworks.components import registry
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
-from tapeworks_workers.engine.again import put_together_again
+from tapeworks_workers.engine.again import put_together_again, verified
 from tapeworks_workers.engine.comparison import device, versions
 from tapeworks_workers.engine.next_step import FOLDER, TOLERANCE, compare_next_step, device_kind, stored_batch
 
@@ -29,9 +29,10 @@ def main(bundle: Path) -> dict[str, Any]:
     bundle = Path(bundle).resolve()
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     components = import_components(bundle, manifest)
-    assembly, state = put_together_again(manifest, bundle / FOLDER, stored_batch(bundle / FOLDER))
     tolerance = TOLERANCE["gpu" if "gpu" in (device_kind(), manifest["device"]["kind"]) else "cpu"]
-    report, off = compare_next_step(assembly, state, bundle / FOLDER, tolerance=tolerance)
+    with verified("the bundle"):
+        assembly, state = put_together_again(manifest, bundle / FOLDER, stored_batch(bundle / FOLDER))
+        report, off = compare_next_step(assembly, state, bundle / FOLDER, tolerance=tolerance)
     if off is not None:
         raise JobFailure(
             FailureCode.RELOAD_MISMATCH,

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from tapeworks_workers.engine.assembly import Assembly
 
 VALUES, STATE = "values.npz", "state.json"
+OTHER_VARIABLES = (
+    "The components create other variables from the same spec than before. Create layers in the order of a list or "
+    "dict argument, not of a set, and let nothing but the arguments decide which layers there are."
+)
 EXTRA = "best/"
 """Values under this prefix belong to the loop (the best weights so far), not to variables."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -60,12 +64,12 @@ def restore(assembly: Assembly, state: Snapshot) -> None:
     unknown = sorted(set(values) - set(variables) - later)
     if missing or unknown:
         what = f"lacks {missing[0]!r}" if missing else f"holds {unknown[0]!r}, which the job does not have"
-        raise _corrupt(f"{what} ({len(missing)} missing, {len(unknown)} unknown)")
+        raise _unfit(f"{what} ({len(missing)} missing, {len(unknown)} unknown)")
     for name, variable in variables.items():
         value = values[name]
         if tuple(variable.shape) != value.shape or variable.dtype.as_numpy_dtype != value.dtype:
             found = f"{value.dtype} {list(value.shape)}"
-            raise _corrupt(f"{name!r} is {found}, the job's is {variable.dtype.name} {variable.shape.as_list()}")
+            raise _unfit(f"holds {name!r} as {found}, the job has {variable.dtype.name} {variable.shape.as_list()}")
     for name, variable in variables.items():
         variable.assign(values[name])
     assembly.pending.update({name: values[name] for name in later})
@@ -78,7 +82,7 @@ def _check_outside(assembly: Assembly, state: Snapshot) -> None:
     present = outside.of_models(assembly.models)
     for name in sorted({*held, *present}):
         if name not in held or name not in present or not np.array_equal(held[name], present[name]):
-            raise _corrupt(f"does not hold the {name!r} that the models were built with")
+            raise _unfit(f"does not hold the {name!r} that the models were built with")
 
 
 def _made_by_tracing(assembly: Assembly, name: str) -> bool:
@@ -99,7 +103,7 @@ def write_values(state: Snapshot, folder: Path) -> None:
             np.lib.format.write_array(buffer, np.ascontiguousarray(plain).reshape(value.shape), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), buffer.getvalue())
     document = {"counters": state.counters, "dtypes": dtypes}
-    (folder / STATE).write_text(json.dumps(finite(document), sort_keys=True, indent=1, allow_nan=False))
+    (folder / STATE).write_text(json.dumps(finite(document), indent=1, allow_nan=False))
 
 
 def read_values(folder: Path) -> Snapshot:
@@ -113,7 +117,7 @@ def read_values(folder: Path) -> Snapshot:
             }
         return Snapshot(values, document["counters"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise _corrupt(f"cannot be read: {error}") from error
+        raise StoredStateError(f"cannot be read: {error}") from error
 
 
 def _bits(value: np.ndarray) -> np.ndarray:
@@ -124,8 +128,16 @@ def _typed(value: np.ndarray, dtype: Any) -> np.ndarray:
     return value if value.dtype == np.dtype(dtype) else value.view(dtype)
 
 
-def _corrupt(what: str) -> JobFailure:
-    return JobFailure(FailureCode.CHECKPOINT_CORRUPT, f"the checkpoint {what}")
+class StoredStateError(JobFailure):
+    """Stored values cannot be read, or do not fit the variables of the job. `problem` lacks the subject."""
+
+    def __init__(self, problem: str, hint: str | None = None) -> None:
+        super().__init__(FailureCode.CHECKPOINT_CORRUPT, f"the checkpoint {problem}", hint=hint)
+        self.problem = problem
+
+
+def _unfit(problem: str) -> StoredStateError:
+    return StoredStateError(problem, f"{OTHER_VARIABLES} Then start the job anew.")
 
 
 def sync(path: Path) -> None:

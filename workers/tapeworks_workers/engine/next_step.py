@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tapeworks_workers.engine.again import verified
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.bundle import write_json
 from tapeworks_workers.engine.bundled.load import nest
@@ -41,7 +42,8 @@ def write_next_step(assembly: Assembly, step: CompiledStep, counters: dict[str, 
         logs = _taken(step, nest(structure, _read(folder / "batch.npz")))
         after = snapshot(assembly, counters)
     finally:
-        restore(assembly, before)
+        with verified("the exported job"):
+            restore(assembly, before)
     total = sum(value.nbytes for value in after.values.values())
     every = max(1, -(-total // _SAMPLED_BYTES))
     samples, values = Arrays(), {}

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.again import put_together_again
+from tapeworks_workers.engine.again import put_together_again, verified
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.black_box import FORMAT, TRAINING_STATE
 from tapeworks_workers.engine.bundled.load import nest
@@ -34,7 +34,11 @@ _COUNTS = re.compile(r"# of (\S+) elements: (\d+)")
 
 def main(folder: Path) -> dict[str, Any]:
     """Replay the box in this folder: a report. Raises JobFailure, or what a component raises."""
-    folder = Path(folder).resolve()
+    with verified("the black box"):
+        return _replayed(Path(folder).resolve())
+
+
+def _replayed(folder: Path) -> dict[str, Any]:
     box = json.loads((folder / "black_box.json").read_text(encoding="utf-8"))
     if box["format"] > FORMAT:
         raise JobFailure(FailureCode.NOT_SUPPORTED, f"the black box has format {box['format']}, known is {FORMAT}")
