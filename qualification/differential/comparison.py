@@ -15,6 +15,7 @@ from qualification.differential.setups import Setup
 from qualification.differential.training import spec_of, trained
 from tapeworks.errors import TapeworksError
 from tapeworks_workers.engine.assembly import PRECISIONS
+from tapeworks_workers.engine.environment import as_traced
 
 TOLERANCE = 1e-5
 _SHOWN = 6
@@ -46,25 +47,33 @@ class Outcome:
 
 
 def outcome(setup: Setup) -> Outcome:
-    """Train the set-up on both sides and compare."""
+    """Train the set-up on both sides and compare.
+
+    Graphs run as they were traced: an optimised one rounds elsewhere, which bfloat16 shows in the third digit.
+    """
+    try:
+        with as_traced():
+            return _outcome(setup)
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+
+
+def _outcome(setup: Setup) -> Outcome:
     try:
         _fresh(setup)
-        model = compiled_model(setup)
-        theirs = fitted(setup, model)
+        theirs = fitted(setup, compiled_model(setup))
     except Exception as error:
         return Outcome(Verdict.UNFIT, [_line(error)])
     if not np.all(np.isfinite(theirs.losses)):
         return Outcome(Verdict.UNFIT, ["the loss of fit is not finite"])
     try:
         _fresh(setup)
-        spec = spec_of(setup, compiled_model(setup))
-        ours = trained(setup, spec)
+        ours = trained(setup, spec_of(setup, compiled_model(setup)))
     except TapeworksError as error:
         return Outcome(Verdict.RIGHTLY_REFUSED if setup.optimizer.change else Verdict.REFUSED, [_line(error)])
     except Exception as error:
         return Outcome(Verdict.BROKEN, [*traceback.format_exc().splitlines()[-12:], _line(error)])
-    finally:
-        _plain()
     found = list(differences(ours, theirs))
     return Outcome(Verdict.DIFFERENT if found else Verdict.EQUAL, found)
 
@@ -115,8 +124,3 @@ def _fresh(setup: Setup) -> None:
     floatx, policy = PRECISIONS[setup.precision]
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
-
-
-def _plain() -> None:
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
