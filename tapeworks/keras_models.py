@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tapeworks.errors import ComponentError
-from tapeworks.keras_references import is_keras, keras, left_out, reference
+from tapeworks.keras_references import check_rebuilt, is_keras, keras, left_out, reference
 
 _HOOKS = (
     "call",
@@ -87,26 +87,6 @@ def _complete(document: dict[str, Any], live: Any) -> None:
         check_rebuilt(document, live.name)
 
 
-def check_rebuilt(document: Mapping[str, Any], name: str) -> None:
-    """Some layers of Keras cannot be rebuilt from their own configs: raise ComponentError before a worker fails."""
-    parts = {key: document[key] for key in ("module", "class_name", "config", "registered_name") if key in document}
-    saving = keras().saving
-    try:
-        found = saving.serialize_keras_object(saving.deserialize_keras_object(json.loads(json.dumps(parts))))
-    except (TypeError, ValueError) as error:
-        raise ComponentError(
-            f"Keras cannot rebuild the layer {name!r} ({document['class_name']}) from its own config: "
-            f"{' '.join(str(error).rpartition('Exception encountered:')[2].split())[:300]}"
-        ) from error
-    again = json.loads(json.dumps(found))["config"]
-    for argument, value in document["config"].items():
-        if argument in again and again[argument] != value:
-            raise ComponentError(
-                f"Keras does not rebuild the layer {name!r} ({document['class_name']}) from its own config: {argument} "
-                f"is {value!r} and comes back as {again[argument]!r}"
-            )
-
-
 def _children(config: Mapping[str, Any], live: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Objects inside an object, with their configs: the layer of a wrapper, the cells of an RNN."""
     for argument, part in config.items():
@@ -162,7 +142,7 @@ def _check(value: Any, place: str) -> None:
 
 def _check_class(value: Mapping[str, Any], place: str) -> None:
     name, registered = value["class_name"], value.get("registered_name")
-    if name == "Lambda":
+    if name in ("Lambda", "__lambda__"):
         raise ComponentError(
             f"{place} is a Lambda, which carries code: make it a layer with @tapeworks.component on it"
         )

@@ -9,6 +9,7 @@ Keras is taken from the caller's process, which has it already; nothing here imp
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import operator
 import sys
@@ -57,6 +58,8 @@ def reference(obj: Any, what: str, *, floatx: str | None = None) -> dict[str, An
             f"{what}, {_described(obj)}, is no component: put @tapeworks.component on it, or use a class"
         )
     name = component_name(type(obj), kind, what)
+    if kind is Kind.LAYER and is_keras(type(obj)):
+        check_rebuilt(_document(obj, name), obj.name)
     floatx = floatx or keras().config.floatx()
     return {"component": name, "config": _arguments(obj, kind, name, floatx)}
 
@@ -85,12 +88,7 @@ def is_keras(cls: type) -> bool:
 
 
 def _arguments(obj: Any, kind: Kind, name: str, floatx: str) -> dict[str, Any]:
-    try:
-        config = dict(obj.get_config())
-    except NotImplementedError as error:
-        raise ComponentError(
-            f"{name} has no config with these arguments: {' '.join(str(error).split())[:300]}"
-        ) from error
+    config = dict(obj.get_config())
     config |= left_out(obj, config)
     defaults, accepted = _parameters(type(obj), kind, name)
     if "dtype" in accepted and hasattr(obj, "dtype"):
@@ -223,3 +221,32 @@ def _described(value: Any) -> str:
     if inspect.isfunction(value):
         return f"the plain function {value.__name__!r}"
     return f"an object of type {type(value).__name__}"
+
+
+def _document(layer: Any, name: str) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = keras().saving.serialize_keras_object(layer)
+    except NotImplementedError as error:
+        why = " ".join(str(error).split())[:300]
+        raise ComponentError(f"{name} has no config with these arguments: {why}") from error
+    return document
+
+
+def check_rebuilt(document: Mapping[str, Any], name: str) -> None:
+    """Some layers of Keras cannot be rebuilt from their own configs: raise ComponentError before a worker fails."""
+    parts = {key: document[key] for key in ("module", "class_name", "config", "registered_name") if key in document}
+    saving = keras().saving
+    try:
+        found = saving.serialize_keras_object(saving.deserialize_keras_object(json.loads(json.dumps(parts))))
+    except (TypeError, ValueError) as error:
+        raise ComponentError(
+            f"Keras cannot rebuild the layer {name!r} ({document['class_name']}) from its own config: "
+            f"{' '.join(str(error).rpartition('Exception encountered:')[2].split())[:300]}"
+        ) from error
+    again = json.loads(json.dumps(found))["config"]
+    for argument, value in json.loads(json.dumps(document["config"])).items():
+        if argument in again and again[argument] != value:
+            raise ComponentError(
+                f"Keras does not rebuild the layer {name!r} ({document['class_name']}) from its own config: {argument} "
+                f"is {value!r} and comes back as {again[argument]!r}"
+            )

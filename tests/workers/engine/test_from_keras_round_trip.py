@@ -10,8 +10,8 @@ import keras
 import pytest
 
 from tapeworks.errors import ComponentError
-from tapeworks.keras_models import _complete, check_rebuilt
-from tapeworks.keras_references import left_out, reference
+from tapeworks.keras_models import _complete
+from tapeworks.keras_references import check_rebuilt, left_out, reference
 from tapeworks.loading import load_installed
 from tapeworks.references import Kind
 from tapeworks_workers.components.models.functional import check_config

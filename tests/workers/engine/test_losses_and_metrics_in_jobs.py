@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from tapeworks.errors import JobFailure
 from tests.workers.engine.conftest import CLASSES, exported
 from tests.workers.engine.conftest import job as small_job
 from tests.workers.engine.conftest import trained as trained_once
@@ -69,13 +68,6 @@ def test_it_trains_on_labels_of_one_dimension(tmp_path: Path, loss: Any, outputs
     """y is (n,), outputs are (n, 1), or fewer than there are labels: neither a broadcast nor a label out of range."""
     spec = job(data={"source": numbers(size=25)}, model=mlp(outputs=outputs), loss=loss, training={"epochs": 1})
     assert np.isfinite(trained(spec, tmp_path).history("loss")).all()
-
-
-@pytest.mark.parametrize("loss", ["triplet", "nt_xent"])
-def test_embeddings_of_one_dimension_need_labels_in_a_column(tmp_path: Path, loss: str) -> None:
-    with pytest.raises(JobFailure, match=r"broadcasts y of shape \(n,\)") as caught:
-        trained(job(model=mlp(outputs=1), loss=loss, training={"epochs": 1}), tmp_path)
-    assert caught.value.code == "broadcast_loss"
 
 
 def test_a_bundle_with_them_comes_back(acme: Path, tmp_path: Path, verify: Any) -> None:

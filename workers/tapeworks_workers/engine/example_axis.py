@@ -70,7 +70,9 @@ class Crossing:
     def described(self) -> str:
         """`broadcasts y of shape (n, 1) against outputs of shape (n,)`, y first."""
         sides = [(_named(t.roots), shape) for t, shape in zip((self.left, self.right), self.shapes, strict=True)]
-        (one, first), (other, second) = sorted(sides, key=lambda side: ([Y, OUTPUTS, WEIGHTS] + [side[0]]).index(side[0]))
+        (one, first), (other, second) = sorted(
+            sides, key=lambda side: ([Y, OUTPUTS, WEIGHTS] + [side[0]]).index(side[0])
+        )
         return f"broadcasts {one} of shape {first} against {other} of shape {second}"
 
 
@@ -99,9 +101,7 @@ def _crossings(operations: Iterable[tf.Operation], trails: dict[str, Trail]) -> 
             trails[operation.outputs[0].name] = trail
 
 
-def _inside(
-    operation: tf.Operation, known: Sequence[Trail | None], trails: dict[str, Trail]
-) -> Iterator[Crossing]:
+def _inside(operation: tf.Operation, known: Sequence[Trail | None], trails: dict[str, Trail]) -> Iterator[Crossing]:
     inner = operation.graph._get_function(operation.get_attr("f").name).graph
     within = {tensor.name: trail for tensor, trail in zip(inner.inputs, known, strict=True) if trail is not None}
     yield from _crossings(inner.get_operations(), within)
@@ -179,7 +179,9 @@ def _union(trails: Sequence[Trail]) -> Trail:
 
 def _joined(operation: tf.Operation, known: Sequence[Trail | None]) -> Trail | None:
     both = [trail for trail in known if trail is not None]
-    ranks = [trail.rank if trail is not None else t.shape.rank for trail, t in zip(known, operation.inputs, strict=True)]
+    ranks = [
+        trail.rank if trail is not None else t.shape.rank for trail, t in zip(known, operation.inputs, strict=True)
+    ]
     if any(rank is None for rank in ranks) or len({trail.from_right for trail in both}) != 1:
         return None
     rank = max(rank for rank in ranks if rank is not None)
@@ -256,7 +258,9 @@ def _squeezed(operation: tf.Operation, trail: Trail) -> Trail | None:
 
 def _sliced(operation: tf.Operation, trail: Trail) -> Trail | None:
     """`y[:, 0]`: the example axis is taken whole, others may go."""
-    mask = {name: operation.get_attr(f"{name}_mask") for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
+    mask = {
+        name: operation.get_attr(f"{name}_mask") for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+    }
     steps = tf.get_static_value(operation.inputs[3])
     if mask["ellipsis"] or mask["new_axis"] or steps is None or len(steps) <= trail.axis or steps[trail.axis] != 1:
         return None

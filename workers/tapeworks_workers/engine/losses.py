@@ -52,7 +52,9 @@ class OutputLoss:
         told = logits.mismatch(self.loss, y_pred)
         if told is not None:
             message, hint = told
-            self._note(Note("from_logits", f"loss {self.component!r} {message}", hint, Location(component=self.component)))
+            self._note(
+                Note("from_logits", f"loss {self.component!r} {message}", hint, Location(component=self.component))
+            )
 
     def _check_labels(self, added: Added, y_true: tf.Tensor, y_pred: tf.Tensor) -> None:
         if added.operations:

@@ -1,14 +1,16 @@
 """`functional`: a model from the config that Keras itself writes, checked class by class before it is revived.
 
 Reviving a Keras config can run code (CVE-2025-1550 and its successors got round `safe_mode`), so every
-`class_name` in it must be a public class of Keras that carries no code, one of the array operations that
-functional models record (`x + y` is `keras.src.ops.numpy.Add`), or a component registered here.
+`class_name` in it must be a public class of Keras that carries no code, one of the operations of `keras.ops` that
+functional models record (`x + y` is `keras.src.ops.numpy.Add`), or a component registered here. Every operation of
+Keras 3.15 computes with tensors and plain arguments alone, but for those that are given a function (`OF_FUNCTIONS`).
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from typing import Any
 
 import keras
@@ -29,7 +31,20 @@ _MODULES = (
     "keras.activations",
     "keras.losses",
 )
-_OPERATIONS = ("keras.src.ops.numpy", "keras.src.ops.nn", "keras.src.ops.math")
+OPERATIONS = (
+    "keras.src.activations.activations",
+    "keras.src.ops.core",
+    "keras.src.ops.einops",
+    "keras.src.ops.image",
+    "keras.src.ops.linalg",
+    "keras.src.ops.math",
+    "keras.src.ops.nn",
+    "keras.src.ops.numpy",
+)
+OF_FUNCTIONS = frozenset(
+    {"AssociativeScan", "Cond", "ForiLoop", "JVP", "Map", "Scan", "Switch", "VectorizedMap", "Vectorize", "WhileLoop"}
+)
+"""Operations that call a function, which a config would have to carry."""
 _VALUES = {"__keras_tensor__", "__tuple__", "__numpy__", "__tensor__", "__ellipsis__", "__slice__"}
 _REFUSED = {"Lambda", "TFSMLayer", "JaxLayer", "FlaxLayer", "TorchModuleWrapper"}
 _FILE_ARGUMENTS = ("vocabulary", "idf_weights")
@@ -103,6 +118,11 @@ def _check_class(value: dict[str, Any], place: str) -> None:
         return
     if name == "function" and _is_activation(value.get("config")):
         return
+    if module in OPERATIONS and name in OF_FUNCTIONS:
+        raise ValueError(
+            f"{place}: {module}.{name} calls a function, which no config holds: write a layer that calls it, with "
+            "@tapeworks.component on it"
+        )
     if not _is_allowed(name, module):
         raise ValueError(
             f"{place}: the class {module}.{name} is not taken from a config. Public Keras layers, regularizers, "
@@ -129,10 +149,9 @@ def _is_allowed(name: str, module: str | None) -> bool:
         return True
     if module in _MODULES:
         return inspect.isclass(getattr(getattr(keras, module.partition(".")[2]), name, None))
-    if module in _OPERATIONS:
-        operations = keras.src.ops
-        found = getattr(getattr(operations, module.rpartition(".")[2]), name, None)
-        return inspect.isclass(found) and issubclass(found, keras.Operation)
+    if module in OPERATIONS:
+        found = getattr(sys.modules[module], name, None)
+        return inspect.isclass(found) and issubclass(found, keras.Operation) and found.__module__ == module
     return False
 
 
