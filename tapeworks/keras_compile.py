@@ -224,6 +224,10 @@ def _metrics_by_path(given: Any, outputs: Outputs, argument: str) -> Iterator[tu
     if outputs.single or (struct is None and isinstance(given, list | tuple) and not any(map(_nested, given))):
         yield from (((), item) for item in tree.flatten(given) if item is not None)
         return
+    leaves = [] if struct is None else tree.flatten_with_path(struct)
+    if len(leaves) == 1:  # fit gives the one output all metrics, whatever their structure
+        yield from ((tuple(leaves[0][0]), item) for item in tree.flatten(given) if item is not None)
+        return
     if struct is None or (outputs.flat and _fits(given, outputs)):
         for key, items in given.items() if isinstance(given, Mapping) else enumerate(given):
             if outputs.flat and not isinstance(struct, Mapping) and isinstance(given, Mapping):

@@ -167,3 +167,18 @@ def test_accuracy_follows_its_output_through_a_list_of_losses() -> None:
     metrics = tapeworks.from_keras(model, data=DATA).document()["metrics"]["model"]["outputs"]
     assert [item["component"] for item in metrics["p"]] == ["keras/MeanAbsoluteError"]
     assert [item["component"] for item in metrics["q"]] == ["keras/SparseCategoricalAccuracy"]
+
+
+@pytest.mark.parametrize("structure", ["list", "dict"])
+def test_all_metrics_are_for_the_one_output(structure: str) -> None:
+    """As in `compile`, also where the one output is in a list or a dict."""
+    x = keras.Input((4,))
+    y = keras.layers.Dense(1, name="price")(x)
+    model = keras.Model(x, [y] if structure == "list" else {"price": y})
+    model.compile("adam", "mse", metrics=["mae", keras.metrics.RootMeanSquaredError()], weighted_metrics=["mse"])
+    spec = tapeworks.from_keras(model, data=DATA)
+    found = spec.document()["metrics"]["model"]["outputs"]
+    assert list(found) == ["price"]
+    names = ["keras/MeanAbsoluteError", "keras/RootMeanSquaredError", "keras/MeanSquaredError"]
+    assert [metric["component"] for metric in found["price"]] == names
+    assert [metric["weighted"] for metric in found["price"]] == [False, False, True]
