@@ -111,7 +111,9 @@ class Signed(keras.optimizers.Adam):
     """Overrides `apply_gradients`."""
 
     def apply_gradients(self, grads_and_vars: Any) -> Any:
-        return super().apply_gradients([(0.5 * gradient, variable) for gradient, variable in grads_and_vars])
+        return super().apply_gradients(
+            [(0.5 * ops.convert_to_tensor(gradient), variable) for gradient, variable in grads_and_vars]
+        )
 
 
 @component("differential/Centred")
@@ -119,4 +121,5 @@ class Centred(keras.optimizers.SGD):
     """Overrides `apply`."""
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
-        return super().apply([gradient - ops.mean(gradient) for gradient in grads], trainable_variables)
+        dense = [ops.convert_to_tensor(gradient) for gradient in grads]
+        return super().apply([gradient - ops.mean(gradient) for gradient in dense], trainable_variables)
