@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _SINGULAR = {"model": "models", "optimizer": "optimizers", "loss": "losses"}
 _ROLE = "model"
+MAX_FINDINGS = 50
+"""More mistakes of one spec than these are not listed."""
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """U+0000 as json.dumps writes it, told apart from an escaped backslash before `u0000`."""
 
@@ -155,7 +158,7 @@ def parse_spec(document: Any) -> JobSpec:
 def findings(error: ValidationError, folded: Folded, model: type[BaseModel]) -> list[Finding]:
     """Pydantic's errors as findings at JSON pointers of the user's document."""
     found: dict[tuple[str, str], Finding] = {}
-    for item in error.errors(include_url=False):
+    for item in error.errors(include_url=False)[:MAX_FINDINGS]:
         pointer = folded.original(_pointer(item["loc"], folded.document, item["type"]))
         code, hint = _code_and_hint(item, folded.document, model)
         message = str(item["msg"]).removeprefix("Value error, ")
@@ -194,7 +197,10 @@ def _code_and_hint(item: Any, document: Any, model: type[BaseModel]) -> tuple[Pr
 
 def _field_names(location: Sequence[int | str], model: type[BaseModel]) -> list[str]:
     """Names that may stand beside an unknown field, for a spelling hint; all of the schema's where unsure."""
-    if len(location) == 1:
-        return [*model.model_fields, *_SINGULAR]
+    return [*model.model_fields, *_SINGULAR] if len(location) == 1 else _all_field_names(model)
+
+
+@cache
+def _all_field_names(model: type[BaseModel]) -> list[str]:
     schema = model.model_json_schema()
     return sorted({name for part in schema.get("$defs", {}).values() for name in part.get("properties", {})})

@@ -140,6 +140,15 @@ def require(caller: Caller, *scopes: str) -> None:
         raise Problem(ProblemCode.FORBIDDEN, f"this key lacks the scope {' or '.join(map(repr, scopes))}")
 
 
+async def still_reads(request: Request, house: Context, project_id: str) -> bool:
+    """Whether the key of a request that was let in still reads that project: a stream may outlive its key."""
+    try:
+        caller = await identify(request, house)
+    except Problem:
+        return False
+    return caller.project_id == project_id and "read" in caller.scopes
+
+
 def _require(*scopes: str) -> Callable[..., Awaitable[Caller]]:
     async def caller(request: Request) -> Caller:  # of each request: a dependency of its own would cost it 3 %
         found = await identify(request, context_of(request))

@@ -7,7 +7,8 @@ lets a `TapeworksError` pass: `Commands.invoke` shows it and chooses the exit co
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,7 +16,8 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
@@ -24,6 +26,8 @@ from tapeworks.client import Client
 from tapeworks.errors import ApiError, Conflict, NotFound, Rejected, SpecInvalid, TapeworksError, Unauthorized
 from tapeworks.errors import Unavailable as UnavailableError
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and newline, and those that turn the direction of writing."""
 _NO_WIDTH = 10_000
 """Of a pipe or a file: no row is folded."""
 
@@ -75,20 +79,34 @@ def session_of(context: typer.Context) -> Session:
     return root.obj
 
 
+def visible(text: str) -> str:
+    r"""Text with its control characters written out (`\x1b`): a job's output must not steer the reader's terminal."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class SafeConsole(Console):
+    """A console that shows control characters of a text; its own styles and movements are not concerned."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text, style, control) if control else Segment(visible(text), style)
+
+
 def out() -> Console:
     """Standard output; made anew so that a test's or a pipe's redirection counts. Only a terminal has a width."""
-    console = Console(soft_wrap=True, highlight=False)
-    return console if console.is_terminal else Console(soft_wrap=True, highlight=False, width=_NO_WIDTH)
+    console = SafeConsole(soft_wrap=True, highlight=False)
+    return console if console.is_terminal else SafeConsole(soft_wrap=True, highlight=False, width=_NO_WIDTH)
 
 
 def err() -> Console:
     """Standard error."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    return SafeConsole(stderr=True, soft_wrap=True, highlight=False)
 
 
 def show_json(value: Any) -> None:
     """A model, or a list of them, as JSON on standard output."""
-    typer.echo(json.dumps(_plain(value), ensure_ascii=False, indent=2))
+    text = json.dumps(_plain(value), ensure_ascii=False, indent=2)
+    typer.echo(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,19 @@ import typer
 from rich.text import Text
 
 from tapeworks.cli import progress
-from tapeworks.cli.console import ExitCode, JobId, Json, Session, err, labels, out, session_of, show_json, table
+from tapeworks.cli.console import (
+    ExitCode,
+    JobId,
+    Json,
+    Session,
+    err,
+    labels,
+    out,
+    session_of,
+    show_json,
+    table,
+    visible,
+)
 from tapeworks.client import Client
 from tapeworks.errors import TapeworksError
 from tapeworks.jobs import Job, State
@@ -81,7 +93,7 @@ def logs(
     """Print what the job's runner printed. With --json: one object for each line."""
     with session_of(context).client() as client, _detaching(job_id, f"tapeworks logs --follow {job_id}"):
         for line in client.logs(job_id, follow=follow):
-            typer.echo(line.model_dump_json() if json else line.text)
+            typer.echo(line.model_dump_json() if json else visible(line.text))
 
 
 def download(

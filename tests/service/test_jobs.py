@@ -157,7 +157,11 @@ def test_filters_narrow_a_list(api: httpx.Client, worker: HandWorker) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["after=nonsense", "after=am9iczoxOng", "limit=0", "limit=201", "state=done", "label=nothing", "wait=x"]
+    "query",
+    [
+        *("after=nonsense", "after=am9iczoxOng", "limit=0", "limit=201", "state=done", "label=nothing", "wait=x"),
+        *("&".join([one] * 21) for one in ("label=a=b", "state=queued")),
+    ],
 )
 def test_parameters_that_make_no_sense_are_422(api: httpx.Client, query: str) -> None:
     path = "/v1/jobs/job_1" if query.startswith("wait") else "/v1/jobs"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import httpx_sse
 import pytest
 
 from tapeworks_service import keys
@@ -56,6 +57,21 @@ def test_a_key_made_beside_a_running_service_opens_it_and_locks_others_out(
         eventually(client, "/v1/jobs", 401, **bearer(made["key"]))
         eventually(client, "/v1/jobs", 200, **bearer(second["key"]))
         assert "is revoked" in tapeworks("revoke", made["id"]), "again is fine"
+
+
+def test_a_stream_ends_when_its_key_is_revoked(own_service: Any, tapeworks: Callable[..., Any]) -> None:
+    with own_service() as (client, worker):
+        worker.register()
+        job = worker.submit()
+        kept, revoked = (tapeworks("create", name, "--json") for name in ("alice", "bob"))
+        eventually(client, "/v1/jobs", 200, **bearer(revoked["key"]))
+        headers = {"Accept": "text/event-stream", **bearer(revoked["key"])}
+        with httpx_sse.connect_sse(client, "GET", f"/v1/jobs/{job['id']}/events", headers=headers) as source:
+            messages = (message for message in source.iter_sse() if message.data)
+            assert next(messages).json()["data"]["state"] == "queued"
+            tapeworks("revoke", revoked["id"])
+            assert list(messages) == []
+        assert client.get(f"/v1/jobs/{job['id']}", headers=bearer(kept["key"])).json()["state"] == "queued"
 
 
 def test_the_last_key_of_a_user_is_not_revoked_by_accident(own_service: Any, tapeworks: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers import agent, census, lifelines, sandbox
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.rooms import Bounds, Cell, Occupants, Rooms
+from tapeworks_workers.sandboxed_process import SandboxDescriptorRefused, SandboxedProcess
 from tapeworks_workers.settings import WorkerSettings
 
 ROOMY = Bounds(8 << 30, 8 << 30)
@@ -93,6 +95,99 @@ def test_a_package_that_fills_the_memory_while_it_is_imported_is_ended(tmp_path:
 
     with_rooms(tmp_path / "rooms", sandbox.of_this_machine(), scene)
     assert not list((tmp_path / "rooms").iterdir())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["a number", "a socket", *(pytest.param(one, marks=pytest.mark.thorough) for one in ("a file", "no JSON"))],
+)
+def test_what_a_sandbox_answers_is_not_believed(tmp_path: Path, answer: str) -> None:
+    """A package that patches the fork function of its zygote: nothing outside is touched, the agent goes on."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "patches.py").write_text(f"ANSWER = {answer!r}\n{PATCH}")
+    told = {"id": "pkg_1", "version": "1", "root": str(package), "modules": ["patches"]}
+    bystander = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    (package / "victim").write_text(str(bystander.pid))
+
+    async def scene(rooms: Rooms) -> None:
+        cell = await take(rooms, packages=[told], readable=[package])
+        with pytest.raises(LaunchFailed, match=r"answered a fork with something else|the zygote is gone"):
+            await cell.launcher.runner(environment={}, folder=cell.run_folder)
+        await rooms.give_back(cell)
+
+    try:
+        with_rooms(tmp_path / "rooms", sandbox.of_this_machine(), scene)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+PATCH = """
+import os, pathlib, socket, struct, tempfile
+import tapeworks_workers.base as base
+
+def answered(*given):
+    victim = int((pathlib.Path(__file__).parent / "victim").read_text())
+    pair = socket.socketpair()
+    pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 20)
+    own = os.pidfd_open(os.getpid())
+    if ANSWER == "a number":
+        return victim, []
+    if ANSWER == "a socket":
+        return victim, [own, pair[0].detach()]
+    if ANSWER == "a file":
+        file = os.open(tempfile.mkstemp()[1], os.O_RDONLY)
+        return victim, [own, file]
+    return "x" * 300, []
+
+if ANSWER == "no JSON":
+    base.json = type("json", (), {"dumps": staticmethod(lambda value: "[" * 100000), "loads": base.json.loads})
+base._fork_twice = answered
+"""
+
+
+def test_descriptors_of_other_kinds_and_of_other_processes_are_refused_and_closed() -> None:
+    reading, writing = os.pipe()
+    left, right = socket.socketpair()
+    own = os.pidfd_open(os.getpid())
+    given = {
+        "two descriptors were expected": [],
+        r"two descriptors were expected, it passed 1": [own],
+        "a pidfd was expected": [reading, reading],
+        "does not live in the sandbox": [own, reading],
+        "a pipe was expected": [own, left.fileno()],
+    }
+    try:
+        for message, descriptors in given.items():
+            passed = [os.dup(one) for one in descriptors]
+            belongs = message.startswith("a pipe")
+            with pytest.raises(SandboxDescriptorRefused, match=message):
+                SandboxedProcess.received(passed, lambda pid, belongs=belongs: belongs)
+            assert not any(Path(f"/proc/self/fd/{one}").exists() for one in passed)
+    finally:
+        for one in (reading, writing, own):
+            os.close(one)
+        left.close()
+        right.close()
+
+
+def test_a_process_that_never_tells_its_status_counts_as_killed() -> None:
+    """Its parent in the sandbox was killed, and something else holds the pipe open."""
+
+    async def main() -> int:
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        reading, writing = os.pipe()
+        received = SandboxedProcess.received([os.pidfd_open(child.pid), reading], lambda pid: pid == child.pid)
+        received.kill_group()
+        child.wait()
+        try:
+            return await received.wait()
+        finally:
+            os.close(writing)
+
+    assert asyncio.run(main()) == -9
 
 
 def test_without_bubblewrap_the_other_layers_hold(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -32,11 +31,14 @@ from tapeworks_workers.attempts import Attempt, Terms
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.catalogue import Admitted, Snapshot, admit, snapshot
 from tapeworks_workers.devices import Devices, DeviceTaken, Held
+from tapeworks_workers.file_trees import remove
 from tapeworks_workers.launcher import ForkLauncher, Launcher, LaunchFailed, SpawnLauncher
 from tapeworks_workers.link import LeaseLost, Link, canonical_digest
 from tapeworks_workers.rooms import Bounds, Rooms
 from tapeworks_workers.settings import WorkerSettings
 
+LEFTOVERS = "leftovers"
+"""Below the work folder: what earlier runs left, until it is removed."""
 LEASE_WAIT = 30.0
 REGISTER_SECONDS = 30.0
 """A registration is repeated so often: memory and use of devices change."""
@@ -134,6 +136,7 @@ class Agent:
             group.create_task(self._watch_components(seen))
             group.create_task(self._stay_registered())
             group.create_task(self._reap_strays())
+            group.create_task(self._remove_leftovers())
             group.create_task(self._lease_jobs())
 
     @contextmanager
@@ -150,10 +153,21 @@ class Agent:
                 ) from None
             lock.write(f"{os.getpid()}\n")
             lock.flush()
-            for name in ("attempts", "sandboxes"):
-                shutil.rmtree(folder / name, ignore_errors=True)
+            self._set_aside()
             compiled.trim(self._compiled)
             yield
+
+    def _set_aside(self) -> None:
+        """Move away what an earlier run left of attempts: it is removed while jobs run already, and cannot stop one."""
+        leftovers = self._settings.work_dir / LEFTOVERS
+        leftovers.mkdir(exist_ok=True)
+        for name in ("attempts", "sandboxes"):
+            with suppress(FileNotFoundError):
+                (self._settings.work_dir / name).rename(leftovers / f"{name}-{uuid_utils.uuid7()}")
+
+    async def _remove_leftovers(self) -> None:
+        for one in list((self._settings.work_dir / LEFTOVERS).iterdir()):
+            await asyncio.to_thread(remove, one)
 
     # ── what this worker is ──────────────────────────────────────────────────────────────────────
 

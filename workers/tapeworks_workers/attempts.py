@@ -9,7 +9,6 @@ runner names is opened beneath the attempt's folder only; the folder is removed 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from tapeworks.errors import ApiError, FailureCode, JobFailure, Rejected
 from tapeworks.jobs import Failure, State
 from tapeworks_workers import endings
 from tapeworks_workers.cache import Cache
+from tapeworks_workers.file_trees import remove
 from tapeworks_workers.launcher import Launcher, LaunchFailed
 from tapeworks_workers.link import AttemptLink, LeaseLost
 from tapeworks_workers.place import Place
@@ -113,7 +113,7 @@ class Attempt:
             self._log.exception("the attempt ended with an error of the worker's own")
         finally:
             await asyncio.shield(self._place.leave())
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True))
+            await asyncio.shield(asyncio.to_thread(remove, self._folder))
 
     def drain(self) -> None:
         """Let the runner write a last checkpoint and hand the job back."""
@@ -314,7 +314,7 @@ class Attempt:
         return first or record["record"] == "state"
 
     def _make_folder(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove(self._folder)
         self._place.folder.mkdir(parents=True)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────

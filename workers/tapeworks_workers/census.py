@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
+
+from tapeworks_workers.file_trees import entries
 
 Inhabitant = tuple[int, float]
 """A process's pid out here, and when it was created."""
@@ -14,12 +16,31 @@ Inhabitant = tuple[int, float]
 
 def inside(bwrap: int) -> set[Inhabitant]:
     """The processes in the namespace that a `bwrap` process made; none where it has ended."""
+    namespace = _namespace_made_by(bwrap)
+    return set() if namespace is None else set(_known(pid for pid in psutil.pids() if _namespace(pid) == namespace))
+
+
+def lives_in(pid: int, bases: Iterable[int], *, walled: bool, uid: int | None) -> bool:
+    """Whether a process lives in a sandbox: `bases` are the processes that were started for it from out here.
+
+    `walled`: they are `bwrap`, which makes a pid namespace; else what runs as the sandbox's user belongs to it, or what
+    descends from a base.
+    """
+    if walled:
+        namespace = _namespace(pid)
+        return namespace is not None and namespace in map(_namespace_made_by, bases)
+    if uid is not None:
+        return psutil.pid_exists(pid) and _uid(psutil.Process(pid)) == uid
+    return any(found == pid for base in bases for found, _ in below(base))
+
+
+def _namespace_made_by(bwrap: int) -> str | None:
     try:
         first = next(iter(psutil.Process(bwrap).children()))
-        namespace = os.readlink(f"/proc/{first.pid}/ns/pid")
-    except (psutil.Error, StopIteration, OSError):
-        return set()
-    return set(_known(pid for pid in psutil.pids() if _namespace(pid) == namespace))
+    except (psutil.Error, StopIteration):
+        return None
+    namespace = _namespace(first.pid)
+    return None if namespace == _namespace(os.getpid()) else namespace
 
 
 def of_user(uid: int) -> set[Inhabitant]:
@@ -82,12 +103,14 @@ def _summed(inhabitants: set[Inhabitant], file: str, wanted: tuple[str, ...]) ->
 
 
 def disk_bytes(folder: Path) -> int:
-    """What lies below a folder; links are not followed."""
+    """What lies below a folder; links are not followed.
+
+    Raises OSError with ENAMETOOLONG where folders are nested deeper than a path can say: nobody could count there.
+    """
     total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
-            except OSError:
-                continue
+    for entry in entries(folder):
+        try:
+            total += entry.stat(follow_symlinks=False).st_blocks * 512
+        except FileNotFoundError:
+            continue
     return total

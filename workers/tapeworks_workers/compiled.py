@@ -13,6 +13,8 @@ import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tapeworks_workers.file_trees import entries
+
 MOST_BYTES = 1 << 30
 """More than this is not kept: what was not used for the longest goes."""
 
@@ -54,10 +56,10 @@ def trim(folder: Path, most_bytes: int = MOST_BYTES) -> None:
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    for file in folder.rglob("*"):
+    for entry in entries(folder):
         try:
-            told = file.lstat()
+            told = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
             continue
-        if not file.is_dir():
-            yield max(told.st_atime, told.st_mtime), told.st_size, file
+        if not entry.is_dir(follow_symlinks=False):
+            yield max(told.st_atime, told.st_mtime), told.st_size, Path(entry.path)

@@ -1,19 +1,22 @@
 """A process that forks for us, seen from the agent: `Zygote.launch` asks for a child and gives its channels.
 
 Question and answer are datagrams (see `base.py`), one at a time. A zygote in a sandbox answers with descriptors of its
-child: it cannot be waited for from here.
+child, which cannot be waited for from here. What such a zygote answers may be anything: it is typed, bounded and
+checked, and a zygote that answers something else is not asked again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tapeworks_workers.lifelines import Guest, Handle, Process
+from tapeworks_workers.lifelines import Handle, Process
 from tapeworks_workers.processes import Child, Ends, Work
+from tapeworks_workers.sandboxed_process import SandboxDescriptorRefused, SandboxedProcess
 
 LOAD_SECONDS = 180.0
 """What importing TensorFlow, or all components, may take."""
@@ -24,10 +27,16 @@ class LaunchFailed(Exception):
 
 
 class Zygote:
-    """A process that forks for us. Its first datagram says that it is ready."""
+    """A process that forks for us. Its first datagram says that it is ready.
 
-    def __init__(self, handle: Process, control: socket.socket) -> None:
+    `belongs`: of a zygote in a sandbox, whether a pid lives in that sandbox; None for one outside, which is trusted.
+    """
+
+    def __init__(
+        self, handle: Process, control: socket.socket, *, belongs: Callable[[int], bool] | None = None
+    ) -> None:
         self.handle = handle
+        self._belongs = belongs
         self._control = control
         self._control.setblocking(False)
         self._one_at_a_time = asyncio.Lock()
@@ -40,7 +49,8 @@ class Zygote:
 
     async def answer(self) -> dict[str, Any]:
         """Its next datagram. Raises LaunchFailed where it is gone."""
-        message, _ = await self._answer()
+        message, descriptors = await self._answer()
+        _close(descriptors)
         return message
 
     async def _answer(self) -> tuple[dict[str, Any], list[int]]:
@@ -48,15 +58,19 @@ class Zygote:
         try:
             async with asyncio.timeout(LOAD_SECONDS):
                 await _readable(self._control)
-            data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 17, 2)
+            data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 17, 2, socket.MSG_CMSG_CLOEXEC)
         except TimeoutError:
             self._lost = True
             raise LaunchFailed(f"the zygote gave no answer in {LOAD_SECONDS:g} s: an import does not end") from None
         except OSError as error:
             raise self._gone(error) from error
-        if not data:
+        try:
+            answer = json.loads(data) if data else None
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            _close(descriptors)
             raise self._gone()
-        answer: dict[str, Any] = json.loads(data)
         return answer, descriptors
 
     async def fork(self, request: dict[str, Any], descriptors: Sequence[int]) -> Process:
@@ -66,10 +80,18 @@ class Zygote:
                 socket.send_fds(self._control, [json.dumps(request).encode()], list(descriptors))
             except OSError as error:
                 raise self._gone(error) from error
-            answer, told = await self._answer()
+            answer, received = await self._answer()
         if "error" in answer:
-            raise LaunchFailed(f"the zygote could not fork: {answer['error']}")
-        return Guest(int(answer["pid"]), *told) if told else Handle(int(answer["pid"]))
+            _close(received)
+            raise LaunchFailed(f"the zygote could not fork: {str(answer['error'])[:1000]}")
+        if self._belongs is None:
+            _close(received)
+            return Handle(int(answer["pid"]))
+        try:
+            return SandboxedProcess.received(received, self._belongs)
+        except SandboxDescriptorRefused as refused:
+            self._lost = True
+            raise LaunchFailed(f"the sandbox answered a fork with something else: {refused}") from refused
 
     async def launch(self, work: Work) -> Child:
         """Fork a child with channels of its own. Raises LaunchFailed. Cancelled, the child is killed once it is known:
@@ -120,6 +142,11 @@ async def _readable(sock: socket.socket) -> None:
         await ready
     finally:
         loop.remove_reader(sock)
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _discard(launching: asyncio.Task[Child]) -> None:

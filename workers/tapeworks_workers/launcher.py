@@ -142,7 +142,7 @@ class ForkLauncher:
     """Keeps a base zygote, a component zygote, and one of the engine alone; replaces each when it dies.
 
     `spawn` starts the base, `output` is where zygotes write what they print: both are other ones in a sandbox.
-    `packages`: what uploaded packages bring, see `zygote.serve`.
+    `packages`: what uploaded packages bring, see `zygote.serve`; `belongs`: in a sandbox, whether a pid lives there.
     """
 
     def __init__(
@@ -153,7 +153,9 @@ class ForkLauncher:
         spawn: Spawn = start_base,
         output: int = 2,
         packages: Sequence[Mapping[str, Any]] = (),
+        belongs: Callable[[int], bool] | None = None,
     ) -> None:
+        self._belongs = belongs
         self._runner = runner
         self._admission = admission
         self._spawn = spawn
@@ -226,9 +228,9 @@ class ForkLauncher:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with theirs:
                     handle = self._spawn(self._lifeline, ["serve", str(theirs.fileno())], [theirs.fileno()])
-                base = Zygote(handle, ours)
+                base = Zygote(handle, ours, belongs=self._belongs)
                 self._base = base  # closed with the launcher even where the start is cut off
-                self._versions = (await base.answer())["versions"]
+                self._versions = _strings((await base.answer()).get("versions"))
             return self._base
 
     async def _living_engine(self) -> Zygote:
@@ -241,8 +243,8 @@ class ForkLauncher:
                     self._engine = None
                 engine = await self._fork_zygote("tapeworks_workers.zygote:serve_empty", {"target": CERTIFY})
                 self._engine = engine  # closed with the launcher even where the start is cut off
-                if not (told := await engine.answer())["ready"]:
-                    raise LaunchFailed(f"the engine cannot be forked: {told['error']}")
+                if not (answer := await engine.answer()).get("ready"):
+                    raise LaunchFailed(f"the engine cannot be forked: {str(answer.get('error'))[:1000]}")
                 self._replace_when_gone(engine, self._living_engine)
             return self._engine
 
@@ -284,6 +286,7 @@ class ForkLauncher:
     async def _load(self, components: list[Path]) -> tuple[Zygote, dict[str, str]]:
         """A new component zygote. A path that cannot stay in a process that forks is refused in the next try."""
         refused: dict[str, str] = {}
+        named = {*map(str, components), *(package["id"] for package in self._packages)}
         while True:
             arguments = {
                 "components": [str(path) for path in components],
@@ -298,12 +301,13 @@ class ForkLauncher:
                 zygote.handle.kill_group()
                 await zygote.close()
                 raise
-            if loaded["ready"]:
-                return zygote, dict(loaded["parts"])
+            if loaded.get("ready"):
+                return zygote, _strings(loaded.get("parts"))
             await zygote.close()
-            if "spoiled_by" not in loaded:
-                raise LaunchFailed(f"the component zygote could not load: {loaded['error']}")
-            refused[loaded["spoiled_by"]] = (
+            spoiled_by = str(loaded.get("spoiled_by"))
+            if spoiled_by in refused or spoiled_by not in named:  # or it would be asked for ever
+                raise LaunchFailed(f"the component zygote could not load: {str(loaded.get('error'))[:1000]}")
+            refused[spoiled_by] = (
                 "a TensorFlow operation runs while the module is imported: move it into a function, __init__ or build()"
             )
 
@@ -316,4 +320,9 @@ class ForkLauncher:
                 handle = await (await self._living_base()).fork(request, given)
             except LaunchFailed:  # it died since: the next one is new
                 handle = await (await self._living_base()).fork(request, given)
-        return Zygote(handle, ours)
+        return Zygote(handle, ours, belongs=self._belongs)
+
+
+def _strings(value: Any) -> dict[str, str]:
+    """What a zygote says in pairs of strings; {} for anything else."""
+    return {str(key): str(item) for key, item in value.items()} if isinstance(value, dict) else {}

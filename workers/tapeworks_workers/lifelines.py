@@ -117,35 +117,6 @@ class Handle(Process):
             self.signal(signal.SIGKILL)  # it had no time yet to make its group
 
 
-class Guest(Process):
-    """A process in a sandbox, known by a pidfd; its status comes through a pipe from its parent there.
-
-    Where that one was killed first the status is not known, and told as of a kill. What it started is ended by its
-    parent there, and in the end by whoever clears the sandbox. `pid`: as the sandbox counts.
-    """
-
-    def __init__(self, pid: int, descriptor: int, told: int) -> None:
-        super().__init__(pid, descriptor)
-        self._told = told
-
-    def _on_end(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-        asyncio.get_running_loop().add_reader(self._told, self._settle)
-
-    def _settle(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._told)
-        text = os.read(self._told, 20)
-        os.close(self._told)
-        try:
-            self._tell(int(text))
-        except ValueError:
-            self._tell(-signal.SIGKILL)
-
-    def kill_group(self) -> None:
-        """Kill the process."""
-        self.signal(signal.SIGKILL)
-
-
 class Strays:
     """Children that nobody holds a handle of: what a killed runner had started and left behind."""
 

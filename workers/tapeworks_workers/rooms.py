@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ import psutil
 import structlog
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers import census, compiled
+from tapeworks_workers import census, compiled, file_trees
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.launcher import ForkLauncher
 from tapeworks_workers.lifelines import Handle
@@ -116,7 +115,12 @@ class Cell:
                 return JobFailure(FailureCode.OUT_OF_MEMORY, message, hint="Ask for more with resources.memory_gib.")
             looks += 1
             if looks % DISK_EVERY == 0 or not self.taken:
-                used = await asyncio.to_thread(census.disk_bytes, self.room.folder)
+                try:
+                    used = await asyncio.to_thread(census.disk_bytes, self.room.folder)
+                except OSError as error:
+                    message = f"the files in its sandbox cannot be counted: {error.strerror}"
+                    hint = "Nest folders less deeply than a path can name (4096 bytes)."
+                    return JobFailure(FailureCode.STORAGE_FULL, message, hint=hint, retryable=False)
                 if used > self.bounds.disk_bytes:
                     message = f"{used} bytes were written in its sandbox; it may have {self.bounds.disk_bytes}"
                     return JobFailure(FailureCode.STORAGE_FULL, message, retryable=False)
@@ -133,7 +137,8 @@ class Cell:
         """Give a file or folder, with all below it, to the room's user."""
         if self.room.uid is None:
             return
-        for one in (path, *(path.rglob("*") if path.is_dir() else ())):
+        below = [entry.path for entry in file_trees.entries(path)]
+        for one in (os.fspath(path), *below):
             os.chown(one, self.room.uid, self.room.uid, follow_symlinks=False)
 
 
@@ -255,7 +260,7 @@ class Rooms:
         used = {cell.number for cell in self._cells}
         number = next(number for number in range(len(used) + 1) if number not in used)
         folder = self._folder / str(number)
-        shutil.rmtree(folder, ignore_errors=True)
+        file_trees.remove(folder)
         folder.mkdir(parents=True, mode=0o711)
         environment = {"CUDA_VISIBLE_DEVICES": "all"} if occupants.gpus else {}  # a fork is told which
         room = Room(folder, self._sandbox.user(), readable, environment)
@@ -267,7 +272,12 @@ class Rooms:
             bases.append(self._sandbox.start(room, lifeline, arguments, inherited, output=writing))
             return bases[-1]
 
-        launcher = ForkLauncher(spawn=spawn, output=writing, packages=packages)
+        def belongs(pid: int) -> bool:
+            return census.lives_in(
+                pid, [base.pid for base in bases], walled=self._sandbox.bubblewrap is not None, uid=room.uid
+            )
+
+        launcher = ForkLauncher(spawn=spawn, output=writing, packages=packages, belongs=belongs)
         cell = Cell(occupants, bounds, number, room, launcher, self._sandbox, output, bases=bases)
         cell.printing = asyncio.create_task(output.relay(reading, "stderr"))
         cell.printing.add_done_callback(lambda _: os.close(writing))
@@ -277,7 +287,7 @@ class Rooms:
     def _empty(self, cell: Cell) -> None:
         """Nothing of an earlier attempt stays but what was compiled."""
         for name in ("run", "home"):
-            shutil.rmtree(cell.room.folder / name, ignore_errors=True)
+            file_trees.remove(cell.room.folder / name)
             (cell.room.folder / name).mkdir(mode=0o700)
             cell.own(cell.room.folder / name)
         compiled.trim(cell.compiled)
@@ -297,7 +307,7 @@ class Rooms:
         _kill(await asyncio.to_thread(cell.inhabitants))
         if cell.printing is not None:
             cell.printing.cancel()
-        await asyncio.to_thread(shutil.rmtree, cell.room.folder, ignore_errors=True)
+        await asyncio.to_thread(file_trees.remove, cell.room.folder)
         if cell.room.user is not None:
             cell.room.user.release()
         self._cells.remove(cell)

@@ -6,13 +6,15 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jsonschema.exceptions import UndefinedTypeCheck, UnknownType, ValidationError, best_match
-from referencing.exceptions import Unresolvable
+import structlog
+from jsonschema.exceptions import ValidationError, best_match
 
 from tapeworks.errors import Finding, ProblemCode
 from tapeworks.jobs import ComponentEntry
 from tapeworks.references import Kind, escape
 from tapeworks_service.catalogue.catalogue import Catalogue
+
+log = structlog.get_logger(__name__)
 
 
 def config_findings(catalogue: Catalogue, entry: ComponentEntry, config: Any, pointer: str) -> Iterator[Finding]:
@@ -20,9 +22,10 @@ def config_findings(catalogue: Catalogue, entry: ComponentEntry, config: Any, po
     try:
         for error in catalogue.validator(entry).iter_errors(config):
             yield from _findings(entry, error, pointer)
-    except (Unresolvable, UndefinedTypeCheck, UnknownType, RecursionError):  # a package's schema is a stranger's
+    except Exception as error:  # a package's schema is a stranger's: whatever it raises is said of it
+        log.warning("a component's schema cannot be followed", component=entry.name, error=repr(error)[:500])
         message = f"the JSON Schema of {entry.name!r} cannot be followed"
-        yield Finding(pointer, ProblemCode.INVALID_CONFIG, message, "Upload its package again, mended.")
+        yield Finding(pointer, ProblemCode.INVALID_CONFIG, message, "Upload a corrected version of its package.")
 
 
 def named_datasets(schema: Mapping[str, Any], config: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, str]]:
@@ -40,7 +43,9 @@ def named_datasets(schema: Mapping[str, Any], config: Mapping[str, Any], pointer
 
 def kind_in_schema(schema: dict[str, Any], argument: str) -> Kind | None:
     """The kind that references in an argument must have, by the schema's `x-kind`; None where it does not say."""
-    found = set(_kinds(schema.get("properties", {}).get(argument), schema.get("$defs", {})))
+    properties = schema.get("properties")
+    described = properties.get(argument) if isinstance(properties, dict) else None
+    found = {kind for kind in _kinds(described, schema.get("$defs", {})) if kind in {one.value for one in Kind}}
     return Kind(found.pop()) if len(found) == 1 else None
 
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from sqlalchemy import RowMapping
 
 from tapeworks.jobs import ComponentEntry, JobKind, State
+from tapeworks_service.catalogue.schema_limits import SchemaRefused, check_schema
 from tapeworks_service.catalogue.versions import version_order
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.joins import assets_and_looks
@@ -67,6 +68,12 @@ def entries_of(document: Mapping[str, Any], version: str) -> tuple[list[Componen
             refused.append({"name": str(item)[:100], "reason": "what the package says of it cannot be read"})
             continue
         schema: Any = plain_schema(entry.config_schema)
+        try:
+            check_schema(schema)
+        except SchemaRefused as error:
+            reason = f"the schema of its arguments cannot be used: {error}"
+            refused.append({"kind": entry.kind.value, "name": entry.name, "version": version, "reason": reason})
+            continue
         entries.append(entry.model_copy(update={"version": version, "config_schema": schema}))
     return entries, refused
 

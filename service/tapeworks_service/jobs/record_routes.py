@@ -36,7 +36,7 @@ async def list_events(
     """`Accept: text/event-stream` streams them until the job has finished; `Last-Event-ID` resumes."""
     key = (caller.project_id, job_id)
     if wants_stream(request):
-        return await stream(house, events, event_document, key, after=resume_from(request, after))
+        return await stream(request, house, events, event_document, key, after=resume_from(request, after))
     return await page(house, events, event_document, key, after=after, limit=limit)
 
 
@@ -53,7 +53,7 @@ async def list_logs(
     """`Accept: text/event-stream` streams them until the job has finished; `Last-Event-ID` resumes."""
     key = (caller.project_id, job_id)
     if wants_stream(request):
-        return await stream(house, logs, line_document, key, after=resume_from(request, after))
+        return await stream(request, house, logs, line_document, key, after=resume_from(request, after))
     return await page(house, logs, line_document, key, after=after, limit=limit)
 
 
@@ -75,7 +75,7 @@ async def get_metrics(
     """Series by metric, the newest attempt's value for each step; as a stream, point by point as they come in."""
     key = (caller.project_id, job_id)
     if wants_stream(request):
-        return await stream(house, metric_points, point_document, key, after=resume_from(request, after))
+        return await stream(request, house, metric_points, point_document, key, after=resume_from(request, after))
     async with house.database.read() as tx:
         await job_of(tx, *key)
         return answer({"data": await metric_series(tx, *key, points=points)})

@@ -38,6 +38,8 @@ from tapeworks_service.waking import job_topic
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=UsualRoute)
 
 JobId = Annotated[str, Path(max_length=100, pattern=r"^[^\x00]*$")]
+MOST_FILTERS = 20
+"""Values of one filter: each label is a subquery of its own."""
 Text = Annotated[str, Query(max_length=500, pattern=r"^[^\x00]*$")]
 
 _JOB_ID = re.compile(r"\w{1,100}", re.ASCII)
@@ -67,9 +69,11 @@ class JobChange(BaseModel):
 async def list_(
     caller: Reader,
     house: House,
-    state: Annotated[list[State] | None, Query()] = None,
+    state: Annotated[list[State] | None, Query(max_length=MOST_FILTERS)] = None,
     kind: JobKind = JobKind.TRAIN,
-    label: Annotated[list[Text] | None, Query(description="name=value; may be repeated")] = None,
+    label: Annotated[
+        list[Text] | None, Query(description="name=value; may be repeated", max_length=MOST_FILTERS)
+    ] = None,
     name: Text | None = None,
     created_after: datetime | None = None,
     after: Text | None = None,

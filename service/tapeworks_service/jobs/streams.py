@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from sqlalchemy import RowMapping, Table, select
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from tapeworks_service.auth import still_reads
 from tapeworks_service.context import Context
 from tapeworks_service.database.engine import AWAY, Transaction
 from tapeworks_service.database.looks import Look
@@ -68,21 +69,30 @@ async def page(house: Context, table: Table, row: Row, key: tuple[str, str], *, 
     return answer(content)
 
 
-async def stream(house: Context, table: Table, row: Row, key: tuple[str, str], *, after: int) -> Response:
-    """Server-sent events until the job has finished and its last entry was sent. Raises 404."""
+async def stream(
+    request: Request, house: Context, table: Table, row: Row, key: tuple[str, str], *, after: int
+) -> Response:
+    """Server-sent events until the job has finished and its last entry was sent, or the caller's key was revoked.
+
+    Raises 404.
+    """
     async with house.database.read() as tx:
         await job_of(tx, *key)
     return EventSourceResponse(
-        _messages(house, table, row, key, after=after), ping=PING_SECONDS, headers={"Cache-Control": "no-store"}
+        _messages(request, house, table, row, key, after=after),
+        ping=PING_SECONDS,
+        headers={"Cache-Control": "no-store"},
     )
 
 
 async def _messages(
-    house: Context, table: Table, row: Row, key: tuple[str, str], *, after: int
+    request: Request, house: Context, table: Table, row: Row, key: tuple[str, str], *, after: int
 ) -> AsyncIterator[ServerSentEvent]:
     with house.hub.listen(job_topic(key[1])) as listener:
         while not house.hub.closing:
             try:
+                if not await still_reads(request, house, key[0]):
+                    return
                 state, told = await _news(house, table, row, key, after=after)
             except AWAY as error:  # the stream is open: it goes on where it stood once the database is back
                 log.warning("stream_waits_for_the_database", error=str(error))
@@ -94,7 +104,7 @@ async def _messages(
                 continue
             if state is None or state in FINISHED:
                 return
-            await listener.wait(house.database.poll_seconds)
+            await listener.wait(min(house.database.poll_seconds, PING_SECONDS))
 
 
 async def _news(

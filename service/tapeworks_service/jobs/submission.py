@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
-from tapeworks.canonical import fold, parse_spec
+from tapeworks.canonical import MAX_FINDINGS, fold, parse_spec
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.jobs import ComponentEntry
 from tapeworks.optimizers import doubled_arguments
@@ -91,8 +92,8 @@ def accept(document: Any, catalogue: Catalogue) -> Accepted:
     if step is not None and step.roles is not None:
         findings += role_findings(spec, step.name, step.roles)
     if findings:
-        told = [replace(finding, pointer=original(finding.pointer)) for finding in dict.fromkeys(findings)]
-        raise SpecInvalid(told)
+        first = list(dict.fromkeys(findings))[:MAX_FINDINGS]
+        raise SpecInvalid([replace(finding, pointer=original(finding.pointer)) for finding in first])
     warnings = [f"{entry.name}: {text}" for entry in pins.entries.values() for text in entry.warnings]
     read = [*pins.inputs, *pins.uploads]
     inputs = [replace(reference, pointer=original(reference.pointer)) for reference in read]
@@ -169,7 +170,8 @@ def _pin(place: Place, pins: _Pins) -> None:
         pins.findings.append(Finding(f"{place.pointer}/version", ProblemCode.INVALID_VALUE, message))
     place.value["version"] = entry.version
     config = place.value.setdefault("config", {})
-    pins.findings += config_findings(pins.catalogue, entry, config, f"{place.pointer}/config")
+    left = MAX_FINDINGS - len(pins.findings)  # a list of mistakes as long as the spec helps nobody
+    pins.findings += islice(config_findings(pins.catalogue, entry, config, f"{place.pointer}/config"), max(0, left))
     if not isinstance(config, dict):
         return
     _pin_uploads(place, entry, pins)
