@@ -150,8 +150,9 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         "Keep variables or NumPy arrays between calls, never tensors made while tracing.",
     ),
     FailureCode.BROADCAST_LOSS: FailureInfo(
-        "The loss broadcasts labels against outputs",
-        "y of shape (n,) against outputs of shape (n, 1) becomes (n, n): give both the same rank.",
+        "A loss or metric combines different examples",
+        "y of shape (n,) against outputs of shape (n, 1) becomes (n, n): give both the same rank. A loss that means pairs "
+        "has the attribute pairwise = True.",
     ),
     FailureCode.NO_GRADIENT: FailureInfo(
         "No gradient reaches some variables",

@@ -138,7 +138,7 @@ OneLoss = Annotated[LossSpec, BeforeValidator(from_name, json_schema_input_type=
 
 
 class OutputLosses(SpecModel):
-    """Losses by output: its name, its path (`h/0`) or its number. Several are added; null, or an output left out: none."""
+    """Losses by output: its name, its path (`h/0`) or its number. Several are added; an output may have none (null)."""
 
     outputs: Annotated[
         dict[

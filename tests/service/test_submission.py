@@ -160,6 +160,8 @@ def test_one_job_uses_one_version_of_a_name(api: httpx.Client, worker: HandWorke
     one, two = ({"component": "focal", "version": version} for version in ("1", "2"))
     document = {**GAN, "losses": {"adversarial": {"outputs": {"a": one, "b": two}}}}
     assert ("/losses/adversarial/outputs/b/version", "invalid_value") in findings(api, document)
+    document = {**GAN, "losses": {"adversarial": {"outputs": {"a": [one, two], "b": None}}}}
+    assert ("/losses/adversarial/outputs/a/1/version", "invalid_value") in findings(api, document)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,32 @@ def test_the_canonical_form_is_plural_complete_and_stable() -> None:
     assert parse_spec(canonical).document() == canonical
 
 
+def test_losses_of_several_outputs() -> None:
+    """By name, path or number; one, several or none each; a weight each, and one for a loss of all outputs."""
+    one, half = "keras/MeanSquaredError", {"component": "keras/MeanSquaredError", "weight": 0.5}
+    document = with_value("loss", {"outputs": {"a": one, "h/0": [one, half], "2": None}})
+    losses = parse_spec(document).document()["losses"]["model"]["outputs"]
+    full = {"component": "keras/MeanSquaredError", "version": None, "config": {}}
+    assert losses == {"a": {**full, "weight": 1.0}, "h/0": [{**full, "weight": w} for w in (1.0, 0.5)], "2": None}
+    assert parse_spec(with_value("loss", half)).document()["losses"]["model"] == {**full, "weight": 0.5}
+    jsonschema.validate(document, editor_schema())
+    jsonschema.validate(parse_spec(document).document(), editor_schema())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "pointer"),
+    [
+        ({}, "/loss/outputs"),
+        ({"a": None}, "/loss"),
+        ({"a": []}, "/loss/outputs/a"),
+        ({"a": {"weight": 1.0}}, "/loss/outputs/a/component"),
+        ({"a": ["keras/Huber", {"component": "keras/Huber", "weight": "1"}]}, "/loss/outputs/a/1/weight"),
+    ],
+)
+def test_losses_of_outputs_that_are_none(outputs: Any, pointer: str) -> None:
+    assert [found.pointer for found in refusals(with_value("loss", {"outputs": outputs}))] == [pointer]
+
+
 def test_python_users_may_build_the_same_spec_from_keywords() -> None:
     assert JobSpec.model_validate(SMALLEST) == parse_spec(json.loads(json.dumps(SMALLEST)))
 

@@ -1,4 +1,4 @@
-"""Losses and metrics in jobs that combine examples by accident or meet labels without an output: certain, or a warning."""
+"""Losses and metrics that combine examples by accident, or meet labels without an output: certain, or a warning."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from tests.workers.engine.trainings import CROSS_ENTROPY, attempt, job, mlp, pre
 PARTS = Path(__file__).with_name("output_parts.py")
 load_components([PARTS])
 
-FLAT = {"component": "sequential", "config": {"layers": [
-    {"component": "keras/Dense", "config": {"units": 1}}, {"component": "keras/Reshape", "config": {"target_shape": []}},
-]}}  # fmt: skip
-COLUMN = {"component": "sequential", "config": {"layers": [{"component": "keras/Dense", "config": {"units": 1}}]}}
+RESHAPE = {"component": "keras/Reshape", "config": {"target_shape": []}}
+DENSE = {"component": "keras/Dense", "config": {"units": 1}}
+FLAT = {"component": "sequential", "config": {"layers": [DENSE, RESHAPE]}}
+COLUMN = {"component": "sequential", "config": {"layers": [DENSE]}}
 
 
 def labels(other: int = 255, shape: list[int] | None = None) -> dict[str, Any]:

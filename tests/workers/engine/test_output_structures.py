@@ -16,6 +16,7 @@ load_components([Path(__file__).with_name("output_parts.py")])
 
 pytestmark = pytest.mark.filterwarnings("ignore:Gradients do not exist")  # of outputs without a loss, in fit
 
+TAIL = {"fraction": 0.2, "split": "tail"}
 MSE, MAE = "keras/MeanSquaredError", "keras/MeanAbsoluteError"
 mse, mae = keras.losses.MeanSquaredError, keras.losses.MeanAbsoluteError
 M_MAE, M_MSE = keras.metrics.MeanAbsoluteError, keras.metrics.MeanSquaredError
@@ -104,7 +105,7 @@ def compare(case: Case, kind: str, folder: Path) -> None:
     )
     source = {"component": "outs/Targets", "config": {"form": case.y or case.form, "weights": case.weights}}
     spec = job(
-        data={"source": source, "validation": {"fraction": 0.2, "split": "tail"}, "pipeline": [{"op": "batch", "batch_size": 8}]},
+        data={"source": source, "validation": TAIL, "pipeline": [{"op": "batch", "batch_size": 8}]},
         model=model, loss=case.loss, metrics=case.metrics, training={"epochs": 3},
         optimizer={"component": "keras/SGD", "config": {"learning_rate": 0.01}},
     )  # fmt: skip

@@ -22,14 +22,15 @@ from tapeworks_workers.engine.traces import Note
 Y, OUTPUTS, WEIGHTS = "y", "outputs", "sample weights"
 
 _ELEMENTWISE = frozenset(
-    "Add AddV2 Sub Mul MulNoNan RealDiv Div DivNoNan FloorDiv FloorMod SquaredDifference Maximum Minimum Pow Xlogy Xdivy "
-    "Xlog1py Atan2 Equal NotEqual Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr SelectV2 ClipByValue".split()
+    "Add AddV2 Sub Mul MulNoNan RealDiv Div DivNoNan FloorDiv FloorMod SquaredDifference Maximum Minimum Pow Xlogy "
+    "Xdivy Xlog1py Atan2 Equal NotEqual Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr SelectV2 "
+    "ClipByValue".split()
 )
 _ONE_BY_ONE = frozenset(
     "Cast Identity StopGradient PreventGradient Snapshot CheckNumerics EnsureShape Neg Abs Sign Square Sqrt Rsqrt Exp "
     "Expm1 Log Log1p Reciprocal Inv Sigmoid Tanh Relu Relu6 Elu Selu LeakyRelu Softplus Softsign Softmax LogSoftmax "
-    "LogicalNot Round Rint Floor Ceil IsNan IsInf IsFinite Erf Erfc Sin Cos Tan Asin Acos Atan Sinh Cosh Digamma Lgamma "
-    "ZerosLike OnesLike".split()
+    "LogicalNot Round Rint Floor Ceil IsNan IsInf IsFinite Erf Erfc Sin Cos Tan Asin Acos Atan Sinh Cosh Digamma "
+    "Lgamma ZerosLike OnesLike".split()
 )
 _REDUCTIONS = frozenset("Sum Mean Max Min Prod All Any EuclideanNorm ArgMax ArgMin".split())
 _ONE_PER_ROW = frozenset({"SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"})
@@ -70,9 +71,7 @@ class Crossing:
     def described(self) -> str:
         """`broadcasts y of shape (n, 1) against outputs of shape (n,)`, y first."""
         sides = [(_named(t.roots), shape) for t, shape in zip((self.left, self.right), self.shapes, strict=True)]
-        (one, first), (other, second) = sorted(
-            sides, key=lambda side: ([Y, OUTPUTS, WEIGHTS] + [side[0]]).index(side[0])
-        )
+        (one, first), (other, second) = sorted(sides, key=lambda side: [Y, OUTPUTS, WEIGHTS, side[0]].index(side[0]))
         return f"broadcasts {one} of shape {first} against {other} of shape {second}"
 
 
@@ -132,8 +131,8 @@ def note_of(crossing: Crossing, what: str, component: str) -> Note:
     return Note(
         FailureCode.BROADCAST_LOSS,
         f"{what} {crossing.described()}: every example is combined with every other",
-        "Give both the same shape, in the data or in the call: tf.squeeze(y_pred, -1), or y_true[:, None]. If pairs are "
-        "meant, set the attribute pairwise = True on its class or function.",
+        "Give both the same shape, in the data or in the call: tf.squeeze(y_pred, -1), or y_true[:, None]. If pairs "
+        "are meant, set the attribute pairwise = True on its class or function.",
         place,
     )
 

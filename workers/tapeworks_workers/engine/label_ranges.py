@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure, Location

@@ -1,7 +1,8 @@
 """The metrics of a spec: named as Keras names them, fed by `run.update_metrics`, read once a report.
 
 A name is `config.name` or the class in snake case; `ROLE_` and `OUTPUT_` go before it where there
-is more than one, and a name that is taken gets a number, as in `fit`. Only metrics marked `weighted` see sample weights, as in Keras.
+is more than one, and a name that is taken gets a number, as in `fit`. Only metrics marked `weighted`
+see sample weights, as in Keras.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def build_metrics(
     taken: dict[str, str] = {}
     for role, of_role in spec.metrics.items():
         several = isinstance(of_role, OutputMetrics)
-        by_output: Mapping[Any, Sequence[MetricSpec]] = of_role.outputs if several else {None: of_role}
+        by_output: Mapping[Any, Sequence[MetricSpec]] = (
+            of_role.outputs if isinstance(of_role, OutputMetrics) else {None: of_role}
+        )
         base = f"/metrics/{role}" + ("/outputs" if several else "")
         places = _places(models[role], structure(role), list(by_output)) if several else {None: (0, None)}
         made = []

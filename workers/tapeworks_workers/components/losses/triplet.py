@@ -33,7 +33,7 @@ class Triplet(keras.losses.Loss):
     One value an anchor is returned, scaled so that their mean is the mean named at `mining`. A batch that holds no
     triplet (one class, one example, all classes different) costs 0, with a gradient of 0. Where two embeddings are
     equal their distance gives no gradient. Memory grows with n² · d, since differences, unlike a Gram matrix, keep
-    small distances exact; so y of `(n,)` with embeddings of one dimension looks like a broadcast: give y as `(n, 1)`.
+    small distances exact.
 
     Args:
         margin: by how much farther a negative must be than a positive, in units of the distance.
