@@ -26,8 +26,6 @@ _HOOKS = (
     "_compute_loss",
 )
 """What an instance may hold in place of its class's own, and a config does not."""
-_ADDED = ("compile_config", "build_config")
-"""What `compile` and `build` add to a config."""
 
 
 def model_reference(model: Any, floatx: str) -> dict[str, Any]:
@@ -39,13 +37,9 @@ def model_reference(model: Any, floatx: str) -> dict[str, Any]:
             "@tapeworks.component on it"
         )
     if is_plain(model):
-        try:
-            document = json.loads(model.to_json())
-        except NotImplementedError as error:
-            raise ComponentError(f"the model has no config: {' '.join(str(error).split())[:300]}") from error
-        _complete(document, model)
-        document = {key: value for key, value in document.items() if key not in _ADDED}
+        document = _document(model)
         _check(document, "the model")
+        _complete(document, model)
         return {"component": "functional", "config": {"config": document}}
     cls = type(model)
     if ">" in keras().saving.get_registered_name(cls):
@@ -61,6 +55,30 @@ def is_plain(model: Any) -> bool:
     """Whether the model is a `Sequential` or functional model and nothing more: its config is all of it."""
     functional = sys.modules["keras.src.models.functional"].Functional
     return type(model) in (keras().Sequential, functional)
+
+
+def _document(model: Any) -> dict[str, Any]:
+    """What `model.to_json()` gives, without what `compile` was given: it cannot always be serialised."""
+    try:
+        config = model.get_config()
+    except (NotImplementedError, TypeError) as error:
+        raise ComponentError(f"the model has no config: {' '.join(str(error).split())[:300]}") from error
+    if isinstance(model, keras().Sequential):
+        kind = {"module": "keras", "class_name": "Sequential", "registered_name": None}
+    else:
+        kind = {"module": type(model).__module__, "class_name": "Functional", "registered_name": "Functional"}
+    document: dict[str, Any] = json.loads(json.dumps({**kind, "config": config}))
+    _drop_compiled(document)
+    return document
+
+
+def _drop_compiled(value: Any) -> None:
+    """Models inside a model may be compiled too; only the outer one's `compile` counts in `fit`."""
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, dict):
+            item.pop("compile_config", None)
+        if isinstance(item, dict | list):
+            _drop_compiled(item)
 
 
 # ── what the config leaves out ───────────────────────────────────────────────────────────────────
@@ -79,12 +97,12 @@ def _complete(document: dict[str, Any], live: Any) -> None:
         return
     if not is_keras(type(live)):
         return
+    if "inbound_nodes" in document or "build_config" in document:
+        check_rebuilt(document, live.name)
     config.update(left_out(live, config))
     config.update(_learned(live))
     for child, part in _children(config, live):
         _complete(part, child)
-    if "inbound_nodes" in document or "build_config" in document:
-        check_rebuilt(document, live.name)
 
 
 def _children(config: Mapping[str, Any], live: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
