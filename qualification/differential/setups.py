@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from qualification.differential.choices import Choices
-from qualification.differential.models import STEPS, Model, model
+from qualification.differential.inputs import STEPS
+from qualification.differential.models import Model, model
 from qualification.differential.optimizers import optimizer
 from qualification.differential.parts import Part
 
