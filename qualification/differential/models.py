@@ -129,4 +129,5 @@ def _subclassed(choices: Choices) -> Model:
     config |= choices.config(0.3, penalty=(0.1,), normalize=(True,), hidden=(3,))
     part = Part(Kind.MODEL, f"differential/{choices.one(HOOKS)}", config)
     penalized = "penalty" in config and part.name != "differential/OwnLoss"
-    return Model(part.name, INPUTS["vector"].arrays, heads, structure, False, part.made, part.reference(), str(part), penalized)
+    arrays = INPUTS["vector"].arrays
+    return Model(part.name, arrays, heads, structure, False, part.made, part.reference(), str(part), penalized)
