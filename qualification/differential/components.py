@@ -112,7 +112,7 @@ class Signed(keras.optimizers.Adam):
 
     def apply_gradients(self, grads_and_vars: Any) -> Any:
         return super().apply_gradients(
-            [(0.5 * ops.convert_to_tensor(gradient), variable) for gradient, variable in grads_and_vars]
+            [(0.5 * tf.convert_to_tensor(gradient), variable) for gradient, variable in grads_and_vars]
         )
 
 
@@ -121,5 +121,5 @@ class Centred(keras.optimizers.SGD):
     """Overrides `apply`."""
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
-        dense = [ops.convert_to_tensor(gradient) for gradient in grads]
+        dense = [tf.convert_to_tensor(gradient) for gradient in grads]
         return super().apply([gradient - ops.mean(gradient) for gradient in dense], trainable_variables)
