@@ -126,8 +126,8 @@ def _binary(choices: Choices, sequence: bool) -> Head:
     metrics = [
         metric("BinaryAccuracy", **choices.config(0.5, threshold=(0.3, 0.0))),
         metric("BinaryAccuracy", "accuracy"),
-        metric("BinaryCrossentropy", **from_logits, **smooth),
     ]
+    metrics += [] if flat else [metric("BinaryCrossentropy", **from_logits, **smooth)]
     if not logits:
         metrics += [
             metric("AUC", **choices.config(0.5, num_thresholds=(20,), curve=("PR",), summation_method=("majoring",))),

@@ -27,7 +27,7 @@ def _regularizers(choices: Choices, *places: str) -> dict[str, Any]:
     kinds = (
         Part(Kind.REGULARIZER, "keras/L2", {"l2": 0.05}),
         Part(Kind.REGULARIZER, "keras/L1L2", {"l1": 0.01, "l2": 0.02}),
-        Part(Kind.REGULARIZER, "keras/OrthogonalRegularizer", {"factor": 0.01, "mode": "columns"}),
+        Part(Kind.REGULARIZER, "keras/OrthogonalRegularizer", {"factor": 0.01, "mode": "rows"}),
     )
     return {
         f"{place}_regularizer": choices.one(kinds[: 2 if place != "kernel" else 3])
@@ -113,7 +113,7 @@ def _image_body(choices: Choices) -> list[Part]:
             "Conv2D",
             **convolution,
             kernel_initializer=start(choices.integer(0, 99)),
-            **_regularizers(choices, "kernel"),
+            **_regularizers(choices, "bias", "activity"),
         ),
         choices.one((layer("BatchNormalization"), layer("SpatialDropout2D", rate=0.2, seed=5), layer("ReLU"))),
         choices.one((layer("MaxPooling2D"), layer("AveragePooling2D", pool_size=2))),
