@@ -151,8 +151,8 @@ FAILURES: dict[FailureCode, FailureInfo] = {
     ),
     FailureCode.BROADCAST_LOSS: FailureInfo(
         "A loss or metric combines different examples",
-        "y of shape (n,) against outputs of shape (n, 1) becomes (n, n): give both the same rank. A loss that means pairs "
-        "has the attribute pairwise = True.",
+        "y of shape (n,) against outputs of shape (n, 1) becomes (n, n): give both the same rank. A loss that means "
+        "pairs has the attribute pairwise = True.",
     ),
     FailureCode.NO_GRADIENT: FailureInfo(
         "No gradient reaches some variables",

@@ -8,9 +8,11 @@ import keras
 import numpy as np
 import pytest
 
+from tapeworks.errors import JobFailure
 from tapeworks.loading import load_components
+from tapeworks_workers.engine.saving import compile_arguments, save_keras
 from tests.workers.engine.output_parts import functional
-from tests.workers.engine.trainings import job, prepared
+from tests.workers.engine.trainings import Trained, job, prepared
 
 load_components([Path(__file__).with_name("output_parts.py")])
 
@@ -98,8 +100,8 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
-def compare(case: Case, kind: str, folder: Path) -> None:
-    """Three epochs of the job and of `fit` from the same weights: logs, their names, and weights."""
+def ready(case: Case, kind: str, folder: Path) -> Trained:
+    """The job of a case before its first step."""
     model = (
         {"component": "outs/Heads", "config": {"form": case.form}} if kind == "subclassed" else functional(case.form)
     )
@@ -109,7 +111,12 @@ def compare(case: Case, kind: str, folder: Path) -> None:
         model=model, loss=case.loss, metrics=case.metrics, training={"epochs": 3},
         optimizer={"component": "keras/SGD", "config": {"learning_rate": 0.01}},
     )  # fmt: skip
-    ours = prepared(spec, folder)
+    return prepared(spec, folder)
+
+
+def compare(case: Case, kind: str, folder: Path) -> None:
+    """Three epochs of the job and of `fit` from the same weights: logs, their names, and weights."""
+    ours = ready(case, kind, folder)
     trained = ours.assembly.models["model"]
     start = [value.numpy() for value in trained.variables]
     ours.training.train()
@@ -154,3 +161,29 @@ def test_outputs_train_as_in_fit(tmp_path: Path, name: str, kind: str) -> None:
 @pytest.mark.parametrize(("name", "kind"), [one for one in EACH if one not in QUICK])
 def test_every_structure_trains_as_in_fit(tmp_path: Path, name: str, kind: str) -> None:
     compare(CASES[name], kind, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "kind"), [QUICK[1], QUICK[2], ("one loss, a weight", "functional")])
+def test_the_saved_model_goes_on_in_fit(tmp_path: Path, name: str, kind: str) -> None:
+    """Its losses, weights and metrics are compiled in the structure of its outputs."""
+    ours = ready(CASES[name], kind, tmp_path)
+    ours.training.train()
+    file = tmp_path / "model.keras"
+    save_keras(ours.assembly.models["model"], file, compile_arguments(ours.assembly, "model"))
+    assert ours.data.validation is not None
+    found = keras.models.load_model(file).evaluate(ours.data.validation.dataset(0), return_dict=True, verbose=0)
+    logs = {name.removeprefix("val_"): v for name, v in ours.training.counters.logs.items() if name.startswith("val_")}
+    assert found == pytest.approx(logs, rel=1e-5)
+
+
+def test_an_output_that_the_model_does_not_have(tmp_path: Path) -> None:
+    case = Case("tuple", {"outputs": {"c": MSE}}, None)
+    for kind, names in (("functional", "'a', 'b'"), ("subclassed", "'0', '1'")):
+        with pytest.raises(JobFailure, match=f"losses name the output 'c'; the model's outputs are {names}"):
+            ready(case, kind, tmp_path)
+    case = Case("tuple", MSE, None, metrics=[MAE])
+    with pytest.raises(JobFailure, match="metric 'mean_absolute_error' is for one output, and the model has several"):
+        ready(case, "functional", tmp_path)
+    named = [{"component": MAE, "config": {"name": "loss"}}]
+    with pytest.raises(JobFailure, match="are both called 'a_loss'"):
+        ready(Case("tuple", MSE, None, metrics={"outputs": {"a": named}}), "functional", tmp_path)

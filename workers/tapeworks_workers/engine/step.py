@@ -142,7 +142,11 @@ def _scalars(returned: Any, assembly: Assembly, split: str) -> dict[str, tf.Tens
     if not isinstance(returned, Mapping) or not all(isinstance(name, str) for name in returned):
         message = f"{method} must return a dict of named scalars, not {type(returned).__name__}"
         raise JobFailure(FailureCode.COMPONENT_ERROR, message, location=where)
-    taken = {metric.name for metric in assembly.all_metrics(split)}
+    names = [metric.name for metric in assembly.all_metrics(split)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        message = f"a metric of the spec and the loss of an output are both called {twice[0]!r}"
+        raise JobFailure(FailureCode.INVALID_SPEC, message, hint='Give the metric a name: {"config": {"name": "…"}}.')
+    taken = set(names)
     scalars = {}
     for name in sorted(returned):
         value = tf.convert_to_tensor(returned[name])
