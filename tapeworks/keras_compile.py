@@ -275,7 +275,7 @@ def _metric(given: Any, loss: Any, outputs: Outputs, path: Path, floatx: str) ->
     if isinstance(given, str) and given.lower() in _ACCURACY:
         return {"component": _accuracy(loss, outputs, path), "config": {"name": given}}
     made = measure(given, Kind.METRIC, floatx)
-    if isinstance(given, str) or inspect.isfunction(given):
+    if made["component"].startswith("keras/") and (isinstance(given, str) or inspect.isfunction(given)):
         made["config"] = {**made["config"], "name": given if isinstance(given, str) else given.__name__}
     return made
 

@@ -67,7 +67,10 @@ def _document(model: Any) -> dict[str, Any]:
         kind = {"module": "keras", "class_name": "Sequential", "registered_name": None}
     else:
         kind = {"module": type(model).__module__, "class_name": "Functional", "registered_name": "Functional"}
-    document: dict[str, Any] = json.loads(json.dumps({**kind, "config": config}))
+    try:
+        document: dict[str, Any] = json.loads(json.dumps({**kind, "config": config}, allow_nan=False))
+    except ValueError as error:
+        raise ComponentError(f"the model's config holds NaN or an infinity, which JSON has not: {error}") from error
     _drop_compiled(document)
     return document
 
@@ -119,8 +122,10 @@ def _children(config: Mapping[str, Any], live: Any) -> Iterator[tuple[Any, dict[
 def _learned(layer: Any) -> dict[str, Any]:
     """What an adapted preprocessing layer learned, as the arguments that give it."""
     kind = type(layer).__name__
-    if kind == "Normalization" and layer.built and layer.input_mean is None and layer.mean is not None:
-        return {"mean": layer.adapt_mean.numpy().tolist(), "variance": layer.adapt_variance.numpy().tolist()}
+    if kind == "Normalization" and layer.built and layer.input_mean is None:
+        mean, variance = layer.adapt_mean.numpy(), layer.adapt_variance.numpy()
+        adapted = bool((mean != 0).any() or (variance != 1).any())
+        return {"mean": mean.tolist(), "variance": variance.tolist()} if adapted else {}  # else the job may adapt it
     if kind in ("StringLookup", "IntegerLookup", "TextVectorization") and not _keeps_vocabulary(layer):
         lookup = getattr(layer, "_lookup_layer", layer)
         if lookup.output_mode == "tf_idf":

@@ -151,6 +151,9 @@ def left_out(obj: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def argument_value(obj: Any, argument: str, value: Any, what: str, floatx: str) -> Any:
     """An argument of a config as JSON; objects in it become references, from the object itself where it holds one."""
+    held = vars(obj).get("_init_arguments")  # what `__init__` of a component was called with
+    if held is not None and argument in held.values and argument not in base_arguments(reference_kind(type(obj))):
+        return _value(held.values[argument], what, floatx)
     if isinstance(value, Mapping) and "class_name" in value and not _is_plain_form(value):
         for attribute in (argument, f"_{argument}"):
             live = getattr(obj, attribute, None)
@@ -168,7 +171,10 @@ def _value(value: Any, what: str, floatx: str) -> Any:
     if isinstance(value, Mapping):
         if "class_name" in value:
             return _serialized(value, what, floatx)
-        return {str(key): _value(item, what, floatx) for key, item in value.items()}
+        odd = next((key for key in value if not isinstance(key, str)), None)
+        if odd is not None:
+            raise ComponentError(f"{what} has the key {odd!r}: the keys of a JSON object are strings")
+        return {key: _value(item, what, floatx) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_value(item, what, floatx) for item in value]
     if hasattr(value, "get_config") and not isinstance(value, type):

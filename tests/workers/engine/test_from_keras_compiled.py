@@ -220,3 +220,54 @@ def test_what_layers_learned_by_adapt_survives() -> None:
     inputs = [tf.constant(one) for one in inputs]
     for expected, found in zip(compiled(inputs), built(inputs), strict=True):
         np.testing.assert_allclose(expected, found, atol=1e-6)
+
+
+# ── components ───────────────────────────────────────────────────────────────────────────────────
+
+
+@component("compiled/Mixed", example={"inputs": tf.TensorSpec([None, 4], tf.float32)})
+class Mixed(keras.Model):
+    """Arguments of every form, some of them objects."""
+
+    def __init__(
+        self,
+        heads: dict[str, int],
+        sizes: tuple[int, int] = (2, 3),
+        regularizer: keras.regularizers.Regularizer | None = None,
+        blocks: list[keras.layers.Layer] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.blocks = blocks or []
+        self.heads = {name: keras.layers.Dense(size, kernel_regularizer=regularizer) for name, size in heads.items()}
+        self.sizes = sizes
+
+    def call(self, x: Any) -> Any:
+        for block in self.blocks:
+            x = block(x)
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+@component("compiled/scaled_error", kind="loss")
+def scaled_error(y_true: Any, y_pred: Any, *, scale: float = 1.0) -> Any:
+    """A loss that is a function."""
+    return scale * keras.ops.mean((y_true - y_pred) ** 2, axis=-1)
+
+
+@component("compiled/far", kind="metric")
+def far(y_true: Any, y_pred: Any) -> Any:
+    """A metric that is a function."""
+    return keras.ops.mean(keras.ops.abs(y_true - y_pred) > 1, axis=-1)
+
+
+def test_a_component_keeps_its_arguments_and_their_order() -> None:
+    blocks = [keras.layers.Dense(4, kernel_initializer=keras.initializers.RandomNormal(0.1, 0.2, seed=3))]
+    made = Mixed({"z": 1, "a": 2}, (5, 6), keras.regularizers.L1L2(0.1, 0.2), blocks, name="own")
+    spec = spec_of(made, loss={"a": scaled_error, "z": "mse"}, metrics={"a": [far]})
+    built = again(spec)
+    assert (list(built.heads), built.sizes, built.name) == (["z", "a"], (5, 6), "own")
+    assert built.heads["z"].kernel_regularizer.get_config() == {"l1": pytest.approx(0.1), "l2": pytest.approx(0.2)}
+    assert built.blocks[0].kernel_initializer.get_config() == {"mean": 0.1, "stddev": 0.2, "seed": 3}
+    assert spec["losses"]["model"]["outputs"]["a"]["component"] == "compiled/scaled_error"
+    (metric,) = spec["metrics"]["model"]["outputs"]["a"]
+    assert (metric["component"], metric["config"]) == ("compiled/far", {})
