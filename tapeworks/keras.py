@@ -115,7 +115,7 @@ def _optimizer(model: Any, optimizer: Any, precision: str, floatx: str) -> tuple
         raise ComponentError(
             "the optimizer has a loss_scale_factor: leave it out, mixed_float16 scales losses by itself"
         )
-    return made, {**of_training, "gradient_accumulation": config.pop("gradient_accumulation_steps", None) or 1}
+    return made, of_training
 
 
 def _unscaled(optimizer: Any, precision: str) -> Any:

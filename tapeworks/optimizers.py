@@ -19,10 +19,8 @@ Groups = dict[str, list[str]]
 """Optimizer of the step → the spec's optimizers that do its work, sorted by name."""
 
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
-_DONE_BY_THE_JOB = {
-    "gradient_accumulation_steps": "Use training.gradient_accumulation.",
-    "loss_scale_factor": 'Losses are scaled where training.precision is "mixed_float16".',
-}
+_ACCUMULATION = "gradient_accumulation_steps"
+_DONE_BY_THE_JOB = {"loss_scale_factor": 'Losses are scaled where training.precision is "mixed_float16".'}
 _LOSS_SCALING = "keras/LossScaleOptimizer"
 
 
@@ -92,11 +90,15 @@ def _homeless(name: str, models: list[str], declared: Mapping[str, Sequence[str]
 def doubled_arguments(spec: JobSpec) -> Iterator[Finding]:
     """Arguments of Keras' optimizers that would do again, or undo, what the job does to gradients."""
     for name, optimizer in spec.optimizers.items():
-        clipped = any(one.optimizer in (None, name) for one in spec.gradients)
-        yield from _doubled(optimizer.component, optimizer.config, f"/optimizers/{escape(name)}", clipped)
+        transformed = any(one.optimizer in (None, name) for one in spec.gradients)
+        accumulated = spec.training.gradient_accumulation > 1
+        pointer = f"/optimizers/{escape(name)}"
+        yield from _doubled(optimizer.component, optimizer.config, pointer, transformed, accumulated)
 
 
-def _doubled(component: str, config: dict[str, Any], pointer: str, clipped: bool) -> Iterator[Finding]:
+def _doubled(
+    component: str, config: dict[str, Any], pointer: str, transformed: bool, accumulated: bool
+) -> Iterator[Finding]:
     if component == _LOSS_SCALING:
         message = f"{component} would divide gradients by a scale that no loss was multiplied with"
         hint = f"Name its inner optimizer here. {_DONE_BY_THE_JOB['loss_scale_factor']}"
@@ -105,13 +107,20 @@ def _doubled(component: str, config: dict[str, Any], pointer: str, clipped: bool
         if config.get(argument) is not None:
             message = f"{argument}: the job does this, and both together would be wrong"
             yield Finding(f"{pointer}/config/{argument}", ProblemCode.INVALID_VALUE, message, hint)
+    if config.get(_ACCUMULATION) is not None and (transformed or accumulated):
+        message = (
+            f"{_ACCUMULATION} beside training.gradient_accumulation: gradients would be accumulated twice"
+            if accumulated
+            else f"{_ACCUMULATION} beside `gradients`: transforms would act on each batch's gradients, not on the mean"
+        )
+        hint = f"Use training.gradient_accumulation and remove {_ACCUMULATION}."
+        yield Finding(f"{pointer}/config/{_ACCUMULATION}", ProblemCode.INVALID_VALUE, message, hint)
     for argument in _CLIPPING:
-        if clipped and config.get(argument) is not None:
+        if transformed and config.get(argument) is not None:
             message = f"{argument} beside `gradients`: one place says what is done to gradients, in which order"
             hint = "Put clip_by_norm, clip_by_value or clip_by_global_norm into `gradients`."
             yield Finding(f"{pointer}/config/{argument}", ProblemCode.INVALID_VALUE, message, hint)
     for nested in nested_references(config, f"{pointer}/config"):
         inner = nested.value.get("config")
-        yield from _doubled(
-            nested.value["component"], inner if isinstance(inner, dict) else {}, nested.pointer, clipped
-        )
+        arguments = inner if isinstance(inner, dict) else {}
+        yield from _doubled(nested.value["component"], arguments, nested.pointer, transformed, accumulated)

@@ -85,7 +85,7 @@ def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
         ({**GAN, "optimizers": {"generator": "keras/Adam", "both": part("critic", "generator")}},
          ("/optimizers/both/variables", "unknown_role")),
         (spec(optimizer={"component": "keras/Adam", "variables": []}), ("/optimizer/variables", "invalid_value")),
-        (spec(optimizer=adam(gradient_accumulation_steps=2)),
+        (spec(optimizer=adam(gradient_accumulation_steps=2), training={"gradient_accumulation": 2}),
          ("/optimizer/config/gradient_accumulation_steps", "invalid_value")),
         (spec(optimizer=adam(loss_scale_factor=2.0)), ("/optimizer/config/loss_scale_factor", "invalid_value")),
         (spec(optimizer=adam(clipnorm=1.0), gradients=["clip_by_global_norm"]),

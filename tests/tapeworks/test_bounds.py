@@ -102,7 +102,7 @@ UNKNOWN = {
     ),
     "a misspelling": (spec(training={"early_stopping": {"patince": 3}}), "Did you mean 'patience'?"),
     "of another place": (
-        spec(loss={"component": "keras/MeanSquaredError", "weight": 2.0}),
+        spec(step={"component": "supervised", "weight": 2.0}),
         "Remove it; this place takes component, config, version.",
     ),
     "of an output's loss": (

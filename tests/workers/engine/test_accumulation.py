@@ -3,18 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tapeworks import TrainingStep, component
 from tapeworks.errors import JobFailure
+from tapeworks.references import Kind
 from tapeworks.spec import JobSpec
 from tapeworks_workers.engine import assembly as assembling
 from tapeworks_workers.engine.assembly import Assembly, assemble
+from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.checkpoint import read_values, restore, snapshot, write_values
 from tapeworks_workers.engine.step import compile_train_step
-from tests.workers.engine.trainings import job, mlp, numbers, trained
+from tests.workers.engine.trainings import job, mlp, numbers, prepared, trained
 
 ELEMENT = (tf.TensorSpec([None, 4], tf.float32), tf.TensorSpec([None], tf.int64))
 ACCURACY = ["keras/SparseCategoricalAccuracy"]
@@ -128,3 +131,23 @@ def test_losses_that_reach_different_variables_are_told() -> None:
     with pytest.raises(JobFailure, match=r"one loss given to optimizer 'model' reaches .*, another does not"):
         compile_train_step(assemble(lab("lab/UnevenLosses", gradient_accumulation=2), ELEMENT))
     compile_train_step(assemble(lab("lab/UnevenLosses"), ELEMENT))
+
+
+def test_keras_own_accumulation_is_what_fit_does(tmp_path: Path) -> None:
+    """Its schedule counts batches, averages and constraints follow each batch: none is so with the job's own."""
+    schedule = {"component": "keras/ExponentialDecay"}
+    schedule |= {"config": {"initial_learning_rate": 0.1, "decay_steps": 2, "decay_rate": 0.5}}
+    config = {"learning_rate": schedule, "gradient_accumulation_steps": 3, "use_ema": True, "ema_momentum": 0.8}
+    optimizer = {"component": "keras/Adam", "config": config}
+    unit_norm = {"component": "keras/UnitNorm", "config": {"axis": 0}}
+    dense = {"component": "keras/Dense", "config": {"units": 3, "kernel_constraint": unit_norm}}
+    model = {"component": "sequential", "config": {"layers": [dense]}}
+    ours = prepared(job(model=model, optimizer=optimizer, training={"epochs": 2}), tmp_path)
+    theirs = keras.models.clone_model(ours.assembly.models["model"])
+    theirs.set_weights(ours.assembly.models["model"].get_weights())
+    theirs.compile(build(optimizer, Kind.OPTIMIZER), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    fitted = theirs.fit(ours.data.training.dataset(0), epochs=2, shuffle=False, verbose=0)
+    ours.training.train()
+    np.testing.assert_allclose(ours.history("loss"), fitted.history["loss"], atol=1e-6)
+    for mine, other in zip(ours.assembly.models["model"].variables, theirs.variables, strict=True):
+        np.testing.assert_allclose(mine.numpy(), other.numpy(), atol=1e-6)

@@ -112,3 +112,15 @@ def test_several_inputs_and_outputs_are_what_fit_does(tmp_path: Path) -> None:
         np.testing.assert_allclose(ours.history(name), fitted[name], rtol=1e-4, err_msg=name)
     for mine, theirs in zip(found, model.trainable_variables, strict=True):
         np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-5, err_msg=theirs.path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_seeded_initialisers_start_as_in_keras(tmp_path: Path, precision: str) -> None:
+    names = ["HeNormal", "TruncatedNormal", "Orthogonal", "RandomNormal", "RandomUniform", "LecunUniform"]
+    initializers = [{"component": f"keras/{name}", "config": {"seed": 7}} for name in names]
+    layers = [{"component": "keras/Dense", "config": {"units": 4, "kernel_initializer": one}} for one in initializers]
+    layers.append({"component": "keras/Dense", "config": {"units": 3}})
+    spec = job(model={"component": "sequential", "config": {"layers": layers}}, training={"precision": precision})
+    for layer, name in zip(prepared(spec, tmp_path).assembly.models["model"].layers, names, strict=False):
+        expected = getattr(keras.initializers, name)(seed=7)(layer.kernel.shape, precision)
+        np.testing.assert_array_equal(layer.kernel.numpy(), expected, err_msg=name)

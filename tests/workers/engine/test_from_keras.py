@@ -67,12 +67,13 @@ def test_a_model_of_layers_can_be_assembled() -> None:
     assert assembly.models["model"](np.zeros((2, 64), np.float32)).shape == (2, 10)
 
 
-def test_accumulation_becomes_the_jobs_own() -> None:
+def test_keras_own_accumulation_stays_the_optimizers() -> None:
+    """The job's own counts updates in schedules and moving averages, where Keras counts batches."""
     model = classifier()
     model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=4), "sparse_categorical_crossentropy")
     spec = tapeworks.from_keras(model, data=DATA)
-    assert spec.training.gradient_accumulation == 4
-    assert "gradient_accumulation_steps" not in spec.optimizers["model"].config
+    assert spec.training.gradient_accumulation == 1
+    assert spec.optimizers["model"].config["gradient_accumulation_steps"] == 4
 
 
 def test_the_optimizer_comes_back_with_its_schedule() -> None:
@@ -166,3 +167,18 @@ def test_accuracy_follows_its_output_through_a_list_of_losses() -> None:
     metrics = tapeworks.from_keras(model, data=DATA).document()["metrics"]["model"]["outputs"]
     assert [item["component"] for item in metrics["p"]] == ["keras/MeanAbsoluteError"]
     assert [item["component"] for item in metrics["q"]] == ["keras/SparseCategoricalAccuracy"]
+
+
+@pytest.mark.parametrize("structure", ["list", "dict"])
+def test_all_metrics_are_for_the_one_output(structure: str) -> None:
+    """As in `compile`, also where the one output is in a list or a dict."""
+    x = keras.Input((4,))
+    y = keras.layers.Dense(1, name="price")(x)
+    model = keras.Model(x, [y] if structure == "list" else {"price": y})
+    model.compile("adam", "mse", metrics=["mae", keras.metrics.RootMeanSquaredError()], weighted_metrics=["mse"])
+    spec = tapeworks.from_keras(model, data=DATA)
+    found = spec.document()["metrics"]["model"]["outputs"]
+    assert list(found) == ["price"]
+    names = ["keras/MeanAbsoluteError", "keras/RootMeanSquaredError", "keras/MeanSquaredError"]
+    assert [metric["component"] for metric in found["price"]] == names
+    assert [metric["weighted"] for metric in found["price"]] == [False, False, True]

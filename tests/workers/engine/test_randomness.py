@@ -56,7 +56,10 @@ def test_a_compiled_graph_draws_the_same(name: str) -> None:
         np.testing.assert_array_equal(plain, compiled)
 
 
-@pytest.mark.parametrize("name", ["uniform", "uniform between", "uniform float16", "normal", "dropout", "integers"])
+TENSORFLOWS = ("uniform", "uniform between", "uniform float64", "uniform float16", "normal", "normal float64")
+
+
+@pytest.mark.parametrize("name", [*TENSORFLOWS, "dropout", "integers"])
 def test_the_numbers_are_tensorflows_own(name: str) -> None:
     """So that a job draws what `fit` with the same seeds would."""
     ours = drawn(DRAWS[name], compiled=False)

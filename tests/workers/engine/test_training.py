@@ -299,6 +299,8 @@ def test_moving_averages_are_what_is_validated_and_exported(tmp_path: Path) -> N
     for variable, average in zip(result.assembly.models["model"].trainable_variables, averages, strict=True):
         np.testing.assert_array_equal(variable.numpy(), average.numpy())
     assert math.isclose(runner_evaluation(result)["val_loss"], result.history("val_loss")[-1], rel_tol=1e-6)
+    (note,) = result.events("note")
+    assert "val_ values are measured on the moving averages" in note["message"]
 
 
 @pytest.mark.parametrize("precision", ["float64", "mixed_bfloat16"])

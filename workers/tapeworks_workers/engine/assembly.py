@@ -148,10 +148,12 @@ def assemble(
     reset(spec)
     with philox():
         step = build(spec.step, Kind.STEP, pointer="/step")
-        given = datasets or {}
-        if start is None:
-            start = Start(training=(lambda: given["training"]) if "training" in given else None)
-        models, input_specs, remarks = build_models(spec, step, element_spec, start)
+    given = datasets or {}
+    if start is None:
+        start = Start(training=(lambda: given["training"]) if "training" in given else None)
+    # Outside: a seeded initialiser gives the numbers that it gives in plain Keras.
+    models, input_specs, remarks = build_models(spec, step, element_spec, start)
+    with philox():
         ownership = divide(spec, step, models)
         owned = ownership.owned
         optimizers = {name: _optimizer(spec, name, variables) for name, variables in owned.items()}

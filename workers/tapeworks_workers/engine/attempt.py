@@ -28,7 +28,7 @@ from tapeworks_workers.engine.checkpoint import Snapshot, snapshot
 from tapeworks_workers.engine.checkpoint_files import CheckpointFiles, opened
 from tapeworks_workers.engine.control import Control
 from tapeworks_workers.engine.epochs import Training
-from tapeworks_workers.engine.evaluation import Evaluation
+from tapeworks_workers.engine.evaluation import Evaluation, averaging_note
 from tapeworks_workers.engine.evaluators import build_evaluators
 from tapeworks_workers.engine.export import exported_roles
 from tapeworks_workers.engine.files import set_uploads
@@ -128,7 +128,8 @@ def compile_parts(
         for split in (data.validation, data.test):
             if split is not None:
                 evaluation.prepare(split)
-    for remark in assembly.remarks:
+    averaging = averaging_note(assembly) if data.validation is not None else None
+    for remark in [*assembly.remarks, *([averaging] if averaging else [])]:
         reporter.note(remark)
     for note in assembly.notes():
         traces.note(note)

@@ -131,6 +131,17 @@ class Evaluation:
             raise Interrupted(OUTCOMES["cancel"])
 
 
+def averaging_note(assembly: Assembly) -> str | None:
+    """What the user should know of `val_` values; None where they are those of the weights themselves."""
+    names = sorted(name for name, optimizer in assembly.optimizers.items() if optimizer.use_ema)
+    if not names:
+        return None
+    return (
+        f"optimizer {names[0]!r} has use_ema: val_ values are measured on the moving averages, which are exported, as "
+        "with keras.callbacks.SwapEMAWeights; Keras' fit without that callback measures them on the latest weights"
+    )
+
+
 @contextlib.contextmanager
 def averaged(assembly: Assembly) -> Iterator[None]:
     """Inside the block, variables of optimizers with `use_ema` hold their moving averages, as exported models do."""

@@ -131,15 +131,22 @@ def normal(bits: Bits, shape: Any, mean: Any, stddev: Any, dtype: tf.DType) -> t
 
 def _between_minus_one_and_one(bits: Bits, shape: Any, dtype: tf.DType) -> tf.Tensor:
     """Symmetric, neither end: half a step inside."""
-    return 2.0 * _unit(bits, shape, dtype) - (1.0 - (2.0**-53 if dtype == tf.float64 else 2.0**-23))
+    return 2.0 * _unit(bits, shape, dtype) - (1.0 - (2.0**-52 if dtype == tf.float64 else 2.0**-23))
 
 
 def _unit(bits: Bits, shape: Any, dtype: tf.DType) -> tf.Tensor:
     """Floats in [0, 1): of the lowest bits as many as the type's fraction has, as TensorFlow's CPU kernels do."""
     if dtype == tf.float64:
-        return tf.cast(tf.bitwise.right_shift(bits(shape, tf.uint64), tf.constant(11, tf.uint64)), dtype) * 2.0**-53
+        return tf.cast(_lowest_of_double(bits(shape, tf.uint64)), dtype) * 2.0**-52
     kept = _fraction_bits(dtype)
     return tf.cast(tf.cast(_lowest(bits, shape, kept), tf.int32), dtype) * tf.cast(2.0**-kept, dtype)
+
+
+def _lowest_of_double(bits: tf.Tensor) -> tf.Tensor:
+    """The lowest 52 bits, the halves exchanged: TensorFlow takes the first 32 bits drawn for a double's lower ones."""
+    half, fraction = tf.constant(32, tf.uint64), tf.constant((1 << 52) - 1, tf.uint64)
+    exchanged = tf.bitwise.bitwise_or(tf.bitwise.right_shift(bits, half), tf.bitwise.left_shift(bits, half))
+    return tf.bitwise.bitwise_and(exchanged, fraction)
 
 
 def _fraction_bits(dtype: tf.DType) -> int:
