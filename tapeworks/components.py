@@ -28,6 +28,7 @@ from pydantic import JsonValue
 from tapeworks import serialization
 from tapeworks.config_schema import KERAS_BASES, OUR_BASES, Config, config_of, reference_kind
 from tapeworks.errors import ComponentError, DuplicateComponent
+from tapeworks.examples import read_example
 from tapeworks.jobs import ComponentEntry, RefusedComponent
 from tapeworks.references import Kind
 from tapeworks.roles import declared_roles
@@ -48,6 +49,7 @@ class Component:
     version: str
     target: Any
     example: Mapping[str, Any] | None
+    """Its parts, as `tapeworks.examples` reads them."""
     module: str
     file: Path | None
     digest: str
@@ -196,8 +198,8 @@ def component(
 ) -> Callable[[Target], Target]:
     """Register a class or function under a name that specs can say: `focal`, `acme/Mish`.
 
-    `example`: `{"config": {…}, "inputs": nest of specs}` (losses and metrics: `y_true`, `y_pred`), which admission
-    builds and traces. Raises ComponentError, DuplicateComponent.
+    `example`: `{"config": {…}, "inputs": …}` (losses and metrics: `y_true`, `y_pred`), which admission builds and
+    traces: shapes, specs or values (`tapeworks.examples`). Raises ComponentError, DuplicateComponent.
     """
 
     def register(target: Target) -> Target:
@@ -209,7 +211,7 @@ def component(
             name=name,
             version=version,
             target=target,
-            example=example,
+            example=read_example(example, name),
             module=target.__module__,
             file=file,
             digest=_digest(target, file),

@@ -6,6 +6,7 @@ is more than one. Only metrics marked `weighted` see sample weights, as in Keras
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, MetricSpec, OutputMetrics
+from tapeworks_workers.engine import metric_signatures
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.tracing import outside_trace
 
@@ -44,17 +46,41 @@ def build_metrics(spec: JobSpec, models: Mapping[str, keras.Model]) -> dict[str,
             for index, reference in enumerate(metrics):
                 pointer = f"{base}/{output}/{index}" if output is not None else f"{base}/{index}"
                 metric = build(reference, Kind.METRIC, pointer=pointer)
+                _check_signature(metric, reference, pointer)
                 parts = [role] * (len(models) > 1) + [output or ""] * several + [own_name(metric, reference)]
                 name = "_".join(parts)
                 if name in taken:
                     raise JobFailure(
                         FailureCode.INVALID_SPEC,
                         f"the metrics at {taken[name]} and {pointer} are both called {name!r}",
-                        hint='Give one of them a name: {"config": {"name": "…"}}.',
+                        hint=_rename(metric),
                     )
                 taken[name] = pointer
                 built.setdefault(role, []).append(RoleMetric(name, metric, output, reference.weighted))
     return built
+
+
+def _rename(metric: keras.metrics.Metric) -> str:
+    """How to give one of two metrics another name."""
+    parameters = inspect.signature(type(metric)).parameters
+    if "name" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return 'Give one of them a name: {"config": {"name": "…"}}.'
+    return (
+        f"{type(metric).__name__}.__init__ takes no name: add one, `def __init__(self, …, name=None, **kwargs)` with "
+        '`super().__init__(name=name, **kwargs)`, and give one of them {"config": {"name": "…"}}.'
+    )
+
+
+def _check_signature(metric: keras.metrics.Metric, reference: MetricSpec, pointer: str) -> None:
+    """Raise JobFailure `invalid_spec` where `update_state` does not take what every metric of a role is given."""
+    wrong = metric_signatures.without_sample_weight(metric) or metric_signatures.for_steps_only(metric)
+    if wrong is not None:
+        raise JobFailure(
+            FailureCode.INVALID_SPEC,
+            f"{pointer}: the metric {reference.component}: {wrong}",
+            hint=f"Write {metric_signatures.WANTED} in the component, or take this metric out of `metrics`.",
+            location=metric_signatures.place(metric),
+        )
 
 
 def gradient_metrics(
