@@ -76,8 +76,9 @@ def read_example(example: Any, name: str) -> Mapping[str, Any] | None:
     found: dict[str, Any] = {"config": dict(config)} if "config" in example else {}
     for part in PARTS:
         if part in example:
-            by_part = isinstance(dtypes, Mapping) and not set(PARTS).isdisjoint(dtypes)
-            dtype = dtypes.get(part) if by_part else dtypes
+            dtype = dtypes
+            if isinstance(dtypes, Mapping) and not set(PARTS).isdisjoint(dtypes):
+                dtype = dtypes.get(part)
             found[part] = read.nest(example[part], f"example[{part!r}]", dtype)
     return found
 
