@@ -48,6 +48,7 @@ def test_what_a_callback_needs_of_its_own_jobs_is_a_note_and_the_job_beside_it_a
     findings: dict[str, Finding],
 ) -> None:
     assert findings["Missing"].problems == []
-    assert "in a small job of iris: component_error: KeyError" in findings["Missing"].notes[0]
+    assert findings["Missing"].notes[0].startswith("in a small job of iris: component_error: ")
+    assert "KeyError: 'val_recall'" in findings["Missing"].notes[0]
     (problem,) = findings["job.json"].problems
     assert "KeyError: 'val_recall'" in problem

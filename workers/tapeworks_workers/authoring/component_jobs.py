@@ -7,6 +7,7 @@ values that are not the author's is a note.
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from tapeworks_workers.engine.rehearsal import Finding
 
 _OF_VALUES = frozenset({FailureCode.NON_FINITE, FailureCode.INVALID_DATA})
 _WHILE_VALUES_RUN = frozenset({"training", "validating", "testing"})
-_CERTAIN = ("AttributeError", "NameError", "TypeError", "ImportError", "ModuleNotFoundError")
+_CERTAIN = re.compile(r"(^|: )(AttributeError|NameError|UnboundLocalError|TypeError|ImportError): ")
 """Errors of code, whatever job it stands in."""
 _NOTICED = frozenset({FailureCode.NO_GRADIENT})
 TOLERANCE = 1e-6
@@ -80,7 +81,7 @@ def _tell(component: Component, job: TrialJob, failure: Mapping[str, Any], findi
     of_values = failure["code"] in _OF_VALUES or (
         failure["code"] == FailureCode.COMPONENT_ERROR and failure["phase"] in _WHILE_VALUES_RUN
     )
-    certain = failure["message"].startswith(_CERTAIN)
+    certain = _CERTAIN.search(failure["message"]) is not None
     if failure["code"] in _NOTICED or (job.invented and of_values) or (job.guessed and not certain):
         if any(note.startswith("on invented values") for note in finding.notes):
             return  # admission has told it

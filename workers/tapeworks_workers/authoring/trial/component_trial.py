@@ -49,7 +49,7 @@ class Gain(keras.layers.Layer):  # type: ignore[misc]
 def around(layer: keras.layers.Layer, inputs: Any = None) -> Any:
     """A model of one layer, with a factor that is trained behind each dense output of floats.
 
-    `inputs`: the nest of what it takes, a list for a tuple; each leaf {"shape": …, "dtype": …, "sparse": …, "ragged": …}.
+    `inputs`: the nest of what it takes, a list for a tuple; leaves as {"shape", "dtype", "sparse", "ragged"}.
     """
 
     def gained(leaf: Any) -> Any:
