@@ -271,8 +271,7 @@ def _remember_call(cls: type) -> None:
 def _build_eagerly(cls: type) -> None:
     """Wrap `__call__` so that inner layers which the first call builds keep the constants of their `build`.
 
-    Keras builds a layer without a `build` by tracing `call` in a scratch graph. What the `build` of an inner layer
-    computes there (Normalization its mean and variance) belongs to that graph and is out of scope afterwards.
+    Keras traces `call` in a scratch graph to build a layer. What an inner `build` computes there is lost with it.
     """
     original: Callable[..., Any] = cls.__call__
     if getattr(original, "_builds_eagerly", False):

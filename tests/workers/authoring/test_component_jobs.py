@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.rehearsal import found_in
 from tapeworks_workers.engine.rehearsal import Finding
 
@@ -19,11 +20,11 @@ JOB: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finding]:
+def findings(tmp_path_factory: pytest.TempPathFactory, attempts: Attempts) -> dict[str, Finding]:
     folder = tmp_path_factory.mktemp("jobs")
     (folder / "acme_jobs.py").write_text(FILE.read_text())
     (folder / "job.json").write_text(json.dumps({**JOB, "callbacks": ["jobs/Missing"]}))
-    return {Path(one.name).name: one for one in found_in([folder])}
+    return {Path(one.name).name: one for one in found_in([folder], attempts=attempts)}
 
 
 def test_what_is_right_is_trained_exported_reloaded_and_resumed(findings: dict[str, Finding]) -> None:

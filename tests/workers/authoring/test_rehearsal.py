@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.rehearsal import rehearse_job
 from tapeworks_workers.engine.rehearsal import Finding, rehearse
 
@@ -57,10 +58,10 @@ def test_what_is_right_is_left_alone(findings: dict[str, Finding]) -> None:
 # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def rehearsed(folder: Path, document: Any) -> Finding:
+def rehearsed(folder: Path, document: Any, attempts: Attempts | None = None) -> Finding:
     file = folder / "job.json"
     file.write_text(document if isinstance(document, str) else json.dumps(document))
-    finding = rehearse_job(file)
+    finding = rehearse_job(file, attempts=attempts)
     assert (finding.name, finding.kind) == (str(file), "job")
     return finding
 
@@ -86,5 +87,5 @@ def test_a_job_that_goes_on_from_another_is_tried_as_far_as_that(tmp_path: Path)
     assert "'job_earlier' was not given" in finding.notes[0]
 
 
-def test_a_job_that_trains_is_right(tmp_path: Path) -> None:
-    assert rehearsed(tmp_path, JOB).problems == []
+def test_a_job_that_trains_is_right(tmp_path: Path, attempts: Attempts) -> None:
+    assert rehearsed(tmp_path, JOB, attempts).problems == []

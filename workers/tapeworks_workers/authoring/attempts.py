@@ -20,7 +20,7 @@ from tensorflow.python.framework.config import disable_op_determinism
 from tapeworks.errors import FailureCode
 from tapeworks_workers import runner
 from tapeworks_workers.frames import Channel
-from tapeworks_workers.launcher import ForkLauncher
+from tapeworks_workers.launcher import ForkLauncher, LaunchFailed
 from tapeworks_workers.lifelines import become_subreaper
 
 
@@ -69,7 +69,11 @@ class Attempts:
         return frames
 
     def _verified(self, message: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        return self._loop.run(self._verify(str(message["verifier"]), folder / str(message["bundle"]), folder))
+        which = str(message["verifier"])
+        try:
+            return self._loop.run(self._verify(which, folder / str(message["bundle"]), folder))
+        except (LaunchFailed, OSError) as error:  # raised further it would close the channel, and end the runner
+            return _refused(f"the verifier {which!r} could not be run: {type(error).__name__}: {error}")
 
     async def _verify(self, which: str, bundle: Path, folder: Path) -> dict[str, Any]:
         if self._launcher is None:
@@ -84,5 +88,8 @@ class Attempts:
             child.close()
         if answer is not None:
             return answer
-        failure = {"code": FailureCode.INTERNAL.value, "message": f"the verifier {which!r} ended with {status}"}
-        return {"ok": False, "failure": failure}
+        return _refused(f"the verifier {which!r} ended with {status}")
+
+
+def _refused(message: str) -> dict[str, Any]:
+    return {"ok": False, "failure": {"code": FailureCode.INTERNAL.value, "message": message}}

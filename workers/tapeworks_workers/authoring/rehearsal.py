@@ -43,7 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if any(one.problems for one in findings) else 0
 
 
-def found_in(paths: Sequence[Path], data_roots: Sequence[Path] = ()) -> list[Finding]:
+def found_in(
+    paths: Sequence[Path], data_roots: Sequence[Path] = (), *, attempts: Attempts | None = None
+) -> list[Finding]:
     """Every component and job of these files and folders, tried."""
     try:
         findings = rehearse(paths)
@@ -53,9 +55,9 @@ def found_in(paths: Sequence[Path], data_roots: Sequence[Path] = ()) -> list[Fin
     components = [one for one in registry if (one.kind, one.name) in by_name]
     folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
     files = [job for at in folders for job in sorted(at.glob("*.json"))]
-    with Attempts() as attempts:
-        try_jobs(components, by_name, attempts)
-        jobs = [rehearse_job(file, data_roots=data_roots, attempts=attempts) for file in files]
+    with nullcontext(attempts) if attempts is not None else Attempts() as running:
+        try_jobs(components, by_name, running)
+        jobs = [rehearse_job(file, data_roots=data_roots, attempts=running) for file in files]
     named = "".join(file.read_text(errors="replace") for file in files)
     for component in components:
         if component.kind is Kind.STEP and f'"{component.name}"' not in named:
