@@ -157,5 +157,6 @@ def test_a_metric_that_keras_cannot_call_is_refused_and_the_hint_helps() -> None
     told = reason(Worst, example=example)
     assert "takes no sample_weight, which Keras passes to every metric" in told
     assert "write def update_state(self, y_true, y_pred, sample_weight=None)" in told
+    assert f"({__file__}, line " in told
     assert warned(Right, example=example) == []
     assert "a step may use this metric, but it cannot stand in `metrics`" in warned(OfAStep)[0]

@@ -20,7 +20,7 @@ from tensorflow.python.framework.config import disable_op_determinism
 from tapeworks.errors import FailureCode
 from tapeworks_workers import runner
 from tapeworks_workers.frames import Channel
-from tapeworks_workers.launcher import ForkLauncher, LaunchFailed
+from tapeworks_workers.launcher import ForkLauncher
 from tapeworks_workers.lifelines import become_subreaper
 
 
@@ -72,7 +72,7 @@ class Attempts:
         which = str(message["verifier"])
         try:
             return self._loop.run(self._verify(which, folder / str(message["bundle"]), folder))
-        except (LaunchFailed, OSError) as error:  # raised further it would close the channel, and end the runner
+        except Exception as error:  # raised further it would close the channel, which ends a runner's process
             return _refused(f"the verifier {which!r} could not be run: {type(error).__name__}: {error}")
 
     async def _verify(self, which: str, bundle: Path, folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tapeworks.examples import Form
 from tapeworks.references import Kind
 from tapeworks_workers.engine.diagnostics import text
 from tapeworks_workers.engine.examples import Example, NotTried, Part
-from tapeworks_workers.engine.metric_signatures import for_steps_only, without_sample_weight
+from tapeworks_workers.engine.metric_signatures import for_steps_only, place, without_sample_weight
 from tapeworks_workers.engine.operations import takes_seed
 from tapeworks_workers.engine.rebuilding import Refusal, rebuilt
 
@@ -181,7 +181,8 @@ def _pair(example: Example, instance: Any, notes: list[str]) -> Part:
 def _metric(metric: Any, example: Example, notes: list[str]) -> None:
     wrong = without_sample_weight(metric)
     if wrong is not None:
-        raise Refusal(wrong)
+        at = place(metric)
+        raise Refusal(wrong + (f" ({at.file}, line {at.line})" if at is not None else ""))
     again = rebuilt(metric)
     if (only := for_steps_only(metric)) is not None:
         raise NotTried(only)
