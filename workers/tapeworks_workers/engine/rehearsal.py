@@ -94,8 +94,8 @@ def _in_another_process(components: Sequence[Component]) -> Iterator[tuple[Compo
     for component in mine.values():
         try:
             objects.append(_written(component, arrays))
-        except NotTried:
-            continue  # admission has noted it
+        except Exception:
+            continue  # there is nothing to try it on, or it fails on invented values: admission has noted it
     if not objects:
         return
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
@@ -170,7 +170,11 @@ def _check_gradient(component: Component, finding: Finding) -> None:
             value = loss(y_true, y_pred)
         gradient = tape.gradient(value, y_pred)
         if gradient is None or not np.any(gradient):
-            finding.problems.append("its gradient with respect to y_pred is zero everywhere: nothing would be learnt")
+            found = "its gradient with respect to y_pred is zero everywhere: nothing would be learnt"
+            if part.invented and gradient is not None:
+                finding.notes.append(f"on invented values: {found}. Give real values in its example")
+            else:
+                finding.problems.append(found)
             return
         worst = _largest_difference(loss, y_true, np.asarray(y_pred), np.asarray(gradient))
     except (TapeworksError, ValueError, TypeError, tf.errors.OpError) as error:
