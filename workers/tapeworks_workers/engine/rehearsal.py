@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,8 @@ def _in_another_process(components: Sequence[Component]) -> Iterator[tuple[Compo
     arrays, objects = Arrays(), []
     mine = {one.name: one for one in components if one.kind in KERAS_KINDS}
     for component in mine.values():
-        try:
+        with suppress(Exception):  # nothing to try it on, or it fails on invented values: admission has noted it
             objects.append(_written(component, arrays))
-        except Exception:
-            continue  # there is nothing to try it on, or it fails on invented values: admission has noted it
     if not objects:
         return
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
