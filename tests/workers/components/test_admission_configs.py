@@ -107,6 +107,22 @@ def test_what_keras_normalises_is_not_lost_and_what_the_constructor_refuses_says
     ]
 
 
+def test_values_that_a_constructor_takes_for_one_are_not_lost() -> None:
+    class Clamped(keras.layers.Layer):
+        def __init__(self, size: int = 4, mode: str = "plain", **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.size, self.causal = max(size, 64), mode == "causal"
+
+        def call(self, x: Any) -> Any:
+            return x
+
+        def get_config(self) -> dict[str, Any]:
+            mode = "causal" if self.causal else "plain"
+            return {**super().get_config(), "size": self.size, "mode": mode}
+
+    assert warned(Clamped, example=VECTORS) == []
+
+
 def test_following_the_hint_admits_the_component() -> None:
     class Scaled(keras.layers.Layer):
         def __init__(self, factor: float = 3.0, **kwargs: Any) -> None:

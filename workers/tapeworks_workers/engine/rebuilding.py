@@ -95,19 +95,34 @@ def check_arguments(component: Component, config: Mapping[str, Any], notes: list
     """
     if component.kind not in KERAS_KINDS or not inspect.isclass(component.target):
         return
-    began, plain = time.monotonic(), _config(_built(component, config))
-    for name, (annotation, default) in _own_arguments(component).items():
+    began, default = time.monotonic(), _built(component, config)
+    plain = _config(default)
+    for name, (annotation, value) in _own_arguments(component).items():
         if time.monotonic() - began > MAX_SECONDS:
             notes.append(f"not tried with other values of {name!r} and what follows it: building takes long")
             return
-        values = _other_values(name, annotation, config.get(name, default))
-        made = ((value, _built(component, {**config, name: value})) for value in values)
-        taken = ((value, instance) for value, instance in made if instance is not None)
+        given = config.get(name, value)
+        made = ((one, _built(component, {**config, name: one})) for one in _other_values(name, annotation, given))
+        taken = ((one, instance) for one, instance in made if instance is not None)
         if (first := next(taken, None)) is None:
             _note_unkept(component, plain, name, notes)
             continue
         unchanged = plain is not None and all(_config(one) == plain for _, one in itertools.chain([first], taken))
-        _check_kept(name, *first, lost=unchanged, typed=_typed(annotation, default))
+        lost = unchanged and _matters(component, plain, name, default, first[1])
+        _check_kept(name, *first, lost=lost, typed=_typed(annotation, value))
+
+
+def _matters(component: Component, plain: Any, name: str, default: Any, instance: Any) -> bool:
+    """Whether a value that leaves the config as it is changes the object: a constructor may take several values for
+    one (a limit, an unknown word). It does where the config has no such key, or an attribute of the name differs."""
+    if name not in plain["config"] and not _own(component.target, "from_config"):
+        return True
+    held, before = ([vars(one).get(key) for key in (name, f"_{name}")] for one in (instance, default))
+    simple = (bool, int, float, str, list, tuple, dict, type(None))
+    return any(
+        isinstance(one, simple) and isinstance(two, simple) and one != two
+        for one, two in zip(held, before, strict=True)
+    )
 
 
 def _own_arguments(component: Component) -> dict[str, tuple[Any, Any]]:
