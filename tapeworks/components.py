@@ -28,6 +28,7 @@ from pydantic import JsonValue
 from tapeworks import serialization
 from tapeworks.config_schema import KERAS_BASES, OUR_BASES, Config, config_of, reference_kind
 from tapeworks.errors import ComponentError, DuplicateComponent
+from tapeworks.examples import read_example
 from tapeworks.jobs import ComponentEntry, RefusedComponent
 from tapeworks.references import Kind
 from tapeworks.roles import declared_roles
@@ -52,6 +53,7 @@ class Component:
     version: str
     target: Any
     example: Mapping[str, Any] | None
+    """Its parts, as `tapeworks.examples` reads them."""
     module: str
     file: Path | None
     digest: str
@@ -214,9 +216,9 @@ def component(
 ) -> Callable[[Target], Target]:
     """Register a class or function under a name that specs can say: `focal`, `acme/Mish`.
 
-    `example`: `{"config": {…}, "inputs": nest of specs}` (losses and metrics: `y_true`, `y_pred`), which admission
-    builds and traces. `direction`, of a metric: "max" or "min", the value that is the best, for `mode: "auto"`; a dict
-    where the result is one. Raises ComponentError, DuplicateComponent.
+    `example`: `{"config": {…}, "inputs": …}` (losses and metrics: `y_true`, `y_pred`), which admission builds and
+    traces: shapes, specs or values (`tapeworks.examples`). `direction`, of a metric: "max" or "min", the value that is
+    the best, for `mode: "auto"`; a dict where the result is one. Raises ComponentError, DuplicateComponent.
     """
 
     def register(target: Target) -> Target:
@@ -229,7 +231,7 @@ def component(
             name=name,
             version=version,
             target=target,
-            example=example,
+            example=read_example(example, name),
             module=target.__module__,
             file=file,
             digest=_digest(target, file),

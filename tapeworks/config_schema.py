@@ -320,8 +320,10 @@ def _parameters(target: Any, kind: Kind, name: str) -> dict[str, tuple[Any, Any]
                 open_ended = True
             elif parameter.name not in found:
                 found[parameter.name] = (hints.get(parameter.name, inspect.Parameter.empty), parameter.default)
-        if not open_ended:
+        if not open_ended and inspect.isclass(target):
             return found
+    if not inspect.isclass(target) and kind not in (Kind.LOSS, Kind.METRIC):
+        return found  # those two are wrapped in a class of Keras, which takes what its base takes
     for argument, annotation in _BASE_ARGUMENTS.get(kind, {}).items():
         found.setdefault(argument, (annotation, _KERAS_DEFAULT))
     return found

@@ -62,6 +62,8 @@ def derive(cls: type) -> None:
         cls.get_config = _get_config  # type: ignore[attr-defined]
     if not _own(cls, "from_config"):
         cls.from_config = classmethod(_from_config)  # type: ignore[attr-defined]
+    if _is_layer(cls):
+        _build_eagerly(cls)
     if _is_layer(cls) and not _own(cls, "build") and not _own(cls, "get_build_config"):
         _remember_call(cls)
         cls.get_build_config = _get_build_config  # type: ignore[attr-defined]
@@ -264,6 +266,53 @@ def _remember_call(cls: type) -> None:
 
     __call__._remembers = True  # type: ignore[attr-defined]
     cls.__call__ = __call__  # type: ignore[method-assign]
+
+
+def _build_eagerly(cls: type) -> None:
+    """Wrap `__call__` so that inner layers which the first call builds keep the constants of their `build`.
+
+    Keras traces `call` in a scratch graph to build a layer. What an inner `build` computes there is lost with it.
+    """
+    original: Callable[..., Any] = cls.__call__
+    if getattr(original, "_builds_eagerly", False):
+        return
+
+    @functools.wraps(original)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.built:
+            return original(self, *args, **kwargs)
+        with _eager_builds():
+            return original(self, *args, **kwargs)
+
+    __call__._builds_eagerly = True  # type: ignore[attr-defined]
+    cls.__call__ = __call__  # type: ignore[method-assign]
+
+
+@contextmanager
+def _eager_builds() -> Iterator[None]:
+    """Inside the block every `build` runs outside of the graph that is being traced."""
+    keras = _keras()
+    base: Any = keras.layers.Layer
+    before = vars(base)["_maybe_build"]
+    if keras.config.backend() != "tensorflow" or hasattr(before, "_lifts"):
+        yield
+        return
+    tensorflow = importlib.import_module("tensorflow")
+
+    @functools.wraps(before)
+    def _maybe_build(self: Any, *args: Any, **kwargs: Any) -> None:
+        if self.built or getattr(self.build, "_is_default", False):
+            before(self, *args, **kwargs)
+            return
+        with tensorflow.init_scope():
+            before(self, *args, **kwargs)
+
+    _maybe_build._lifts = True  # type: ignore[attr-defined]
+    base._maybe_build = _maybe_build
+    try:
+        yield
+    finally:
+        base._maybe_build = before
 
 
 def _call_specs(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -112,10 +112,11 @@ def test_of_a_transform_function_the_keyword_only_arguments_are_config() -> None
     assert list(config_of(function, Kind.TRANSFORM, "f").schema["properties"]) == ["factor"]  # type: ignore[arg-type]
 
 
-def test_of_a_loss_function_all_but_the_first_two() -> None:
+def test_of_a_loss_function_all_but_the_first_two_and_what_every_loss_takes() -> None:
     def function(y_true: Any, y_pred: Any, delta: float = 1.0) -> Any: ...
 
-    assert list(config_of(function, Kind.LOSS, "f").schema["properties"]) == ["delta"]  # type: ignore[arg-type]
+    taken = config_of(function, Kind.LOSS, "f").schema["properties"]
+    assert list(taken) == ["delta", "name", "reduction", "dtype"], "and what Keras' wrapper takes"  # type: ignore[arg-type]
 
 
 def test_untypable_annotations_are_told_with_what_to_write() -> None:

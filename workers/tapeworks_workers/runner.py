@@ -3,7 +3,8 @@
     prepare → pipeline → assemble → trace → restore → train → last checkpoint → test split
             → export → verify in fresh processes → seal → finish
 
-A validation takes the same way as far as the trace, runs two seconds of steps and tells what it saw (`inspection`).
+A validation takes the same way as far as the trace, runs two seconds of steps, exports and reloads, and tells what it
+saw (`inspection`); it keeps no files.
 Jobs that look at an upload take none of it: they tell what a dataset holds (`datasets`) or try a package (`admission`).
 `main` talks frames to the agent that started it and holds no credential. Whatever goes wrong ends
 as a finish frame with a coded failure.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -25,13 +27,15 @@ from tapeworks.jobs import JobKind, State
 from tapeworks_workers.engine import diagnostics, environment
 from tapeworks_workers.engine.admission import admit_packaged
 from tapeworks_workers.engine.artifacts import Artifacts
+from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.attempt import Attempt, put_together
 from tapeworks_workers.engine.bundle import seal
 from tapeworks_workers.engine.control import Control, Interrupted
 from tapeworks_workers.engine.datasets import describe
+from tapeworks_workers.engine.epochs import Training
 from tapeworks_workers.engine.export import export_bundle
 from tapeworks_workers.engine.inspection import inspect
-from tapeworks_workers.engine.pipeline import build_data
+from tapeworks_workers.engine.pipeline import Data, build_data
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.traces import Traces
 from tapeworks_workers.frames import BUNDLE, Channel, ChannelClosed
@@ -112,6 +116,8 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
             assembly, data, training=training, evaluation=evaluation, reporter=reporter, control=control,
             build_seconds=time.monotonic() - began, traces=traces.counts,
         )  # fmt: skip
+        if spec.export is not None:
+            prove(attempt, assembly, training, data, channel, reporter)
         return {"outcome": "succeeded", "published": {**NOTHING, "result": result}, "facts": {"lineage": lineage}}
     if attempt.number > 1 or attempt.resume:  # a retry may begin with the checkpoint of another job
         reporter.event("rewound", {"step": training.counters.step})
@@ -143,6 +149,23 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
             "verified": sealed.verified,
         }
     return {"outcome": "succeeded", "published": published, "metrics": metrics, "facts": {"lineage": lineage}}
+
+
+def prove(
+    attempt: Attempt, assembly: Assembly, training: Training, data: Data, channel: Channel, reporter: Reporter
+) -> None:
+    """Export the models of a validation and reload them; nothing is kept. Raises JobFailure as the job's end would."""
+    folder = attempt.folder / BUNDLE
+    try:
+        reporter.enter(State.RUNNING, "exporting")
+        export_bundle(
+            assembly, training.step, counters=training.counters.document(), batches=data.training.first(PROBE_BATCHES),
+            folder=folder, metrics={}, lineage={},
+        )  # fmt: skip
+        reporter.enter(State.RUNNING, "verifying")
+        verify(channel)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def verify(channel: Channel) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Components that each make one mistake which `tapeworks component test` must find, and three that make none."""
+"""Components that each make one mistake which `tapeworks component test` must find, and some that make none."""
 
 from typing import Any
 
@@ -46,12 +46,29 @@ class OfThisProcess(keras.layers.Layer):
         return x * (hash("acme") % 10_007)
 
 
-@component("mistakes/Flat", example=PAIR)
+@component("mistakes/Flat", example={"y_true": np.eye(4), "y_pred": np.full((4, 4), 0.25)})
 class Flat(keras.losses.Loss):
     """The sign of an error has no slope."""
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return tf.reduce_mean(tf.sign(y_pred - y_true), axis=-1)
+
+
+@component("mistakes/Insensitive", example=PAIR)
+class Insensitive(keras.losses.Loss):
+    """Small errors cost nothing, and the invented ones are small."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return tf.reduce_mean(tf.nn.relu(tf.abs(y_pred - y_true) - 1.0), axis=-1)
+
+
+@component("mistakes/Strict", example={"inputs": VECTORS})
+class Strict(keras.layers.Layer):
+    """Takes what no invented value is."""
+
+    def call(self, x: Any) -> Any:
+        tf.debugging.assert_greater(x, 1.0, "beyond one")
+        return x
 
 
 @component("mistakes/Stopped", example=PAIR)

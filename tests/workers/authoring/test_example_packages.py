@@ -12,6 +12,7 @@ import pytest
 from examples.serving import EXAMPLES, component_folders
 from tapeworks.components import registry
 from tapeworks.references import Kind
+from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.rehearsal import rehearse_job
 from tapeworks_workers.engine.rehearsal import Finding, rehearse
 from tests.thorough import some
@@ -54,8 +55,8 @@ def test_two_classes_of_one_name_are_two_components(findings: list[Finding]) -> 
 @pytest.mark.parametrize(
     "job", some(JOBS, lambda job: job.parent == FOLDER, ids=lambda job: str(job.relative_to(FOLDER)))
 )
-def test_their_jobs_would_train(findings: list[Finding], job: Path) -> None:
-    finding = rehearse_job(job)
+def test_their_jobs_would_train(findings: list[Finding], attempts: Attempts, job: Path) -> None:
+    finding = rehearse_job(job, attempts=attempts)
     assert finding.problems == []
     assert [note for note in finding.notes if "goes on from" not in note] == []
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.rehearsal import rehearse_job
 from tapeworks_workers.engine.rehearsal import Finding, rehearse
 
@@ -27,7 +28,7 @@ def findings() -> dict[str, Finding]:
     ("name", "told"),
     [
         ("Unwritable", "it cannot be written and rebuilt"),
-        ("Forgetful", "outputs differ after a reload"),
+        ("Forgetful", "its config loses the argument 'factor': with factor=1.5 it comes back with 1.0"),
         ("OfThisProcess", "it gives other values in another process"),
         ("Flat", "its gradient with respect to y_pred is zero everywhere"),
         ("Stopped", "its gradient differs from numeric differences by 1 of"),
@@ -51,16 +52,20 @@ def test_what_is_right_is_left_alone(findings: dict[str, Finding]) -> None:
     assert findings["Right"] == Finding("mistakes/Right", "loss")
     assert findings["RightPairs"] == Finding("mistakes/RightPairs", "loss")
     assert findings["RightLayer"] == Finding("mistakes/RightLayer", "layer")
+    assert findings["Insensitive"].problems == []
+    assert findings["Insensitive"].notes[0].startswith("on invented values: its gradient with respect to y_pred")
+    assert findings["Strict"].problems == []
+    assert "beyond one" in findings["Strict"].notes[0]
     assert findings["Step"] == Finding("mistakes/Step", "step"), "steps are tried by their jobs"
 
 
 # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def rehearsed(folder: Path, document: Any) -> Finding:
+def rehearsed(folder: Path, document: Any, attempts: Attempts | None = None) -> Finding:
     file = folder / "job.json"
     file.write_text(document if isinstance(document, str) else json.dumps(document))
-    finding = rehearse_job(file)
+    finding = rehearse_job(file, attempts=attempts)
     assert (finding.name, finding.kind) == (str(file), "job")
     return finding
 
@@ -86,5 +91,5 @@ def test_a_job_that_goes_on_from_another_is_tried_as_far_as_that(tmp_path: Path)
     assert "'job_earlier' was not given" in finding.notes[0]
 
 
-def test_a_job_that_trains_is_right(tmp_path: Path) -> None:
-    assert rehearsed(tmp_path, JOB).problems == []
+def test_a_job_that_trains_is_right(tmp_path: Path, attempts: Attempts) -> None:
+    assert rehearsed(tmp_path, JOB, attempts).problems == []

@@ -11,6 +11,7 @@ import pytest
 
 from tapeworks.errors import ComponentError
 from tapeworks.references import Kind
+from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.rehearsal import rehearse_job
 from tapeworks_workers.authoring.scaffold import names_of, write_package
 from tapeworks_workers.engine.rehearsal import Finding, rehearse
@@ -36,10 +37,12 @@ def test_its_component_is_found_without_fault(findings: dict[str, Finding], kind
 
 
 @pytest.mark.parametrize("kind", some(KINDS, {Kind.LOSS, Kind.STEP, Kind.SOURCE}.__contains__))
-def test_its_job_would_train(findings: dict[str, Finding], packages: dict[Kind, Path], kind: Kind) -> None:
+def test_its_job_would_train(
+    findings: dict[str, Finding], packages: dict[Kind, Path], attempts: Attempts, kind: Kind
+) -> None:
     job = packages[kind] / "job.json"
     assert f'"acme/{_target(kind)}"' in job.read_text()
-    assert rehearse_job(job) == Finding(str(job), "job")
+    assert rehearse_job(job, attempts=attempts) == Finding(str(job), "job")
 
 
 def _target(kind: Kind) -> str:

@@ -14,7 +14,7 @@ from tapeworks.jobs import ComponentEntry, RefusedComponent
 from tapeworks.loading import load_installed
 from tapeworks.references import Kind
 from tapeworks_workers.engine.admission import admit, admit_all
-from tapeworks_workers.engine.trials import sample
+from tapeworks_workers.engine.examples import sample
 
 BUILT_IN = [
     ("source", "digits"), ("source", "iris"), ("source", "breast_cancer"), ("source", "diabetes"),
@@ -104,12 +104,17 @@ def test_state_outside_config_and_variables_is_refused() -> None:
     assert "outputs differ after a reload" in reason(Hidden, example={"inputs": VECTORS})
 
 
-def test_a_loss_that_is_not_finite_is_refused() -> None:
+REAL = np.array([[0.2, 0.4, 0.1, 0.3], [0.5, 0.1, 0.7, 0.2]])
+
+
+def test_a_loss_that_is_not_finite_is_refused_on_real_values_and_a_warning_on_invented_ones() -> None:
     class Log(keras.losses.Loss):
         def call(self, y_true: Any, y_pred: Any) -> Any:
             return tf.math.log(y_pred - y_pred)
 
-    assert "losses of its example are not finite" in reason(Log, example={"y_true": VECTORS, "y_pred": VECTORS})
+    assert "losses of its example are not finite" in reason(Log, example={"y_true": REAL, "y_pred": 2 * REAL})
+    (warning,) = warned(Log, example={"y_true": VECTORS, "y_pred": VECTORS})
+    assert warning.startswith("on invented values: losses of its example are not finite")
 
 
 def test_a_gradient_that_is_not_finite_is_refused() -> None:
@@ -117,7 +122,9 @@ def test_a_gradient_that_is_not_finite_is_refused() -> None:
         def call(self, y_true: Any, y_pred: Any) -> Any:
             return tf.sqrt(tf.reduce_sum(tf.square(y_pred - tf.stop_gradient(y_pred)), -1))
 
-    assert "gradients of its example are not finite" in reason(Root, example={"y_true": VECTORS, "y_pred": VECTORS})
+    assert "gradients of its example are not finite" in reason(Root, example={"y_true": REAL, "y_pred": 2 * REAL})
+    (warning,) = warned(Root, example={"y_true": VECTORS, "y_pred": VECTORS})
+    assert "gradients of its example are not finite" in warning
 
 
 def test_numpy_in_the_graph_is_refused_with_its_line() -> None:
@@ -303,11 +310,15 @@ def test_layers_of_and_into_ragged_and_sparse_tensors_are_compared() -> None:
         def call(self, x: Any) -> Any:
             return x.with_values(1.0 / (x.values - x.values))
 
+        def compute_output_spec(self, x: Any) -> Any:
+            return x
+
     sparse = tf.SparseTensorSpec([None, 5], tf.float32)
     inputs = {"ragged": tf.RaggedTensorSpec([None, None], tf.float32), "sparse": sparse}
     assert warned(Scale, example={"inputs": inputs}) == []
     assert "outputs differ after a reload" in reason(Forgetful, example={"inputs": sparse})
-    assert "outputs of its example are not finite" in reason(Reciprocal, example={"inputs": inputs["ragged"]})
+    rows = tf.ragged.constant([[0.1], [0.2, 0.3]])
+    assert "outputs of its example are not finite" in reason(Reciprocal, example={"inputs": rows})
 
 
 def test_an_example_without_a_sample_is_told() -> None:

@@ -69,7 +69,8 @@ def test_nothing_is_left_of_a_validation(validated: tuple[Frames, Path]) -> None
     frames, folder = validated
     published = {**frames[-1]["published"], "result": None}
     assert published == {"bundle": None, "parts": {}, "formats": [], "verified": {}, "result": None}
-    assert {frame["type"] for frame in frames} == {"record", "finish"}
+    assert {frame["type"] for frame in frames} == {"record", "verify", "finish"}
+    assert sorted(frame["verifier"] for frame in frames if frame["type"] == "verify") == ["certify", "reload"]
     assert [file for file in folder.rglob("*") if file.is_file()] == []
     json.dumps(frames, allow_nan=False)
 

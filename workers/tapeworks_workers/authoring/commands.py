@@ -44,7 +44,7 @@ def try_out(
     data_root: Annotated[list[Path] | None, typer.Option(help="Sources may read below here.", exists=True)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Build, save, reload, trace and differentiate every component of a path, and trace the jobs beside them.
+    """Build, save, reload and train every component of a path in a small job, and validate the jobs beside them.
 
     Prints what would fail as a job; ends with 1 if anything would.
     """

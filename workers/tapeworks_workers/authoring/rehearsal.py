@@ -1,29 +1,30 @@
 """What `tapeworks component test` runs in a process of its own: components first, then the jobs beside them.
 
-A job goes through the runner as a validation: built, traced, two seconds of its steps. Prints a line for each component
-and job and what would fail, or JSON with `--json`; the exit code is 1 if anything would.
+A component without a fault is part of a small job of its own (`component_jobs`). A job goes through the runner as a
+validation: built, traced, two seconds of its steps, exported and reloaded. Prints a line for each component and job and
+what would fail, or JSON with `--json`; the exit code is 1 if anything would.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tapeworks.canonical import parse_json, parse_spec
+from tapeworks.components import registry
 from tapeworks.errors import FailureCode, SpecInvalid, TapeworksError
 from tapeworks.jobs import JobKind
-from tapeworks_workers import runner
+from tapeworks.references import Kind
+from tapeworks_workers.authoring.attempts import Attempts
+from tapeworks_workers.authoring.component_jobs import told_failure, try_jobs
 from tapeworks_workers.engine.rehearsal import Finding, rehearse
-from tapeworks_workers.frames import Channel
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     with redirect_stdout(sys.stderr):  # what components print
-        findings = _findings(given.paths, given.data_root)
+        findings = found_in(given.paths, given.data_root)
     if given.json:
         sys.stdout.write(json.dumps([asdict(one) for one in findings], indent=2) + "\n")
     else:
@@ -42,58 +43,70 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if any(one.problems for one in findings) else 0
 
 
-def _findings(paths: Sequence[Path], data_roots: Sequence[Path]) -> list[Finding]:
+def found_in(
+    paths: Sequence[Path], data_roots: Sequence[Path] = (), *, attempts: Attempts | None = None
+) -> list[Finding]:
+    """Every component and job of these files and folders, tried."""
     try:
         findings = rehearse(paths)
     except TapeworksError as error:
         return [Finding(", ".join(map(str, paths)), "path", problems=[str(error)])]
+    by_name = {(Kind(one.kind), one.name): one for one in findings}
+    components = [one for one in registry if (one.kind, one.name) in by_name]
     folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
-    return findings + [rehearse_job(job, data_roots=data_roots) for at in folders for job in sorted(at.glob("*.json"))]
+    files = [job for at in folders for job in sorted(at.glob("*.json"))]
+    with nullcontext(attempts) if attempts is not None else Attempts() as running:
+        try_jobs(components, by_name, running)
+        jobs = [rehearse_job(file, data_roots=data_roots, attempts=running) for file in files]
+    named = "".join(file.read_text(errors="replace") for file in files)
+    for component in components:
+        if component.kind is Kind.STEP and f'"{component.name}"' not in named:
+            by_name[component.kind, component.name].notes.append(
+                "a step needs models made for it: put a job that names it beside it, which is tried then"
+            )
+    return findings + jobs
 
 
-def rehearse_job(file: Path, *, data_roots: Sequence[Path] = ()) -> Finding:
-    """Validate a job as a worker would. Its failure, if there is one, is the finding's problem; that another job must
-    be done first is a note."""
+def rehearse_job(file: Path, *, data_roots: Sequence[Path] = (), attempts: Attempts | None = None) -> Finding:
+    """Validate a job as a worker would; where it has callbacks or evaluators, run its first steps as an epoch too.
+
+    Its failure, if there is one, is the finding's problem; that another job must be done first is a note.
+    """
     finding = Finding(str(file), "job")
     try:
         spec = parse_spec(parse_json(file.read_bytes()))
     except SpecInvalid as error:
         finding.problems += [f"{one.pointer or '/'}: {one.message}. {one.hint}" for one in error.findings]
         return finding
-    lease = {"kind": JobKind.VALIDATE, "attempt": 1, "spec": spec.document()}
-    with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
-        finish = _run({"lease": lease, "folder": folder, "data_roots": [str(root.resolve()) for root in data_roots]})
-    if finish["failure"] is not None and finish["failure"]["code"] == FailureCode.DEPENDENCY_FAILED:
-        finding.notes.append(f"tried as far as the job that it goes on from: {finish['failure']['message']}")
-    elif finish["failure"] is not None:
-        finding.problems.append(_told(finish["failure"]))
-    else:
-        finding.notes += [warning["message"] for warning in finish["published"]["result"]["warnings"]]
+    roots = [str(root.resolve()) for root in data_roots]
+    with nullcontext(attempts) if attempts is not None else Attempts() as running:
+        finish = _run(spec.document(), JobKind.VALIDATE, roots, running)
+        if finish["failure"] is None:
+            finding.notes += [warning["message"] for warning in finish["published"]["result"]["warnings"]]
+            if spec.callbacks or spec.evaluators:
+                finish = _run(_first_epoch(spec.document()), JobKind.TRAIN, roots, running)
+    failure = finish["failure"]
+    if failure is not None and failure["code"] == FailureCode.DEPENDENCY_FAILED:
+        finding.notes.append(f"tried as far as the job that it goes on from: {failure['message']}")
+    elif failure is not None:
+        finding.problems.append(told_failure(failure))
     return finding
 
 
-def _run(start: dict[str, Any]) -> dict[str, Any]:
-    """The finish frame of a runner in this process."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        with closing(Channel(ours)) as channel:
-            channel.send({"type": "start", **start})
-            working = threading.Thread(target=runner.main, args=(theirs,), daemon=True)
-            working.start()
-            while (message := channel.receive()) is not None and message["type"] != "finish":
-                pass
-            working.join()
-        for reader in [thread for thread in threading.enumerate() if thread.name == "frames"]:
-            reader.join()  # it hears that our end is closed, before its own is
-    if message is None:
-        raise RuntimeError("the runner ended without a last word")
-    return message
+FIRST_STEPS = 4
 
 
-def _told(failure: dict[str, Any]) -> str:
-    place = failure["location"] or {}
-    where = f" ({place['file']}, line {place['line']})" if place.get("file") else ""
-    return f"{failure['code']}: {failure['message']}{where}. {failure['hint']}"
+def _first_epoch(document: dict[str, Any]) -> dict[str, Any]:
+    """The job's first steps as a whole training: its epoch ends, with all that is called then."""
+    training = {**document["training"], "epochs": 1, "max_steps": FIRST_STEPS}
+    return {**document, "training": training, "export": None}
+
+
+def _run(document: dict[str, Any], kind: JobKind, data_roots: Sequence[str], attempts: Attempts) -> dict[str, Any]:
+    """The finish frame of an attempt."""
+    lease = {"kind": kind, "attempt": 1, "spec": document}
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
+        return attempts.run({"lease": lease, "folder": folder, "data_roots": data_roots})[-1]
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[str]:

@@ -24,7 +24,10 @@ from tapeworks.references import Kind
 from tapeworks.wire import Catalogue
 from tapeworks_workers.engine.allowed import keras_entries
 from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.trials import TRIALS, NotTried, Refusal
+from tapeworks_workers.engine.diagnostics import text
+from tapeworks_workers.engine.examples import NotTried
+from tapeworks_workers.engine.rebuilding import Refusal, check_arguments
+from tapeworks_workers.engine.trials import TRIALS
 
 __all__ = ["admit", "admit_all", "keras_entries"]
 
@@ -105,6 +108,7 @@ def _try(component: Component, notes: list[str]) -> None:
 
     trial = TRIALS.get(component.kind)
     instance = built()
+    check_arguments(component, config, notes)
     if trial is None:
         return
     try:
@@ -119,4 +123,4 @@ def _reason(error: Exception, component: Component) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if component.file is not None and frame.filename == str(component.file)]
     place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return f"{type(error).__name__}: {text(error)}{place}"

@@ -1,7 +1,7 @@
 """A job built and traced as training would, two seconds of it run, and what that tells: the result of a validation.
 
 `inspect` takes the runner's own parts, so that what is validated is what would be trained. The steps change values in
-this process only, which ends with the validation: nothing is exported, nothing is saved.
+this process only, which ends with the validation. The runner exports and reloads the models afterwards.
 """
 
 from __future__ import annotations

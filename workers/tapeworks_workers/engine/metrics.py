@@ -7,6 +7,7 @@ see sample weights, as in Keras.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, MetricSpec, OutputMetrics
+from tapeworks_workers.engine import metric_signatures
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.error_owners import of_part, shapes
 from tapeworks_workers.engine.example_axis import Added, crossings, declared, note_of
@@ -72,6 +74,7 @@ def build_metrics(
             for index, reference in enumerate(metrics):
                 pointer = f"{base}/{output}/{index}" if several else f"{base}/{index}"
                 metric = build(reference, Kind.METRIC, pointer=pointer)
+                _check_signature(metric, reference, pointer)
                 made.append((pointer, output, reference, metric))
         made.sort(key=lambda one: (one[2].weighted, places[one[1]][0]))  # as fit counts names
         named = [(own_name(metric, ref), places[output][1], ref.weighted) for _, output, ref, metric in made]
@@ -81,7 +84,7 @@ def build_metrics(
                 raise JobFailure(
                     FailureCode.INVALID_SPEC,
                     f"the metrics at {taken[name]} and {pointer} are both called {name!r}",
-                    hint='Give one of them a name: {"config": {"name": "…"}}.',
+                    hint=_rename(metric),
                 )
             taken[name] = pointer
             built.setdefault(role, []).append(
@@ -98,6 +101,29 @@ def _places(model: keras.Model, structure: Any, keys: Sequence[str]) -> dict[Any
     names = metric_labels(outputs)
     found = {key: find(key, outputs, what="metrics") for key in keys}
     return {key: (index, names[index]) for key, index in found.items()}
+
+
+def _rename(metric: keras.metrics.Metric) -> str:
+    """How to give one of two metrics another name."""
+    parameters = inspect.signature(type(metric)).parameters
+    if "name" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return 'Give one of them a name: {"config": {"name": "…"}}.'
+    return (
+        f"{type(metric).__name__}.__init__ takes no name: add one, `def __init__(self, …, name=None, **kwargs)` with "
+        '`super().__init__(name=name, **kwargs)`, and give one of them {"config": {"name": "…"}}.'
+    )
+
+
+def _check_signature(metric: keras.metrics.Metric, reference: MetricSpec, pointer: str) -> None:
+    """Raise JobFailure `invalid_spec` where `update_state` does not take what every metric of a role is given."""
+    wrong = metric_signatures.without_sample_weight(metric) or metric_signatures.for_steps_only(metric)
+    if wrong is not None:
+        raise JobFailure(
+            FailureCode.INVALID_SPEC,
+            f"{pointer}: the metric {reference.component}: {wrong}",
+            hint=f"Write {metric_signatures.WANTED} in the component, or take this metric out of `metrics`.",
+            location=metric_signatures.place(metric),
+        )
 
 
 def gradient_metrics(

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks_workers.engine.comparison import probe, seed_variables
+from tapeworks_workers.engine.examples import sample
 from tapeworks_workers.engine.nests import Arrays
-from tapeworks_workers.engine.trials import sample
 
 _SYNTHETIC_SEED = 20_170_814
 _UNKNOWN_SIZE = 4

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import tensorflow as tf
 
 from tapeworks.components import KERAS_KINDS, Component
 from tapeworks.errors import TapeworksError
+from tapeworks.examples import Form
 from tapeworks.jobs import RefusedComponent
 from tapeworks.loading import load_components, load_installed
 from tapeworks.references import Kind
@@ -31,8 +33,9 @@ from tapeworks_workers.engine import alone
 from tapeworks_workers.engine.admission import admit
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.component_sources import copy_sources
+from tapeworks_workers.engine.examples import NotTried, Part
 from tapeworks_workers.engine.nests import Arrays
-from tapeworks_workers.engine.trials import NotTried, sample
+from tapeworks_workers.engine.trials import WEIGHTS
 
 _NUMERIC_STEP = 1e-6
 _NUMERIC_TOLERANCE = 1e-4
@@ -90,10 +93,8 @@ def _in_another_process(components: Sequence[Component]) -> Iterator[tuple[Compo
     arrays, objects = Arrays(), []
     mine = {one.name: one for one in components if one.kind in KERAS_KINDS}
     for component in mine.values():
-        try:
+        with suppress(Exception):  # nothing to try it on, or it fails on invented values: admission has noted it
             objects.append(_written(component, arrays))
-        except NotTried:
-            continue  # admission has noted it
     if not objects:
         return
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
@@ -119,7 +120,7 @@ def _written(component: Component, arrays: Arrays) -> dict[str, Any]:
     """The object, its weights, and what it gives for its example's inputs. Raises NotTried."""
     example = dict(component.example or {})
     instance = _built(component, example)
-    inputs = sample(_inputs(component.kind, example))
+    inputs = Part(_inputs(component.kind, example)).values
     outputs = alone.observe(component.kind.value, instance, inputs)
     weights = instance.get_weights() if component.kind in (Kind.LAYER, Kind.MODEL) else None
     return {
@@ -134,11 +135,11 @@ def _written(component: Component, arrays: Arrays) -> dict[str, Any]:
 
 def _inputs(kind: Kind, example: dict[str, Any]) -> list[Any]:
     defaults = {
-        Kind.REGULARIZER: [tf.TensorSpec([4, 3], tf.float32)],
-        Kind.CONSTRAINT: [tf.TensorSpec([4, 3], tf.float32)],
-        Kind.SCHEDULE: [tf.TensorSpec([], tf.int64)],
-        Kind.LOSS: [tf.TensorSpec([None, 1], tf.float32)] * 2,
-        Kind.METRIC: [tf.TensorSpec([None, 1], tf.float32)] * 2,
+        Kind.REGULARIZER: [WEIGHTS],
+        Kind.CONSTRAINT: [WEIGHTS],
+        Kind.SCHEDULE: [Form((), "int64")],
+        Kind.LOSS: [Form((None, 1), "float32")] * 2,
+        Kind.METRIC: [Form((None, 1), "float32")] * 2,
         Kind.INITIALIZER: [],
         Kind.OPTIMIZER: [],
     }
@@ -161,13 +162,18 @@ def _check_gradient(component: Component, finding: Finding) -> None:
     keras.config.set_floatx("float64")
     try:
         loss = _built(component, example)
-        y_true, y_pred = map(_in_float64, sample(_inputs(Kind.LOSS, example), size=_EXAMPLES))
+        part = Part(_inputs(Kind.LOSS, example), size=_EXAMPLES)
+        y_true, y_pred = map(_in_float64, part.values)
         with tf.GradientTape() as tape:
             tape.watch(y_pred)
             value = loss(y_true, y_pred)
         gradient = tape.gradient(value, y_pred)
         if gradient is None or not np.any(gradient):
-            finding.problems.append("its gradient with respect to y_pred is zero everywhere: nothing would be learnt")
+            found = "its gradient with respect to y_pred is zero everywhere: nothing would be learnt"
+            if part.invented and gradient is not None:
+                finding.notes.append(f"on invented values: {found}. Give real values in its example")
+            else:
+                finding.problems.append(found)
             return
         worst = _largest_difference(loss, y_true, np.asarray(y_pred), np.asarray(gradient))
     except (TapeworksError, ValueError, TypeError, tf.errors.OpError) as error:

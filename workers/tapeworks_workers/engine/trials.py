@@ -4,13 +4,15 @@ Interface: `TRIALS[kind](instance, example, notes)`. Raises `Refusal` (or whatev
 it fails, `NotTried` where there is nothing to try it on; smaller findings go to `notes`.
 
 Keras' kinds are written, rebuilt and compared, in config and in output; whatever runs in a training step is traced
-with the unknown dimensions of its example, and its gradients must be finite.
+with the unknown dimensions of its example, and its gradients must be finite. A trace depends on shapes and dtypes
+alone: what fails there is refused. What fails on values is refused where the author gave them, and is a note where
+they were invented.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,94 +21,37 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks.authoring import SourceOfSources
+from tapeworks.examples import Form
 from tapeworks.references import Kind
+from tapeworks_workers.engine.diagnostics import text
+from tapeworks_workers.engine.examples import Example, NotTried, Part
+from tapeworks_workers.engine.metric_signatures import for_steps_only, place, without_sample_weight
 from tapeworks_workers.engine.operations import takes_seed
+from tapeworks_workers.engine.rebuilding import Refusal, rebuilt
 
-Example = Mapping[str, Any]
-
-
-class Refusal(Exception):
-    """The component does not do what its kind must."""
+WEIGHTS = Form((4, 3), "float32")
 
 
-class NotTried(Exception):
-    """The example, or the lack of one, leaves nothing to try."""
+def _part(example: Example, name: str, default: Any = None, *, batched: bool = True) -> Part:
+    """A part of the example. Raises NotTried where it has none and there is no default."""
+    if name not in example and default is None:
+        raise NotTried(f"it has no example with {name!r}")
+    return Part(example.get(name, default), batched=batched)
 
 
-# ── samples ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def sample(spec: Any, *, size: int = 2) -> Any:
-    """Tensors for a nest of specs; unknown dimensions become `size`. Floats lie in 0.1 … 0.9, integers are 0 or 1.
-
-    The rows of a RaggedTensor have 0 and `size` elements in turn, those of a SparseTensor 0 and 1. Parts of one nest
-    differ, which y_true and y_pred must: where they are equal many a loss has no gradient.
-    """
-    random = np.random.default_rng(0)
-    return tf.nest.map_structure(lambda part: _sample(part, size, random), spec)
-
-
-def _sample(spec: Any, size: int, random: np.random.Generator) -> Any:
-    if spec.shape.rank is None:
-        raise NotTried("its example has a tensor of unknown rank")
-    shape = [size if length is None else length for length in spec.shape]
-    if isinstance(spec, tf.RaggedTensorSpec):
-        splits, rows = [], shape[0]
-        for _ in range(spec.ragged_rank):
-            lengths = np.arange(rows) % 2 * size
-            splits.append(tf.constant(np.concatenate([[0], np.cumsum(lengths)]), spec.row_splits_dtype))
-            rows = int(lengths.sum())
-        values = _numbers(spec.dtype, [rows, *shape[spec.ragged_rank + 1 :]], random)
-        return tf.RaggedTensor.from_nested_row_splits(values, splits)
-    if isinstance(spec, tf.SparseTensorSpec):
-        indices = np.array([[row, *([0] * (len(shape) - 1))] for row in range(1, shape[0], 2)], np.int64)
-        indices = indices.reshape(-1, len(shape))
-        return tf.SparseTensor(indices, _numbers(spec.dtype, [len(indices)], random), shape)
-    if not isinstance(spec, tf.TensorSpec):
-        raise NotTried(f"its example holds a {type(spec).__name__}, which has no sample")
-    return _numbers(spec.dtype, shape, random)
-
-
-def _numbers(dtype: tf.DType, shape: list[int], random: np.random.Generator) -> Any:
-    if dtype == tf.string:
-        return tf.fill(shape, "a")
-    if dtype.is_floating:
-        return tf.cast(tf.constant(random.uniform(0.1, 0.9, shape)), dtype)
-    return tf.cast(tf.constant(random.integers(0, 2, shape)), dtype)
-
-
-def _specs(example: Example, *names: str) -> list[Any]:
-    missing = [name for name in names if name not in example]
-    if missing:
-        raise NotTried(f"it has no example with {' and '.join(map(repr, missing))}")
-    return [example[name] for name in names]
-
-
-# ── writing and rebuilding ───────────────────────────────────────────────────────────────────────
-
-
-def rebuilt(instance: Any) -> Any:
-    """The object after a round trip through JSON. Raises Refusal where its config differs afterwards."""
+@contextmanager
+def _on_values(part: Part, notes: list[str]) -> Iterator[None]:
+    """What fails inside the block is a note where values were invented: real ones may not lead there."""
     try:
-        written = keras.saving.serialize_keras_object(instance)
-        again = keras.saving.deserialize_keras_object(json.loads(json.dumps(written)))
-        second = keras.saving.serialize_keras_object(again)
+        yield
+    except NotTried:
+        raise
     except Exception as error:
-        raise Refusal(
-            f"it cannot be written and rebuilt: {type(error).__name__}: {error}. "
-            "Leave get_config out and it is derived from __init__"
-        ) from error
-    first_config, second_config = _plain(written), _plain(second)
-    if first_config != second_config:
-        differing = [
-            key for key in first_config["config"] if first_config["config"][key] != second_config["config"].get(key)
-        ]
-        raise Refusal(f"its config is another one after a reload: {', '.join(differing) or 'the build config'} differs")
-    return again
-
-
-def _plain(written: Any) -> Any:
-    return json.loads(json.dumps(written))
+        if not part.invented:
+            raise
+        told = text(error) if not isinstance(error, Refusal) else str(error)
+        name = "" if isinstance(error, Refusal) else f"{type(error).__name__}: "
+        notes.append(f"on invented values: {name}{told}. Give real values in its example to have it tried on these")
 
 
 def _same(expected: Any, got: Any, what: str) -> None:
@@ -137,23 +82,47 @@ def _finite(value: Any, what: str) -> None:
 
 
 def _layer(layer: Any, example: Example, notes: list[str]) -> None:
-    (spec,) = _specs(example, "inputs")
-    inputs = sample(spec)
-    layer(inputs)
+    part = _part(example, "inputs")
+    inputs = part.values
+    try:
+        layer(inputs)
+        failed = None
+    except Exception as error:  # on these values: the trace below says whether on all
+        failed = error
 
-    @tf.function(input_signature=[spec], autograph=False)
+    @tf.function(input_signature=[part.specs], autograph=False)
     def forward(values: Any) -> Any:
         return layer(values, training=False)
 
     # The concrete function: calls of the traced one would be taken for a retracing in a loop, and logged.
-    outputs = forward.get_concrete_function()(inputs)
-    _finite(outputs, "outputs")
+    traced = _traced(forward, part.specs)
     again = rebuilt(layer)
+    with _on_values(part, notes):
+        if failed is not None:
+            raise failed
+        _finite(traced(inputs), "outputs")
+    if failed is not None:
+        return
     if len(again.variables) != len(layer.variables):
         raise Refusal(f"it has {len(layer.variables)} variables, and {len(again.variables)} after a reload")
     again.set_weights(layer.get_weights())
     _same(layer(inputs, training=False), again(inputs, training=False), "outputs")
-    _gradients(lambda: layer(inputs, training=True), layer.trainable_variables, notes)
+    with _on_values(part, notes):
+        _gradients(lambda: layer(inputs, training=True), layer.trainable_variables, notes)
+
+
+def _traced(function: Any, specs: Any) -> Any:
+    """The concrete function. An error of a shape without a batch dimension says what the example was taken for."""
+    try:
+        return function.get_concrete_function()
+    except Exception as error:
+        flat = [spec.shape for spec in tf.nest.flatten(specs) if isinstance(spec, tf.TensorSpec)]
+        if flat and all(shape.rank is not None and (shape.rank == 0 or shape[0] is not None) for shape in flat):
+            raise Refusal(
+                f"{type(error).__name__}: {text(error)} (the shapes of its example were taken as they are: "
+                f"{', '.join(str(tuple(shape)) for shape in flat)}; a batch dimension is written as None, (None, 8))"
+            ) from error
+        raise
 
 
 def _gradients(forward: Callable[[], Any], variables: list[Any], notes: list[str]) -> None:
@@ -170,65 +139,81 @@ def _gradients(forward: Callable[[], Any], variables: list[Any], notes: list[str
 
 
 def _loss(loss: Any, example: Example, notes: list[str]) -> None:
-    specs = _pair(example, loss, notes)
-    y_true, y_pred = sample(specs)
+    part = _pair(example, loss, notes)
     again = rebuilt(loss)
 
-    @tf.function(input_signature=list(specs), autograph=False)
+    @tf.function(input_signature=list(part.specs), autograph=False)
     def value_and_gradient(y: Any, outputs: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(outputs)
             value = loss(y, outputs)
         return value, tape.gradient(value, outputs)
 
-    value, gradient = value_and_gradient.get_concrete_function()(y_true, y_pred)
-    _finite(value, "losses")
-    if gradient is None:
-        notes.append("no gradient reaches y_pred")
-    else:
-        _finite(tf.convert_to_tensor(gradient), "gradients")
-    _same(loss(y_true, y_pred), again(y_true, y_pred), "values")
+    traced = value_and_gradient.get_concrete_function()
+    y_true, y_pred = part.values
+    with _on_values(part, notes):
+        value, gradient = traced(y_true, y_pred)
+        _finite(value, "losses")
+        if gradient is None:
+            notes.append("no gradient reaches y_pred")
+        else:
+            _finite(tf.convert_to_tensor(gradient), "gradients")
+        _same(loss(y_true, y_pred), again(y_true, y_pred), "values")
 
 
-def _pair(example: Example, instance: Any, notes: list[str]) -> tuple[Any, Any]:
-    """The specs of y_true and y_pred; without an example one float column each, where that can be traced."""
+def _pair(example: Example, instance: Any, notes: list[str]) -> Part:
+    """y_true and y_pred; without an example one float column each, where that can be traced."""
     if "y_true" in example and "y_pred" in example:
-        return example["y_true"], example["y_pred"]
-    spec = tf.TensorSpec([None, 1], tf.float32)
+        return Part((example["y_true"], example["y_pred"]))
+    column = Form((None, 1), "float32")
+    part = Part((column, column))
     rebuilt(instance)
     try:
-        instance(*sample((spec, spec)))
+        instance(*part.values)
     except Exception as error:
-        raise NotTried(f"it has no example with 'y_true' and 'y_pred', and does not take (n, 1): {error}") from error
+        raise NotTried(
+            f"it has no example with 'y_true' and 'y_pred', and does not take (n, 1): {text(error)}"
+        ) from error
     notes.append("tried on y_true and y_pred of shape (n, 1) only: it has no example")
-    return spec, spec
+    return part
 
 
 def _metric(metric: Any, example: Example, notes: list[str]) -> None:
+    wrong = without_sample_weight(metric)
+    if wrong is not None:
+        at = place(metric)
+        raise Refusal(wrong + (f" ({at.file}, line {at.line})" if at is not None else ""))
     again = rebuilt(metric)
-    specs = _pair(example, metric, notes)
+    if (only := for_steps_only(metric)) is not None:
+        raise NotTried(only)
+    part = _pair(example, metric, notes)
     metric.reset_state()
-    values = sample(specs)
 
-    @tf.function(input_signature=list(specs), autograph=False)
+    @tf.function(input_signature=list(part.specs), autograph=False)
     def update(y: Any, outputs: Any) -> Any:
-        metric.update_state(y, outputs)
+        metric.update_state(y, outputs, sample_weight=None)
         return metric.result()
 
-    result = update.get_concrete_function()(*values)
-    again.update_state(*values)
-    _same(metric.result(), again.result(), "results")
-    _finite(result, "results")
+    with _on_values(part, notes):
+        if not metric.variables:  # some are made at the first update
+            metric.update_state(*part.values)
+            metric.reset_state()
+    traced = update.get_concrete_function()
+    with _on_values(part, notes):
+        result = traced(*part.values)
+        again.update_state(*part.values)
+        _same(metric.result(), again.result(), "results")
+        _finite(result, "results")
     metric.reset_state()
 
 
 def _of_weights(instance: Any, example: Example, notes: list[str]) -> None:
     """Regularizers and constraints: a function of one tensor."""
-    spec = example.get("inputs", tf.TensorSpec([4, 3], tf.float32))
-    weights, again = sample(spec), rebuilt(instance)
-    value = tf.function(instance, autograph=False)(weights)
-    _finite(tf.convert_to_tensor(value), "values")
-    _same(instance(weights), again(weights), "values")
+    part, again = _part(example, "inputs", WEIGHTS, batched=False), rebuilt(instance)
+    traced = tf.function(instance, autograph=False).get_concrete_function(part.specs)
+    with _on_values(part, notes):
+        _finite(tf.convert_to_tensor(traced(part.values)), "values")
+        _same(instance(part.values), again(part.values), "values")
 
 
 def _initializer(initializer: Any, example: Example, notes: list[str]) -> None:
@@ -241,9 +226,9 @@ def _initializer(initializer: Any, example: Example, notes: list[str]) -> None:
 
 def _optimizer(optimizer: Any, example: Example, notes: list[str]) -> None:
     rebuilt(optimizer)
-    variable = keras.Variable(sample(tf.TensorSpec([4, 3], tf.float32)), name="weights")
+    variable = keras.Variable(Part(WEIGHTS).values, name="weights")
     optimizer.build([variable])
-    gradient = sample(tf.TensorSpec([4, 3], tf.float32))
+    gradient = Part(WEIGHTS).values
     tf.function(lambda: optimizer.apply([gradient]), autograph=False)()
     _finite(variable.value, "variables after one step")
 
@@ -257,17 +242,26 @@ def _schedule(schedule: Any, example: Example, notes: list[str]) -> None:
 
 
 def _transform(transform: Any, example: Example, notes: list[str]) -> None:
-    (spec,) = _specs(example, "inputs")
-    element = spec if isinstance(spec, tuple) else (spec,)
+    part = _part(example, "inputs", batched=False)
+    element = part.specs if isinstance(part.specs, tuple) else (part.specs,)
+    values = part.values if isinstance(part.values, tuple) else (part.values,)
     seed = {"seed": tf.constant([0, 0], tf.int64)} if takes_seed(transform) else {}
     traced = tf.function(lambda *parts: transform(*parts, **seed), input_signature=element)
-    traced.get_concrete_function()(*sample(element))
+    concrete = traced.get_concrete_function()
+    with _on_values(part, notes):
+        concrete(*values)
 
 
 def _dataset_function(function: Any, example: Example, notes: list[str]) -> None:
-    (spec,) = _specs(example, "inputs")
-    given = tf.data.Dataset.from_tensors(sample(spec)).repeat(3)
-    if not isinstance(function(given, **({"seed": 0} if takes_seed(function) else {})), tf.data.Dataset):
+    part = _part(example, "inputs", batched=False)
+    seed = {"seed": 0} if takes_seed(function) else {}
+    with _on_values(part, notes):
+        given = tf.data.Dataset.from_tensors(part.values).repeat(3)
+        made = function(given, **seed)
+        if isinstance(made, tf.data.Dataset):
+            for _ in made.take(2):
+                pass
+    if not isinstance(function(tf.data.Dataset.from_tensors(part.values).repeat(3), **seed), tf.data.Dataset):
         raise Refusal("it must return a tf.data.Dataset")
 
 
@@ -281,13 +275,14 @@ def _source(source: Any, example: Example, notes: list[str]) -> None:
 
 def _combined(source: SourceOfSources, example: Example) -> Any:
     """What it makes of sources that hold its example's `inputs`, or plain numbers."""
-    given = tf.data.Dataset.from_tensors(sample(example.get("inputs", tf.TensorSpec([], tf.float32)))).repeat(3)
+    part = _part(example, "inputs", Form((), "float32"), batched=False)
+    given = tf.data.Dataset.from_tensors(part.values).repeat(3)
     named = isinstance(source.sources, Mapping)
     return source.combine(dict.fromkeys(source.sources, given) if named else [given for _ in source.sources], 0)
 
 
 def _gradient_transform(transform: Any, example: Example, notes: list[str]) -> None:
-    variables = [keras.Variable(sample(tf.TensorSpec([4, 3], tf.float32))) for _ in range(2)]
+    variables = [keras.Variable(Part(WEIGHTS).values) for _ in range(2)]
     transform.build(variables)
     run = SimpleNamespace(
         step=tf.constant(0, tf.int64),
@@ -305,7 +300,7 @@ def _gradient_transform(transform: Any, example: Example, notes: list[str]) -> N
         results = list(transform([tf.ones([4, 3]), sparse], variables, run))
         return [tf.convert_to_tensor(one) for one in results]
 
-    results = transformed()
+    results = transformed.get_concrete_function()()
     if [tuple(one.shape) for one in results] != [(4, 3), (4, 3)]:
         raise Refusal("it must return one gradient for each it was given, of the same shape")
     _finite(results, "gradients")

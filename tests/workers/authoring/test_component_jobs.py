@@ -1,0 +1,55 @@
+"""What only a job finds: small ones for each component, and the first epoch of the jobs beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapeworks_workers.authoring.attempts import Attempts
+from tapeworks_workers.authoring.rehearsal import found_in
+from tapeworks_workers.engine.rehearsal import Finding
+
+FILE = Path(__file__).with_name("acme_jobs.py")
+JOB: dict[str, Any] = {
+    "data": {"source": "iris", "validation": 0.2, "pipeline": [{"op": "batch", "batch_size": 10}]},
+    "model": {"component": "mlp", "config": {"hidden": [4], "outputs": 3}},
+    "loss": {"component": "keras/SparseCategoricalCrossentropy", "config": {"from_logits": True}},
+    "optimizer": "keras/Adam",
+}
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory, attempts: Attempts) -> dict[str, Finding]:
+    folder = tmp_path_factory.mktemp("jobs")
+    (folder / "acme_jobs.py").write_text(FILE.read_text())
+    (folder / "job.json").write_text(json.dumps({**JOB, "callbacks": ["jobs/Missing"]}))
+    return {Path(one.name).name: one for one in found_in([folder], attempts=attempts)}
+
+
+def test_what_is_right_is_trained_exported_reloaded_and_resumed(findings: dict[str, Finding]) -> None:
+    for name in ("Scaled", "labels", "Count", "Moved"):
+        assert (findings[name].problems, findings[name].notes) == ([], []), name
+
+
+def test_state_of_a_data_function_that_no_checkpoint_holds_is_found(findings: dict[str, Finding]) -> None:
+    (problem,) = findings["Turn"].problems
+    assert problem.startswith("a job that is resumed from a checkpoint trains otherwise: ")
+    assert "draw random numbers from `seed`" in problem
+
+
+def test_a_mistake_in_a_callback_is_found_at_its_line(findings: dict[str, Finding]) -> None:
+    (problem,) = findings["Forgets"].problems
+    line = 1 + [text.endswith("# the mistake") for text in FILE.read_text().splitlines()].index(True)
+    assert "AttributeError: 'Forgets' object has no attribute 'seen'" in problem
+    assert f"acme_jobs.py, line {line})" in problem
+
+
+def test_what_a_callback_needs_of_its_own_jobs_is_a_note_and_the_job_beside_it_a_problem(
+    findings: dict[str, Finding],
+) -> None:
+    assert findings["Missing"].problems == []
+    assert findings["Missing"].notes[0].startswith("in a small job of iris: component_error: ")
+    assert "KeyError: 'val_recall'" in findings["Missing"].notes[0]
+    (problem,) = findings["job.json"].problems
+    assert "KeyError: 'val_recall'" in problem
