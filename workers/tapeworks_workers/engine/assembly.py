@@ -23,6 +23,7 @@ from tapeworks.spec import JobSpec, OutputLosses
 from tapeworks_workers.engine import losses as spec_losses
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.gradients import build_minimizers, build_transforms, named_metrics
+from tapeworks_workers.engine.initial_weights import Taken
 from tapeworks_workers.engine.metrics import RoleMetric, build_metrics, gradient_metrics
 from tapeworks_workers.engine.models import build_models
 from tapeworks_workers.engine.ownership import divide
@@ -61,8 +62,8 @@ class Assembly:
     run: Run
     inputs: frozenset[str] | None = None
     """The keys of the element's x that the models take, where they take x whole and by name."""
-    remarks: list[str] = field(default_factory=list)
-    """What the user should know of how the models start."""
+    taken: list[Taken] = field(default_factory=list)
+    """What the models took from earlier jobs."""
     architectures: dict[str, dict[str, Any]] = field(default_factory=dict)
     """`from` → role → config of the earlier models that are part of these."""
     means: dict[str, tf.Variable] = field(default_factory=dict)
@@ -137,7 +138,7 @@ def assemble(
         given = datasets or {}
         if start is None:
             start = Start(training=(lambda: given["training"]) if "training" in given else None)
-        models, input_specs, remarks = build_models(spec, step, element_spec, start)
+        models, input_specs, taken = build_models(spec, step, element_spec, start)
         ownership = divide(spec, step, models)
         owned = ownership.owned
         optimizers = {name: _optimizer(spec, name, variables) for name, variables in owned.items()}
@@ -154,7 +155,7 @@ def assemble(
             optimizers=optimizers, owned=owned, losses=losses, metrics=metrics, transforms=transforms, run=run,
             gradient_metrics=gradient_metrics(named_metrics(transforms, minimizers), metrics),
             inputs=_selection(step, models, input_specs, element_spec),
-            remarks=remarks, architectures=start.inputs.used,
+            taken=taken, architectures=start.inputs.used,
         )  # fmt: skip
         run.training_step = step
         run.datasets = WhenAsked({name: partial(_selected, assembly, given, name) for name in given})

@@ -127,8 +127,8 @@ def compile_parts(
         for split in (data.validation, data.test):
             if split is not None:
                 evaluation.prepare(split)
-    for remark in assembly.remarks:
-        reporter.note(remark)
+    for taken in assembly.taken:
+        reporter.event("initial_state", taken.document())
     for note in assembly.notes():
         traces.note(note)
     checkpoint = assembly.spec.training.checkpoint

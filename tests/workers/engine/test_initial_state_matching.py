@@ -1,0 +1,232 @@
+"""Weights of an earlier job go to the layers that they belong to, whatever numbers Keras gave the layers."""
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tapeworks import TrainingStep, component
+from tapeworks.errors import JobFailure
+from tapeworks_workers.engine.assembly import Assembly, assemble
+from tapeworks_workers.engine.checkpoint import snapshot, write_values
+from tapeworks_workers.engine.inputs import Inputs
+from tapeworks_workers.engine.starting import Start
+from tests.workers.engine.trainings import job
+
+ELEMENT = (tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int64))
+
+
+@component("matching/Two")
+class Two(TrainingStep):
+    """Two models over the same data: the layers of the second are numbered after those of the first."""
+
+    models = ("first", "second")
+    optimizers = {"both": ("first", "second")}  # noqa: RUF012
+
+    def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
+        with tf.GradientTape() as tape:
+            outputs = [run.models[role](batch[0], training=True) for role in self.models]
+            loss = tf.add_n([tf.reduce_mean(one**2) for one in outputs])
+        run.minimize("both", loss, tape)
+        return {"loss": loss}
+
+
+@component("matching/Block")
+class Block(keras.layers.Layer):
+    """Two layers without names, the second without a bias in every other block."""
+
+    def __init__(self, units: int = 4, bias: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units, self.bias = units, bias
+        self.inner = keras.layers.Dense(units)
+        self.outer = keras.layers.Dense(units, use_bias=bias)
+
+    def build(self, shape: Any) -> None:
+        self.inner.build(shape)
+        self.outer.build((*shape[:-1], self.units))
+
+    def call(self, x: Any) -> Any:
+        return self.outer(self.inner(x))
+
+
+def dense(units: int, name: str | None = None, **config: Any) -> dict[str, Any]:
+    return {"component": "keras/Dense", "config": {"units": units, **({"name": name} if name else {}), **config}}
+
+
+def block(**config: Any) -> dict[str, Any]:
+    return {"component": "matching/Block", "config": config}
+
+
+def stacked(*layers: dict[str, Any], name: str | None = None, **keys: Any) -> dict[str, Any]:
+    named = {"name": name} if name else {}
+    return {"component": "sequential", "config": {"layers": list(layers), **named}, **keys}
+
+
+def earlier(model: dict[str, Any], folder: Path, role: str = "model", **parts: Any) -> tuple[Start, keras.Model]:
+    """What a job with this model left, as a later attempt is given it, and the model; every value is unlike."""
+    assembly = assemble(job(model=model, **parts), ELEMENT)
+    made = assembly.models[role]
+    rng = np.random.default_rng(0)
+    for weight in made.weights:
+        weight.assign(rng.uniform(0.1, 1.0, weight.shape))
+    write_values(snapshot(assembly, {}), folder / "state")
+    with tarfile.open(folder / "state.tar", "w") as archive:
+        for file in sorted((folder / "state").iterdir()):
+            archive.add(file, arcname=file.name)
+    return Start(inputs=Inputs.of([{"from": "job_1", "kind": "checkpoint", "path": "state.tar"}], folder)), made
+
+
+def second(model: dict[str, Any], start: Start, **state: Any) -> Assembly:
+    """A job whose second role begins with the earlier model, its layers numbered after those of the first role."""
+    models = {
+        "first": stacked(dense(4), dense(1)),
+        "second": {**model, "initial_state": {"from": "job_1", "role": "model", **state}},
+    }
+    step = {"component": "matching/Two", "config": {}}
+    spec = job(model=None, models=models, step=step, optimizer=None, optimizers={"both": "keras/SGD"}, loss=None)
+    return assemble(spec, ELEMENT, start=start)
+
+
+def alike(found: keras.Model, expected: keras.Model, count: int | None = None) -> None:
+    """The first `count` weights are equal, in order; by default all."""
+    if count is None:
+        assert len(found.weights) == len(expected.weights)
+    for mine, other in list(zip(found.get_weights(), expected.get_weights(), strict=False))[:count]:
+        np.testing.assert_array_equal(mine, other)
+
+
+FIVE = [dense(4), dense(4), dense(4), dense(4), dense(1)]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("name", ["net", None])
+def test_numbers_of_keras_are_no_identity(tmp_path: Path, strict: bool, name: str | None) -> None:
+    """`dense_2` of the earlier job is its third layer, of this one the first of its second role."""
+    start, origin = earlier(stacked(*FIVE, name="net"), tmp_path)
+    assembly = second(stacked(*FIVE, name=name), start, strict=strict)
+    model = assembly.models["second"]
+    assert model.layers[0].name == "dense_2"
+    alike(model, origin)
+    (taken,) = assembly.taken
+    assert (taken.weights, taken.left) == (10, {})
+    root = model.name
+    assert taken.layers == {f"{root}/dense_{2 + i}": "net/dense" + (f"_{i}" if i else "") for i in range(5)}
+    assert f"{root}/dense_2 from net/dense" in taken.message
+
+
+def test_a_shorter_model_takes_the_first_layers(tmp_path: Path) -> None:
+    start, origin = earlier(stacked(*[dense(4)] * 5, name="net"), tmp_path)
+    alike(second(stacked(*[dense(4)] * 3, name="net"), start).models["second"], origin, 6)
+
+
+def test_more_than_ten_weights_keep_their_order(tmp_path: Path) -> None:
+    """In a state on disk `…/10/…` comes before `…/2/…`."""
+    start, origin = earlier(stacked(*[dense(4)] * 12), tmp_path)
+    alike(second(stacked(*[dense(4)] * 12), start).models["second"], origin)
+
+
+def test_layers_without_bias_and_inside_blocks_are_not_mixed_up(tmp_path: Path) -> None:
+    parts = [block(bias=False), dense(4), block(), dense(4, use_bias=False), dense(4), block()]
+    start, origin = earlier(stacked(*parts), tmp_path)
+    alike(second(stacked(*parts, name="other"), start).models["second"], origin)
+
+
+def test_a_new_head_of_another_width_is_left(tmp_path: Path) -> None:
+    start, origin = earlier(stacked(*FIVE), tmp_path)
+    wider = stacked(*FIVE[:4], dense(7))
+    with pytest.raises(JobFailure, match=r"dense_6/kernel' is \[4, 1\] there .as .*dense_4/kernel'., \[4, 7\] here"):
+        second(wider, start)
+    assembly = second(wider, start, strict=False)
+    alike(assembly.models["second"], origin, 8)
+    (taken,) = assembly.taken
+    assert [path.partition("/")[2] for path in taken.left] == ["dense_6/kernel", "dense_6/bias"]
+    by_layer = second(wider, start, layers=["dense_[2-5]"])
+    alike(by_layer.models["second"], origin, 8)
+
+
+def test_names_of_an_author_match_the_same_name_only(tmp_path: Path) -> None:
+    start, origin = earlier(stacked(dense(4, "hidden_1"), dense(4, "hidden_2"), dense(1)), tmp_path)
+    swapped = second(stacked(dense(4, "hidden_2"), dense(4, "hidden_1"), dense(1)), start).models["second"]
+    for name in ("hidden_1", "hidden_2"):
+        np.testing.assert_array_equal(swapped.get_layer(name).kernel, origin.get_layer(name).kernel)
+    with pytest.raises(JobFailure, match="'.*hidden_3/kernel' has no counterpart there"):
+        second(stacked(dense(4, "hidden_2"), dense(4, "hidden_3"), dense(1)), start)
+
+
+# ── what is not clear ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_layer_that_could_be_several_is_refused_and_the_hint_decides(tmp_path: Path) -> None:
+    """Three layers fit the first, second, third or fourth of the earlier ones; the last tells that it is not by place."""
+    start, origin = earlier(stacked(*FIVE), tmp_path)
+    shorter = stacked(dense(4), dense(4), dense(1))
+    for strict in (True, False):
+        with pytest.raises(JobFailure, match="5 layers 'dense' there and 3 here, and more than one") as refused:
+            second(shorter, start, strict=strict)
+    assert '"order"' in str(refused.value.hint)
+    ordered = second(shorter, start, strict=False, match="order").models["second"]
+    alike(ordered, origin, 4)
+
+
+def test_names_that_an_author_copied_from_keras_and_their_order_must_agree(tmp_path: Path) -> None:
+    start, origin = earlier(stacked(dense(4, "dense"), dense(4, "dense_1"), name="net"), tmp_path)
+    swapped = stacked(dense(4, "dense_1"), dense(4, "dense"), name="net")
+    with pytest.raises(JobFailure, match=r"'dense_1' is 'dense_1' there by its name and 'dense' by its place"):
+        job_of(swapped, start)
+    by_name = job_of(swapped, start, match="names").models["model"]
+    for name in ("dense", "dense_1"):
+        np.testing.assert_array_equal(by_name.get_layer(name).kernel, origin.get_layer(name).kernel)
+    alike(job_of(swapped, start, match="order").models["model"], origin)
+
+
+def job_of(model: dict[str, Any], start: Start, **state: Any) -> Assembly:
+    return assemble(job(model={**model, "initial_state": {"from": "job_1", **state}}), ELEMENT, start=start)
+
+
+# ── what layers know outside their weights ───────────────────────────────────────────────────────
+
+
+def vocabularies(*several: list[str]) -> dict[str, Any]:
+    """A graph of lookups without names of their own."""
+    lookups = [
+        {"component": "keras/StringLookup", "config": {"output_mode": "multi_hot", **({"vocabulary": one} if one else {})}}
+        for one in several
+    ]
+    return {"component": "matching/Words", "config": {"lookups": lookups}}
+
+
+@component("matching/Words")
+class Words(keras.Model):
+    """Each lookup sees the same words."""
+
+    def __init__(self, lookups: list[keras.layers.Layer] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lookups = list(lookups or [])
+        self.out = keras.layers.Dense(2)
+
+    def call(self, x: Any) -> Any:
+        return self.out(keras.ops.concatenate([one(x) for one in self.lookups], axis=-1))
+
+
+def test_a_vocabulary_goes_to_the_lookup_that_it_belongs_to(tmp_path: Path) -> None:
+    words = (tf.TensorSpec([None, 1], tf.string), tf.TensorSpec([None], tf.int64))
+    given = [["a"], ["b", "c"], ["d"]]
+    first = assemble(job(model=vocabularies(*given)), words)
+    write_values(snapshot(first, {}), tmp_path / "state")
+    with tarfile.open(tmp_path / "state.tar", "w") as archive:
+        for file in sorted((tmp_path / "state").iterdir()):
+            archive.add(file, arcname=file.name)
+    start = Start(inputs=Inputs.of([{"from": "job_1", "kind": "checkpoint", "path": "state.tar"}], tmp_path))
+    models = {
+        "first": vocabularies(["z"]),
+        "second": {**vocabularies([], [], []), "initial_state": {"from": "job_1", "role": "model"}},
+    }
+    step = {"component": "matching/Two", "config": {}}
+    spec = job(model=None, models=models, step=step, optimizer=None, optimizers={"both": "keras/SGD"}, loss=None)
+    model = assemble(spec, words, start=start).models["second"]
+    assert [one.name for one in model.lookups] == ["string_lookup_1", "string_lookup_2", "string_lookup_3"]
+    assert [one.get_vocabulary()[1:] for one in model.lookups] == given
