@@ -90,7 +90,8 @@ def test_weights_are_those_of_the_earlier_job(earlier: Earlier, tmp_path: Path, 
     for path, value in found.items():
         np.testing.assert_array_equal(value, earlier.values()[path])
     assert int(assembly.run.step) == 0
-    assert assembly.remarks == []
+    (taken,) = assembly.taken
+    assert (taken.weights, taken.renamed, taken.left) == (4, {}, {})
 
 
 def test_layers_that_fit_are_taken_and_the_others_told(earlier: Earlier, tmp_path: Path) -> None:
@@ -105,9 +106,8 @@ def test_layers_that_fit_are_taken_and_the_others_told(earlier: Earlier, tmp_pat
         np.testing.assert_array_equal(
             assembly.models["model"].get_layer("base").kernel.numpy(), earlier.values()["net/base/kernel"]
         )
-    assert by_layer.remarks == []
-    (told,) = fitting.remarks
-    assert "net/head/kernel is [5, 3] there, [5, 7] here, net/head/bias is [3] there" in told
+    assert by_layer.taken[0].left == {}
+    assert "net/head/kernel is [5, 3] there, [5, 7] here, net/head/bias is [3] there" in fitting.taken[0].message
 
 
 @pytest.mark.parametrize(

@@ -67,17 +67,22 @@ def stacked(*layers: dict[str, Any], name: str | None = None, **keys: Any) -> di
 
 
 def earlier(model: dict[str, Any], folder: Path, role: str = "model", **parts: Any) -> tuple[Start, keras.Model]:
-    """What a job with this model left, as a later attempt is given it, and the model; every value is unlike."""
+    """What a job with this model left, and the model; no two values are alike."""
     assembly = assemble(job(model=model, **parts), ELEMENT)
     made = assembly.models[role]
     rng = np.random.default_rng(0)
     for weight in made.weights:
         weight.assign(rng.uniform(0.1, 1.0, weight.shape))
+    return given(assembly, folder), made
+
+
+def given(assembly: Assembly, folder: Path) -> Start:
+    """The state of a job as the agent gives it to a later attempt."""
     write_values(snapshot(assembly, {}), folder / "state")
     with tarfile.open(folder / "state.tar", "w") as archive:
         for file in sorted((folder / "state").iterdir()):
             archive.add(file, arcname=file.name)
-    return Start(inputs=Inputs.of([{"from": "job_1", "kind": "checkpoint", "path": "state.tar"}], folder)), made
+    return Start(inputs=Inputs.of([{"from": "job_1", "kind": "checkpoint", "path": "state.tar"}], folder))
 
 
 def second(model: dict[str, Any], start: Start, **state: Any) -> Assembly:
@@ -190,43 +195,44 @@ def job_of(model: dict[str, Any], start: Start, **state: Any) -> Assembly:
 # ── what layers know outside their weights ───────────────────────────────────────────────────────
 
 
-def vocabularies(*several: list[str]) -> dict[str, Any]:
-    """A graph of lookups without names of their own."""
-    lookups = [
-        {"component": "keras/StringLookup", "config": {"output_mode": "multi_hot", **({"vocabulary": one} if one else {})}}
-        for one in several
-    ]
-    return {"component": "matching/Words", "config": {"lookups": lookups}}
-
-
 @component("matching/Words")
 class Words(keras.Model):
-    """Each lookup sees the same words."""
+    """Each lookup, without a name of its own, sees one column."""
 
-    def __init__(self, lookups: list[keras.layers.Layer] | None = None, **kwargs: Any) -> None:
+    def __init__(self, columns: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.lookups = list(lookups or [])
+        self.lookups = [keras.layers.StringLookup() for _ in range(columns)]
         self.out = keras.layers.Dense(2)
 
     def call(self, x: Any) -> Any:
-        return self.out(keras.ops.concatenate([one(x) for one in self.lookups], axis=-1))
+        indices = [one(x[:, i : i + 1]) for i, one in enumerate(self.lookups)]
+        return self.out(keras.ops.cast(keras.ops.concatenate(indices, axis=-1), "float32"))
 
 
 def test_a_vocabulary_goes_to_the_lookup_that_it_belongs_to(tmp_path: Path) -> None:
-    words = (tf.TensorSpec([None, 1], tf.string), tf.TensorSpec([None], tf.int64))
-    given = [["a"], ["b", "c"], ["d"]]
-    first = assemble(job(model=vocabularies(*given)), words)
-    write_values(snapshot(first, {}), tmp_path / "state")
-    with tarfile.open(tmp_path / "state.tar", "w") as archive:
-        for file in sorted((tmp_path / "state").iterdir()):
-            archive.add(file, arcname=file.name)
-    start = Start(inputs=Inputs.of([{"from": "job_1", "kind": "checkpoint", "path": "state.tar"}], tmp_path))
+    words = (tf.TensorSpec([None, 3], tf.string), tf.TensorSpec([None], tf.int64))
+    data = tf.data.Dataset.from_tensors(([["a", "b", "d"], ["a", "c", "d"]], [0, 1]))
+    numbers = ["", "_1", "_2"]
+    model = {"component": "matching/Words", "config": {}}
+    adapts = [{"layer": f"string_lookup{number}"} for number in numbers]
+    first = assemble(job(model={**model, "adapt": adapts}), words, datasets={"training": data})
+    learned = [one.get_vocabulary() for one in first.models["model"].lookups]
+    start = given(first, tmp_path)
     models = {
-        "first": vocabularies(["z"]),
-        "second": {**vocabularies([], [], []), "initial_state": {"from": "job_1", "role": "model"}},
+        "first": {**model, "config": {"columns": 1}, "adapt": adapts[:1]},
+        "second": {**model, "initial_state": {"from": "job_1", "role": "model"}},
     }
     step = {"component": "matching/Two", "config": {}}
     spec = job(model=None, models=models, step=step, optimizer=None, optimizers={"both": "keras/SGD"}, loss=None)
-    model = assemble(spec, words, start=start).models["second"]
-    assert [one.name for one in model.lookups] == ["string_lookup_1", "string_lookup_2", "string_lookup_3"]
-    assert [one.get_vocabulary()[1:] for one in model.lookups] == given
+    start.training = lambda: data
+    found = assemble(spec, words, start=start).models["second"]
+    assert [one.name for one in found.lookups] == [f"string_lookup_{i}" for i in (1, 2, 3)]
+    assert [one.get_vocabulary() for one in found.lookups] == learned
+    assert len({tuple(one) for one in learned}) == 3
+
+
+def test_a_normalisation_that_the_earlier_job_lacks_is_refused(tmp_path: Path) -> None:
+    start, _ = earlier(stacked(dense(4), dense(1)), tmp_path)
+    scaled = stacked({"component": "keras/Normalization", "config": {}}, dense(4), dense(1))
+    with pytest.raises(JobFailure, match=r"the layer 'normalization' .Normalization. has learned nothing"):
+        job_of(scaled, start, strict=False)
