@@ -250,7 +250,7 @@ def test_a_frozen_teacher_beside_its_student(earlier: Earlier, tmp_path: Path, v
     ("config", "message"),
     [
         ({"role": "critic"}, "'job_1' has no model 'critic'; its .keras models are: model"),
-        ({"until": "bas"}, "until is 'bas', which is no layer of the model; it has base, head"),
+        ({"until": "bas"}, "until: 'bas' is no layer of the model; it has base, head"),
     ],
 )
 def test_a_part_that_is_not_there_is_told(earlier: Earlier, tmp_path: Path, config: Any, message: str) -> None:

@@ -188,6 +188,18 @@ def test_names_that_an_author_copied_from_keras_and_their_order_must_agree(tmp_p
     alike(job_of(swapped, start, match="order").models["model"], origin)
 
 
+def test_a_name_that_keras_numbered_is_reported_with_its_layer() -> None:
+    """A user who counts in one model means its third layer: it is the first."""
+    models = {"first": stacked(dense(4), dense(1)), "second": stacked(*FIVE, freeze=["dense_2", "*_3"])}
+    step = {"component": "matching/Two", "config": {}}
+    spec = job(model=None, models=models, step=step, optimizer=None, optimizers={"both": "keras/SGD"}, loss=None)
+    notes = assemble(spec, ELEMENT).notes()
+    assert [note.message.partition(":")[0] for note in notes] == [f"/models/second/freeze/{i}" for i in (0, 1)]
+    assert "'dense_2' is layer 1 of 5 of role 'second' (Dense, weights [4, 4], [4])" in notes[0].message
+    named = stacked(dense(4, "dense_2"), dense(1, "out"), freeze=["dense_2"])
+    assert assemble(job(model=named), ELEMENT).notes() == []
+
+
 def job_of(model: dict[str, Any], start: Start, **state: Any) -> Assembly:
     return assemble(job(model={**model, "initial_state": {"from": "job_1", **state}}), ELEMENT, start=start)
 

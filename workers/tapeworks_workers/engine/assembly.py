@@ -26,6 +26,7 @@ from tapeworks_workers.engine.gradients import build_minimizers, build_transform
 from tapeworks_workers.engine.initial_weights import Taken
 from tapeworks_workers.engine.metrics import RoleMetric, build_metrics, gradient_metrics
 from tapeworks_workers.engine.models import build_models
+from tapeworks_workers.engine.numbered_names import numbered_names
 from tapeworks_workers.engine.ownership import divide
 from tapeworks_workers.engine.randomness import derive_seed, philox
 from tapeworks_workers.engine.run import Run, WhenAsked
@@ -158,6 +159,7 @@ def assemble(
             taken=taken, architectures=start.inputs.used,
         )  # fmt: skip
         run.training_step = step
+        run.notes += numbered_names(spec, models, start.inputs)
         run.datasets = WhenAsked({name: partial(_selected, assembly, given, name) for name in given})
         step.build(run)
     return assembly
