@@ -37,6 +37,7 @@ from tapeworks_workers.engine.pipeline import Data
 from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.run import WhenAsked
+from tapeworks_workers.engine.second_trace import TraceComparison
 from tapeworks_workers.engine.starting import Start, continued
 from tapeworks_workers.engine.step import compile_train_step
 from tapeworks_workers.engine.traces import Traces
@@ -122,14 +123,16 @@ def compile_parts(
     assembly.run.artifacts = artifacts
     evaluators, callbacks = build_evaluators(assembly), Callbacks(assembly, artifacts, reporter)
     with traces.watching():
+        comparison = TraceComparison(assembly, traces)
         step = compile_train_step(assembly, traces=traces, eager=plan == "eager")
+        notes = comparison.notes(step, always=not by_time)
         evaluation = Evaluation(assembly, plan, control, traces, evaluators=evaluators)
         for split in (data.validation, data.test):
             if split is not None:
                 evaluation.prepare(split)
     for taken in assembly.taken:
         reporter.event("initial_state", taken.document())
-    for note in assembly.notes():
+    for note in [*assembly.notes(), *notes]:
         traces.note(note)
     checkpoint = assembly.spec.training.checkpoint
     files = CheckpointFiles(folder, keep=checkpoint.keep if checkpoint is not None else 1, reserve=reserve)
