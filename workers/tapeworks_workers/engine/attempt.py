@@ -41,6 +41,7 @@ from tapeworks_workers.engine.second_trace import TraceComparison
 from tapeworks_workers.engine.starting import Start, continued
 from tapeworks_workers.engine.step import compile_train_step
 from tapeworks_workers.engine.traces import Traces
+from tapeworks_workers.engine.training_effect import training_notes, use_notes
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,16 @@ def compile_parts(
     with traces.watching():
         comparison = TraceComparison(assembly, traces)
         step = compile_train_step(assembly, traces=traces, eager=plan == "eager")
-        notes = comparison.notes(step, always=not by_time)
+        notes = [*comparison.notes(step, always=not by_time), *training_notes(assembly, step)]
+        fed, traced = set(assembly.run.fed), step.concrete is not None
+        assembly.run.fed.clear()
         evaluation = Evaluation(assembly, plan, control, traces, evaluators=evaluators)
         for split in (data.validation, data.test):
             if split is not None:
                 evaluation.prepare(split)
+        validates = traced and data.validation is not None
+        notes += use_notes(assembly, training=True, fed=fed, validates=validates) if traced else ()
+        notes += use_notes(assembly, training=False, fed=assembly.run.fed, validates=True) if validates else ()
     for taken in assembly.taken:
         reporter.event("initial_state", taken.document())
     for note in [*assembly.notes(), *notes]:

@@ -34,6 +34,7 @@ from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.saves import Saves
 from tapeworks_workers.engine.step import CompiledStep
 from tapeworks_workers.engine.stopping import Judge
+from tapeworks_workers.engine.unchanged_variables import UnchangedVariables
 
 MEASURABLE_SECONDS = 0.1
 """Calls that took less together say nothing of what steps wait for."""
@@ -72,6 +73,8 @@ class Training:
         self._progress = Progress(self._bounds, reporter)
         self._saves = Saves(training.checkpoint, files, reporter)
         self._judge = Judge(assembly, reporter)
+        self._unchanged: UnchangedVariables | None = None
+        """Until the end of the first epoch."""
         if (reported := self._reported(step)) is not None:
             self._judge.expect(reported, open_validation=evaluation.open)
         self.counters = Counters(steps_per_epoch=training.steps_per_epoch or data.training.steps, plan=self._plan.name)
@@ -154,6 +157,8 @@ class Training:
             self._saves.settle(wait=True)
 
     def _train(self) -> None:
+        if self.counters.step == 0:
+            self._unchanged = UnchangedVariables(self._assembly)
         while not (self.counters.complete or self._bounds.reached(self.counters) or self._stopped()):
             self._epoch()
         if self._bounds.epochs == 0 and self._data.validation is not None:
@@ -169,6 +174,7 @@ class Training:
         """
         calls: list[tuple[int, float]] = []
         self._means.reset()
+        unchanged = UnchangedVariables(self._assembly)
         until = time.monotonic() + seconds
         while not self._bounds.reached(self.counters) and (len(calls) < 2 or time.monotonic() < until):
             began = time.monotonic()
@@ -182,6 +188,7 @@ class Training:
                 if done < wanted or (self._feed.position and self._spec.steps_per_epoch is None):
                     self._feed.next_pass()
             self._control.check_time()
+        unchanged.report(self._reporter, sum(done for done, _ in calls))
         return calls
 
     def input_wait(self, calls: Sequence[tuple[int, float]], seconds: float) -> float | None:
@@ -290,6 +297,9 @@ class Training:
         self._progress.measure(counters, self._means.examples())
         counters.epoch += 1
         counters.step_in_epoch = 0
+        if self._unchanged is not None:
+            self._unchanged.report(self._reporter, counters.step)
+            self._unchanged = None
         if self._feed.position and self._spec.steps_per_epoch is None:
             self._feed.next_pass()
         if self._data.validation is not None:

@@ -42,7 +42,7 @@ class Run:
         seed: int,
     ) -> None:
         self.models = models
-        self.losses = losses
+        self.losses: Mapping[str, Any] = UsedParts(losses)
         self.datasets: Mapping[str, Any] = {}
         self.streams = Streams(seed)
         self.training_step: TrainingStep
@@ -53,12 +53,27 @@ class Run:
         """A dict: steps that run without a graph note here each gradient's norm."""
         self.notes: list[Note] = []
         """What was found while tracing and is no failure."""
+        self.declared = frozenset(minimizers)
+        """The optimizers that the step declares."""
+        self.applied: set[str] = set()
+        """Those of them that a step applied."""
+        self.fed: set[str] = set()
+        """Roles whose metrics a step fed."""
+        self.watched: dict[int, Any] = {}
+        """Trainable variables that a tape watched."""
+        self.unreached: set[int] = set()
+        """Ids of owned variables that a loss misses."""
         self.optimizers = tuple(optimizers)
         self._optimizers = optimizers
         self._minimizers = minimizers
         self._metrics = metrics
         self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self._health = tf.Variable(0.0, dtype=tf.float32, trainable=False, name="health")
+
+    @property
+    def used_losses(self) -> set[str]:
+        """The losses of the spec that a step asked for."""
+        return self.losses.used if isinstance(self.losses, UsedParts) else set(self.losses)
 
     @property
     def step(self) -> tf.Tensor:
@@ -91,6 +106,8 @@ class Run:
         """
         minimizer = self._of(optimizer)
         gradients = minimizer.gradients(loss, tape, self._health)
+        self.watched.update((id(variable), variable) for variable in tape.watched_variables())
+        self.unreached.update(id(v) for v, g in zip(minimizer.variables, gradients, strict=True) if g is None)
         missing = [v.path for v, g in zip(minimizer.variables, gradients, strict=True) if g is None]
         if gradients and len(missing) == len(gradients):
             raise JobFailure(
@@ -119,6 +136,7 @@ class Run:
                 hint="Give the list that run.gradients(optimizer, loss, tape) returned, one for each variable.",
             )
 
+        self.applied.add(optimizer)
         if self.gradient_norms is not None:
             self.gradient_norms.update(_norms(optimizer, gradients, minimizer.variables))
 
@@ -151,6 +169,7 @@ class Run:
     @engine_code
     def update_metrics(self, role: str, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Feed the role's metrics of the spec."""
+        self.fed.add(role)
         metric_updates.update(self._metrics.get(role, ()), y, y_pred, sample_weight)
 
     # ── randomness ───────────────────────────────────────────────────────────────────────────────
@@ -220,6 +239,31 @@ def _norms(optimizer: str, gradients: Sequence[Any], variables: Sequence[Any]) -
 
 def _names(paths: Sequence[str]) -> str:
     return ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+
+
+class UsedParts(Mapping[str, Any]):
+    """A mapping that remembers what was taken out of it."""
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self._parts = parts
+        self.used: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        part = self._parts[name]
+        self.used.add(name)
+        return part
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self._parts else default
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
 
 
 class WhenAsked(Mapping[str, Any]):
