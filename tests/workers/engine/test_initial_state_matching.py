@@ -162,6 +162,45 @@ def test_names_of_an_author_match_the_same_name_only(tmp_path: Path) -> None:
         second(stacked(dense(4, "hidden_2"), dense(4, "hidden_3"), dense(1)), start)
 
 
+def test_names_that_hold_an_invented_name(tmp_path: Path) -> None:
+    """`forward_lstm_1` in `bidirectional_1`, `named_1_dense` in `named_1`, cells, attention, normalisation."""
+    lstm = {"component": "keras/LSTM", "config": {"units": 2, "return_sequences": True}}
+    parts = [
+        {"component": "keras/Reshape", "config": {"target_shape": [2, 2]}},
+        {"component": "keras/Bidirectional", "config": {"layer": lstm}},
+        {"component": "keras/Bidirectional", "config": {"layer": lstm}},
+        {"component": "keras/LayerNormalization", "config": {}},
+        {"component": "matching/Named", "config": {}},
+        {"component": "matching/Named", "config": {}},
+        {"component": "keras/Flatten", "config": {}},
+        dense(4),
+    ]
+    start, origin = earlier(stacked(*parts), tmp_path)
+    models = {
+        "first": stacked(*parts[:-1]),
+        "second": stacked(*parts, initial_state={"from": "job_1", "role": "model"}),
+    }
+    step = {"component": "matching/Two", "config": {}}
+    spec = job(model=None, models=models, step=step, optimizer=None, optimizers={"both": "keras/SGD"}, loss=None)
+    model = assemble(spec, ELEMENT, start=start).models["second"]
+    paths = [weight.path.partition("/")[2] for weight in model.weights]
+    assert paths[0].startswith("bidirectional_2/forward_lstm_2/")
+    assert any(path.startswith("named_2/named_2_dense/") for path in paths), paths
+    alike(model, origin)
+
+
+@component("matching/Named")
+class Named(keras.layers.Layer):
+    """Names its inner layer after itself."""
+
+    def build(self, shape: Any) -> None:
+        self.inner = keras.layers.Dense(shape[-1], name=f"{self.name}_dense")
+        self.inner.build(shape)
+
+    def call(self, x: Any) -> Any:
+        return self.inner(x)
+
+
 # ── what is not clear ────────────────────────────────────────────────────────────────────────────
 
 

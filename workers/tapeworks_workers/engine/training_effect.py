@@ -148,7 +148,8 @@ def _attribute(holder: Any, variable: Any) -> str | None:
 
     own = {id(one) for one in getattr(holder, "_layers", ())}
     for name, value in vars(holder).items():
-        if id(value) not in own and name not in ("_layers", "_tracker", "_parent_path") and holds(value, 4):
+        internal = name.startswith("_self_") or name in ("_layers", "_tracker")
+        if not internal and id(value) not in own and holds(value, 4):
             return f"self.{name}"
     return None
 

@@ -27,6 +27,7 @@ from tapeworks.references import Kind
 
 _NUMBERED = re.compile(r"(.+?)(?:_(\d+))?")
 _SEED = "/seed_generator_state"
+_DIRECTIONS = ("forward_", "backward_")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Names:
 
     def stem(self, name: str) -> str | None:
         """`dense` of `dense_2` and of `dense`; None for a name that an author must have given."""
+        for direction in _DIRECTIONS:  # Bidirectional names its layers after the one that it was given
+            inner = self.stem(name[len(direction) :]) if name.startswith(direction) else None
+            if inner is not None:
+                return direction + inner
         if name in self.stems:
             return name
         match = _NUMBERED.fullmatch(name)
@@ -72,7 +77,10 @@ class Names:
     def invented(self, name: str) -> bool:
         """Whether Keras invented the name in this process."""
         stem = self.stem(name)
-        return stem is not None and number(name, stem) < self.made.get(stem, 0)
+        if stem is None:
+            return False
+        made = next((stem[len(one) :] for one in _DIRECTIONS if stem.startswith(one)), stem)
+        return number(name, stem) < self.made.get(made, 0)
 
 
 def number(name: str, stem: str) -> int:
@@ -166,11 +174,11 @@ class _Matching:
     def fitting(self, alignment: Alignment) -> int:
         return sum(self.fit(here, there) for here, there in alignment.pairs.items())
 
-    def align(self, mine: _Scope, theirs: _Scope) -> Alignment:
-        """Match what is below two scopes."""
+    def align(self, mine: _Scope, theirs: _Scope, parents: tuple[str, str] = ("", "")) -> Alignment:
+        """Match what is below two scopes; `parents`: their own names."""
         found = Alignment()
         found.pairs.update(zip(mine.weights, theirs.weights, strict=False))
-        for stem, own, other in self._groups(mine, theirs):
+        for stem, own, other in self._groups(mine, theirs, parents):
             if stem is None or self.match == "names":
                 pairs, why = [(name, name) for name in own if name in other], None
             else:
@@ -178,17 +186,25 @@ class _Matching:
             if why is not None:
                 found.ambiguous.update({index: why for name in own for index in mine.below[name].all()})
             for name, at in pairs:
-                inner = self.align(mine.below[name], theirs.below[at])
+                inner = self.align(mine.below[name], theirs.below[at], (name, at))
                 found.pairs.update(inner.pairs)
                 found.ambiguous.update(inner.ambiguous)
         return found
 
-    def _groups(self, mine: _Scope, theirs: _Scope) -> list[tuple[str | None, list[str], list[str]]]:
-        """(stem, names here, names there): by stem, and under None all names that authors gave."""
+    def _groups(
+        self, mine: _Scope, theirs: _Scope, parents: tuple[str, str]
+    ) -> list[tuple[str | None, list[str], list[str]]]:
+        """(stem, names here, names there): by stem, and under None all names that authors gave.
+
+        An author's name that begins with its parent's (`block_1_dense` in `block_1`) has the parent's number in it.
+        """
         groups: dict[str | None, tuple[list[str], list[str]]] = {}
-        for side, scope in enumerate((mine, theirs)):
+        for side, (scope, parent) in enumerate(zip((mine, theirs), parents, strict=True)):
             for name in scope.below:
-                groups.setdefault(self.names.stem(name), ([], []))[side].append(name)
+                stem = self.names.stem(name)
+                if stem is None and parent and name.startswith(f"{parent}_") and self.names.stem(parent) is not None:
+                    stem = name.removeprefix(parent)
+                groups.setdefault(stem, ([], []))[side].append(name)
         return [(stem, own, other) for stem, (own, other) in groups.items() if own]
 
     def _in_order(
@@ -205,15 +221,15 @@ class _Matching:
         if len(own) == len(other):
             return pairs, None
         fitting = 0
-        while fitting < len(pairs) and self._fits(mine.below[pairs[fitting][0]], theirs.below[pairs[fitting][1]]):
+        while fitting < len(pairs) and self._fits(mine, theirs, *pairs[fitting]):
             fitting += 1
         rest, beyond = own[fitting:], other[fitting:]
-        if any(self._fits(mine.below[name], theirs.below[at]) for name in rest for at in beyond):
+        if any(self._fits(mine, theirs, name, at) for name in rest for at in beyond):
             there = f"{len(other)} layers {stem!r} there and {len(own)} here"
             return pairs[:fitting], f"{there}, and more than one assignment fits their shapes"
         return pairs[: fitting + 1], None
 
-    def _fits(self, mine: _Scope, theirs: _Scope) -> bool:
-        inner = self.align(mine, theirs)
-        wanted = mine.all()
+    def _fits(self, mine: _Scope, theirs: _Scope, name: str, at: str) -> bool:
+        inner = self.align(mine.below[name], theirs.below[at], (name, at))
+        wanted = mine.below[name].all()
         return all(index in inner.pairs and self.fit(index, inner.pairs[index]) for index in wanted)
