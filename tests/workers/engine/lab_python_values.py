@@ -65,6 +65,9 @@ class ValuesStep(TrainingStep):
     def by_imported(self, x: Any) -> Any:
         return draw() * tf.ones([])  # here
 
+    def by_branch(self, x: Any) -> Any:
+        return 1.0 if draw() < 2.0 else tf.reduce_sum(x)
+
     def by_date(self, x: Any) -> Any:
         return tf.ones([]) * datetime.datetime.now().microsecond  # here
 

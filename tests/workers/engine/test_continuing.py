@@ -186,6 +186,9 @@ def test_a_job_with_a_checkpoint_of_its_own_goes_on_from_that(earlier: Earlier, 
     model = stacked(dense(5, "base"), dense(3, "head"), initial_state={"from": "job_1"})
     spec = job(model=model, training={"epochs": 3, "checkpoint": {"every_steps": 10, "every_seconds": None, "keep": 9}})
     first = attempt(spec, tmp_path / "first", inputs=earlier.given(tmp_path / "first"))
+    records = [f["record"] for f in first if f["type"] == "record"]
+    (taken,) = [one["data"] for one in records if one.get("type") == "initial_state"]
+    assert taken["layers"] == {"net/base": "net/base", "net/head": "net/head"}
     written = next(f["path"] for f in first if f["type"] == "checkpoint")
     second = attempt(
         spec, tmp_path / "second", attempt=2, inputs=[], resume=[{"path": str(tmp_path / "first" / written)}]

@@ -56,6 +56,12 @@ def test_python_state_that_no_step_changes_is_reported(tmp_path: Path, way: str,
     assert one[2].endswith(mark)
 
 
+def test_a_number_that_decides_what_is_traced(tmp_path: Path) -> None:
+    (one,) = prepared(with_step("branch"), tmp_path).events("diagnostic")
+    assert one["code"] == "traced_constant"
+    assert "are drawn while the step is traced" in one["message"]
+
+
 @pytest.mark.parametrize("way", ["nothing", "fixed", "remembered", "inner_list"])
 def test_what_is_the_same_in_every_trace_is_not_reported(tmp_path: Path, way: str) -> None:
     assert reported(with_step(way), tmp_path) == []

@@ -112,3 +112,11 @@ def set_states(saved: tuple[Any, ...]) -> None:
     """Put them back."""
     random.setstate(saved[0])
     np.random.set_state(saved[1])
+
+
+def drawn_since(saved: tuple[Any, ...]) -> bool:
+    """Whether anybody drew from them since `states`."""
+    _, keys, position, *rest = np.random.get_state()
+    _, old_keys, old_position, *old_rest = saved[1]
+    same = position == old_position and rest == old_rest and np.array_equal(keys, old_keys)
+    return not same or random.getstate() != saved[0]

@@ -54,7 +54,9 @@ class UserCode:
     @classmethod
     def of(cls, assembly: Assembly) -> UserCode:
         """Of a job that is put together."""
-        objects = {name: one for name, one in _parts(assembly) if _is_own(_module(one))}
+        parts = [(name, one, _module(one)) for name, one in _parts(assembly)]
+        own = {module: _is_own(module) for module in {module for *_, module in parts}}
+        objects = {name: one for name, one, module in parts if own[module]}
         modules: dict[str, ModuleType] = {}
         for one in objects.values():
             _add_modules(_module(one), modules)

@@ -9,6 +9,7 @@ a validation of any code that a user wrote; never of Tapeworks' and Keras' own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,8 @@ _STATE_HINT = (
 )
 _ENOUGH = 10
 """Notes of one kind."""
+LONG_TRACE_SECONDS = 10.0
+"""A trace that takes longer is repeated in a job only where its first one showed a change; a validation repeats it."""
 
 
 class TraceComparison:
@@ -38,21 +41,28 @@ class TraceComparison:
         traces.drew = False  # the pipeline's functions are not what is compared
         self._code = UserCode.of(assembly)
         self._before = self._code.state()
+        self._generators = python_randomness.states()
+        self._began = time.monotonic()
 
     def notes(self, step: CompiledStep, *, always: bool) -> list[Note]:
         """What only the first trace has. `always`: whether or not anything suggests that two traces differ."""
         if not self._code.objects or step.concrete is None:
             return []
+        took = time.monotonic() - self._began
         first = self._code.state()
         changed = any(first.get(key, value) != value for key, value in self._before.items())
-        if not (always or changed or self._code.may_differ()):
+        may_differ = self._code.may_differ()
+        drawn = may_differ and python_randomness.drawn_since(self._generators) and not self._traces.drew
+        if not (always or changed or drawn or (may_differ and took < LONG_TRACE_SECONDS)):
             return []
         again = _traced_again(step, self._traces)
         if again is None:
-            return []
+            return [_drawn()] if drawn else []
         second = self._code.state()
         # Where a call of Python's random numbers was seen, its line says more than that of the constant.
         notes = [] if self._traces.drew else list(_changed_constants(step.concrete.graph, again.graph))
+        if drawn and not notes:
+            notes.append(_drawn())
         notes += [self._note(key, how) for key, how in grown(self._before, first, second)][:_ENOUGH]
         return notes
 
@@ -61,6 +71,14 @@ class TraceComparison:
         what = f"{owner}: {name}" if owner in self._code.objects else f"{name} of module {owner}"
         message = f"{what} is changed while the step is traced, and never again: it {how}"
         return Note(STATE, message, _STATE_HINT, self._code.place(key))
+
+
+def _drawn() -> Note:
+    """A number that decided what is traced, and is no constant itself."""
+    message = (
+        "random numbers of Python or NumPy are drawn while the step is traced: what they decide is so in every step"
+    )
+    return Note(python_randomness.CODE, message, python_randomness.RANDOM_HINT)
 
 
 def _traced_again(step: CompiledStep, traces: Traces) -> Any:
