@@ -109,12 +109,20 @@ class ValuesStep(TrainingStep):
         return 1.0 + 0.0 * tf.add_n(parts)
 
 
-@component("values/Noisy")
+@component("values/Noisy", example={"inputs": tf.TensorSpec([None, 4])})
 class Noisy(keras.layers.Layer):
     """Noise of the trace."""
 
     def call(self, x: Any) -> Any:
         return x + np.random.normal(size=4).astype("float32")  # layer
+
+
+@component("values/Late", example={"inputs": tf.TensorSpec([None, 4])})
+class Late(keras.layers.Layer):
+    """Asks for the time, to no effect that a reload would show."""
+
+    def call(self, x: Any) -> Any:
+        return x + 0.0 * (time.time() % 2.0)
 
 
 @component("values/Loss")

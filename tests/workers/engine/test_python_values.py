@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tapeworks.components import registry
+from tapeworks.jobs import ComponentEntry, RefusedComponent
 from tapeworks.loading import load_components
+from tapeworks.references import Kind
+from tapeworks_workers.engine.admission import admit
 from tapeworks_workers.engine.python_state import UserCode
 from tests.workers.engine.trainings import CROSS_ENTROPY, attempt, job, mlp, prepared
 
@@ -79,6 +83,21 @@ def test_layers_losses_and_functions_of_the_pipeline(tmp_path: Path) -> None:
     result = attempt(spec, tmp_path, kind="validate")[-1]["published"]["result"]
     lines = {_line(one["location"]).rpartition("# ")[2] for one in result["warnings"] if one["location"]}
     assert {"layer", "calls", "loss", "map"} <= lines, result["warnings"]
+
+
+@pytest.mark.parametrize("name", ["layer", "loss"])
+def test_admission_names_the_call_that_makes_two_outputs_differ(name: str) -> None:
+    refused = admit(registry.get(Kind(name), "values/Noisy" if name == "layer" else "values/Loss"))
+    assert isinstance(refused, RefusedComponent)
+    line = next(index for index, text in enumerate(SOURCE, start=1) if text.endswith(f"# {name}"))
+    assert f"lab_python_values.py, line {line}: use keras.random" in refused.reason
+
+
+def test_admission_warns_of_a_clock() -> None:
+    entry = admit(registry.get(Kind.LAYER, "values/Late"))
+    assert isinstance(entry, ComponentEntry), entry
+    (warning,) = (one for one in entry.warnings if "runs while the code is traced" in one)
+    assert warning.startswith("time.time() at lab_python_values.py, line ")
 
 
 def test_the_job_is_counted_and_trained_as_if_there_were_one_trace(tmp_path: Path) -> None:

@@ -50,10 +50,11 @@ Note = Callable[[str, str, Location], None]
 
 
 @contextlib.contextmanager
-def watching(note: Note) -> Iterator[None]:
-    """Note every such call that a user's own line makes inside a graph."""
+def watching(note: Note, *, eager: bool = False) -> Iterator[None]:
+    """Note every such call that a user's own line makes inside a graph; `eager`: outside of one too."""
     wrapped: list[tuple[ModuleType, str, Any]] = []
-    active = [True]
+    # Empty once the block has ended: who has taken a wrapped function meanwhile keeps one that only passes on.
+    active = [eager]
     for module, spoken, names in _MODULES:
         hint = CLOCK_HINT if module is time else RANDOM_HINT
         for name in names or _draws(module):
@@ -63,7 +64,7 @@ def watching(note: Note) -> Iterator[None]:
     try:
         yield
     finally:
-        active.clear()  # who has taken a wrapped function meanwhile keeps one that only passes on
+        active.clear()
         for module, name, function in wrapped:
             setattr(module, name, function)
 
@@ -81,7 +82,8 @@ def _watched(function: Any, spoken: str, hint: str, note: Note, active: list[boo
 
     @functools.wraps(function)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        if active and tf.inside_function() and not (name in _SEEDED and (args or kwargs)) and _called_by_user():
+        traced = bool(active) and (active[0] or tf.inside_function())
+        if traced and not (name in _SEEDED and (args or kwargs)) and _called_by_user():
             location = places.here()
             if location is not None:
                 note(f"{spoken}()", hint, location)
