@@ -31,7 +31,8 @@ def numbered_names(spec: JobSpec, models: Mapping[str, keras.Model], inputs: Inp
         layers = layers_by_path(models[role])
         names = Names.of(layer for _, layer in layers)
         for position, (path, layer) in enumerate(layers, start=1):
-            if _by_number(glob) and fnmatchcase(path, glob) and any(map(names.invented, path.split("/"))):
+            found = fnmatchcase(path, glob) or path.endswith(f"/{glob}")
+            if found and _by_number(glob) and any(map(names.invented, path.split("/"))):
                 shapes = ", ".join(str(list(weight.shape)) for weight in layer.weights) or "none"
                 which = f"layer {position} of {len(layers)} of role {role!r} ({type(layer).__name__}, weights {shapes})"
                 message = f"{pointer}: {glob!r} is a name that Keras numbered: {path!r} is {which}"
@@ -53,6 +54,11 @@ def _globs(spec: JobSpec) -> Iterator[tuple[str, str, str]]:
         layers = model.initial_state.layers if model.initial_state is not None else None
         for index, glob in enumerate(layers or []):
             yield f"/models/{role}/initial_state/layers/{index}", role, glob
+    for index, evaluator in enumerate(spec.evaluators):
+        config = evaluator.config  # frechet_distance takes features up to a layer of a role
+        features, until = config.get("features"), config.get("until")
+        if isinstance(features, str) and features in spec.models and isinstance(until, str):
+            yield f"/evaluators/{index}/config/until", features, until
     for name, optimizer in spec.optimizers.items():
         for index, selection in enumerate(optimizer.variables or []):
             for number, glob in enumerate(selection.layers or []):
