@@ -71,14 +71,17 @@ class Two(TrainingStep):
         with tf.GradientTape(persistent=True) as tape:
             outputs = {role: run.models[role](x, training=True) for role in self.models}
             second = tf.reduce_mean(outputs["second"] ** 2)
-            if self.way == "temperature":
+            if self.way in ("temperature", "own_gradients"):
                 second *= self.temperature
             first = (
                 tf.reduce_mean(outputs["first"] ** 2)
                 if self.way == "loss"
                 else run.losses["first"](y, outputs["first"])
             )
-        if self.way != "all":
+        if self.way == "own_gradients":
+            run.apply("first", tape.gradient(first, run.models["first"].trainable_variables))
+            run.minimize("second", second, tape)
+        elif self.way != "all":
             run.minimize("first", first, tape)
             if self.way != "optimizer":
                 run.minimize("second", second, tape)

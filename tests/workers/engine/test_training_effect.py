@@ -66,6 +66,7 @@ def test_constants_and_variables_that_a_step_assigns_are_not_reported(tmp_path: 
     ("way", "code", "message"),
     [
         ("temperature", "unowned_variable", "the step 'untrained/Two', attribute self.temperature: the trainable"),
+        ("own_gradients", "unowned_variable", "the step 'untrained/Two', attribute self.temperature: the trainable"),
         ("optimizer", "unused_part", "declares the optimizer 'second' and never applies it: what it owns of 'second'"),
         ("loss", "unused_part", "the step never calls the losses first of the spec"),
         ("metrics", "unused_part", "metrics of role 'first' are never fed by train_step"),

@@ -57,6 +57,8 @@ class Run:
         """The optimizers that the step declares."""
         self.applied: set[str] = set()
         """Those of them that a step applied."""
+        self.differentiated: set[str] = set()
+        """Those whose gradients a step took from `gradients`."""
         self.fed: set[str] = set()
         """Roles whose metrics a step fed."""
         self.watched: dict[int, Any] = {}
@@ -106,6 +108,7 @@ class Run:
         """
         minimizer = self._of(optimizer)
         gradients = minimizer.gradients(loss, tape, self._health)
+        self.differentiated.add(optimizer)
         self.watched.update((id(variable), variable) for variable in tape.watched_variables())
         self.unreached.update(id(v) for v, g in zip(minimizer.variables, gradients, strict=True) if g is None)
         missing = [v.path for v, g in zip(minimizer.variables, gradients, strict=True) if g is None]

@@ -41,7 +41,7 @@ def training_notes(assembly: Assembly, step: CompiledStep) -> list[Note]:
             hint="Call run.minimize(optimizer, loss, tape) in train_step. To evaluate only, set training.epochs to 0.",
             location=places.of_function(assembly.step.train_step),
         )
-    return [*_unapplied(assembly), *_unowned(assembly, written)]
+    return [*_unapplied(assembly), *_unowned(assembly, step.concrete.graph, written)]
 
 
 def use_notes(assembly: Assembly, *, training: bool, fed: set[str], validates: bool) -> Iterator[Note]:
@@ -94,11 +94,14 @@ def _unapplied(assembly: Assembly) -> Iterator[Note]:
 # ── variables that nobody owns ───────────────────────────────────────────────────────────────────
 
 
-def _unowned(assembly: Assembly, written: set[int]) -> Iterator[Note]:
+def _unowned(assembly: Assembly, graph: Any, written: set[int]) -> Iterator[Note]:
     """Trainable variables outside of all models that the tape watched and that nothing changes."""
     known = {id(v.value.handle) for model in assembly.models.values() for v in model.variables}
     known |= {id(v.value.handle) for metric in assembly.all_metrics() for v in metric.metric.variables}
-    for variable in assembly.run.watched.values():
+    run = assembly.run
+    # A step that takes gradients from its tape by itself shows no tape: all that its graph reads may be under it.
+    read = list(run.watched.values()) if run.applied <= run.differentiated else list(graph.trainable_variables)
+    for variable in read:
         if id(variable.handle) in known or id(variable.handle) in written:
             continue
         where, place = _holder(assembly, variable)
