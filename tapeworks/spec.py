@@ -126,6 +126,9 @@ class InitialState(SpecModel):
     role: Role | None = None
     layers: list[str] | None = None
     strict: bool = True
+    match: Literal["structure", "order", "names"] = "structure"
+    """How layers with Keras' automatic names are matched: in their order, refused where names say otherwise; always in
+    their order; by their names as they are."""
 
 
 class ModelSpec(ReferenceFields):

@@ -90,7 +90,8 @@ def test_weights_are_those_of_the_earlier_job(earlier: Earlier, tmp_path: Path, 
     for path, value in found.items():
         np.testing.assert_array_equal(value, earlier.values()[path])
     assert int(assembly.run.step) == 0
-    assert assembly.remarks == []
+    (taken,) = assembly.taken
+    assert (taken.weights, taken.renamed, taken.left) == (4, {}, {})
 
 
 def test_layers_that_fit_are_taken_and_the_others_told(earlier: Earlier, tmp_path: Path) -> None:
@@ -105,9 +106,8 @@ def test_layers_that_fit_are_taken_and_the_others_told(earlier: Earlier, tmp_pat
         np.testing.assert_array_equal(
             assembly.models["model"].get_layer("base").kernel.numpy(), earlier.values()["net/base/kernel"]
         )
-    assert by_layer.remarks == []
-    (told,) = fitting.remarks
-    assert "net/head/kernel is [5, 3] there, [5, 7] here, net/head/bias is [3] there" in told
+    assert by_layer.taken[0].left == {}
+    assert "net/head/kernel is [5, 3] there, [5, 7] here, net/head/bias is [3] there" in fitting.taken[0].message
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,9 @@ def test_a_job_with_a_checkpoint_of_its_own_goes_on_from_that(earlier: Earlier, 
     model = stacked(dense(5, "base"), dense(3, "head"), initial_state={"from": "job_1"})
     spec = job(model=model, training={"epochs": 3, "checkpoint": {"every_steps": 10, "every_seconds": None, "keep": 9}})
     first = attempt(spec, tmp_path / "first", inputs=earlier.given(tmp_path / "first"))
+    records = [f["record"] for f in first if f["type"] == "record"]
+    (taken,) = [one["data"] for one in records if one.get("type") == "initial_state"]
+    assert taken["layers"] == {"net/base": "net/base", "net/head": "net/head"}
     written = next(f["path"] for f in first if f["type"] == "checkpoint")
     second = attempt(
         spec, tmp_path / "second", attempt=2, inputs=[], resume=[{"path": str(tmp_path / "first" / written)}]
@@ -250,7 +253,7 @@ def test_a_frozen_teacher_beside_its_student(earlier: Earlier, tmp_path: Path, v
     ("config", "message"),
     [
         ({"role": "critic"}, "'job_1' has no model 'critic'; its .keras models are: model"),
-        ({"until": "bas"}, "until is 'bas', which is no layer of the model; it has base, head"),
+        ({"until": "bas"}, "until: 'bas' is no layer of the model; it has base, head"),
     ],
 )
 def test_a_part_that_is_not_there_is_told(earlier: Earlier, tmp_path: Path, config: Any, message: str) -> None:

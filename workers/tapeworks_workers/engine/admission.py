@@ -16,15 +16,17 @@ import warnings
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tapeworks.components import Component, registry
-from tapeworks.errors import JobFailure
+from tapeworks.errors import JobFailure, Location
 from tapeworks.jobs import ComponentEntry, RefusedComponent
 from tapeworks.references import Kind
 from tapeworks.wire import Catalogue
+from tapeworks_workers.engine import python_randomness
 from tapeworks_workers.engine.allowed import keras_entries
 from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.diagnostics import text
+from tapeworks_workers.engine.error_text import text
 from tapeworks_workers.engine.examples import NotTried
 from tapeworks_workers.engine.rebuilding import Refusal, check_arguments
 from tapeworks_workers.engine.trials import TRIALS
@@ -78,16 +80,25 @@ def admit(component: Component) -> ComponentEntry | RefusedComponent:
     """Try one component. Errors of its code become the reason of its refusal."""
     keras.utils.clear_session(free_memory=False)
     notes: list[str] = []
+    drawn: list[str] = []
+
+    def called(what: str, hint: str, location: Location) -> None:
+        drawn.append(f"{what} at {(location.file or '').rpartition('/')[2]}, line {location.line}")
+        if tf.inside_function():
+            notes.append(f"{drawn[-1]} runs while the code is traced, and gives one value for all steps. {hint}")
+
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            _try(component, notes)
+            with python_randomness.watching(called, eager=True):
+                _try(component, notes)
         notes += [str(one.message) for one in caught if not issubclass(one.category, DeprecationWarning)]
         return component.entry(list(dict.fromkeys(notes)))
     except Exception as error:  # any error of a component's own code is the reason why it is refused
-        return RefusedComponent(
-            kind=component.kind, name=component.name, version=component.version, reason=_reason(error, component)
-        )
+        reason = _reason(error, component)
+        if drawn and isinstance(error, Refusal):
+            reason += f"; it calls {drawn[0]}: use keras.random with a SeedGenerator of its own"
+        return RefusedComponent(kind=component.kind, name=component.name, version=component.version, reason=reason)
 
 
 def _try(component: Component, notes: list[str]) -> None:

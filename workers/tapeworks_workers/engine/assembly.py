@@ -25,9 +25,11 @@ from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.fit_hooks import own_metrics, uncalled_hooks
 from tapeworks_workers.engine.gradients import build_minimizers, build_transforms, named_metrics
 from tapeworks_workers.engine.held_state import held_metrics, held_variables
+from tapeworks_workers.engine.initial_weights import Taken
 from tapeworks_workers.engine.losses import Losses, OutputLoss, RoleLoss
 from tapeworks_workers.engine.metrics import RoleMetric, build_metrics, gradient_metrics
 from tapeworks_workers.engine.models import build_models, keras_inputs
+from tapeworks_workers.engine.numbered_names import numbered_names
 from tapeworks_workers.engine.outputs import output_names_of
 from tapeworks_workers.engine.ownership import divide
 from tapeworks_workers.engine.randomness import derive_seed, philox
@@ -65,8 +67,8 @@ class Assembly:
     run: Run
     inputs: frozenset[str] | None = None
     """The keys of the element's x that the models take, where they take x whole and by name."""
-    remarks: list[str] = field(default_factory=list)
-    """What the user should know of how the models start."""
+    taken: list[Taken] = field(default_factory=list)
+    """What the models took from earlier jobs."""
     architectures: dict[str, dict[str, Any]] = field(default_factory=dict)
     """`from` → role → config of the earlier models that are part of these."""
     means: dict[str, tf.Variable] = field(default_factory=dict)
@@ -152,7 +154,7 @@ def assemble(
     if start is None:
         start = Start(training=(lambda: given["training"]) if "training" in given else None)
     # Outside: a seeded initialiser gives the numbers that it gives in plain Keras.
-    models, input_specs, remarks = build_models(spec, step, element_spec, start)
+    models, input_specs, taken = build_models(spec, step, element_spec, start)
     with philox():
         ownership = divide(spec, step, models)
         owned = ownership.owned
@@ -170,11 +172,12 @@ def assemble(
             optimizers=optimizers, owned=owned, losses=losses, metrics=metrics, transforms=transforms, run=run,
             gradient_metrics=gradient_metrics(named_metrics(transforms, minimizers), metrics),
             inputs=_selection(step, models, input_specs, element_spec),
-            remarks=remarks, architectures=start.inputs.used,
+            taken=taken, architectures=start.inputs.used,
         )  # fmt: skip
         for loss in losses.values():
             loss.pending = assembly.pending
         run.training_step = step
+        run.notes += numbered_names(spec, models, start.inputs)
         run.datasets = WhenAsked({name: partial(_selected, assembly, given, name) for name in given})
         step.build(run)
     return assembly

@@ -38,9 +38,11 @@ from tapeworks_workers.engine.pipeline import Data
 from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.run import WhenAsked
+from tapeworks_workers.engine.second_trace import TraceComparison
 from tapeworks_workers.engine.starting import Start, continued
 from tapeworks_workers.engine.step import CompiledStep, compile_train_step
 from tapeworks_workers.engine.traces import Traces
+from tapeworks_workers.engine.training_effect import training_notes, use_notes
 
 
 @dataclass(frozen=True)
@@ -123,15 +125,23 @@ def compile_parts(
     assembly.run.artifacts = artifacts
     evaluators, callbacks = build_evaluators(assembly), Callbacks(assembly, artifacts, reporter)
     with traces.watching():
+        comparison = TraceComparison(assembly, traces)
         step = compile_train_step(assembly, traces=traces, eager=plan == "eager")
+        notes = [*comparison.notes(step, always=not by_time), *training_notes(assembly, step)]
+        fed, traced = set(assembly.run.fed), step.concrete is not None
+        assembly.run.fed.clear()
         evaluation = Evaluation(assembly, plan, control, traces, evaluators=evaluators)
         for split in (data.validation, data.test):
             if split is not None:
                 evaluation.prepare(split)
-    averaging = averaging_note(assembly) if data.validation is not None else None
-    for remark in [*assembly.remarks, *([averaging] if averaging else [])]:
-        reporter.note(remark)
-    for note in assembly.notes():
+        validates = traced and data.validation is not None
+        notes += use_notes(assembly, training=True, fed=fed, validates=validates) if traced else ()
+        notes += use_notes(assembly, training=False, fed=assembly.run.fed, validates=True) if validates else ()
+    if data.validation is not None and (averaging := averaging_note(assembly)):
+        reporter.note(averaging)
+    for taken in assembly.taken:
+        reporter.event("initial_state", taken.document())
+    for note in [*assembly.notes(), *notes]:
         traces.note(note)
     checkpoint = assembly.spec.training.checkpoint
     files = CheckpointFiles(folder, keep=checkpoint.keep if checkpoint is not None else 1, reserve=reserve)

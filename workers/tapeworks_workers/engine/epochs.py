@@ -36,6 +36,7 @@ from tapeworks_workers.engine.saves import Saves
 from tapeworks_workers.engine.step import CompiledStep
 from tapeworks_workers.engine.stopping import Judge
 from tapeworks_workers.engine.traces import Note
+from tapeworks_workers.engine.unchanged_variables import UnchangedVariables
 
 MEASURABLE_SECONDS = 0.1
 """Calls that took less together say nothing of what steps wait for."""
@@ -77,6 +78,8 @@ class Training:
         self._judge = Judge(assembly, reporter, directions)
         self._noted: list[Note] = []
         """What was found in the data and is no failure."""
+        self._unchanged: UnchangedVariables | None = None
+        """Until the end of the first epoch."""
         self.counters = Counters(steps_per_epoch=training.steps_per_epoch or data.training.steps, plan=self._plan.name)
 
     def _planned(self, name: str) -> plans.Plan:
@@ -147,6 +150,8 @@ class Training:
             self._saves.settle(wait=True)
 
     def _train(self) -> None:
+        if self.counters.step == 0:
+            self._unchanged = UnchangedVariables(self._assembly)
         while not (self.counters.complete or self._bounds.reached(self.counters) or self._stopped()):
             self._epoch()
         if self._bounds.epochs == 0 and self._data.validation is not None:
@@ -162,6 +167,7 @@ class Training:
         """
         calls: list[tuple[int, float]] = []
         self._means.reset()
+        unchanged = UnchangedVariables(self._assembly)
         until = time.monotonic() + seconds
         while not self._bounds.reached(self.counters) and (len(calls) < 2 or time.monotonic() < until):
             began = time.monotonic()
@@ -175,6 +181,7 @@ class Training:
                 if done < wanted or (self._feed.position and self._spec.steps_per_epoch is None):
                     self._feed.next_pass()
             self._control.check_time()
+        unchanged.report(self._reporter, sum(done for done, _ in calls))
         return calls
 
     def input_wait(self, calls: Sequence[tuple[int, float]], seconds: float) -> float | None:
@@ -283,6 +290,9 @@ class Training:
         self._progress.measure(counters, self._means.examples())
         counters.epoch += 1
         counters.step_in_epoch = 0
+        if self._unchanged is not None:
+            self._unchanged.report(self._reporter, counters.step)
+            self._unchanged = None
         if self._feed.position and self._spec.steps_per_epoch is None:
             self._feed.next_pass()
         if self._data.validation is not None:

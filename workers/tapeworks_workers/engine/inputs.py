@@ -22,6 +22,7 @@ import keras
 from tapeworks.archives import MAX_RATIO, SMALL_BYTES, UnsafeArchive, keras_config
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.error_text import text
+from tapeworks_workers.engine.weight_matching import Names
 
 ARCHITECTURES = "inputs.json"
 """In a bundle's `training_state/`: `from` → role as asked for → Keras' config of the model."""
@@ -51,6 +52,8 @@ class Inputs:
         """`from` → role as asked for ("" for none) → config of each model that was taken."""
         self.loaded: list[keras.Model] = []
         """Those models: they have learned already."""
+        self.numbered: list[tuple[str, str]] = []
+        """(pointer, what it is) of each layer that a spec names by an automatic number of Keras."""
 
     @classmethod
     def of(cls, items: Sequence[Mapping[str, Any]], folder: Path) -> Inputs:
@@ -141,6 +144,17 @@ class EarlierJob:
     def model(self, role: str | None = None) -> keras.Model:
         """A Keras model of the job's bundle. Raises JobFailure."""
         return self.inputs.model(self.name, role, pointer=self.pointer)
+
+    def layer(self, model: keras.Model, name: str) -> Any:
+        """A layer of such a model. Raises ValueError with the names that there are."""
+        names = [layer.name for layer in model.layers]
+        if name not in names:
+            raise ValueError(f"{name!r} is no layer of the model; it has {', '.join(names)}")
+        found = model.get_layer(name)
+        if Names.of(model.layers).stem(name) is not None:
+            what = f"layer {names.index(name) + 1} of {len(names)} of {self.name!r} ({type(found).__name__})"
+            self.inputs.numbered.append((self.pointer, f"the automatic name {name!r} is {what}"))
+        return found
 
 
 def earlier_job(name: Any, *, component: str, pointer: str) -> EarlierJob:

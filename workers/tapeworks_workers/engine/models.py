@@ -20,6 +20,7 @@ from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.adapt import Adapting, unadapted
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.error_text import text
+from tapeworks_workers.engine.initial_weights import Taken
 from tapeworks_workers.engine.layer_paths import layers_by_path
 from tapeworks_workers.engine.probes import fitting_part
 from tapeworks_workers.engine.starting import Start, freeze, initialise
@@ -27,8 +28,8 @@ from tapeworks_workers.engine.starting import Start, freeze, initialise
 
 def build_models(
     spec: JobSpec, step: TrainingStep, element_spec: Any, start: Start | None = None
-) -> tuple[dict[str, keras.Model], dict[str, Any], list[str]]:
-    """Role → model, role → the nest of specs that it takes, and notes for the user. Raises JobFailure.
+) -> tuple[dict[str, keras.Model], dict[str, Any], list[Taken]]:
+    """Role → model, role → the nest of specs that it takes, and the weights that were taken. Raises JobFailure.
 
     Models are built role by role and their layers adapted; then come initial states, copies and frozen layers.
     """
@@ -47,9 +48,9 @@ def build_models(
                 spec.models[role], given, pointer=pointer, preparation=preparation
             )
             adapted[role] = preparation.check(models[role])
-    notes = initialise(spec, models, start, adapted)
+    taken = initialise(spec, models, start, adapted)
     freeze(spec, models)
-    return models, input_specs, notes
+    return models, input_specs, taken
 
 
 def roles_of(step: TrainingStep) -> list[str]:
@@ -96,7 +97,7 @@ class Preparation:
         self.adapting = Adapting(
             made,
             self.adapts,
-            stored=lambda path: self.start.outside(self.spec, self.role, path),
+            stored=lambda path: self.start.outside(self.spec, self.role, path, layers_by_path(made)),
             restoring=self.start.restored is not None,
             batches=lambda: self._batches(input_spec),
             pointer=f"/models/{self.role}",

@@ -38,6 +38,13 @@ def of_layer(values: Mapping[str, np.ndarray], role: str, path: str) -> dict[str
     return {name: value for name, value in found.items() if name == _BOUNDARIES or name.startswith(_ASSETS)}
 
 
+def layers_of(values: Mapping[str, np.ndarray], role: str) -> list[str]:
+    """Paths of the layers of a role of which a checkpoint holds something."""
+    prefix = f"{PREFIX}{role}/"
+    names = [name.removeprefix(prefix) for name in values if name.startswith(prefix)]
+    return list(dict.fromkeys(name.removesuffix(f"/{_BOUNDARIES}").partition(f"/{_ASSETS}")[0] for name in names))
+
+
 def kept_by(layer: Any) -> bool:
     """Whether a layer keeps what it knows outside its variables."""
     return isinstance(layer, keras.layers.Discretization) or hasattr(layer, "save_assets")

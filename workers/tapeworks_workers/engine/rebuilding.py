@@ -28,7 +28,7 @@ from tapeworks.components import KERAS_KINDS, Component
 from tapeworks.config_schema import reference_kind
 from tapeworks.references import Kind
 from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.diagnostics import text
+from tapeworks_workers.engine.error_text import text
 
 MAX_VALUES = 3
 """Values tried for one argument."""

@@ -39,7 +39,7 @@ class Reporter:
             self._record("state", state=state.value, phase=phase)
 
     def event(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Something happened: `trace`, `epoch`, `rewound`, `diagnostic`, `note`."""
+        """Something happened: `trace`, `epoch`, `rewound`, `initial_state`, `diagnostic`, `note`."""
         self._record("event", type=kind, data=dict(data))
 
     def note(self, message: str) -> None:

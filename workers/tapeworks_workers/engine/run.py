@@ -44,7 +44,7 @@ class Run:
         seed: int,
     ) -> None:
         self.models = models
-        self.losses = losses
+        self.losses: Mapping[str, Any] = UsedParts(losses)
         self.datasets: Mapping[str, Any] = {}
         self.streams = Streams(seed)
         self.training_step: TrainingStep
@@ -61,12 +61,29 @@ class Run:
         """Scalars of this trace, or of this step without a graph, that are reported as they were last."""
         self.hooks_called: set[tuple[str, str]] = set()
         """(role, hook) of the models' own hooks that the step asked for."""
+        self.declared = frozenset(minimizers)
+        """The optimizers that the step declares."""
+        self.applied: set[str] = set()
+        """Those of them that a step applied."""
+        self.differentiated: set[str] = set()
+        """Those whose gradients a step took from `gradients`."""
+        self.fed: set[str] = set()
+        """Roles whose metrics a step fed."""
+        self.watched: dict[int, Any] = {}
+        """Trainable variables that a tape watched."""
+        self.unreached: set[int] = set()
+        """Ids of owned variables that a loss misses."""
         self.optimizers = tuple(optimizers)
         self._optimizers = optimizers
         self._minimizers = minimizers
         self._metrics = metrics
         self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self._health = tf.Variable(0.0, dtype=tf.float32, trainable=False, name="health")
+
+    @property
+    def used_losses(self) -> set[str]:
+        """The losses of the spec that a step asked for."""
+        return self.losses.used if isinstance(self.losses, UsedParts) else set(self.losses)
 
     @property
     def step(self) -> tf.Tensor:
@@ -99,6 +116,9 @@ class Run:
         """
         minimizer = self._of(optimizer)
         gradients = minimizer.gradients(loss, tape, self._health)
+        self.differentiated.add(optimizer)
+        self.watched.update((id(variable), variable) for variable in tape.watched_variables())
+        self.unreached.update(id(v) for v, g in zip(minimizer.variables, gradients, strict=True) if g is None)
         missing = [v.path for v, g in zip(minimizer.variables, gradients, strict=True) if g is None]
         if gradients and len(missing) == len(gradients):
             raise JobFailure(
@@ -127,6 +147,7 @@ class Run:
                 hint="Give the list that run.gradients(optimizer, loss, tape) returned, one for each variable.",
             )
 
+        self.applied.add(optimizer)
         if self.gradient_norms is not None:
             self.gradient_norms.update(_norms(optimizer, gradients, minimizer.variables))
 
@@ -159,6 +180,7 @@ class Run:
     @engine_code
     def update_metrics(self, role: str, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Feed the role's metrics of the spec."""
+        self.fed.add(role)
         metric_updates.update(self._metrics.get(role, ()), y, y_pred, sample_weight)
 
     # ── what `fit` does with a model ─────────────────────────────────────────────────────────────
@@ -196,10 +218,13 @@ class Run:
         return value
 
     def _compilation(self, role: str) -> fit_hooks.SpecCompilation:
+        known = role in self.losses  # it is looked up when it is called, which notes its use
         only = next(iter(self._optimizers.values())) if len(self._optimizers) == 1 else None
         return fit_hooks.SpecCompilation(
             self.models[role],
-            loss=self.losses.get(role),
+            loss=(lambda *given: self.losses[role](*given))
+            if role in self.losses
+            else None,  # noted as used when called
             metrics=self._metrics.get(role, ()),
             optimizer=self._optimizers.get(role, only),
             update=functools.partial(self.update_metrics, role),
@@ -278,6 +303,31 @@ def _norms(optimizer: str, gradients: Sequence[Any], variables: Sequence[Any]) -
 
 def _names(paths: Sequence[str]) -> str:
     return ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+
+
+class UsedParts(Mapping[str, Any]):
+    """A mapping that remembers what was taken out of it."""
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self._parts = parts
+        self.used: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        part = self._parts[name]
+        self.used.add(name)
+        return part
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self._parts else default
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
 
 
 class WhenAsked(Mapping[str, Any]):

@@ -10,11 +10,8 @@ Of an attempt that resumes, or of verifier B, nothing here is done again: its va
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import keras
@@ -22,14 +19,14 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.spec import InitialState, JobSpec, TrainingSpec
+from tapeworks.spec import JobSpec, TrainingSpec
 from tapeworks_workers.engine import outside
 from tapeworks_workers.engine.adapt import adaptable
 from tapeworks_workers.engine.checkpoint import EXTRA, Snapshot, read_values
+from tapeworks_workers.engine.initial_weights import MODELS as _MODELS
+from tapeworks_workers.engine.initial_weights import Source, Taken, layer_there, take
 from tapeworks_workers.engine.inputs import Inputs
-from tapeworks_workers.engine.layer_paths import layers_by_path, listed, matching
-
-_MODELS = "models/"
+from tapeworks_workers.engine.layer_paths import layers_by_path, matching
 
 
 @dataclass
@@ -49,15 +46,19 @@ class Start:
             self._states[name] = read_values(self.inputs.state_folder(name, pointer=pointer))
         return self._states[name]
 
-    def outside(self, spec: JobSpec, role: str, path: str) -> dict[str, np.ndarray]:
-        """What a layer of a role begins with outside its variables: restored, or of the job's initial state."""
+    def outside(self, spec: JobSpec, role: str, path: str, layers: Sequence[tuple[str, Any]]) -> dict[str, np.ndarray]:
+        """What a layer of a role begins with outside its variables: restored, or of the job's initial state.
+
+        `layers`: (path, layer) of the whole model, for those whose names Keras numbered.
+        """
         if self.restored is not None:
             return outside.of_layer(self.restored, role, path)
         for source in _sources(spec, role):
             values = self.state(source.name, pointer=source.pointer).values
             of = source.role_in(values, role)
             if of is not None and source.takes(path):
-                return outside.of_layer(values, of, path)
+                at = layer_there(path, layers, outside.layers_of(values, of), source)
+                return {} if at is None else outside.of_layer(values, of, at)
         return {}
 
     def begins_with(self, spec: JobSpec, role: str, path: str) -> bool:
@@ -69,43 +70,16 @@ class Start:
         return False
 
 
-@dataclass(frozen=True)
-class _Source:
-    """One `initial_state` of the spec, as one role sees it."""
-
-    name: str
-    pointer: str
-    own: InitialState | None
-    """None: `training.initial_state`, of which a role takes the part of its own name, if there is one."""
-
-    def takes(self, path: str) -> bool:
-        globs = self.own.layers if self.own is not None else None
-        return globs is None or any(fnmatchcase(path, glob) for glob in globs)
-
-    def role_in(self, values: Mapping[str, np.ndarray], role: str) -> str | None:
-        """The role of the earlier job. Raises JobFailure `invalid_spec` where the spec asks for one it has not."""
-        roles = list(dict.fromkeys(name.split("/")[1] for name in values if name.startswith(_MODELS)))
-        if self.own is None:
-            return role if role in roles else None
-        wanted = self.own.role or (role if role in roles or len(roles) != 1 else roles[0])
-        if wanted not in roles:
-            raise JobFailure(
-                FailureCode.INVALID_SPEC,
-                f"{self.pointer}/role: {self.name!r} has no role {wanted!r}; it has {listed(roles)}",
-            )
-        return wanted
-
-
-def _sources(spec: JobSpec, role: str) -> list[_Source]:
+def _sources(spec: JobSpec, role: str) -> list[Source]:
     """The role's own initial state first, then the job's; a copy begins with those of the role that it copies."""
     model = spec.models[role]
     if model.copy_of is not None:
         return _sources(spec, model.copy_of)
     found = []
     if model.initial_state is not None:
-        found.append(_Source(model.initial_state.from_, f"/models/{role}/initial_state", model.initial_state))
+        found.append(Source(model.initial_state.from_, f"/models/{role}/initial_state", model.initial_state))
     if spec.training.initial_state is not None:
-        found.append(_Source(spec.training.initial_state.from_, "/training/initial_state", None))
+        found.append(Source(spec.training.initial_state.from_, "/training/initial_state", None))
     return found
 
 
@@ -114,12 +88,15 @@ def _sources(spec: JobSpec, role: str) -> list[_Source]:
 
 def initialise(
     spec: JobSpec, models: Mapping[str, keras.Model], start: Start, adapted: Mapping[str, set[str]]
-) -> list[str]:
-    """Assign earlier weights; `adapted`: role → layers that keep what they learned. Returns notes for the user."""
+) -> list[Taken]:
+    """Assign earlier weights; `adapted`: role → layers that keep what they learned. Returns what was matched to what.
+
+    Raises JobFailure.
+    """
     if start.restored is not None:
         _put_back(models, start.restored)
         return []
-    notes: list[str] = []
+    taken: list[Taken] = []
     for role, model in models.items():
         if spec.models[role].copy_of is not None:
             continue
@@ -127,13 +104,13 @@ def initialise(
             values = start.state(source.name, pointer=source.pointer).values
             of = source.role_in(values, role)
             if of is not None:
-                notes += _take(model, values, of, source, keep=adapted.get(role, set()))
+                taken.append(take(model, values, of, source, keep=adapted.get(role, set())))
                 outside.finalize(model)
     for role, model in models.items():
         origin = spec.models[role].copy_of
         if origin is not None:
             _copy(models[origin], model, f"/models/{role}/copy_of")
-    return notes
+    return taken
 
 
 def _put_back(models: Mapping[str, keras.Model], values: Mapping[str, np.ndarray]) -> None:
@@ -147,71 +124,14 @@ def _put_back(models: Mapping[str, keras.Model], values: Mapping[str, np.ndarray
         outside.finalize(model)
 
 
-def _take(
-    model: keras.Model, values: Mapping[str, np.ndarray], role: str, source: _Source, *, keep: set[str]
-) -> list[str]:
-    chosen = _chosen(model, source, keep)
-    found = _by_path(values, role)
-    paths = [weight.path for weight in chosen]
-    if not any(path in found for path in paths):
-        # Keras numbers layers without a name through the whole job: the same layer may have another number there.
-        found = _unnumbered(found)
-        paths = [_without_number(path) for path in paths]
-    strict = source.own is None or source.own.strict
-    left, assigned, used = [], [], defaultdict[str, int](int)
-    for weight, path in zip(chosen, paths, strict=True):
-        candidates = found.get(path, [])
-        index = used[path]
-        used[path] += 1
-        value = candidates[index] if index < len(candidates) else None
-        if value is not None and tuple(value.shape) == tuple(weight.shape):
-            assigned.append((weight, value))
-            continue
-        why = "is not there" if value is None else f"is {list(value.shape)} there, {list(weight.shape)} here"
-        if strict:
-            raise JobFailure(
-                FailureCode.INVALID_SPEC,
-                f"{source.pointer}: {weight.path!r} {why} (role {role!r} of {source.name!r})",
-                hint="Take the layers that fit by `layers`, or what fits by `strict: false`.",
-            )
-        left.append(f"{weight.path} {why}")
-    for weight, value in assigned:
-        weight.assign(tf.cast(value, weight.dtype))
-    return [f"{source.pointer}: left as they were: {listed(left)}."] if left else []
-
-
-def _chosen(model: keras.Model, source: _Source, keep: set[str]) -> list[Any]:
-    """The weights to be assigned, in the model's order."""
-    layers = layers_by_path(model)
-    kept = {id(weight) for path, layer in layers if path in keep for weight in layer.weights}
-    if source.own is None or source.own.layers is None:
-        return [weight for weight in model.weights if id(weight) not in kept]
-    taken = matching(model, source.own.layers, pointer=f"{source.pointer}/layers")
-    wanted = {id(weight) for _, layer in taken for weight in layer.weights}
-    return [weight for weight in model.weights if id(weight) in wanted - kept]
-
-
-def _by_path(values: Mapping[str, np.ndarray], role: str) -> dict[str, list[np.ndarray]]:
-    """Variable path → its values, in the model's order (two layers may share a name)."""
-    prefix, found = f"{_MODELS}{role}/", defaultdict[str, list[np.ndarray]](list)
-    for name, value in values.items():
-        if name.startswith(prefix):
-            found[name.removeprefix(prefix).partition("/")[2]].append(value)
-    return found
-
-
-def _unnumbered(found: Mapping[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
-    merged = defaultdict[str, list[np.ndarray]](list)
-    for path, values in found.items():
-        merged[_without_number(path)] += values
-    return merged
-
-
-def _without_number(path: str) -> str:
-    return re.sub(r"_\d+(?=/)", "", path)
-
-
 def _copy(origin: keras.Model, copy: keras.Model, pointer: str) -> None:
+    """One component and config gives one structure, whatever numbers Keras puts into the names."""
+    if len(origin.weights) != len(copy.weights):
+        raise JobFailure(
+            FailureCode.INVALID_SPEC,
+            f"{pointer}: the copy has {len(copy.weights)} weights, the other role has {len(origin.weights)}",
+            hint="The component must build the same layers each time from the same config.",
+        )
     for source, target in zip(origin.weights, copy.weights, strict=True):
         if tuple(source.shape) != tuple(target.shape):
             raise JobFailure(

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tensorflow.python.eager.polymorphic_function.polymorphic_function import Function
 
 from tapeworks.errors import FAILURES, FailureCode, JobFailure, Location
+from tapeworks_workers.engine import python_randomness
 from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.elements import described, fields
 from tapeworks_workers.engine.reporting import Reporter
@@ -55,6 +56,9 @@ class Traces:
         self._created: list[str] = []
         """Variables that the step made since its trace began."""
         self._told: set[tuple[Any, ...]] = set()
+        self._paused = False
+        self.drew = False
+        """Whether a step's code asked Python for a random number or the time."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -66,6 +70,8 @@ class Traces:
 
     def step(self, name: str, element_spec: Any) -> None:
         """Called while a step is traced for batches of `element_spec`. Raises JobFailure `retracing`."""
+        if self._paused:
+            return
         arguments = {path: described(spec) for path, spec in fields(element_spec)}
         traced = self._steps.setdefault(name, _Traced(None, name))
         reason = "first trace" if traced.count == 0 else self._why_again(traced, arguments)
@@ -85,29 +91,41 @@ class Traces:
         self._created.append(name if place is None else f"{name} ({_place(place)})")
         return next_creator(**kwargs)
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Traces inside the block are no part of the job: they are neither counted nor reported."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
     # ── a user's own functions, and prints ───────────────────────────────────────────────────────
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch calls of `tf.function`s and of `print` inside the block."""
+        """Watch calls of `tf.function`s, of `print` and of Python's random numbers and clocks inside the block."""
         call, write = Function.__call__, builtins.print
 
         def watched_call(function: Any, *args: Any, **kwargs: Any) -> Any:
             before = function.experimental_get_tracing_count()
             result = call(function, *args, **kwargs)
-            if function.experimental_get_tracing_count() > before:
+            if function.experimental_get_tracing_count() > before and not self._paused:
                 self._function(function, args, kwargs)
             return result
 
         @engine_code
         def watched_print(*args: Any, **kwargs: Any) -> None:
             if tf.inside_function():
+                if self._paused:
+                    return
                 self._print()
             write(*args, **kwargs)
 
         Function.__call__, builtins.print = watched_call, watched_print
         try:
-            yield
+            with python_randomness.watching(self._constant):
+                yield
         finally:
             Function.__call__, builtins.print = call, write
 
@@ -134,6 +152,14 @@ class Traces:
             message = f"Python's print at {_place(location)} runs while the code is traced, and never again"
             hint = "Use tf.print there: it runs with every step and its output is in the job's log."
             self.note(Note("python_print", message, hint, location))
+
+    def _constant(self, what: str, hint: str, location: Location) -> None:
+        self.drew = True
+        message = (
+            f"{what} at {_place(location)} runs while the code is traced, and never again: its value is a constant of "
+            "every step"
+        )
+        self.note(Note(python_randomness.CODE, message, hint, location))
 
     # ── telling ──────────────────────────────────────────────────────────────────────────────────
 

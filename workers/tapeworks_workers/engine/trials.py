@@ -23,7 +23,7 @@ import tensorflow as tf
 from tapeworks.authoring import SourceOfSources
 from tapeworks.examples import Form
 from tapeworks.references import Kind
-from tapeworks_workers.engine.diagnostics import text
+from tapeworks_workers.engine.error_text import text
 from tapeworks_workers.engine.examples import Example, NotTried, Part
 from tapeworks_workers.engine.metric_signatures import for_steps_only, place, without_sample_weight
 from tapeworks_workers.engine.operations import takes_seed

@@ -24,11 +24,14 @@ def pretrained(
     job: Any = from_
     model: keras.Model = job.model(role)
     if until is not None:
-        names = [layer.name for layer in model.layers]
-        if until not in names or not getattr(model, "inputs", None):
-            raise ValueError(f"until is {until!r}, which is no layer of the model; it has {', '.join(names)}")
+        try:
+            last = job.layer(model, until)
+        except ValueError as error:
+            raise ValueError(f"until: {error}") from error
+        if not getattr(model, "inputs", None):
+            raise ValueError(f"until is {until!r}, and the model is subclassed: it has no part up to a layer")
         taken = model.inputs if isinstance(model, keras.Sequential) else model.input
-        model = keras.Model(taken, model.get_layer(until).output, name=model.name)
+        model = keras.Model(taken, last.output, name=model.name)
     if not trainable and isinstance(model, keras.Sequential):
         for layer in model.layers:  # Keras 3.15 forgets a Sequential's own flag when it is loaded again
             layer.trainable = False
