@@ -133,6 +133,13 @@ class Training:
 
     def save(self, *, best: bool = False) -> None:
         """Have a checkpoint of this moment written and announced."""
+        self._saves.save(self._state(), self._feed, best=best)
+
+    def save_to(self, files: CheckpointFiles) -> str:
+        """Write a checkpoint of this moment and announce it to nobody: its path in the folder of `files`."""
+        return files.begin(self._state(), step=self.counters.step, best=False, extra=self._feed.save)()
+
+    def _state(self) -> Snapshot:
         counters = self.counters
         counters.plan = self._plan.kept
         counters.pass_number, counters.position = self._feed.number, self._feed.position
@@ -141,7 +148,7 @@ class Training:
         counters.callbacks, counters.stop_reason = self._callbacks.state(), self._assembly.run.stop_reason
         state = snapshot(self._assembly, counters.document())
         state.values.update(self._judge.best_weights)
-        self._saves.save(state, self._feed, best=best)
+        return state
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 
@@ -183,6 +190,29 @@ class Training:
                     self._feed.next_pass()
             self._control.check_time()
         return calls
+
+    def begin_pass(self) -> None:
+        """Leave the pass over the data where it is: the next step is on the first batch of another."""
+        if self._feed.position:
+            self._feed.next_pass()
+        self._means.reset()
+
+    def run_steps(self, steps: int) -> None:
+        """So many steps, whatever the spec's bounds are, over the ends of passes; nothing is reported or judged."""
+        while steps > 0:
+            in_pass = self._data.training.steps
+            done, wanted = self._call(steps if in_pass is None else min(steps, in_pass - self._feed.position))
+            steps -= done
+            if done < wanted or (in_pass is not None and self._feed.position == in_pass):
+                self._feed.next_pass()
+
+    def next_batch(self) -> Any:
+        """The batch that the next step would be on; it is lost to training."""
+        batch = next(self._feed.iterator, None)
+        if batch is None:
+            self._feed.next_pass()
+            batch = next(self._feed.iterator)
+        return batch
 
     def input_wait(self, calls: Sequence[tuple[int, float]], seconds: float) -> float | None:
         """The part of a step of these rehearsed calls that was waiting for data; None where nothing can be said.
