@@ -22,6 +22,8 @@ from tapeworks_workers.lifelines import become_subreaper
 from tapeworks_workers.processes import Child, read_frame
 
 PARTS = Path(__file__).with_name("parts.py")
+SECONDS = 240.0
+"""In which an attempt ends, or it hangs."""
 Frame = dict[str, Any]
 
 
@@ -70,7 +72,10 @@ class Runners:
 
     def attempt(self, spec: Frame, folder: Path, **options: Any) -> Attempted:
         """One attempt in a runner of its own."""
-        return self._loop.run(self._attempt(spec, folder, **options))
+        try:
+            return self._loop.run(asyncio.wait_for(self._attempt(spec, folder, **options), SECONDS))
+        except TimeoutError as error:
+            raise Broken(f"the runner did not end within {SECONDS:g} s, {options}") from error
 
     async def _attempt(
         self, spec: Frame, folder: Path, *, number: int = 1, resume: list[Path] | None = None,

@@ -150,6 +150,27 @@ def test_a_resumed_feed_gives_the_same_batches(tmp_path: Path, name: str) -> Non
         assert batches(feed, 12 - at, {}) == whole[at:], f"resumed at batch {at}"
 
 
+def test_a_sample_of_sources_ends_after_a_resume(tmp_path: Path) -> None:
+    """One source has ended where it is saved."""
+    sources = [{"source": pictures(size=4)}, {"source": pictures(size=20)}]
+    drawn = {"source": {"component": "sample", "config": {"sources": sources}}}
+    whole = batches(Feed(built(spec(BATCH, data=drawn), 1).training), 10, {4: tmp_path / "4"})
+    feed = Feed(built(spec(BATCH, data=drawn), 2).training, position=4)
+    assert feed.resume(tmp_path / "4") == "iterator"
+    assert batches(feed, 6, {}) == whole[4:]
+
+
+def test_a_sample_of_unknown_size_is_skipped_to(tmp_path: Path) -> None:
+    """TensorFlow cannot restore its iterator."""
+    keep = use("kept", "filter")
+    sources = [{"source": pictures(size=4), "pipeline": [keep]}, {"source": pictures(size=20), "pipeline": [keep]}]
+    given = spec(BATCH, data={"source": {"component": "sample", "config": {"sources": sources}}})
+    whole = batches(Feed(built(given, 1).training), 10, {3: tmp_path / "3"})
+    feed = Feed(built(given, 2).training, position=3)
+    assert feed.resume(tmp_path / "3") == "skipped"
+    assert batches(feed, 7, {}) == whole[3:]
+
+
 # ── warnings ─────────────────────────────────────────────────────────────────────────────────────
 
 WARNED = {

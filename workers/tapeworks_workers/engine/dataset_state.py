@@ -16,6 +16,8 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.data.ops.cache_op import CacheDataset
+from tensorflow.python.data.ops.directed_interleave_op import _DirectedInterleaveDataset
+from tensorflow.python.data.ops.take_op import _TakeDataset
 from tensorflow.python.framework import op_def_registry
 
 _HARMLESS = frozenset(
@@ -63,6 +65,19 @@ def reshuffles(dataset: tf.data.Dataset, *, until: tf.data.Dataset | None = None
 def caches(dataset: tf.data.Dataset, *, until: tf.data.Dataset | None = None) -> bool:
     """Whether it keeps elements from one iteration to the next."""
     return any(isinstance(node, CacheDataset) for node in _nodes(dataset, until))
+
+
+def hangs_once_restored(dataset: tf.data.Dataset) -> bool:
+    """Whether the state of its iterator must not be restored.
+
+    TensorFlow's `sample_from_datasets` and `choose_from_datasets` forget which of their inputs had ended: a restored
+    iterator looks for a next element for ever, unless something takes a number of elements from it.
+    """
+    return any(
+        isinstance(node, _DirectedInterleaveDataset) and not node._stop_on_empty_dataset
+        for above in [None, *_nodes(dataset, None)]
+        for node in ([dataset] if above is None else [] if isinstance(above, _TakeDataset) else above._inputs())
+    )
 
 
 def _nodes(dataset: Any, until: Any, *, below_caches: bool = True) -> Iterator[Any]:
