@@ -31,7 +31,9 @@ class Rows(Source):
             case "seeded":
                 return rows.shuffle(20, seed=3)
             case "python":
-                return tf.data.Dataset.from_generator(lambda: zip(*parts, strict=True), output_signature=rows.element_spec)
+                return tf.data.Dataset.from_generator(
+                    lambda: zip(*parts, strict=True), output_signature=rows.element_spec
+                )
         return rows
 
 

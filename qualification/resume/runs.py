@@ -179,4 +179,5 @@ def _differing_series(whole: list[Attempted], attempts: list[Attempted]) -> list
         for frame in (frame for attempt in one for frame in attempt.frames):
             series[-1].take(frame)
     expected, got = (one.values for one in series)
-    return [f"metric {name} at step {step}" for name, step in {**expected, **got} if expected.get((name, step)) != got.get((name, step))]  # fmt: skip
+    differing = [key for key in {**expected, **got} if expected.get(key) != got.get(key)]
+    return [f"metric {name} at step {step}" for name, step in differing]

@@ -23,7 +23,7 @@ class Setup:
 
 def setup(seed: int) -> Setup:
     """The setup of a seed: always the same."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     fixed = chance.random() < 0.75  # a learning rate that may be set, rather than a schedule
     by_step = chance.random() < 0.2
     document: Document = {
@@ -95,7 +95,11 @@ def _model(chance: random.Random) -> Document:
         {"component": "fuzz/Remembering"},
     ]
     hidden = {"component": "keras/Dense", "config": {"units": chance.choice([5, 8]), "activation": "relu"}}
-    layers = [hidden, *chance.sample(middle, chance.randint(0, 3)), {"component": "keras/Dense", "config": {"units": 3}}]
+    layers = [
+        hidden,
+        *chance.sample(middle, chance.randint(0, 3)),
+        {"component": "keras/Dense", "config": {"units": 3}},
+    ]
     return {"component": "sequential", "config": {"layers": layers}}
 
 

@@ -20,7 +20,7 @@ from tapeworks_workers.engine import environment
 from tapeworks_workers.engine.feed import Feed
 from tapeworks_workers.engine.pipeline import Data, build_data
 from tests.thorough import some
-from tests.workers.engine.trainings import attempt, job
+from tests.workers.engine.trainings import attempt, job, trained
 
 PARTS = Path(__file__).with_name("random_data_parts.py")
 load_components([PARTS])
@@ -181,7 +181,12 @@ WARNED = {
     "inside": (spec(use("Inside", "apply"), BATCH), "(apply): 'dice/Inside'", "AssignVariableOp", "`map` operation"),
     "file": (spec(use("Filed", "apply", file="/tmp/kept"), BATCH), "'dice/Filed'", "cache in the file", "cache()"),  # noqa: S108
     "generator": (spec(BATCH, form="generator"), "/data/source: 'dice/Pictures' runs Python", "PyFunc", "TensorFlow"),
-    "shuffled above a cache": (spec(BATCH, form="shuffled above a cache"), "/data/source", "shuffle", '"op": "shuffle"'),
+    "shuffled above a cache": (
+        spec(BATCH, form="shuffled above a cache"),
+        "/data/source",
+        "shuffle",
+        '"op": "shuffle"',
+    ),
     "source draws": (spec(BATCH, form="a generator of random numbers"), "/data/source", "RngReadAndSkip", "`map`"),
 }
 
@@ -210,7 +215,7 @@ def test_a_job_starts_with_its_warning(tmp_path: Path) -> None:
 
 
 def test_no_fraction_is_cut_from_a_source_that_shuffles() -> None:
-    with pytest.raises(JobFailure, match="shuffles anew in each pass, so data.validation cannot be a fraction") as told:
+    with pytest.raises(JobFailure, match=r"so data\.validation cannot be a fraction") as told:
         build_data(spec(BATCH, form="shuffled", data={"validation": 0.2}))
     assert told.value.code is FailureCode.INVALID_DATA
     assert "reshuffle_each_iteration=False" in told.value.hint
@@ -230,6 +235,18 @@ def test_the_seeds_of_a_process_are_left_as_they_were() -> None:
     np.random.seed(3)
     build_data(spec(use("augmented"), BATCH, form="noise"))
     assert (tf.random.uniform([]).numpy(), np.random.rand()) == expected
+
+
+def test_attributes_that_change_between_epochs_are_warned_of(tmp_path: Path) -> None:
+    told = {"component": "dice/Waiting", "config": {"told": True}}
+    given = spec(BATCH, data={"validation": 0.3}, callbacks=["dice/Waiting", told], evaluators=["dice/Calls"])
+    diagnostics = trained(given, tmp_path).events("diagnostic")
+    assert [one["location"]["component"] for one in diagnostics] == ["dice/Calls"]
+    assert "changes its attributes calls" in diagnostics[0]["message"]
+    given = spec(BATCH, callbacks=["dice/Counter"])
+    (warning,) = trained(given, tmp_path / "2").events("diagnostic")
+    assert warning["message"].startswith("callbacks/0, 'dice/Counter' changes its attributes best, seen between epochs")
+    assert "state() and takes them back in load()" in warning["hint"]
 
 
 # ── the resume test of a validation ──────────────────────────────────────────────────────────────

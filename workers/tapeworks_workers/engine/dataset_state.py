@@ -21,8 +21,9 @@ from tensorflow.python.data.ops.take_op import _TakeDataset
 from tensorflow.python.framework import op_def_registry
 
 _HARMLESS = frozenset(
-    "Assert Print PrintV2 ReadVariableOp VarHandleOp VarIsInitializedOp VariableShape LookupTableFindV2 LookupTableSizeV2 "
-    "HashTableV2 AnonymousHashTable InitializeTableV2 InitializeTableFromTextFileV2 LookupTableExportV2 ResourceGather "
+    "Assert Print PrintV2 ReadVariableOp VarHandleOp VarIsInitializedOp VariableShape LookupTableFindV2 "
+    "LookupTableSizeV2 HashTableV2 AnonymousHashTable InitializeTableV2 InitializeTableFromTextFileV2 "
+    "LookupTableExportV2 ResourceGather "
     "ResourceGatherNd Placeholder If While Case StatefulPartitionedCall PartitionedCall GeneratorDataset "
     "DummySeedGenerator DummyMemoryCache NoOp ReadFile MatchingFiles DecodeProtoV2 TensorArrayV3 TensorArrayWriteV3 "
     "TensorArrayReadV3 TensorArrayGatherV3 TensorArrayScatterV3 TensorArraySizeV3 TensorArrayCloseV3 "

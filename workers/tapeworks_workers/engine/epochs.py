@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import tensorflow as tf
 
-from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.jobs import State
-from tapeworks_workers.engine import environment, plans
+from tapeworks_workers.engine import attribute_state, environment, plans
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.black_box import Recorder
@@ -31,6 +31,7 @@ from tapeworks_workers.engine.pipeline import Data
 from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.progress import Bounds, Counters, Pace, Progress, until_next
 from tapeworks_workers.engine.reporting import Reporter
+from tapeworks_workers.engine.resume_warnings import CODE
 from tapeworks_workers.engine.saves import Saves
 from tapeworks_workers.engine.step import CompiledStep
 from tapeworks_workers.engine.stopping import Judge
@@ -71,6 +72,7 @@ class Training:
         self._feed = Feed(data.training, of_rows=self._plan.gathers)
         self._progress = Progress(self._bounds, reporter)
         self._saves = Saves(training.checkpoint, files, reporter)
+        self._watched = [*callbacks.without_state(), *evaluation.watched()] if training.deterministic else []
         self._judge = Judge(assembly, reporter)
         if (reported := self._reported(step)) is not None:
             self._judge.expect(reported, open_validation=evaluation.open)
@@ -333,6 +335,7 @@ class Training:
         self._progress.tell(counters)
         self._judge.judge(counters)
         self._callbacks.epoch_ended(counters.epoch, logs)
+        self._warn_of_attributes()
         # Last: what is saved here must hold the verdict, or a resumed attempt would judge this epoch never.
         if self._judge.best(counters):
             self.save(best=True)
@@ -340,6 +343,12 @@ class Training:
             self._obey()
             if self._saves.due(counters.step):
                 self.save()
+
+    def _warn_of_attributes(self) -> None:
+        """Once, after the first epoch of an attempt."""
+        watched, self._watched = self._watched, []
+        for message, hint, component in attribute_state.warnings(watched):
+            self._reporter.diagnostic(CODE, message, hint=hint, location=Location(component=component))
 
     # ── checks ───────────────────────────────────────────────────────────────────────────────────
 

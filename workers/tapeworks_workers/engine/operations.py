@@ -275,4 +275,5 @@ def _apply(operation: Any, function: Callable[..., Any], *, seed: int, place: st
         anew = reshuffles(made, until=dataset) and not caches(made, until=dataset)
         return Applied(operation, apply, anew, batches, place=place).known(dataset, made)
 
-    return Applied(operation, apply, seeded, batches, examine=None if seeded or not is_own(operation) else examine, place=place)  # fmt: skip
+    settled = seeded or not is_own(operation)
+    return Applied(operation, apply, seeded, batches, examine=None if settled else examine, place=place)

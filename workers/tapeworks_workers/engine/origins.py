@@ -96,8 +96,8 @@ class Origin:
         if dataset_state.reshuffles(dataset) and fractions:
             raise JobFailure(
                 FailureCode.INVALID_DATA,
-                f"source {component!r} shuffles anew in each pass, so data.{next(iter(fractions))} cannot be a fraction "
-                "of it: elements would move between the splits",
+                f"source {component!r} shuffles anew in each pass, so data.{next(iter(fractions))} cannot be a "
+                "fraction of it: elements would move between the splits",
                 hint='Return the elements in a fixed order and put {"op": "shuffle", "buffer_size": 1000} into '
                 "data.pipeline, or pass reshuffle_each_iteration=False and a seed to shuffle().",
                 location=Location(component=component),
@@ -262,9 +262,7 @@ def _gathered(rows: Rows, rest: list[operations.Applied], remarks: Remarks) -> R
     return replace(whole, stream=lambda number: _applied(rest, rows.stream(number), 0), rows=rows if pure else None)
 
 
-def _examined(
-    raw: Raw, applied: list[operations.Applied], remarks: Remarks
-) -> tuple[Raw, list[operations.Applied]]:
+def _examined(raw: Raw, applied: list[operations.Applied], remarks: Remarks) -> tuple[Raw, list[operations.Applied]]:
     """The operations as they are once a trace has told what users' functions do, and the Raw that they were tried on.
 
     What was built for it is the first pass, so nothing is traced twice that keeps no state.

@@ -57,7 +57,8 @@ def tried(
     training.run_steps(STEPS)
     _evaluated(evaluation, data)
     saved = training.save_to(CheckpointFiles(folder, keep=1))
-    (folder / START).write_text(json.dumps({**attempt.frame, "folder": str(attempt.folder), "resume": [{"path": f"{FOLDER}/{saved}"}]}))  # fmt: skip
+    start = {**attempt.frame, "folder": str(attempt.folder), "resume": [{"path": f"{FOLDER}/{saved}"}]}
+    (folder / START).write_text(json.dumps(start))
     here = _observed(assembly, data, training, evaluation)
     reply = channel.request({"type": "verify", "verifier": "resume", "bundle": FOLDER})
     if not reply["ok"]:
@@ -134,5 +135,11 @@ def _hint(differing: list[str]) -> str:
             "file). Draw from an argument `seed`, or use Keras' and TensorFlow's random functions in a `map`."
         )
     if all(name.startswith("val_") for name in differing):
-        return "Only evaluation differs: an evaluator keeps state between epochs. Compute its values from the weights and the data alone."  # fmt: skip
-    return "Keep the state of a step, layer, loss or metric in tf.Variable or keras.Variable, and draw from `run` or a seed generator."  # fmt: skip
+        return (
+            "Only evaluation differs: an evaluator keeps state between epochs. Compute its values from the weights and "
+            "the data alone."
+        )
+    return (
+        "Keep the state of a step, layer, loss or metric in tf.Variable or keras.Variable, and draw from `run` or a "
+        "seed generator."
+    )

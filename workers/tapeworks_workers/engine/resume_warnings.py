@@ -12,7 +12,7 @@ from tapeworks_workers.engine.dataset_state import Found
 
 CODE = "inexact_resume"
 
-_MAP = "Call it in a `map` operation of data.pipeline: random numbers then follow from each element's position in the data."
+_MAP = "Call it in a `map` operation of data.pipeline: random numbers then follow from each element's position."
 _HINTS = {
     "shuffle": 'Shuffle with {"op": "shuffle", "buffer_size": 1000} in data.pipeline, give the function an argument '
     "`seed`, or pass reshuffle_each_iteration=False.",

@@ -61,7 +61,9 @@ def seeded(seed: int, number: int = 0) -> Iterator[None]:
     def from_non_deterministic_state(cls: Any = tf.random.Generator, alg: Any = None) -> tf.random.Generator:
         return cls.from_seed(derive_seed(own, "generator", next(counted)), alg=alg)
 
-    def shuffle(dataset: Any, buffer_size: Any, seed: Any = None, reshuffle_each_iteration: Any = None, name: Any = None) -> Any:  # fmt: skip
+    def shuffle(
+        dataset: Any, buffer_size: Any, seed: Any = None, reshuffle_each_iteration: Any = True, name: Any = None
+    ) -> Any:
         if number and isinstance(seed, int) and reshuffle_each_iteration is not False:
             seed = derive_seed(seed, "pass", number)
         return _SHUFFLE(dataset, buffer_size, seed, reshuffle_each_iteration, name)
