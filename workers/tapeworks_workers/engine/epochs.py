@@ -197,6 +197,7 @@ class Training:
         """Leave the pass over the data where it is: the next step is on the first batch of another."""
         if self._feed.position:
             self._feed.next_pass()
+        self.counters.step_in_epoch = 0
         self._means.reset()
 
     def run_steps(self, steps: int) -> None:
