@@ -23,7 +23,7 @@ from tapeworks_workers.engine import batching, fields, stateless_random
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.dataset_state import caches, reshuffles
 from tapeworks_workers.engine.randomness import derive_seed
-from tapeworks_workers.engine.stateless_random import Draws, Position
+from tapeworks_workers.engine.stateless_random import Draws, Position, first_of_pass
 from tapeworks_workers.engine.tracing import engine_code
 
 AUTOTUNE = tf.data.AUTOTUNE
@@ -204,18 +204,28 @@ def _on_elements(
         with stateless_random.seeded(seed):
             return through(dataset, traced, False)
 
-    def indexed(dataset: tf.data.Dataset, number: int, counts: Mapping[Any, int] | None) -> tf.data.Dataset:
-        size = int(dataset.cardinality())
-
+    def given_seeds(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
         @engine_code
         def traced_at(index: tf.Tensor, element: Any) -> Any:
-            given = _seeded(function, seed, number, index) if seeded else function
-            position = Position(seed, number, index, size if size >= 0 else None, counts)
+            position = Position(seed, first_of_pass(number) + index, None)
             with Draws(position).recorded() if own else contextlib.nullcontext():
-                return call(given, _parts(element))
+                return call(_seeded(function, seed, number, index), _parts(element))
 
         with stateless_random.seeded(seed):
             return through(dataset.enumerate(), traced_at, True)
+
+    def drawing(counts: Mapping[Any, int], size: int) -> Apply:
+        # Traced once, whatever the pass is: a layer of Keras may take a second.
+        @tf.function(autograph=False)
+        def on_place(place: tf.Tensor, element: Any) -> Any:
+            with Draws(Position(seed, place, size if size >= 0 else None, counts)).recorded():
+                return call(function, _parts(element))
+
+        def apply(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+            with stateless_random.seeded(seed):
+                return through(dataset.enumerate(first_of_pass(number)), engine_code(on_place), True)
+
+        return apply
 
     def examine(dataset: tf.data.Dataset) -> Applied:
         draws = Draws()
@@ -223,11 +233,11 @@ def _on_elements(
         if not draws.counts:
             known = Applied(operation, lambda given, number: plain(given, Draws()), place=place)
             return known.known(dataset, made)
-        counts = draws.of_an_element()
-        return Applied(operation, lambda given, number: indexed(given, number, counts), varies=True, place=place)
+        apply = drawing(draws.of_an_element(), int(dataset.cardinality()))
+        return Applied(operation, apply, varies=True, place=place)
 
     if seeded:
-        return Applied(operation, lambda dataset, number: indexed(dataset, number, None), varies=True, place=place)
+        return Applied(operation, given_seeds, varies=True, place=place)
     return Applied(
         operation, lambda dataset, number: plain(dataset, Draws()), examine=examine if own else None, place=place
     )

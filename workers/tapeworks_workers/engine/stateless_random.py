@@ -102,27 +102,33 @@ class Position:
 
     seed: int
     """Of the operation."""
-    number: int
-    """Of the pass."""
-    index: tf.Tensor
-    """Of the element within the pass: an int64 scalar."""
+    place: tf.Tensor
+    """Pass and index of the element within it, as `first_of_pass` counts them: an int64 scalar."""
     size: int | None
     """Elements in a pass, where that is known."""
     draws: Mapping[Any, int] | None = None
     """What one element draws from each generator, counted as the generator counts; None: not known."""
 
-    def state(self, generator: Any, first: int, drawn: int) -> tuple[int, Any]:
+    def state(self, generator: Any, first: int, drawn: int) -> tuple[Any, Any]:
         """(seed, count) of a generator with the seed `first` before this draw; `drawn`: by the element before it."""
         each = (self.draws or {}).get(generator)
         if each is None:
-            return self.of_pass(first, drawn), self.index
+            return derive_seed(first, drawn), self.place
+        number, index = self.place // _PASS, self.place % _PASS
         if self.size is None:
-            return first if self.number == 0 else self.of_pass(first), self.index * each + drawn
-        return first, (self.number * self.size + self.index) * each + drawn
+            return first + number * _OF_A_PASS, index * each + drawn
+        return first, (number * self.size + index) * each + drawn
 
-    def of_pass(self, seed: int, *names: object) -> int:
-        """A seed of its own for each pass."""
-        return derive_seed(seed, self.number, *names)
+
+def first_of_pass(number: int) -> int:
+    """The place of the first element of a pass; the others follow."""
+    return number * _PASS
+
+
+_PASS = 1 << 40
+"""More elements than a pass has."""
+_OF_A_PASS = 0x9E3779B1
+"""Between the seeds of two passes: odd, so that many passes differ."""
 
 
 @dataclass
@@ -179,7 +185,8 @@ class Draws:
             else:  # Keras' global generator: whatever else is built draws from it too
                 first, second = derive_seed(self.position.seed, "keras"), 0
             first, count = self.position.state(generator, first, drawn)
-            return tf.cast(tf.stack([tf.constant(first, tf.int64), second + count]), generator.state.dtype)
+            seeds = [tf.cast(first, tf.int64), second + count]
+            return tf.cast(tf.stack(seeds), generator.state.dtype)
 
         return following
 
@@ -197,7 +204,7 @@ class Draws:
             low, high, key = _value(generator.state)
             key, count = self.position.state(generator, key, drawn)
             counter = tf.stack([low + count * _SKIPPED, tf.constant(high, tf.int64)])
-            return tf.bitcast(tf.constant([key], tf.int64), tf.uint64), tf.bitcast(counter, tf.uint64)
+            return tf.bitcast(tf.reshape(tf.cast(key, tf.int64), [1]), tf.uint64), tf.bitcast(counter, tf.uint64)
 
         return prepared
 
@@ -209,8 +216,8 @@ class Draws:
             if self.position is None:
                 return original(*args, **kwargs)
             kwargs.pop("seed", None), kwargs.pop("seed2", None)
-            seed = tf.constant(self.position.of_pass(self.position.seed, name, number), tf.int64)
-            return make(*args, **kwargs, seeds=tf.stack([seed, self.position.index]))
+            seed = tf.constant(derive_seed(self.position.seed, name, number), tf.int64)
+            return make(*args, **kwargs, seeds=tf.stack([seed, self.position.place]))
 
         return drawn
 
