@@ -56,19 +56,19 @@ class Generated:
         self.generator = tf.random.Generator.from_seed(7, alg="philox")
 
     def __call__(self, x: Any) -> Any:
-        return x + 0.1 * self.generator.normal(tf.shape(x))
+        return tf.ensure_shape(x + 0.1 * self.generator.normal(tf.shape(x)), x.shape)
 
 
 @component("fuzz/global_noise")
 def global_noise(x: Any) -> Any:
     """Keras' and TensorFlow's own streams, on x."""
-    return x + 0.1 * keras.random.normal(tf.shape(x)) + tf.random.uniform([], 0.0, 0.1)
+    return tf.ensure_shape(x + 0.1 * keras.random.normal(tf.shape(x)) + tf.random.uniform([], 0.0, 0.1), x.shape)
 
 
 @component("fuzz/given_noise")
 def given_noise(x: Any, seed: Any) -> Any:
     """The seed that it is given, on x."""
-    return x + 0.1 * tf.random.stateless_normal(tf.shape(x), seed)
+    return tf.ensure_shape(x + 0.1 * tf.random.stateless_normal(tf.shape(x), seed), x.shape)
 
 
 @component("fuzz/kept")
