@@ -16,6 +16,10 @@ import numpy as np
 _PLAIN = (bool, int, float, str, bytes, list, tuple, dict, set, np.ndarray, np.generic)
 
 
+_LARGEST = 10_000
+"""Elements of a value that is compared."""
+
+
 @dataclass(frozen=True)
 class Watched:
     """One object, its attributes as they were, and what its user is warned of."""
@@ -56,6 +60,11 @@ def _attributes(instance: Any) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
+    """Whether a value can be compared, and is small: a copy of it is kept for an epoch."""
+    if isinstance(value, str | bytes | list | tuple | set | dict | np.ndarray):
+        size = value.size if isinstance(value, np.ndarray) else len(value)
+        if size > _LARGEST:
+            return False
     if isinstance(value, Mapping):
         return all(map(_is_plain, value.values()))
     if isinstance(value, list | tuple | set):
@@ -66,4 +75,7 @@ def _is_plain(value: Any) -> bool:
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         return bool(np.array_equal(one, other))
-    return type(one) is type(other) and bool(one == other or one != one)
+    try:
+        return type(one) is type(other) and bool(one == other or one != one)
+    except ValueError:  # arrays inside a container
+        return repr(one) == repr(other)
