@@ -13,7 +13,7 @@ class Choices:
     """Draws from a seed. Each part of a set-up has a stream of its own: a change to one leaves the others alone."""
 
     def __init__(self, seed: int, part: str) -> None:
-        self._random = random.Random(f"{seed}/{part}")  # noqa: S311  # a test's, no secret
+        self._random = random.Random(f"{seed}/{part}")  # a test's, no secret
 
     def one(self, options: Sequence[Item]) -> Item:
         """One of the options, all equally likely."""

@@ -30,7 +30,9 @@ RELOAD = Path(__file__).with_name("reload.py")
 RUNNER = "tapeworks_workers.runner:main"
 ADMISSION = "tapeworks_workers.engine.admission:admit_all"
 CERTIFY = "tapeworks_workers.engine.certify:main"
+RESUME = "tapeworks_workers.engine.resume_test:main"
 VERIFIERS = {"reload": f"{RELOAD}:main", "certify": CERTIFY}
+"""Of a bundle. `resume` tests a checkpoint, with the components of a runner."""
 Spawn = Callable[[Lifeline, Sequence[str], Sequence[int]], Handle]
 """Starts `base.py` with arguments and descriptors that it inherits."""
 
@@ -59,7 +61,7 @@ class Launcher(Protocol):
         """Start a runner. Raises LaunchFailed."""
 
     async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
-        """Start verifier `reload` or `certify`, held; `result()` is its report. Raises LaunchFailed."""
+        """Start verifier `reload`, `certify` or `resume`, held; `result()` is its report. Raises LaunchFailed."""
 
     async def admission(self, part: str, *, environment: Mapping[str, str]) -> Child:
         """Start the admission of `shipped` components, the worker's `own`, or `all`; `result()` has their catalogue.
@@ -74,7 +76,7 @@ class Launcher(Protocol):
 def verification(which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Work:
     """The work of a verifier; `reload` runs where Tapeworks cannot be imported."""
     return Work(
-        target=VERIFIERS[which],
+        target=RESUME if which == "resume" else VERIFIERS[which],
         arguments={"bundle": str(bundle)},
         frame=True,
         held=True,
@@ -113,7 +115,10 @@ class SpawnLauncher:
         return self._spawn(Work("tapeworks_workers.zygote:run_once", arguments, environment=environment, folder=folder))
 
     async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
-        return self._spawn(verification(which, bundle, environment=environment, folder=folder))
+        work = verification(which, bundle, environment=environment, folder=folder)
+        if which == "resume":
+            work.arguments["components"] = self._components
+        return self._spawn(work)
 
     async def admission(self, part: str, *, environment: Mapping[str, str]) -> Child:
         arguments = {"admission": self._admission, "part": part, "components": self._components}
@@ -190,6 +195,8 @@ class ForkLauncher:
 
     async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
         work = verification(which, bundle, environment=environment, folder=folder)
+        if which == "resume":
+            return await self._from_components(work)
         living = self._living_engine if which == "certify" else self._living_base
         try:
             return await (await living()).launch(work)

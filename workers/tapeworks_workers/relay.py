@@ -192,7 +192,7 @@ class Relay:
 
     async def _verify(self, message: dict[str, Any]) -> None:
         which, bundle = str(message.get("verifier")), str(message.get("bundle"))
-        if which not in VERIFIERS or not _BUNDLE.fullmatch(bundle):
+        if which not in {*VERIFIERS, "resume"} or not _BUNDLE.fullmatch(bundle):
             answer = _refused(FailureCode.INTERNAL, f"no verifier {which!r} of {bundle!r}")
         else:
             try:

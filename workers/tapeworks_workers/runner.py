@@ -22,9 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tapeworks.errors import FailureCode
+from tapeworks.errors import FailureCode, Location
 from tapeworks.jobs import JobKind, State
-from tapeworks_workers.engine import diagnostics, environment
+from tapeworks_workers.engine import diagnostics, environment, resume_test, resume_warnings
 from tapeworks_workers.engine.admission import admit_packaged
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
@@ -108,6 +108,10 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
         data = build_data(spec)
     lineage = {**environment.lineage(spec), "sources": data.sources, "components": attempt.components}
     reporter.facts(lineage=lineage)
+    for remark in data.remarks.all():
+        reporter.diagnostic(
+            resume_warnings.CODE, remark.message, hint=remark.hint, location=Location(component=remark.component)
+        )
 
     reporter.enter(State.RUNNING, "compiling")
     assembly, training, evaluation = put_together(attempt, data, traces, reporter=reporter, control=control)
@@ -118,6 +122,9 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
         )  # fmt: skip
         if spec.export is not None:
             prove(attempt, assembly, training, data, channel, reporter)
+        result |= resume_test.tried(
+            attempt, assembly, data, training=training, evaluation=evaluation, channel=channel, reporter=reporter
+        )
         return {"outcome": "succeeded", "published": {**NOTHING, "result": result}, "facts": {"lineage": lineage}}
     if attempt.number > 1 or attempt.resume:  # a retry may begin with the checkpoint of another job
         reporter.event("rewound", {"step": training.counters.step})

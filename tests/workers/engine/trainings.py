@@ -112,11 +112,12 @@ def trained(spec: JobSpec, folder: Path, **options: Any) -> Trained:
 
 
 def attempt(spec: JobSpec | dict[str, Any], folder: Path, **lease: Any) -> list[dict[str, Any]]:
-    """A whole attempt by `runner.main`; returns every frame it sent. Verifiers are answered for."""
+    """A whole attempt by `runner.main`; returns every frame it sent. Verifiers are answered for, or by `verify`."""
     document = spec.document() if isinstance(spec, JobSpec) else spec
     ours, theirs = socket.socketpair()
     channel = Channel(ours)
     resume, inputs = lease.pop("resume", []), lease.pop("inputs", [])
+    verify = lease.pop("verify", lambda message: {"ok": True, "report": {}})
     given = {"data_roots": list(map(str, lease.pop("data_roots", []))), "resume": resume, "inputs": inputs}
     lease = {"kind": "train", "attempt": 1, "spec": document, "timeout_seconds": None, **lease}
     channel.send({"type": "start", "lease": lease, "folder": str(folder), **given})
@@ -128,7 +129,7 @@ def attempt(spec: JobSpec | dict[str, Any], folder: Path, **lease: Any) -> list[
         assert message is not None, frames[-3:]
         frames.append(message)
         if message["type"] == "verify":
-            channel.send({"reply": message["id"], "ok": True, "report": {}})
+            channel.send({"reply": message["id"], **verify(message)})
     thread.join()
     disable_op_determinism()  # a runner's process ends with its job, this one goes on
     channel.close()

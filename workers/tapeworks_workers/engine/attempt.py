@@ -61,6 +61,8 @@ class Attempt:
     reserve: int = 0
     """Bytes of the folder's disk that checkpoints leave free."""
     verdicts: Verdicts = field(default_factory=Verdicts)
+    frame: Mapping[str, Any] = field(default_factory=dict)
+    """As it came."""
 
     @classmethod
     def of(cls, frame: Mapping[str, Any]) -> Attempt:
@@ -76,7 +78,7 @@ class Attempt:
         kind, reserve = JobKind(lease["kind"]), frame.get("reserve_bytes", 0)
         compiled = frame.get("compiled")
         verdicts = Verdicts(None if compiled is None else Path(compiled))
-        return cls(spec, kind, lease["attempt"], folder, resume, components, inputs, reserve, verdicts)
+        return cls(spec, kind, lease["attempt"], folder, resume, components, inputs, reserve, verdicts, frame)
 
 
 def put_together(

@@ -15,6 +15,7 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.references import Kind
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.attribute_state import Watched
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.evaluators import told
 from tapeworks_workers.engine.reporting import Reporter
@@ -58,6 +59,11 @@ class Callbacks:
                 raise JobFailure(failure.code, message, hint=failure.hint, location=where) from failure
             for monitor, direction in self._run.directions.asked.items():
                 self._reporter.monitors(item.place, monitor, direction.mode, by=direction.by)
+
+    def without_state(self) -> list[Watched]:
+        """Callbacks that tell checkpoints nothing of themselves."""
+        silent = [item for item in self._callbacks if type(item.callback).state is Callback.state]
+        return [Watched.of(item.place, item.component, item.callback) for item in silent]
 
     def epoch_ended(self, epoch: int, logs: Mapping[str, float]) -> None:
         """After the validation of an epoch. Raises JobFailure."""

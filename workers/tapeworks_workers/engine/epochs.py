@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import tensorflow as tf
 
-from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.jobs import State
-from tapeworks_workers.engine import environment, plans
+from tapeworks_workers.engine import attribute_state, environment, plans
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.black_box import Recorder
@@ -32,6 +32,7 @@ from tapeworks_workers.engine.pipeline import Data
 from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.progress import Bounds, Counters, Pace, Progress, until_next
 from tapeworks_workers.engine.reporting import Reporter
+from tapeworks_workers.engine.resume_warnings import CODE
 from tapeworks_workers.engine.saves import Saves
 from tapeworks_workers.engine.step import CompiledStep
 from tapeworks_workers.engine.stopping import Judge
@@ -75,6 +76,7 @@ class Training:
         self._feed = Feed(data.training, of_rows=self._plan.gathers)
         self._progress = Progress(self._bounds, reporter)
         self._saves = Saves(training.checkpoint, files, reporter)
+        self._watched = [*callbacks.without_state(), *evaluation.watched()] if training.deterministic else []
         self._judge = Judge(assembly, reporter, directions)
         self._noted: list[Note] = []
         """What was found in the data and is no failure."""
@@ -129,6 +131,13 @@ class Training:
 
     def save(self, *, best: bool = False) -> None:
         """Have a checkpoint of this moment written and announced."""
+        self._saves.save(self._state(), self._feed, best=best)
+
+    def save_to(self, files: CheckpointFiles) -> str:
+        """Write a checkpoint of this moment and announce it to nobody: its path in the folder of `files`."""
+        return files.begin(self._state(), step=self.counters.step, best=False, extra=self._feed.save)()
+
+    def _state(self) -> Snapshot:
         counters = self.counters
         counters.plan = self._plan.kept
         counters.pass_number, counters.position = self._feed.number, self._feed.position
@@ -137,7 +146,7 @@ class Training:
         counters.callbacks, counters.stop_reason = self._callbacks.state(), self._assembly.run.stop_reason
         state = snapshot(self._assembly, counters.document())
         state.values.update(self._judge.best_weights)
-        self._saves.save(state, self._feed, best=best)
+        return state
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 
@@ -183,6 +192,30 @@ class Training:
             self._control.check_time()
         unchanged.report(self._reporter, sum(done for done, _ in calls))
         return calls
+
+    def begin_pass(self) -> None:
+        """Leave the pass over the data where it is: the next step is on the first batch of another."""
+        if self._feed.position:
+            self._feed.next_pass()
+        self.counters.step_in_epoch = 0
+        self._means.reset()
+
+    def run_steps(self, steps: int) -> None:
+        """So many steps, whatever the spec's bounds are, over the ends of passes; nothing is reported or judged."""
+        while steps > 0:
+            in_pass = self._data.training.steps
+            done, wanted = self._call(steps if in_pass is None else min(steps, in_pass - self._feed.position))
+            steps -= done
+            if done < wanted or (in_pass is not None and self._feed.position == in_pass):
+                self._feed.next_pass()
+
+    def next_batch(self) -> Any:
+        """The batch that the next step would be on; it is lost to training."""
+        batch = next(self._feed.iterator, None)
+        if batch is None:
+            self._feed.next_pass()
+            batch = next(self._feed.iterator)
+        return batch
 
     def input_wait(self, calls: Sequence[tuple[int, float]], seconds: float) -> float | None:
         """The part of a step of these rehearsed calls that was waiting for data; None where nothing can be said.
@@ -306,6 +339,7 @@ class Training:
         self._progress.tell(counters)
         self._judge.judge(counters)
         self._callbacks.epoch_ended(counters.epoch, logs)
+        self._warn_of_attributes()
         # Last: what is saved here must hold the verdict, or a resumed attempt would judge this epoch never.
         if self._judge.best(counters):
             self.save(best=True)
@@ -313,6 +347,12 @@ class Training:
             self._obey()
             if self._saves.due(counters.step):
                 self.save()
+
+    def _warn_of_attributes(self) -> None:
+        """Once, after the first epoch of an attempt."""
+        watched, self._watched = self._watched, []
+        for message, hint, component in attribute_state.warnings(watched):
+            self._reporter.diagnostic(CODE, message, hint=hint, location=Location(component=component))
 
     # ── checks ───────────────────────────────────────────────────────────────────────────────────
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import plans
 from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.attribute_state import Watched
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
 from tapeworks_workers.engine.environment import as_traced
 from tapeworks_workers.engine.evaluators import Measure
@@ -72,6 +73,10 @@ class Evaluation:
                 "be evaluated",
                 hint=f"Set data.{split.name} to null, give the step a validation_step, or name evaluators.",
             )
+
+    def watched(self) -> list[Watched]:
+        """The evaluators, with their attributes as they are now."""
+        return [Watched.of(one.place, one.component, one.evaluator) for one in self._evaluators]
 
     def names(self, split: Split) -> list[str]:
         """The names of what the step gives for a split, and of the metrics, without a prefix."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tapeworks_workers.engine.dataset_state import hangs_once_restored
 from tapeworks_workers.engine.gathering import Rows
 from tapeworks_workers.engine.pipeline import Split, empty
 
@@ -44,6 +45,7 @@ class Feed:
         self._split = split
         self._of_rows = of_rows
         self._iterator: Any = None
+        self._dataset: tf.data.Dataset | None = None
         self.number = number
         self.position = position
         self.savable = True
@@ -59,7 +61,7 @@ class Feed:
     def _begun(self) -> Any:
         split = self._split
         if split.stream is None or split.steps is None:
-            dataset = split.dataset(self.number)
+            self._dataset = dataset = split.dataset(self.number)
             return iter(dataset.skip(self.position) if self.position else dataset)
         at = self.number * split.steps + self.position
         return Cursor(split.rows, at) if self._of_rows and split.rows is not None else iter(split.stream(at))
@@ -83,6 +85,9 @@ class Feed:
         """Write the iterator's state where it is inside a pass. False where tf.data cannot save this pipeline."""
         if self.position == 0 or not self.savable or self._split.stream is not None:
             return self.savable
+        if self._dataset is not None and hangs_once_restored(self._dataset):
+            self.savable = False
+            return False
         try:
             tf.train.Checkpoint(iterator=self.iterator).write(str(folder / SAVED))
         except tf.errors.ResourceExhaustedError as error:
@@ -105,7 +110,8 @@ class Feed:
             return "number"
         if not (folder / f"{SAVED}.index").exists():
             return "skipped"
-        self._iterator = iter(self._split.dataset(self.number))
+        self._dataset = self._split.dataset(self.number)
+        self._iterator = iter(self._dataset)
         try:
             tf.train.Checkpoint(iterator=self._iterator).read(str(folder / SAVED)).assert_consumed()
         except (tf.errors.OpError, AssertionError):

@@ -7,10 +7,11 @@ state inside tf.data: a resumed job rebuilds pass 7 exactly by asking for pass 7
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
@@ -18,13 +19,19 @@ import tensorflow as tf
 from tapeworks import operations as spec_operations
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.operations import function_kind
-from tapeworks_workers.engine import batching, fields
+from tapeworks_workers.engine import batching, fields, stateless_random
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.dataset_state import caches, reshuffles
 from tapeworks_workers.engine.randomness import derive_seed
+from tapeworks_workers.engine.stateless_random import Draws, Position, first_of_pass
 from tapeworks_workers.engine.tracing import engine_code
 
 AUTOTUNE = tf.data.AUTOTUNE
 _OF_EACH = frozenset({"map", "cast", "one_hot", "to_sparse", "to_ragged", "prefetch"})
+
+
+Apply = Callable[[tf.data.Dataset, int], tf.data.Dataset]
+"""(dataset, number of the pass) → the dataset after the operation."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,22 @@ class Applied:
     """One operation, ready to be applied: `apply(dataset, number of the pass)`."""
 
     operation: Any
-    apply: Callable[[tf.data.Dataset, int], tf.data.Dataset]
+    apply: Apply
     varies: bool = False
     """Whether it differs from pass to pass."""
     batches: bool = False
     """Whether the function of an `apply` makes batches."""
     seed: int | None = None
     """Of a shuffle."""
+    place: str = ""
+    """Where the spec names it."""
+    examine: Callable[[tf.data.Dataset], Applied] | None = None
+    """Where only a trace tells what the function does: the operation as it is to be applied to such datasets."""
+
+    def known(self, dataset: tf.data.Dataset, made: tf.data.Dataset) -> Applied:
+        """The operation, of which the result for one dataset in pass 0 is there already."""
+        apply = self.apply
+        return replace(self, apply=lambda given, n: made if given is dataset and n == 0 else apply(given, n))
 
     @property
     def of_each(self) -> bool:
@@ -52,19 +68,20 @@ def prepare(operation: Any, *, index: int, seed: int, deterministic: bool, point
     Raises JobFailure `invalid_spec` for a function that is not there.
     """
     own = derive_seed(seed, operation.op, index)
+    place = f"{pointer}/{index} ({operation.op})"
     if hasattr(operation, "function"):
         function = build(operation.function, function_kind(operation.op), pointer=f"{pointer}/{index}/function")
     match operation:
         case spec_operations.Shuffle():
             return _shuffle(operation, own if operation.seed is None else derive_seed(operation.seed, "shuffle", index))
         case spec_operations.Map():
-            return _map(operation, function, seed=own, deterministic=deterministic)
+            return _map(operation, function, seed=own, deterministic=deterministic, place=place)
         case spec_operations.Filter():
-            return _filter(operation, function, seed=own)
+            return _filter(operation, function, seed=own, place=place)
         case spec_operations.Apply():
-            return _apply(operation, function, seed=own)
+            return _apply(operation, function, seed=own, place=place)
         case _ if (field_function := _of_field(operation)) is not None:
-            return _map(operation, field_function, seed=own, deterministic=deterministic)
+            return _map(operation, field_function, seed=own, deterministic=deterministic, place=place)
         case _:
             return Applied(operation, lambda dataset, number: _plain(operation, dataset))
 
@@ -132,36 +149,19 @@ def takes_seed(function: Callable[..., Any]) -> bool:
         return False
 
 
-def _map(operation: Any, function: Callable[..., Any], *, seed: int, deterministic: bool) -> Applied:
+def _map(operation: Any, function: Callable[..., Any], *, seed: int, deterministic: bool, place: str) -> Applied:
     options: dict[str, Any] = {"num_parallel_calls": AUTOTUNE, "deterministic": deterministic}
-    if not takes_seed(function):
 
-        @engine_code
-        def call(*element: Any) -> Any:
-            return fields.on_element(function, element, operation.field)
+    def call(given: Callable[..., Any], element: tuple[Any, ...]) -> Any:
+        return fields.on_element(given, element, operation.field)
 
-        return Applied(operation, lambda dataset, number: dataset.map(call, **options))
+    def through(dataset: tf.data.Dataset, traced: Any, indexed: bool) -> tf.data.Dataset:
+        return dataset.map(traced, **options)
 
-    def apply(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
-        @engine_code
-        def call_seeded(index: tf.Tensor, element: Any) -> Any:
-            return fields.on_element(_seeded(function, seed, number, index), _parts(element), operation.field)
-
-        return dataset.enumerate().map(call_seeded, **options)
-
-    return Applied(operation, apply, varies=True)
+    return _on_elements(operation, function, call, through, seed=seed, place=place)
 
 
-def _seeded(function: Callable[..., Any], seed: int, number: int, index: tf.Tensor) -> Callable[..., Any]:
-    """Stateless: pass and index make the element's seed, so the iterator can be saved and rebuilt."""
-    return functools.partial(function, seed=tf.stack([tf.constant(derive_seed(seed, number), tf.int64), index]))
-
-
-def _parts(element: Any) -> tuple[Any, ...]:
-    return element if isinstance(element, tuple) else (element,)
-
-
-def _filter(operation: Any, function: Callable[..., Any], *, seed: int) -> Applied:
+def _filter(operation: Any, function: Callable[..., Any], *, seed: int, place: str) -> Applied:
     name = operation.function.component
 
     def verdict(predicate: Callable[..., Any], element: tuple[Any, ...]) -> tf.Tensor:
@@ -176,22 +176,85 @@ def _filter(operation: Any, function: Callable[..., Any], *, seed: int) -> Appli
             )
         return kept
 
-    if not takes_seed(function):
+    def through(dataset: tf.data.Dataset, traced: Any, indexed: bool) -> tf.data.Dataset:
+        return dataset.filter(traced).map(_element) if indexed else dataset.filter(traced)
 
+    return _on_elements(operation, function, verdict, through, seed=seed, place=place)
+
+
+Call = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
+"""(function, parts of an element) → what `map` or `filter` takes."""
+Through = Callable[[tf.data.Dataset, Any, bool], tf.data.Dataset]
+"""(dataset, traced function, whether elements are (index, element)) → the dataset after it."""
+
+
+def _on_elements(
+    operation: Any, function: Callable[..., Any], call: Call, through: Through, *, seed: int, place: str
+) -> Applied:
+    """An operation that calls a function on each element."""
+    seeded = takes_seed(function)
+    own = is_own(operation)
+
+    def plain(dataset: tf.data.Dataset, draws: Draws) -> tf.data.Dataset:
         @engine_code
-        def keep(*element: Any) -> tf.Tensor:
-            return verdict(function, element)
+        def traced(*element: Any) -> Any:
+            with draws.recorded() if own else contextlib.nullcontext():
+                return call(function, element)
 
-        return Applied(operation, lambda dataset, number: dataset.filter(keep))
+        with stateless_random.seeded(seed):
+            return through(dataset, traced, False)
 
-    def apply(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+    def given_seeds(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
         @engine_code
-        def keep_seeded(index: tf.Tensor, element: Any) -> tf.Tensor:
-            return verdict(_seeded(function, seed, number, index), _parts(element))
+        def traced_at(index: tf.Tensor, element: Any) -> Any:
+            position = Position(seed, first_of_pass(number) + index, None)
+            with Draws(position).recorded() if own else contextlib.nullcontext():
+                return call(_seeded(function, seed, number, index), _parts(element))
 
-        return dataset.enumerate().filter(keep_seeded).map(_element)
+        with stateless_random.seeded(seed):
+            return through(dataset.enumerate(), traced_at, True)
 
-    return Applied(operation, apply, varies=True)
+    def drawing(counts: Mapping[Any, int], size: int) -> Apply:
+        # Traced once, whatever the pass is: a layer of Keras may take a second.
+        @tf.function(autograph=False)
+        def on_place(place: tf.Tensor, element: Any) -> Any:
+            with Draws(Position(seed, place, size if size >= 0 else None, counts)).recorded():
+                return call(function, _parts(element))
+
+        def apply(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+            with stateless_random.seeded(seed):
+                return through(dataset.enumerate(first_of_pass(number)), engine_code(on_place), True)
+
+        return apply
+
+    def examine(dataset: tf.data.Dataset) -> Applied:
+        draws = Draws()
+        made = plain(dataset, draws)
+        if not draws.counts:
+            known = Applied(operation, lambda given, number: plain(given, Draws()), place=place)
+            return known.known(dataset, made)
+        apply = drawing(draws.of_an_element(), int(dataset.cardinality()))
+        return Applied(operation, apply, varies=True, place=place)
+
+    if seeded:
+        return Applied(operation, given_seeds, varies=True, place=place)
+    return Applied(
+        operation, lambda dataset, number: plain(dataset, Draws()), examine=examine if own else None, place=place
+    )
+
+
+def is_own(operation: Any) -> bool:
+    """Whether an operation names a function of a user's: those that we ship draw from the seed they are given."""
+    return hasattr(operation, "function") and "/" in operation.function.component
+
+
+def _seeded(function: Callable[..., Any], seed: int, number: int, index: tf.Tensor) -> Callable[..., Any]:
+    """Stateless: pass and index make the element's seed, so the iterator can be saved and rebuilt."""
+    return functools.partial(function, seed=tf.stack([tf.constant(derive_seed(seed, number), tf.int64), index]))
+
+
+def _parts(element: Any) -> tuple[Any, ...]:
+    return element if isinstance(element, tuple) else (element,)
 
 
 @engine_code
@@ -199,12 +262,13 @@ def _element(index: tf.Tensor, element: Any) -> Any:
     return element
 
 
-def _apply(operation: Any, function: Callable[..., Any], *, seed: int) -> Applied:
+def _apply(operation: Any, function: Callable[..., Any], *, seed: int, place: str) -> Applied:
     name = operation.function.component
     seeded = takes_seed(function)
 
     def apply(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
-        result = function(dataset, seed=derive_seed(seed, number)) if seeded else function(dataset)
+        with stateless_random.seeded(seed, number):
+            result = function(dataset, seed=derive_seed(seed, number)) if seeded else function(dataset)
         if not isinstance(result, tf.data.Dataset):
             raise JobFailure(
                 FailureCode.COMPONENT_ERROR,
@@ -213,4 +277,13 @@ def _apply(operation: Any, function: Callable[..., Any], *, seed: int) -> Applie
             )
         return result
 
-    return Applied(operation, apply, varies=seeded, batches=bool(getattr(function, "batched", False)))
+    batches = bool(getattr(function, "batched", False))
+
+    def examine(dataset: tf.data.Dataset) -> Applied:
+        made = apply(dataset, 0)
+        # Built anew for each pass, it shuffles as the pass says; a cache of its own would be lost with it.
+        anew = reshuffles(made, until=dataset) and not caches(made, until=dataset)
+        return Applied(operation, apply, anew, batches, place=place).known(dataset, made)
+
+    settled = seeded or not is_own(operation)
+    return Applied(operation, apply, seeded, batches, examine=None if settled else examine, place=place)

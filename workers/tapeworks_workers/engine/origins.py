@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.operations import SourceBranch, batching, branch_of, training_only
 from tapeworks.references import Kind, ReferenceFields, escape
 from tapeworks.spec import Split as SplitSpec
-from tapeworks_workers.engine import gathering, operations, splitting
+from tapeworks_workers.engine import dataset_state, gathering, operations, splitting, stateless_random
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.gathering import Rows
 from tapeworks_workers.engine.randomness import derive_seed
+from tapeworks_workers.engine.resume_warnings import Remarks
 
 TRAINING = "training"
 
@@ -52,10 +53,11 @@ class Setting:
 
     seed: int
     deterministic: bool
+    remarks: Remarks = field(default_factory=lambda: Remarks(False))
 
     def below(self, name: str) -> Setting:
         """The same for a branch, whose random numbers are its own."""
-        return Setting(derive_seed(self.seed, "branch", name), self.deterministic)
+        return replace(self, seed=derive_seed(self.seed, "branch", name))
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,48 @@ class Origin:
     reference: ReferenceFields
     source: Source
     setting: Setting
+    pointer: str = "/data/source"
 
     def split(self, fractions: Mapping[str, SplitSpec], rest: str = TRAINING) -> dict[str, Raw]:
         """Each split named, and the `rest`. Raises JobFailure `invalid_data` where one would be empty."""
-        dataset = self.source.dataset()
+        dataset = self._dataset(0)
+        if "/" in self.reference.component and (raw := self._examined(dataset, fractions)) is not None:
+            return {rest: raw}
+        cut = splitting.split(dataset, fractions, seed=self.setting.seed)
+        raws = {name: Raw(functools.partial(_always, one), self.source.batched) for name, one in cut.items()}
+        return {rest if name == TRAINING else name: one for name, one in raws.items()}
+
+    def _dataset(self, number: int) -> tf.data.Dataset:
+        """The source's dataset, built for a pass. Raises JobFailure `component_error`."""
+        with stateless_random.seeded(derive_seed(self.setting.seed, "source", self.pointer), number):
+            dataset = self.source.dataset()
         if not isinstance(dataset, tf.data.Dataset):
             raise _wrong(self.reference, "dataset()", dataset)
-        cut = splitting.split(dataset, fractions, seed=self.setting.seed)
-        raw = {name: Raw(functools.partial(_always, one), self.source.batched) for name, one in cut.items()}
-        return {rest if name == TRAINING else name: one for name, one in raw.items()}
+        return dataset
+
+    def _examined(self, dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec]) -> Raw | None:
+        """The split of a source that shuffles anew in each pass; None for every other.
+
+        With a fixed seed a deterministic job builds it anew for each pass, so that pass 7 is the same in every
+        attempt. Raises JobFailure `invalid_data` where a fraction is to be set aside: elements would change sides.
+        """
+        component = self.reference.component
+        if dataset_state.reshuffles(dataset) and fractions:
+            raise JobFailure(
+                FailureCode.INVALID_DATA,
+                f"source {component!r} shuffles anew in each pass, so data.{next(iter(fractions))} cannot be a "
+                "fraction of it: elements would move between the splits",
+                hint='Return the elements in a fixed order and put {"op": "shuffle", "buffer_size": 1000} into '
+                "data.pipeline, or pass reshuffle_each_iteration=False and a seed to shuffle().",
+                location=Location(component=component),
+            )
+        found = dataset_state.find(dataset)
+        anew = self.setting.deterministic and dataset_state.reshuffles(dataset) and not dataset_state.caches(dataset)
+        kept = [one for one in found if not (anew and one.kind == "shuffle")]
+        self.setting.remarks.add(kept, place=self.pointer, component=component)
+        if not anew:
+            return None
+        return Raw(lambda number: self._dataset(number) if number else dataset, self.source.batched, varies=True)
 
     def sources(self) -> Iterator[Source]:
         """The sources that read data."""
@@ -116,7 +151,8 @@ class Branched:
         def dataset(number: int) -> tf.data.Dataset:
             made = {name: raw.dataset(number) for name, raw in parts.items()}
             seed = derive_seed(self.setting.seed, "combine", number)
-            result = self.source.combine(made if named else list(made.values()), seed)
+            with stateless_random.seeded(seed):
+                result = self.source.combine(made if named else list(made.values()), seed)
             if not isinstance(result, tf.data.Dataset):
                 raise _wrong(self.reference, "combine()", result)
             return result
@@ -135,9 +171,10 @@ def _always(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
 
 def open_source(reference: ReferenceFields, setting: Setting, *, pointer: str) -> Origin | Branched:
     """Build a source, and those inside it. Raises JobFailure, and whatever a source raises."""
-    source = build(reference, Kind.SOURCE, pointer=pointer)
+    with stateless_random.seeded(derive_seed(setting.seed, "source", pointer, "config")):
+        source = build(reference, Kind.SOURCE, pointer=pointer)
     if not isinstance(source, SourceOfSources):
-        return Origin(reference, source, setting)
+        return Origin(reference, source, setting, pointer)
     given = source.sources
     branches = dict(given) if isinstance(given, Mapping) else {str(index): one for index, one in enumerate(given)}
     if not branches:
@@ -209,18 +246,42 @@ def piped(raw: Raw, pipeline: list[Any], *, split: str, setting: Setting, pointe
             hint="Put it after a batching operation.",
         )
     if not raw.varies and (found := gathering.find(raw.dataset(0), applied)) is not None:
-        return _gathered(found[0], applied[found[1] :])
+        return _gathered(found[0], applied[found[1] :], setting.remarks)
+    raw, applied = _examined(raw, applied, setting.remarks)
     return _continued(raw, applied, batched=told.batched)
 
 
-def _gathered(rows: Rows, rest: list[operations.Applied]) -> Raw:
+def _gathered(rows: Rows, rest: list[operations.Applied], remarks: Remarks) -> Raw:
     """Batches of rows in memory, and the operations on batches."""
     raw = Raw(rows.of_pass, batched=True, varies=rows.seed is not None)
+    raw, rest = _examined(raw, rest, remarks)
     whole = _continued(raw, rest, batched=True)
     if not all(item.of_each for item in rest):
         return whole
     pure = all(item.operation.op == "prefetch" for item in rest)
     return replace(whole, stream=lambda number: _applied(rest, rows.stream(number), 0), rows=rows if pure else None)
+
+
+def _examined(raw: Raw, applied: list[operations.Applied], remarks: Remarks) -> tuple[Raw, list[operations.Applied]]:
+    """The operations as they are once a trace has told what users' functions do, and the Raw that they were tried on.
+
+    What was built for it is the first pass, so nothing is traced twice that keeps no state.
+    """
+    last = max((index for index, item in enumerate(applied) if operations.is_own(item.operation)), default=-1)
+    if last < 0:
+        return raw, applied
+    first = dataset = raw.dataset(0)
+    known = []
+    for item in applied[: last + 1]:
+        settled = item.examine(dataset) if item.examine is not None else item
+        made = settled.apply(dataset, 0)
+        if operations.is_own(item.operation):
+            found = dataset_state.find(made, until=dataset)
+            kept = [one for one in found if not (settled.varies and one.kind == "shuffle")]
+            remarks.add(kept, place=item.place, component=item.operation.function.component)
+        known.append(settled.known(dataset, made))
+        dataset = made
+    return replace(raw, dataset=lambda number: raw.dataset(number) if number else first), [*known, *applied[last + 1 :]]
 
 
 def _continued(raw: Raw, applied: list[operations.Applied], *, batched: bool) -> Raw:

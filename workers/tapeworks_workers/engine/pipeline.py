@@ -19,10 +19,12 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import ReferenceFields
 from tapeworks.spec import JobSpec, TrainingSpec
 from tapeworks.spec import Split as SplitSpec
-from tapeworks_workers.engine import operations, origins
+from tapeworks_workers.engine import operations, origins, stateless_random
 from tapeworks_workers.engine.fields import named_leaves
 from tapeworks_workers.engine.gathering import Rows
 from tapeworks_workers.engine.origins import TRAINING, Raw, Setting, lineage, open_source
+from tapeworks_workers.engine.randomness import derive_seed
+from tapeworks_workers.engine.resume_warnings import Remarks
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Data:
     """For the lineage: split → component, and its files with their digests."""
     plain: Callable[[], tf.data.Dataset] = field(repr=False)
     """One pass over the training split as other splits are seen: no shuffle, repeat or training-only operation."""
+    remarks: Remarks = field(default_factory=lambda: Remarks(False), repr=False)
+    """State that no checkpoint holds."""
 
     @property
     def element_spec(self) -> Any:
@@ -72,7 +76,13 @@ def build_data(spec: JobSpec) -> Data:
     """Build sources, splits and pipelines. Raises JobFailure, and whatever a source raises."""
     # Sources make their floats as precise as the job: by Keras' own word for it.
     keras.config.set_floatx("float64" if spec.training.precision == "float64" else "float32")
-    setting = Setting(spec.training.seed, spec.training.deterministic)
+    remarks = Remarks(wanted=spec.training.deterministic)
+    setting = Setting(spec.training.seed, spec.training.deterministic, remarks)
+    with stateless_random.seeded(derive_seed(spec.training.seed, "data")):
+        return _built(spec, setting)
+
+
+def _built(spec: JobSpec, setting: Setting) -> Data:
     origin = open_source(spec.data.source, setting, pointer="/data/source")
     sources = {TRAINING: lineage(origin, _sha256)}
     raw: dict[str, Raw | None] = {"validation": None, "test": None}
@@ -89,9 +99,14 @@ def build_data(spec: JobSpec) -> Data:
     splits = {name: _pipeline(spec, name, one, setting) for name, one in raw.items() if one is not None}
 
     def plain() -> tf.data.Dataset:
+        # Of its own functions: what they are built with is as random as in the splits.
+        with stateless_random.seeded(derive_seed(spec.training.seed, "data", "plain")):
+            return one_pass()
+
+    def one_pass() -> tf.data.Dataset:
         return origins.piped(cut[TRAINING], spec.data.pipeline, split="plain", setting=setting, pointer="").dataset(0)
 
-    return Data(splits[TRAINING], splits.get("validation"), splits.get("test"), sources, plain)
+    return Data(splits[TRAINING], splits.get("validation"), splits.get("test"), sources, plain, setting.remarks)
 
 
 def _pipeline(spec: JobSpec, name: str, raw: Raw, setting: Setting) -> Split:

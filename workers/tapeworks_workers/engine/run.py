@@ -222,9 +222,7 @@ class Run:
         only = next(iter(self._optimizers.values())) if len(self._optimizers) == 1 else None
         return fit_hooks.SpecCompilation(
             self.models[role],
-            loss=(lambda *given: self.losses[role](*given))
-            if role in self.losses
-            else None,  # noted as used when called
+            loss=(lambda *given: self.losses[role](*given)) if known else None,
             metrics=self._metrics.get(role, ()),
             optimizer=self._optimizers.get(role, only),
             update=functools.partial(self.update_metrics, role),

@@ -103,7 +103,10 @@ class Sample(SourceOfSources):
     def combine(self, datasets: Sequence[tf.data.Dataset], seed: int) -> tf.data.Dataset:
         _check_alike("sample", datasets)
         weights = None if self.weights is None else [weight / sum(self.weights) for weight in self.weights]
-        return tf.data.Dataset.sample_from_datasets(list(datasets), weights, seed=seed)
+        drawn = tf.data.Dataset.sample_from_datasets(list(datasets), weights, seed=seed)
+        sizes = [int(dataset.cardinality()) for dataset in datasets]
+        # Restored from a checkpoint after one source has ended, the iterator would look for a next element for ever.
+        return drawn.take(sum(sizes)) if min(sizes) >= 0 else drawn
 
 
 def _check_alike(name: str, datasets: Sequence[tf.data.Dataset]) -> None:
