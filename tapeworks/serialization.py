@@ -16,6 +16,12 @@ count: Keras' base drops the arguments, the commonest reason why custom objects 
 - `get_build_config`, `build_from_config` of models and layers without a `build` of their own: shapes
   *and* dtypes of the first call, by argument. Keras records shapes only, so a subclassed model
   with an integer input or several arguments comes back with fresh weights and no more than a warning.
+  A model that builds itself functionally in `__init__` needs neither.
+
+A layer that makes layers of its own without a dtype gives them the global policy of the process, which no
+config keeps. Each layer and model remembers the policy that was global when it was made, and its `__init__`,
+`build` and `__call__` run under it wherever it is loaded. It is written into the config, as `made_under`, where
+it is not the object's own `dtype`.
 """
 
 from __future__ import annotations
@@ -32,6 +38,8 @@ T = TypeVar("T")
 _CALL = "call_specs"
 """The key of a build config that holds the specs of the first call."""
 _TUPLE = "__tuple__"
+MADE_UNDER = "made_under"
+"""The key of a config that holds the global dtype policy under which a layer was made."""
 
 
 def _keras() -> Any:
@@ -62,11 +70,13 @@ def derive(cls: type) -> None:
         cls.get_config = _get_config  # type: ignore[attr-defined]
     if not _own(cls, "from_config"):
         cls.from_config = classmethod(_from_config)  # type: ignore[attr-defined]
-    if _is_layer(cls) and not _own(cls, "build") and not _own(cls, "get_build_config"):
-        _remember_call(cls)
+    if not _is_layer(cls):
+        return
+    if not _own(cls, "get_build_config"):
         cls.get_build_config = _get_build_config  # type: ignore[attr-defined]
         if not _own(cls, "build_from_config"):
             cls.build_from_config = _build_from_config  # type: ignore[attr-defined]
+    keep_precision(cls)
 
 
 def _own(cls: type, name: str) -> bool:
@@ -105,10 +115,14 @@ def _remember_arguments(cls: type) -> None:
 
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        if "_init_arguments" not in self.__dict__:
+        outermost = "_init_arguments" not in self.__dict__
+        if outermost:
             bound = signature.bind(self, *args, **kwargs)
             object.__setattr__(self, "_init_arguments", _Held(_flat(bound)))
+            object.__setattr__(self, "_made_under", _keras().config.dtype_policy().name)
         original(self, *args, **kwargs)
+        if outermost:
+            object.__setattr__(self, "_dtype_at_first", _policy_name(getattr(self, "dtype_policy", None)))
 
     # Keras asks getfullargspec, which does not follow __wrapped__ but does read __signature__.
     __init__.__signature__ = signature  # type: ignore[attr-defined]
@@ -146,12 +160,22 @@ def _get_config(self: Any) -> dict[str, Any]:
 
     held = self.__dict__.get("_init_arguments")
     arguments = held.values if held else {}
-    if getattr(type(self).from_config, "__func__", None) is _from_config:
+    if inspect.unwrap(getattr(type(self).from_config, "__func__", _keras)) is _from_config:
         config = {name: _serialised(value) for name, value in arguments.items()}
     else:
         config = {name: keras.saving.serialize_keras_object(value) for name, value in arguments.items()}
     # The base's values win: trainable may have been changed, a learning rate assigned.
-    return {**config, **_base_config(self)}
+    base = _base_config(self)
+    dtype = arguments.get("dtype")
+    if dtype is not None and not _dtype_changed(self):  # `__init__` may give a dtype to inner layers only
+        base["dtype"] = keras.saving.serialize_keras_object(keras.dtype_policies.get(dtype))
+    return {**config, **base}
+
+
+def _dtype_changed(instance: Any) -> bool:
+    """Whether the policy of a layer was assigned after `__init__` (`quantize` does so)."""
+    policy = getattr(instance, "dtype_policy", None)
+    return policy is None or instance.__dict__.get("_dtype_at_first") != _policy_name(policy)
 
 
 def _base_config(instance: Any) -> dict[str, Any]:
@@ -184,8 +208,7 @@ def _from_config(cls: Any, config: Mapping[str, Any]) -> Any:
             arguments["dtype"] = policy.name
     accepted = _accepted(cls)
     left = {} if accepted is None else {key: arguments.pop(key) for key in list(arguments) if key not in accepted}
-    with _own_policy(cls, config.get("dtype")):
-        instance = cls(**arguments)
+    instance = cls(**arguments)
     for name, value in left.items():
         if name == "dtype" and hasattr(type(instance), "dtype_policy"):
             instance.dtype_policy = value
@@ -194,24 +217,6 @@ def _from_config(cls: Any, config: Mapping[str, Any]) -> Any:
         elif name not in ("dtype", "activity_regularizer"):
             raise TypeError(f"{cls.__name__}.__init__ takes no argument {name!r}, which its config holds")
     return instance
-
-
-@contextmanager
-def _own_policy(cls: type, dtype: Any) -> Iterator[None]:
-    """Layers that a model makes without a dtype took the policy of the process that trained it, which was the model's.
-
-    Where it is loaded another one is global: they would come back in float32 inside a model of mixed precision.
-    """
-    keras = _keras()
-    if dtype is None or not issubclass(cls, keras.Model):
-        yield
-        return
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(keras.dtype_policies.get(dtype))
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _accepted(cls: type) -> set[str] | None:
@@ -246,24 +251,6 @@ def _deserialised(value: Any) -> Any:
 
 
 # ── build configs ────────────────────────────────────────────────────────────────────────────────
-
-
-def _remember_call(cls: type) -> None:
-    """Wrap `__call__` so that the first call leaves the specs of its tensors on the instance."""
-    original: Callable[..., Any] = cls.__call__
-    if "__call__" in vars(cls) and getattr(original, "_remembers", False):
-        return
-
-    @functools.wraps(original)
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if "_call_specs" not in self.__dict__:
-            specs = _call_specs(self, args, kwargs)
-            if specs:
-                object.__setattr__(self, "_call_specs", _Held(specs))
-        return original(self, *args, **kwargs)
-
-    __call__._remembers = True  # type: ignore[attr-defined]
-    cls.__call__ = __call__  # type: ignore[method-assign]
 
 
 def _call_specs(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -324,28 +311,148 @@ def _symbolic(spec: Mapping[str, Any]) -> Any:
 
 
 def _get_build_config(self: Any) -> dict[str, Any] | None:
-    """Shapes and dtypes of the first call, by argument; Keras' own shapes where it was never called."""
-    keras = _keras()
-
+    """Keras' own shapes for a `build` of the author's; shapes and dtypes of the first call, by argument."""
     held = self.__dict__.get("_call_specs")
-    if held:
-        return {_CALL: held.values}
-    config: dict[str, Any] | None = keras.layers.Layer.get_build_config(self)
+    if held is None or hasattr(self, "_inputs_struct"):  # a functional model is built by `__init__`
+        return _shapes(self)
+    shapes = (_shapes(self) or {}) if _own(type(self), "build") else {}
+    return {**shapes, _CALL: held.values}
+
+
+def _shapes(layer: Any) -> dict[str, Any] | None:
+    config: dict[str, Any] | None = _keras().layers.Layer.get_build_config(layer)
     return config
 
 
 def _build_from_config(self: Any, config: Mapping[str, Any] | None) -> None:
-    """Create the variables by one symbolic call, as in training."""
+    """Create the variables: by the author's `build`, and by one symbolic call where layers inside wait for that."""
     keras = _keras()
 
-    if config and _CALL in config:
-        if not self.built:
-            nodes = self._inbound_nodes
-            before = len(nodes)
-            with _own_policy(type(self), self.dtype_policy):
-                self(**{name: _symbolic(spec) for name, spec in config[_CALL].items()})
-            # A functional model that holds this layer counts its calls: this one is not part of it.
-            del nodes[before:]
-    else:
+    shapes = {key: value for key, value in (config or {}).items() if key != _CALL}
+    specs = (config or {}).get(_CALL)
+    if specs is None or shapes:
         base = keras.Model if isinstance(self, keras.Model) else keras.layers.Layer
-        base.build_from_config(self, config)
+        base.build_from_config(self, shapes or config)
+    if specs is not None:
+        object.__setattr__(self, "_call_specs", _Held(specs))
+    if specs is None and isinstance(shapes.get("input_shape"), (list, tuple)):
+        specs = {}  # never called itself: TimeDistributed calls the `call` of the layer inside
+        arguments = [keras.KerasTensor(tuple(shapes["input_shape"]), dtype=self.compute_dtype)]
+    else:
+        arguments = []
+    if specs is not None:
+        _build_by_call(self, arguments, {name: _symbolic(spec) for name, spec in specs.items()})
+
+
+def _build_by_call(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Call a layer symbolically, where it or layers inside are not built yet."""
+    if not layer.built:
+        nodes = layer._inbound_nodes
+        before = len(nodes)
+        layer(*args, **kwargs)
+        del nodes[before:]  # a functional model that holds this layer counts its calls: this one is not part of it
+    if not all(inner.built for inner in layer._flatten_layers(include_self=False)):
+        # Keras does not run `call` where a layer says its output's shape: it is run here, without values.
+        importlib.import_module("keras.src.backend").compute_output_spec(layer.__call__, *args, **kwargs)
+
+
+# ── precision ────────────────────────────────────────────────────────────────────────────────────
+
+
+def keep_precision(cls: type) -> None:
+    """Wrap a layer's class so that it is made, built and called under the policy that was global when it was made."""
+    _remember_call(cls)
+    if _own(cls, "build") and not getattr(cls.build, "_remembers", False):  # type: ignore[attr-defined]
+        cls.build = _under_own_policy(cls.build)  # type: ignore[attr-defined]
+    if not getattr(cls.get_config, "_remembers", False):  # type: ignore[attr-defined]
+        cls.get_config = _with_policy(cls.get_config)  # type: ignore[attr-defined]
+    revive = cls.from_config.__func__  # type: ignore[attr-defined]
+    if not getattr(revive, "_remembers", False):
+        cls.from_config = classmethod(_revived_under_policy(revive))  # type: ignore[attr-defined]
+
+
+def _remember_call(cls: type) -> None:
+    """Wrap `__call__`: the first call leaves the specs of its tensors on the instance."""
+    original: Callable[..., Any] = cls.__call__
+    if getattr(original, "_remembers", False):
+        return
+
+    @functools.wraps(original)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if "_call_specs" not in self.__dict__:
+            specs = _call_specs(self, args, kwargs)
+            if specs:
+                object.__setattr__(self, "_call_specs", _Held(specs))
+        with _precision(self.__dict__.get("_made_under")):
+            return original(self, *args, **kwargs)
+
+    __call__._remembers = True  # type: ignore[attr-defined]
+    cls.__call__ = __call__  # type: ignore[method-assign]
+
+
+def _under_own_policy(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _precision(self.__dict__.get("_made_under")):
+            return original(self, *args, **kwargs)
+
+    method._remembers = True  # type: ignore[attr-defined]
+    return method
+
+
+def _with_policy(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def get_config(self: Any) -> dict[str, Any]:
+        config: dict[str, Any] = original(self)
+        made_under = self.__dict__.get("_made_under")
+        if made_under is None or made_under == _policy_name(config.get("dtype")):
+            return config
+        return {**config, MADE_UNDER: made_under}
+
+    get_config._remembers = True  # type: ignore[attr-defined]
+    return get_config
+
+
+def _revived_under_policy(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def from_config(cls: Any, config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        config = dict(config)
+        made_under = config.pop(MADE_UNDER, None)
+        with _precision(made_under or _policy_name(config.get("dtype"))):
+            return original(cls, config, *args, **kwargs)
+
+    from_config._remembers = True  # type: ignore[attr-defined]
+    return from_config
+
+
+def _policy_name(policy: Any) -> str | None:
+    """The name of a policy given as an object, a name or the config of either."""
+    if isinstance(policy, Mapping):
+        config = policy.get("config")
+        policy = config.get("name") if isinstance(config, Mapping) else None
+    return policy if policy is None or isinstance(policy, str) else getattr(policy, "name", None)
+
+
+@contextmanager
+def _precision(name: str | None) -> Iterator[None]:
+    """The block runs with this global dtype policy, and the floatx that goes with it."""
+    config = _keras().config
+    policy = config.dtype_policy()
+    if name is None or name == policy.name:
+        yield
+        return
+    floatx = config.floatx()
+    try:
+        wanted = _keras().dtype_policies.get(name)
+    except (TypeError, ValueError):
+        wanted = None  # a policy of the author's own: it is never global
+    if wanted is None or wanted.quantization_mode is not None:
+        yield
+        return
+    config.set_dtype_policy(wanted)
+    config.set_floatx("float64" if wanted.variable_dtype == "float64" else "float32")
+    try:
+        yield
+    finally:
+        config.set_dtype_policy(policy)
+        config.set_floatx(floatx)
