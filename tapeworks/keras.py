@@ -10,12 +10,14 @@ Keras is taken from the caller's process, which has it already; nothing here imp
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tapeworks.errors import ComponentError
+from tapeworks.serialization import MADE_UNDER
 from tapeworks.spec import JobSpec
 
 _COMPILED_ONLY = frozenset({"reduction", "dtype"})
@@ -55,15 +57,23 @@ def from_keras(model: Any, *, data: Mapping[str, Any], epochs: int = 1, **fields
 
 def _model(model: Any) -> dict[str, Any]:
     keras = _keras()
-    if isinstance(model, keras.Sequential) or type(model).__name__ == "Functional":
-        return {"component": "functional", "config": {"config": _plain(json.loads(model.to_json()))}}
     registered = keras.saving.get_registered_name(type(model))
+    if ">" not in registered and (isinstance(model, keras.Sequential) or type(model).__name__ == "Functional"):
+        return {"component": "functional", "config": {"config": _plain(json.loads(model.to_json()))}}
     if ">" not in registered:
         raise ComponentError(
             f"{type(model).__name__} is a subclassed model: put @tapeworks.component on it, and serve its file "
             "to the workers, or build it with the functional API"
         )
-    return {"component": _component_name(registered), "config": _arguments(model.get_config(), registered)}
+    return {"component": _component_name(registered), "config": _arguments(_taken(model), registered)}
+
+
+def _taken(model: Any) -> dict[str, Any]:
+    """The arguments of a model's `__init__` in its config; Keras sets the rest on what `__init__` made."""
+    parameters = inspect.signature(type(model)).parameters
+    spread = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    config = {key: value for key, value in model.get_config().items() if key != MADE_UNDER}
+    return config if spread else {key: value for key, value in config.items() if key in parameters}
 
 
 def _plain(document: dict[str, Any]) -> dict[str, Any]:

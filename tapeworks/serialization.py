@@ -123,6 +123,7 @@ def _remember_arguments(cls: type) -> None:
         original(self, *args, **kwargs)
         if outermost:
             object.__setattr__(self, "_dtype_at_first", _policy_name(getattr(self, "dtype_policy", None)))
+            object.__setattr__(self, "_built_at_first", getattr(self, "built", False))
 
     # Keras asks getfullargspec, which does not follow __wrapped__ but does read __signature__.
     __init__.__signature__ = signature  # type: ignore[attr-defined]
@@ -207,6 +208,8 @@ def _from_config(cls: Any, config: Mapping[str, Any]) -> Any:
         if policy.quantization_mode is None and type(policy) is keras.dtype_policies.DTypePolicy:
             arguments["dtype"] = policy.name
     accepted = _accepted(cls)
+    if issubclass(cls, keras.Sequential) and "dtype" not in inspect.signature(cls).parameters:
+        arguments.pop("dtype", None)  # Sequential takes none
     left = {} if accepted is None else {key: arguments.pop(key) for key in list(arguments) if key not in accepted}
     instance = cls(**arguments)
     for name, value in left.items():
@@ -262,39 +265,44 @@ def _call_specs(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     except TypeError:
         return {}  # The call itself is about to raise, and says it better.
     specs = {}
+    sized = bool(_stateful(instance))
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
         for key, item in value.items() if kind is inspect.Parameter.VAR_KEYWORD else [(name, value)]:
-            spec = _spec(item)
+            spec = _spec(item, sized)
             if spec is not None:
                 specs[key] = spec
     return specs
 
 
-def _spec(value: Any) -> Any:
-    """A nest of `{shape, dtype, sparse, ragged}`, batch dimension open; None where there is no tensor in it."""
+def _stateful(layer: Any) -> list[Any]:
+    """The stateful RNNs in a layer: their states have the size of a batch."""
+    rnn = _keras().layers.RNN
+    return [inner for inner in layer._flatten_layers() if isinstance(inner, rnn) and inner.stateful]
+
+
+def _spec(value: Any, sized: bool = False) -> Any:
+    """A nest of `{shape, dtype, sparse, ragged}`, batch dimension open unless `sized`; None: there is no tensor."""
     if isinstance(value, dict):
-        found = {str(key): _spec(item) for key, item in value.items()}
+        found = {str(key): _spec(item, sized) for key, item in value.items()}
         return {"dict": found} if found and all(item is not None for item in found.values()) else None
     if isinstance(value, (list, tuple)):
-        items = [_spec(item) for item in value]
+        items = [_spec(item, sized) for item in value]
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: items} if items and all(item is not None for item in items) else None
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is None or dtype is None:
         return None
-    spec: dict[str, Any] = {"shape": _open(shape), "dtype": getattr(dtype, "name", None) or str(dtype)}
+    sizes = [None if size is None else int(size) for size in shape]
+    if sizes and not sized:
+        sizes[0] = None
+    spec: dict[str, Any] = {"shape": sizes, "dtype": getattr(dtype, "name", None) or str(dtype)}
     kinds = {base.__name__ for base in type(value).__mro__}
     if getattr(value, "sparse", False) or kinds & {"SparseTensor", "SymbolicSparseTensor"}:
         spec["sparse"] = True
     if getattr(value, "ragged", False) or "RaggedTensor" in kinds:
         spec["ragged"] = True
     return spec
-
-
-def _open(shape: Any) -> list[int | None]:
-    sizes = [None if size is None else int(size) for size in shape]
-    return [None, *sizes[1:]] if sizes else []
 
 
 def _symbolic(spec: Mapping[str, Any]) -> Any:
@@ -313,7 +321,7 @@ def _symbolic(spec: Mapping[str, Any]) -> Any:
 def _get_build_config(self: Any) -> dict[str, Any] | None:
     """Keras' own shapes for a `build` of the author's; shapes and dtypes of the first call, by argument."""
     held = self.__dict__.get("_call_specs")
-    if held is None or hasattr(self, "_inputs_struct"):  # a functional model is built by `__init__`
+    if held is None or self.__dict__.get("_built_at_first"):
         return _shapes(self)
     shapes = (_shapes(self) or {}) if _own(type(self), "build") else {}
     return {**shapes, _CALL: held.values}
@@ -346,6 +354,8 @@ def _build_from_config(self: Any, config: Mapping[str, Any] | None) -> None:
 
 def _build_by_call(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
     """Call a layer symbolically, where it or layers inside are not built yet."""
+    if not layer.built and _stateful(layer):
+        _call_on_zeros(layer, args, kwargs)
     if not layer.built:
         nodes = layer._inbound_nodes
         before = len(nodes)
@@ -354,6 +364,19 @@ def _build_by_call(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
     if not all(inner.built for inner in layer._flatten_layers(include_self=False)):
         # Keras does not run `call` where a layer says its output's shape: it is run here, without values.
         importlib.import_module("keras.src.backend").compute_output_spec(layer.__call__, *args, **kwargs)
+
+
+def _call_on_zeros(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Keras cannot make the states of RNNs without values."""
+    keras = _keras()
+
+    def zeros(symbolic: Any) -> Any:
+        return keras.ops.zeros([1 if size is None else size for size in symbolic.shape], symbolic.dtype)
+
+    args, kwargs = keras.tree.map_structure(zeros, (args, kwargs))
+    layer(*args, **kwargs)
+    for inner in _stateful(layer):
+        inner.reset_state()
 
 
 # ── precision ────────────────────────────────────────────────────────────────────────────────────

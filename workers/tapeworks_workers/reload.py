@@ -303,9 +303,10 @@ class _Facts:
 
 
 def _facts(model: keras.Model) -> _Facts:
-    plain = (keras.Sequential, keras.src.models.Functional)  # no config keeps the policy that these have themselves
+    # No config keeps the policy that these have themselves, and none of their values depends on it.
+    plain = (keras.Sequential, keras.src.models.Functional, keras.layers.InputLayer)
     layers = [layer for layer in model._flatten_layers() if type(layer) not in plain]
-    policies = [(layer.path, type(layer).__name__, layer.dtype_policy.name) for layer in layers]
+    policies = [(layer.path or layer.name, type(layer).__name__, layer.dtype_policy.name) for layer in layers]
     optimizer = getattr(model, "optimizer", None)
     values = [variable.numpy() for variable in optimizer.variables] if optimizer else []
     wide = [value.astype(np.float32) if value.dtype == np.float64 else value for value in values]

@@ -22,6 +22,7 @@ from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, OutputLosses
 from tapeworks_workers.engine import losses as spec_losses
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.comparison import recurrent_states
 from tapeworks_workers.engine.gradients import build_minimizers, build_transforms, named_metrics
 from tapeworks_workers.engine.metrics import RoleMetric, build_metrics, gradient_metrics
 from tapeworks_workers.engine.models import build_models
@@ -29,6 +30,7 @@ from tapeworks_workers.engine.ownership import divide
 from tapeworks_workers.engine.randomness import derive_seed, philox
 from tapeworks_workers.engine.run import Run, WhenAsked
 from tapeworks_workers.engine.starting import Start
+from tapeworks_workers.engine.stateful_rnn import every_batch
 from tapeworks_workers.engine.traces import Note
 
 PRECISIONS = {
@@ -85,6 +87,9 @@ class Assembly:
                 named[f"metrics/{metric.name}/{index}"] = variable.value
         for name, variable in self.run.variables().items():
             named[f"run/{name}"] = variable
+        for role, model in self.models.items():
+            for index, variable in enumerate(recurrent_states(model)):
+                named[f"run/recurrent/{role}/{index}"] = variable.value
         named["run/keras_seed"] = global_seed_generator().state.value
         if "training" in self.means:
             named["run/means"] = self.means["training"]
@@ -137,7 +142,9 @@ def assemble(
         given = datasets or {}
         if start is None:
             start = Start(training=(lambda: given["training"]) if "training" in given else None)
-        models, input_specs, remarks = build_models(spec, step, element_spec, start)
+        models, input_specs, remarks = build_models(
+            spec, step, element_spec, start, batch_size=lambda: every_batch(given["training"]) if given else None
+        )
         ownership = divide(spec, step, models)
         owned = ownership.owned
         optimizers = {name: _optimizer(spec, name, variables) for name, variables in owned.items()}

@@ -38,6 +38,7 @@ from tapeworks_workers.engine.plans.verdicts import Verdicts
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.run import WhenAsked
 from tapeworks_workers.engine.starting import Start, continued
+from tapeworks_workers.engine.stateful_rnn import check_split
 from tapeworks_workers.engine.step import compile_train_step
 from tapeworks_workers.engine.traces import Traces
 
@@ -126,6 +127,7 @@ def compile_parts(
         evaluation = Evaluation(assembly, plan, control, traces, evaluators=evaluators)
         for split in (data.validation, data.test):
             if split is not None:
+                check_split(assembly.models, split)
                 evaluation.prepare(split)
     for remark in assembly.remarks:
         reporter.note(remark)

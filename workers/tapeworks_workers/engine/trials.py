@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from tapeworks.authoring import SourceOfSources
 from tapeworks.references import Kind
+from tapeworks_workers.engine.comparison import reset_recurrent_states
 from tapeworks_workers.engine.operations import takes_seed
 
 Example = Mapping[str, Any]
@@ -150,8 +151,14 @@ def _layer(layer: Any, example: Example, notes: list[str]) -> None:
     _finite(outputs, "outputs")
     again = rebuilt(layer)
     if len(again.variables) != len(layer.variables):
-        raise Refusal(f"it has {len(layer.variables)} variables, and {len(again.variables)} after a reload")
+        raise Refusal(
+            f"it has {len(layer.variables)} variables, and {len(again.variables)} after a reload: what is first made "
+            "or built in `call` of a model that `super().__init__(inputs, outputs)` has built already, or of a layer "
+            "with a `build` of its own, is not made again. Make and build it in `__init__` or in `build`"
+        )
     again.set_weights(layer.get_weights())
+    reset_recurrent_states(layer)
+    reset_recurrent_states(again)
     _same(layer(inputs, training=False), again(inputs, training=False), "outputs")
     _gradients(lambda: layer(inputs, training=True), layer.trainable_variables, notes)
 

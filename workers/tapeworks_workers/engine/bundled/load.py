@@ -162,7 +162,7 @@ def main() -> int:
         known = {id(variable) for variable in model.weights}
         for variable, seed in zip((v for v in model.variables if id(v) not in known), entry["seeds"], strict=True):
             variable.assign(seed)  # .keras files leave out where random layers stand
-        largest, equal = 0.0, True
+        largest, equal = 0.0, True  # stateful RNNs begin with zeros, as they did for the stored outputs
         for batch in entry["batches"]:
             outputs = tf.nest.flatten(model(nest(batch["inputs"], arrays), training=False), expand_composites=True)
             expected = tf.nest.flatten(nest(batch["outputs"], arrays), expand_composites=True)
