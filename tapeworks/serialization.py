@@ -118,8 +118,9 @@ def _remember_arguments(cls: type) -> None:
         outermost = "_init_arguments" not in self.__dict__
         if outermost:
             bound = signature.bind(self, *args, **kwargs)
-            object.__setattr__(self, "_init_arguments", _Held(_flat(bound)))
+            object.__setattr__(self, "_init_arguments", _Held({**_default_dtype(signature), **_flat(bound)}))
             object.__setattr__(self, "_made_under", _keras().config.dtype_policy().name)
+            object.__setattr__(self, "_lives_under", self._made_under)
         original(self, *args, **kwargs)
         if outermost:
             object.__setattr__(self, "_dtype_at_first", _policy_name(getattr(self, "dtype_policy", None)))
@@ -129,6 +130,12 @@ def _remember_arguments(cls: type) -> None:
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     __init__._remembers = True  # type: ignore[attr-defined]
     cls.__init__ = __init__  # type: ignore[misc]
+
+
+def _default_dtype(signature: inspect.Signature) -> dict[str, Any]:
+    """A default of an argument `dtype`: Keras' base writes its own, with which `__init__` would be called again."""
+    default = signature.parameters["dtype"].default if "dtype" in signature.parameters else None
+    return {} if default in (None, inspect.Parameter.empty) else {"dtype": default}
 
 
 def _flat(bound: inspect.BoundArguments) -> dict[str, Any]:
@@ -406,7 +413,7 @@ def _remember_call(cls: type) -> None:
             specs = _call_specs(self, args, kwargs)
             if specs:
                 object.__setattr__(self, "_call_specs", _Held(specs))
-        with _precision(self.__dict__.get("_made_under")):
+        with _precision(self.__dict__.get("_lives_under")):
             return original(self, *args, **kwargs)
 
     __call__._remembers = True  # type: ignore[attr-defined]
@@ -416,7 +423,7 @@ def _remember_call(cls: type) -> None:
 def _under_own_policy(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _precision(self.__dict__.get("_made_under")):
+        with _precision(self.__dict__.get("_lives_under")):
             return original(self, *args, **kwargs)
 
     method._remembers = True  # type: ignore[attr-defined]
@@ -441,8 +448,12 @@ def _revived_under_policy(original: Callable[..., Any]) -> Callable[..., Any]:
     def from_config(cls: Any, config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         config = dict(config)
         made_under = config.pop(MADE_UNDER, None)
-        with _precision(made_under or _policy_name(config.get("dtype"))):
-            return original(cls, config, *args, **kwargs)
+        made_under = made_under or _policy_name(config.get("dtype"))
+        with _precision(made_under):
+            instance = original(cls, config, *args, **kwargs)
+        if "_lives_under" not in instance.__dict__:  # of a class that its author registered with Keras
+            object.__setattr__(instance, "_lives_under", made_under)
+        return instance
 
     from_config._remembers = True  # type: ignore[attr-defined]
     return from_config

@@ -77,7 +77,9 @@ def check_split(models: Mapping[str, keras.Model], split: Split) -> None:
             continue
         size = every_batch(split.dataset(0))
         if size is None:
-            raise _short(f"/models/{role}: the layer {stateful_path(model)!r}", f"the last {split.name} batch may be short")
+            raise _short(
+                f"/models/{role}: the layer {stateful_path(model)!r}", f"the last {split.name} batch may be short"
+            )
         if {size} != sizes:
             raise JobFailure(
                 FailureCode.INVALID_SPEC,

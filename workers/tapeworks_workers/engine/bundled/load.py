@@ -90,8 +90,11 @@ def _import(folder: Path, modules: Sequence[str]) -> dict[str, Any]:
     try:
         if modules:
             sys.modules["tapeworks"] = _stand_in(found)
+        known = dict(keras.saving.get_custom_objects())
         for name in modules:
             importlib.import_module(name)
+        if modules:
+            _add_registered(found, known, names)
     finally:
         sys.path.remove(str(folder))
         sys.dont_write_bytecode = written
@@ -100,6 +103,18 @@ def _import(folder: Path, modules: Sequence[str]) -> dict[str, Any]:
             del sys.modules[name]
         sys.modules.update(aside)
     return found
+
+
+def _add_registered(found: dict[str, Any], known: Mapping[str, Any], names: set[str]) -> None:
+    """Add what these files, and packages that they imported, registered with Keras themselves."""
+    serialization = importlib.import_module("component_serialization")
+    for name, target in keras.saving.get_custom_objects().items():
+        if known.get(name) is target or name in found:
+            continue
+        found[name] = target
+        own = getattr(target, "__module__", "").partition(".")[0] in names
+        if own and isinstance(target, type) and issubclass(target, keras.Layer):
+            serialization.keep_precision(target)
 
 
 def _stand_in(found: dict[str, Any]) -> types.ModuleType:
