@@ -117,7 +117,7 @@ class ViT(keras.Model):
         x = layers.Rescaling(2.0, offset=-1.0, name="rescaling")(image)
         x = layers.Conv2D(width, patch, strides=patch, name="patches")(x)
         x = layers.Reshape((-1, width), name="tokens")(x)
-        x = PositionEmbedding(17, name="positions")(ClassToken(name="class_token")(x))
+        x = PositionEmbedding((16 // patch) ** 2 + 1, name="positions")(ClassToken(name="class_token")(x))
         for index in range(blocks):
             x = TransformerBlock(2, width, name=f"block_{index}")(x)
         x = layers.LayerNormalization(name="norm")(x)
@@ -168,7 +168,7 @@ class UNet(keras.Model):
         for index, width in enumerate(widths):
             x = Denoising(width, name=f"down_{index}")([x, moment])
             skips.append(x)
-            x = layers.AveragePooling2D(name=f"pool_{index}")(x)
+            x = layers.AveragePooling2D(2, name=f"pool_{index}")(x)
         for index, width in reversed(list(enumerate(widths))):
             x = layers.UpSampling2D(name=f"up_{index}")(x)
             x = Denoising(width, name=f"back_{index}")(

@@ -76,8 +76,8 @@ def certified(name: str, config: dict[str, Any], folder: Path, verify: Any, prec
 
 ARCHITECTURES = [
     ("zoo/TextClassifier", {"classes": 3, "backbone": {"component": "zoo/BertBackbone", "config": {"blocks": 1}}}),
-    ("zoo/CausalLM", {"width": 4}),
-    ("zoo/ViT", {"blocks": 2}),
+    ("zoo/CausalLM", {"width": 4, "blocks": 1}),
+    ("zoo/ViT", {"patch": 8, "width": 4}),
     ("zoo/ResNet", {"filters": [4, 6], "blocks": [1, 1]}),
     ("zoo/UNet", {"widths": [4, 6]}),
     ("zoo/MobileNet", {"widths": [4]}),

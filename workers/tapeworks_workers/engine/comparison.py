@@ -212,7 +212,7 @@ def _with_own_names(config: dict[str, Any]) -> dict[str, Any]:
             return {key: renamed(item) for key, item in value.items()}
         return value
 
-    ends = {key: renamed(config[key]) for key in ("input_layers", "output_layers") if key in config}
+    ends: dict[str, Any] = {key: renamed(config[key]) for key in ("input_layers", "output_layers") if key in config}
     inner = [
         {**layer, "name": named.get(layer["name"], layer["name"]), "inbound_nodes": renamed(layer["inbound_nodes"])}
         for layer in layers
