@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tapeworks.errors import ComponentError
-from tapeworks.serialization import MADE_UNDER
+from tapeworks.layer_precision import MADE_UNDER
 from tapeworks.spec import JobSpec
 
 _COMPILED_ONLY = frozenset({"reduction", "dtype"})

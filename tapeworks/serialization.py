@@ -18,28 +18,28 @@ count: Keras' base drops the arguments, the commonest reason why custom objects 
   with an integer input or several arguments comes back with fresh weights and no more than a warning.
   A model that builds itself functionally in `__init__` needs neither.
 
-A layer that makes layers of its own without a dtype gives them the global policy of the process, which no
-config keeps. Each layer and model remembers the policy that was global when it was made, and its `__init__`,
-`build` and `__call__` run under it wherever it is loaded. It is written into the config, as `made_under`, where
-it is not the object's own `dtype`.
+A layer keeps the precision under which it was made: see `layer_precision.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING or __name__.startswith("tapeworks."):
+    from tapeworks import layer_precision
+else:  # in a bundle
+    layer_precision = importlib.import_module("component_precision")
 
 T = TypeVar("T")
 
 _CALL = "call_specs"
 """The key of a build config that holds the specs of the first call."""
 _TUPLE = "__tuple__"
-MADE_UNDER = "made_under"
-"""The key of a config that holds the global dtype policy under which a layer was made."""
 
 
 def _keras() -> Any:
@@ -77,6 +77,12 @@ def derive(cls: type) -> None:
         if not _own(cls, "build_from_config"):
             cls.build_from_config = _build_from_config  # type: ignore[attr-defined]
     keep_precision(cls)
+
+
+def keep_precision(cls: type) -> None:
+    """Let layers of a class live under the precision in which they were made (`layer_precision.py`)."""
+    _remember_call(cls)
+    layer_precision.keep(cls, own_build=_own(cls, "build"))
 
 
 def _own(cls: type, name: str) -> bool:
@@ -119,11 +125,10 @@ def _remember_arguments(cls: type) -> None:
         if outermost:
             bound = signature.bind(self, *args, **kwargs)
             object.__setattr__(self, "_init_arguments", _Held({**_default_dtype(signature), **_flat(bound)}))
-            object.__setattr__(self, "_made_under", _keras().config.dtype_policy().name)
-            object.__setattr__(self, "_lives_under", self._made_under)
+            layer_precision.remember(self)
         original(self, *args, **kwargs)
         if outermost:
-            object.__setattr__(self, "_dtype_at_first", _policy_name(getattr(self, "dtype_policy", None)))
+            layer_precision.remember_own(self)
             object.__setattr__(self, "_built_at_first", getattr(self, "built", False))
 
     # Keras asks getfullargspec, which does not follow __wrapped__ but does read __signature__.
@@ -175,15 +180,9 @@ def _get_config(self: Any) -> dict[str, Any]:
     # The base's values win: trainable may have been changed, a learning rate assigned.
     base = _base_config(self)
     dtype = arguments.get("dtype")
-    if dtype is not None and not _dtype_changed(self):  # `__init__` may give a dtype to inner layers only
+    if dtype is not None and not layer_precision.changed(self):  # `__init__` may give a dtype to inner layers only
         base["dtype"] = keras.saving.serialize_keras_object(keras.dtype_policies.get(dtype))
     return {**config, **base}
-
-
-def _dtype_changed(instance: Any) -> bool:
-    """Whether the policy of a layer was assigned after `__init__` (`quantize` does so)."""
-    policy = getattr(instance, "dtype_policy", None)
-    return policy is None or instance.__dict__.get("_dtype_at_first") != _policy_name(policy)
 
 
 def _base_config(instance: Any) -> dict[str, Any]:
@@ -263,6 +262,25 @@ def _deserialised(value: Any) -> Any:
 # ── build configs ────────────────────────────────────────────────────────────────────────────────
 
 
+def _remember_call(cls: type) -> None:
+    """Wrap `__call__`: the first call leaves the specs of its tensors on the instance."""
+    original: Callable[..., Any] = cls.__call__
+    if getattr(original, "_remembers", False):
+        return
+
+    @functools.wraps(original)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if "_call_specs" not in self.__dict__:
+            specs = _call_specs(self, args, kwargs)
+            if specs:
+                object.__setattr__(self, "_call_specs", _Held(specs))
+        with layer_precision.under(layer_precision.of(self)):
+            return original(self, *args, **kwargs)
+
+    __call__._remembers = True  # type: ignore[attr-defined]
+    cls.__call__ = __call__  # type: ignore[method-assign]
+
+
 def _call_specs(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     signature = inspect.signature(instance.call)
     if "training" not in signature.parameters:  # Keras keeps it from such a call
@@ -327,36 +345,29 @@ def _symbolic(spec: Mapping[str, Any]) -> Any:
 
 def _get_build_config(self: Any) -> dict[str, Any] | None:
     """Keras' own shapes for a `build` of the author's; shapes and dtypes of the first call, by argument."""
+    shapes: dict[str, Any] | None = _keras().layers.Layer.get_build_config(self)
     held = self.__dict__.get("_call_specs")
     if held is None or self.__dict__.get("_built_at_first"):
-        return _shapes(self)
-    shapes = (_shapes(self) or {}) if _own(type(self), "build") else {}
-    return {**shapes, _CALL: held.values}
-
-
-def _shapes(layer: Any) -> dict[str, Any] | None:
-    config: dict[str, Any] | None = _keras().layers.Layer.get_build_config(layer)
-    return config
+        return shapes
+    return {**((shapes or {}) if _own(type(self), "build") else {}), _CALL: held.values}
 
 
 def _build_from_config(self: Any, config: Mapping[str, Any] | None) -> None:
     """Create the variables: by the author's `build`, and by one symbolic call where layers inside wait for that."""
     keras = _keras()
-
-    shapes = {key: value for key, value in (config or {}).items() if key != _CALL}
-    specs = (config or {}).get(_CALL)
+    shapes = dict(config or {})
+    specs = shapes.pop(_CALL, None)
     if specs is None or shapes:
         base = keras.Model if isinstance(self, keras.Model) else keras.layers.Layer
-        base.build_from_config(self, shapes or config)
+        base.build_from_config(self, shapes)
     if specs is not None:
         object.__setattr__(self, "_call_specs", _Held(specs))
-    if specs is None and isinstance(shapes.get("input_shape"), (list, tuple)):
-        specs = {}  # never called itself: TimeDistributed calls the `call` of the layer inside
-        arguments = [keras.KerasTensor(tuple(shapes["input_shape"]), dtype=self.compute_dtype)]
-    else:
-        arguments = []
-    if specs is not None:
-        _build_by_call(self, arguments, {name: _symbolic(spec) for name, spec in specs.items()})
+        _build_by_call(self, [], {name: _symbolic(spec) for name, spec in specs.items()})
+        return
+    shape = shapes.get("input_shape")
+    if shape and all(size is None or isinstance(size, int) for size in shape):
+        # TimeDistributed calls the `call` of the layer inside, never the layer.
+        _build_by_call(self, [keras.KerasTensor(tuple(shape), dtype=self.compute_dtype)], {})
 
 
 def _build_by_call(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
@@ -369,8 +380,10 @@ def _build_by_call(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
         layer(*args, **kwargs)
         del nodes[before:]  # a functional model that holds this layer counts its calls: this one is not part of it
     if not all(inner.built for inner in layer._flatten_layers(include_self=False)):
-        # Keras does not run `call` where a layer says its output's shape: it is run here, without values.
-        importlib.import_module("keras.src.backend").compute_output_spec(layer.__call__, *args, **kwargs)
+        # Keras does not run `call` where a layer says its output's shape: it is run here, without values. A layer that
+        # is never called stays as it is; weights that are missed are named when they are loaded.
+        with contextlib.suppress(Exception):
+            importlib.import_module("keras.src.backend").compute_output_spec(layer.__call__, *args, **kwargs)
 
 
 def _call_on_zeros(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
@@ -378,115 +391,9 @@ def _call_on_zeros(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
     keras = _keras()
 
     def zeros(symbolic: Any) -> Any:
-        return keras.ops.zeros([1 if size is None else size for size in symbolic.shape], symbolic.dtype)
+        return keras.ops.zeros([size or 1 for size in symbolic.shape], symbolic.dtype)
 
     args, kwargs = keras.tree.map_structure(zeros, (args, kwargs))
     layer(*args, **kwargs)
     for inner in _stateful(layer):
         inner.reset_state()
-
-
-# ── precision ────────────────────────────────────────────────────────────────────────────────────
-
-
-def keep_precision(cls: type) -> None:
-    """Wrap a layer's class so that it is made, built and called under the policy that was global when it was made."""
-    _remember_call(cls)
-    if _own(cls, "build") and not getattr(cls.build, "_remembers", False):  # type: ignore[attr-defined]
-        cls.build = _under_own_policy(cls.build)  # type: ignore[attr-defined]
-    if not getattr(cls.get_config, "_remembers", False):  # type: ignore[attr-defined]
-        cls.get_config = _with_policy(cls.get_config)  # type: ignore[attr-defined]
-    revive = cls.from_config.__func__  # type: ignore[attr-defined]
-    if not getattr(revive, "_remembers", False):
-        cls.from_config = classmethod(_revived_under_policy(revive))  # type: ignore[attr-defined]
-
-
-def _remember_call(cls: type) -> None:
-    """Wrap `__call__`: the first call leaves the specs of its tensors on the instance."""
-    original: Callable[..., Any] = cls.__call__
-    if getattr(original, "_remembers", False):
-        return
-
-    @functools.wraps(original)
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if "_call_specs" not in self.__dict__:
-            specs = _call_specs(self, args, kwargs)
-            if specs:
-                object.__setattr__(self, "_call_specs", _Held(specs))
-        with _precision(self.__dict__.get("_lives_under")):
-            return original(self, *args, **kwargs)
-
-    __call__._remembers = True  # type: ignore[attr-defined]
-    cls.__call__ = __call__  # type: ignore[method-assign]
-
-
-def _under_own_policy(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _precision(self.__dict__.get("_lives_under")):
-            return original(self, *args, **kwargs)
-
-    method._remembers = True  # type: ignore[attr-defined]
-    return method
-
-
-def _with_policy(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def get_config(self: Any) -> dict[str, Any]:
-        config: dict[str, Any] = original(self)
-        made_under = self.__dict__.get("_made_under")
-        if made_under is None or made_under == _policy_name(config.get("dtype")):
-            return config
-        return {**config, MADE_UNDER: made_under}
-
-    get_config._remembers = True  # type: ignore[attr-defined]
-    return get_config
-
-
-def _revived_under_policy(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def from_config(cls: Any, config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        config = dict(config)
-        made_under = config.pop(MADE_UNDER, None)
-        made_under = made_under or _policy_name(config.get("dtype"))
-        with _precision(made_under):
-            instance = original(cls, config, *args, **kwargs)
-        if "_lives_under" not in instance.__dict__:  # of a class that its author registered with Keras
-            object.__setattr__(instance, "_lives_under", made_under)
-        return instance
-
-    from_config._remembers = True  # type: ignore[attr-defined]
-    return from_config
-
-
-def _policy_name(policy: Any) -> str | None:
-    """The name of a policy given as an object, a name or the config of either."""
-    if isinstance(policy, Mapping):
-        config = policy.get("config")
-        policy = config.get("name") if isinstance(config, Mapping) else None
-    return policy if policy is None or isinstance(policy, str) else getattr(policy, "name", None)
-
-
-@contextmanager
-def _precision(name: str | None) -> Iterator[None]:
-    """The block runs with this global dtype policy, and the floatx that goes with it."""
-    config = _keras().config
-    policy = config.dtype_policy()
-    if name is None or name == policy.name:
-        yield
-        return
-    floatx = config.floatx()
-    try:
-        wanted = _keras().dtype_policies.get(name)
-    except (TypeError, ValueError):
-        wanted = None  # a policy of the author's own: it is never global
-    if wanted is None or wanted.quantization_mode is not None:
-        yield
-        return
-    config.set_dtype_policy(wanted)
-    config.set_floatx("float64" if wanted.variable_dtype == "float64" else "float32")
-    try:
-        yield
-    finally:
-        config.set_dtype_policy(policy)
-        config.set_floatx(floatx)

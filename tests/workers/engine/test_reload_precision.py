@@ -90,14 +90,14 @@ def test_inner_layers_keep_their_precision(
 @pytest.mark.filterwarnings(r"ignore:`build\(\)` was called on layer:UserWarning")
 def test_a_layer_that_follows_the_process_is_a_mismatch(acme: Path, tmp_path: Path, verify: Any) -> None:
     _, draft = in_precision("float64", tmp_path / "bundle")
-    file = draft.folder / "components" / "component_serialization.py"
+    file = draft.folder / "components" / "component_precision.py"
     text = file.read_text()
     assert "config.set_dtype_policy(wanted)" in text
     file.write_text(text.replace("config.set_dtype_policy(wanted)", "pass"))
     manifest = draft.folder / "manifest.json"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     document = json.loads(manifest.read_text())
-    document["files"]["components/component_serialization.py"]["sha256"] = digest
+    document["files"]["components/component_precision.py"]["sha256"] = digest
     manifest.write_text(json.dumps(document))
     failure = verify("reload", draft.folder)["failure"]
     assert failure["code"] == "reload_mismatch"

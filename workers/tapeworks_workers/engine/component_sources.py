@@ -5,7 +5,7 @@
 
 - a built-in file to `builtin_components/<folder>/<file>.py` (such files import nothing of their neighbours);
 - a user's module or package to its own import name, with the modules beside it that it imports;
-- `component_serialization.py`, which derives configs there as `@component` does here;
+- `component_serialization.py` and `component_precision.py`, which do there what `@component` does here;
 - licences to `licenses/<owner>/`, those inside a package at their place.
 """
 
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import tapeworks
-from tapeworks import serialization
+from tapeworks import layer_precision, serialization
 from tapeworks.components import KERAS_KINDS, Component, registry
 from tapeworks.references import is_reference
 
 BUILTIN = "tapeworks_workers.components"
 BUNDLED_BUILTIN = "builtin_components"
-SERIALIZATION = "component_serialization.py"
+SERIALIZATION, PRECISION = "component_serialization.py", "component_precision.py"
 _LICENCES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
 
 
@@ -70,6 +70,7 @@ def copy_sources(components: Iterable[Component], folder: Path) -> list[dict[str
     """Copy what the components need below `folder`; returns the manifest's entries, paths relative to the bundle."""
     folder.mkdir(parents=True)
     shutil.copyfile(Path(serialization.__file__), folder / SERIALIZATION)
+    shutil.copyfile(Path(layer_precision.__file__), folder / PRECISION)
     _copy_licences(Path(tapeworks.__file__).parents[1], folder / "licenses" / "tapeworks", "tapeworks")
     entries = []
     for component in components:

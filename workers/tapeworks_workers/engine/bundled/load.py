@@ -98,7 +98,11 @@ def _import(folder: Path, modules: Sequence[str]) -> dict[str, Any]:
     finally:
         sys.path.remove(str(folder))
         sys.dont_write_bytecode = written
-        taken = {name.partition(".")[0] for name in aside} | {"tapeworks", "component_serialization"}
+        taken = {name.partition(".")[0] for name in aside} | {
+            "tapeworks",
+            "component_serialization",
+            "component_precision",
+        }
         for name in [name for name in sys.modules if name.partition(".")[0] in taken]:
             del sys.modules[name]
         sys.modules.update(aside)
