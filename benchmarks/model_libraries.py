@@ -108,8 +108,9 @@ def gemma():
 @component("hub/ResNetV2", kind="model", example={"inputs": IMAGE})
 def resnet():
     backbone = models.ResNetBackbone(
-        input_conv_filters=[8], input_conv_kernel_sizes=[3], stackwise_num_filters=[8, 8], stackwise_num_blocks=[1, 1],
-        stackwise_num_strides=[1, 2], block_type="basic_block", use_pre_activation=True, image_shape=(32, 32, 3),
+        input_conv_filters=[64], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 64],
+        stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block", use_pre_activation=True,
+        image_shape=(32, 32, 3),
     )
     return models.ResNetImageClassifier(backbone, num_classes=3)
 
