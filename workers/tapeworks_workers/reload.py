@@ -219,9 +219,13 @@ def _load(folder: Path, loader: ModuleType, role: str) -> tuple[keras.Model, lis
         and not issubclass(w.category, DeprecationWarning)
         and "keras" in Path(w.filename).parts
         and re.search(r"weight|variable|buil[dt]|state|load", str(w.message), re.IGNORECASE)
-        and not re.search(r"`build\(\)` was called on layer .* does not have a `build\(\)` method", str(w.message))
+        and not re.search(_HARMLESS, str(w.message))
     ]
     return model, complaints
+
+
+_HARMLESS = r"`build\(\)` was called on layer .* does not have a `build\(\)` method|`compile\(\)` was not called"
+"""Of a layer in one of Keras' wrappers, and of a model with a `compile` of its own: what they lose is compared."""
 
 
 def _cannot_load(role: str, error: Exception) -> Mismatch:
