@@ -161,7 +161,7 @@ def _verify_keras(
         _same_variables(role, "optimizer", entry["optimizer_weights"], of_optimizer, complaints)
         if complaints:
             raise Mismatch("reload_mismatch", f"Keras warned while loading {role!r}: {complaints[0]}", _STATE_HINT)
-        _same_config(folder / entry["keras"], role, model)
+        _same_config(folder / entry["keras"], role, model, compiled=entry["compiled"])
         found = _same_outputs(role, ".keras", model, entry, stored, tolerance)
     found += _same_outputs(role, "load.load() in a process of other precision", model, entry, stored, tolerance)
     variables = {"weights": len(entry["weights"]), "optimizer_variables": len(entry["optimizer_weights"])}
@@ -255,17 +255,21 @@ def _same_variables(
         raise Mismatch("reload_mismatch", message, hint)
 
 
-def _same_config(file: Path, role: str, model: keras.Model) -> None:
-    """The config in the file, that of the loaded model, and that of a model rebuilt from it are one."""
+def _same_config(file: Path, role: str, model: keras.Model, *, compiled: bool) -> None:
+    """The config in the file, that of the loaded model, and that of a model rebuilt from it are one.
+
+    `compiled`: by the job. What a model compiles itself with in `__init__` is made anew each time.
+    """
     with zipfile.ZipFile(file) as archive:
         saved = comparison.comparable(json.loads(archive.read("config.json")))
+    ignored = () if compiled else ("compile_config",)
     try:
         again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
     except Exception as error:
         raise Mismatch("not_serializable", comparison.why_not_rebuilt(error, repr(role)), _CONFIG_HINT) from error
     for other in (model, again):
         found = comparison.comparable(json.loads(json.dumps(keras.saving.serialize_keras_object(other))))
-        where = comparison.first_path(saved, found)
+        where = comparison.first_path(*({k: v for k, v in one.items() if k not in ignored} for one in (saved, found)))
         if where:
             message = f"{role!r}: the config does not come back equal at {where}"
             hint = "from_config(get_config()) must give an equal object: keep arguments as they were given."
