@@ -269,7 +269,8 @@ def _same_config(file: Path, role: str, model: keras.Model, *, compiled: bool) -
         raise Mismatch("not_serializable", comparison.why_not_rebuilt(error, repr(role)), _CONFIG_HINT) from error
     for other in (model, again):
         found = comparison.comparable(json.loads(json.dumps(keras.saving.serialize_keras_object(other))))
-        where = comparison.first_path(*({k: v for k, v in one.items() if k not in ignored} for one in (saved, found)))
+        left, right = ({k: v for k, v in one.items() if k not in ignored} for one in (saved, found))
+        where = comparison.first_path(left, right)
         if where:
             message = f"{role!r}: the config does not come back equal at {where}"
             hint = "from_config(get_config()) must give an equal object: keep arguments as they were given."
