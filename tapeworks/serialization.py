@@ -16,16 +16,25 @@ count: Keras' base drops the arguments, the commonest reason why custom objects 
 - `get_build_config`, `build_from_config` of models and layers without a `build` of their own: shapes
   *and* dtypes of the first call, by argument. Keras records shapes only, so a subclassed model
   with an integer input or several arguments comes back with fresh weights and no more than a warning.
+  A model that builds itself functionally in `__init__` needs neither.
+
+A layer keeps the precision under which it was made (`layer_precision.py`), and what `build` computes (`eager_builds.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING or __name__.startswith("tapeworks."):
+    from tapeworks import eager_builds, layer_precision
+else:  # in a bundle
+    eager_builds = importlib.import_module("component_builds")
+    layer_precision = importlib.import_module("component_precision")
 
 T = TypeVar("T")
 
@@ -47,7 +56,6 @@ def keras_name(name: str) -> tuple[str, str]:
 def register(name: str, target: T) -> T:
     """Derive what is missing and register a class or function with Keras as `package>name`."""
     keras = _keras()
-
     if inspect.isclass(target):
         derive(target)
     package, bare = keras_name(name)
@@ -62,13 +70,20 @@ def derive(cls: type) -> None:
         cls.get_config = _get_config  # type: ignore[attr-defined]
     if not _own(cls, "from_config"):
         cls.from_config = classmethod(_from_config)  # type: ignore[attr-defined]
-    if _is_layer(cls):
-        _build_eagerly(cls)
-    if _is_layer(cls) and not _own(cls, "build") and not _own(cls, "get_build_config"):
-        _remember_call(cls)
+    if not _is_layer(cls):
+        return
+    eager_builds.keep(cls)
+    if not _own(cls, "get_build_config"):
         cls.get_build_config = _get_build_config  # type: ignore[attr-defined]
         if not _own(cls, "build_from_config"):
             cls.build_from_config = _build_from_config  # type: ignore[attr-defined]
+    keep_precision(cls)
+
+
+def keep_precision(cls: type) -> None:
+    """Let layers of a class live under the precision in which they were made (`layer_precision.py`)."""
+    _remember_call(cls)
+    layer_precision.keep(cls, own_build=_own(cls, "build"))
 
 
 def _own(cls: type, name: str) -> bool:
@@ -84,7 +99,6 @@ def _own(cls: type, name: str) -> bool:
 
 def _is_layer(cls: type) -> bool:
     keras = _keras()
-
     return issubclass(cls, keras.layers.Layer)
 
 
@@ -107,15 +121,26 @@ def _remember_arguments(cls: type) -> None:
 
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        if "_init_arguments" not in self.__dict__:
+        outermost = "_init_arguments" not in self.__dict__
+        if outermost:
             bound = signature.bind(self, *args, **kwargs)
-            object.__setattr__(self, "_init_arguments", _Held(_flat(bound)))
+            object.__setattr__(self, "_init_arguments", _Held({**_default_dtype(signature), **_flat(bound)}))
+            layer_precision.remember(self)
         original(self, *args, **kwargs)
+        if outermost:
+            layer_precision.remember_own(self)
+            object.__setattr__(self, "_built_at_first", getattr(self, "built", False))
 
     # Keras asks getfullargspec, which does not follow __wrapped__ but does read __signature__.
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     __init__._remembers = True  # type: ignore[attr-defined]
     cls.__init__ = __init__  # type: ignore[misc]
+
+
+def _default_dtype(signature: inspect.Signature) -> dict[str, Any]:
+    """A default of an argument `dtype`: Keras' base writes its own, with which `__init__` would be called again."""
+    default = signature.parameters["dtype"].default if "dtype" in signature.parameters else None
+    return {} if default in (None, inspect.Parameter.empty) else {"dtype": default}
 
 
 def _flat(bound: inspect.BoundArguments) -> dict[str, Any]:
@@ -148,12 +173,16 @@ def _get_config(self: Any) -> dict[str, Any]:
 
     held = self.__dict__.get("_init_arguments")
     arguments = held.values if held else {}
-    if getattr(type(self).from_config, "__func__", None) is _from_config:
+    if inspect.unwrap(getattr(type(self).from_config, "__func__", _keras)) is _from_config:
         config = {name: _serialised(value) for name, value in arguments.items()}
     else:
         config = {name: keras.saving.serialize_keras_object(value) for name, value in arguments.items()}
     # The base's values win: trainable may have been changed, a learning rate assigned.
-    return {**config, **_base_config(self)}
+    base = _base_config(self)
+    dtype = arguments.get("dtype")
+    if dtype is not None and not layer_precision.changed(self):  # `__init__` may give a dtype to inner layers only
+        base["dtype"] = keras.saving.serialize_keras_object(keras.dtype_policies.get(dtype))
+    return {**config, **base}
 
 
 def _base_config(instance: Any) -> dict[str, Any]:
@@ -185,9 +214,10 @@ def _from_config(cls: Any, config: Mapping[str, Any]) -> Any:
         if policy.quantization_mode is None and type(policy) is keras.dtype_policies.DTypePolicy:
             arguments["dtype"] = policy.name
     accepted = _accepted(cls)
+    if issubclass(cls, keras.Sequential) and "dtype" not in inspect.signature(cls).parameters:
+        arguments.pop("dtype", None)  # Sequential takes none
     left = {} if accepted is None else {key: arguments.pop(key) for key in list(arguments) if key not in accepted}
-    with _own_policy(cls, config.get("dtype")):
-        instance = cls(**arguments)
+    instance = cls(**arguments)
     for name, value in left.items():
         if name == "dtype" and hasattr(type(instance), "dtype_policy"):
             instance.dtype_policy = value
@@ -196,24 +226,6 @@ def _from_config(cls: Any, config: Mapping[str, Any]) -> Any:
         elif name not in ("dtype", "activity_regularizer"):
             raise TypeError(f"{cls.__name__}.__init__ takes no argument {name!r}, which its config holds")
     return instance
-
-
-@contextmanager
-def _own_policy(cls: type, dtype: Any) -> Iterator[None]:
-    """Layers that a model makes without a dtype took the policy of the process that trained it, which was the model's.
-
-    Where it is loaded another one is global: they would come back in float32 inside a model of mixed precision.
-    """
-    keras = _keras()
-    if dtype is None or not issubclass(cls, keras.Model):
-        yield
-        return
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(keras.dtype_policies.get(dtype))
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _accepted(cls: type) -> set[str] | None:
@@ -251,9 +263,9 @@ def _deserialised(value: Any) -> Any:
 
 
 def _remember_call(cls: type) -> None:
-    """Wrap `__call__` so that the first call leaves the specs of its tensors on the instance."""
+    """Wrap `__call__`: the first call leaves the specs of its tensors on the instance."""
     original: Callable[..., Any] = cls.__call__
-    if "__call__" in vars(cls) and getattr(original, "_remembers", False):
+    if getattr(original, "_remembers", False):
         return
 
     @functools.wraps(original)
@@ -262,57 +274,11 @@ def _remember_call(cls: type) -> None:
             specs = _call_specs(self, args, kwargs)
             if specs:
                 object.__setattr__(self, "_call_specs", _Held(specs))
-        return original(self, *args, **kwargs)
+        with layer_precision.under(layer_precision.of(self)):
+            return original(self, *args, **kwargs)
 
     __call__._remembers = True  # type: ignore[attr-defined]
     cls.__call__ = __call__  # type: ignore[method-assign]
-
-
-def _build_eagerly(cls: type) -> None:
-    """Wrap `__call__` so that inner layers which the first call builds keep the constants of their `build`.
-
-    Keras traces `call` in a scratch graph to build a layer. What an inner `build` computes there is lost with it.
-    """
-    original: Callable[..., Any] = cls.__call__
-    if getattr(original, "_builds_eagerly", False):
-        return
-
-    @functools.wraps(original)
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.built:
-            return original(self, *args, **kwargs)
-        with _eager_builds():
-            return original(self, *args, **kwargs)
-
-    __call__._builds_eagerly = True  # type: ignore[attr-defined]
-    cls.__call__ = __call__  # type: ignore[method-assign]
-
-
-@contextmanager
-def _eager_builds() -> Iterator[None]:
-    """Inside the block every `build` runs outside of the graph that is being traced."""
-    keras = _keras()
-    base: Any = keras.layers.Layer
-    before = vars(base)["_maybe_build"]
-    if keras.config.backend() != "tensorflow" or hasattr(before, "_lifts"):
-        yield
-        return
-    tensorflow = importlib.import_module("tensorflow")
-
-    @functools.wraps(before)
-    def _maybe_build(self: Any, *args: Any, **kwargs: Any) -> None:
-        if self.built or getattr(self.build, "_is_default", False):
-            before(self, *args, **kwargs)
-            return
-        with tensorflow.init_scope():
-            before(self, *args, **kwargs)
-
-    _maybe_build._lifts = True  # type: ignore[attr-defined]
-    base._maybe_build = _maybe_build
-    try:
-        yield
-    finally:
-        base._maybe_build = before
 
 
 def _call_specs(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -324,39 +290,44 @@ def _call_specs(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     except TypeError:
         return {}  # The call itself is about to raise, and says it better.
     specs = {}
+    sized = bool(_stateful(instance))
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
         for key, item in value.items() if kind is inspect.Parameter.VAR_KEYWORD else [(name, value)]:
-            spec = _spec(item)
+            spec = _spec(item, sized)
             if spec is not None:
                 specs[key] = spec
     return specs
 
 
-def _spec(value: Any) -> Any:
-    """A nest of `{shape, dtype, sparse, ragged}`, batch dimension open; None where there is no tensor in it."""
+def _stateful(layer: Any) -> list[Any]:
+    """The stateful RNNs in a layer: their states have the size of a batch."""
+    rnn = _keras().layers.RNN
+    return [inner for inner in layer._flatten_layers() if isinstance(inner, rnn) and inner.stateful]
+
+
+def _spec(value: Any, sized: bool = False) -> Any:
+    """A nest of `{shape, dtype, sparse, ragged}`, batch dimension open unless `sized`; None: there is no tensor."""
     if isinstance(value, dict):
-        found = {str(key): _spec(item) for key, item in value.items()}
+        found = {str(key): _spec(item, sized) for key, item in value.items()}
         return {"dict": found} if found and all(item is not None for item in found.values()) else None
     if isinstance(value, (list, tuple)):
-        items = [_spec(item) for item in value]
+        items = [_spec(item, sized) for item in value]
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: items} if items and all(item is not None for item in items) else None
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is None or dtype is None:
         return None
-    spec: dict[str, Any] = {"shape": _open(shape), "dtype": getattr(dtype, "name", None) or str(dtype)}
+    sizes = [None if size is None else int(size) for size in shape]
+    if sizes and not sized:
+        sizes[0] = None
+    spec: dict[str, Any] = {"shape": sizes, "dtype": getattr(dtype, "name", None) or str(dtype)}
     kinds = {base.__name__ for base in type(value).__mro__}
     if getattr(value, "sparse", False) or kinds & {"SparseTensor", "SymbolicSparseTensor"}:
         spec["sparse"] = True
     if getattr(value, "ragged", False) or "RaggedTensor" in kinds:
         spec["ragged"] = True
     return spec
-
-
-def _open(shape: Any) -> list[int | None]:
-    sizes = [None if size is None else int(size) for size in shape]
-    return [None, *sizes[1:]] if sizes else []
 
 
 def _symbolic(spec: Mapping[str, Any]) -> Any:
@@ -373,28 +344,56 @@ def _symbolic(spec: Mapping[str, Any]) -> Any:
 
 
 def _get_build_config(self: Any) -> dict[str, Any] | None:
-    """Shapes and dtypes of the first call, by argument; Keras' own shapes where it was never called."""
-    keras = _keras()
-
+    """Keras' own shapes for a `build` of the author's; shapes and dtypes of the first call, by argument."""
+    shapes: dict[str, Any] | None = _keras().layers.Layer.get_build_config(self)
     held = self.__dict__.get("_call_specs")
-    if held:
-        return {_CALL: held.values}
-    config: dict[str, Any] | None = keras.layers.Layer.get_build_config(self)
-    return config
+    if held is None or self.__dict__.get("_built_at_first"):
+        return shapes
+    return {**((shapes or {}) if _own(type(self), "build") else {}), _CALL: held.values}
 
 
 def _build_from_config(self: Any, config: Mapping[str, Any] | None) -> None:
-    """Create the variables by one symbolic call, as in training."""
+    """Create the variables: by the author's `build`, and by one symbolic call where layers inside wait for that."""
+    keras = _keras()
+    shapes = dict(config or {})
+    specs = shapes.pop(_CALL, None)
+    if specs is None or shapes:
+        base = keras.Model if isinstance(self, keras.Model) else keras.layers.Layer
+        base.build_from_config(self, shapes)
+    if specs is not None:
+        object.__setattr__(self, "_call_specs", _Held(specs))
+        _build_by_call(self, [], {name: _symbolic(spec) for name, spec in specs.items()})
+        return
+    shape = shapes.get("input_shape")
+    if shape and all(size is None or isinstance(size, int) for size in shape):
+        # TimeDistributed calls the `call` of the layer inside, never the layer.
+        _build_by_call(self, [keras.KerasTensor(tuple(shape), dtype=self.compute_dtype)], {})
+
+
+def _build_by_call(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Call a layer symbolically, where it or layers inside are not built yet."""
+    if not layer.built and _stateful(layer):
+        _call_on_zeros(layer, args, kwargs)
+    if not layer.built:
+        nodes = layer._inbound_nodes
+        before = len(nodes)
+        layer(*args, **kwargs)
+        del nodes[before:]  # a functional model that holds this layer counts its calls: this one is not part of it
+    if not all(inner.built for inner in layer._flatten_layers(include_self=False)):
+        # Keras does not run `call` where a layer says its output's shape: it is run here, without values. A layer that
+        # is never called stays as it is; weights that are missed are named when they are loaded.
+        with contextlib.suppress(Exception):
+            importlib.import_module("keras.src.backend").compute_output_spec(layer.__call__, *args, **kwargs)
+
+
+def _call_on_zeros(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Keras cannot make the states of RNNs without values."""
     keras = _keras()
 
-    if config and _CALL in config:
-        if not self.built:
-            nodes = self._inbound_nodes
-            before = len(nodes)
-            with _own_policy(type(self), self.dtype_policy):
-                self(**{name: _symbolic(spec) for name, spec in config[_CALL].items()})
-            # A functional model that holds this layer counts its calls: this one is not part of it.
-            del nodes[before:]
-    else:
-        base = keras.Model if isinstance(self, keras.Model) else keras.layers.Layer
-        base.build_from_config(self, config)
+    def zeros(symbolic: Any) -> Any:
+        return keras.ops.zeros([size or 1 for size in symbolic.shape], symbolic.dtype)
+
+    args, kwargs = keras.tree.map_structure(zeros, (args, kwargs))
+    layer(*args, **kwargs)
+    for inner in _stateful(layer):
+        inner.reset_state()

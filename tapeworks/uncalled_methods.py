@@ -41,15 +41,22 @@ _OF_KIND = {Kind.MODEL: _MODEL, Kind.STEP: _STEP}
 _KERAS_CALLBACK = ("keras.src.callbacks.callback", "Callback")
 
 
-def check_uncalled(cls: type, kind: Kind, name: str) -> None:
-    """Raises ComponentError where the class defines a method that its kind has no caller for."""
+_OF_LIBRARIES = frozenset({"fit", "evaluate", "compile"})
+"""What a base from a library may override (KerasHub's tasks do): its author says so in no file of theirs."""
+
+
+def check_uncalled(cls: type, kind: Kind, name: str, *, package: str | None = None) -> None:
+    """Raises ComponentError where the class defines a method that its kind has no caller for.
+
+    `package`: the author's top-level package, where it is not that of the class: a function may return a library's model.
+    """
     if any((base.__module__, base.__qualname__) == _KERAS_CALLBACK for base in cls.__mro__):
         raise ComponentError(
             f"{name}: {cls.__name__} is a Keras callback, which a compiled training loop cannot call between batches. "
             "Subclass tapeworks.Callback: on_epoch_end(epoch, logs, run) and on_report(step, logs, run)."
         )
     for method, remedy in _OF_KIND.get(kind, {}).items():
-        if defined_by_author(cls, method) and not _called_by_itself(cls, method):
+        if defined_by_author(cls, method) and not (_called_by_itself(cls, method) or _of_library(cls, method, package)):
             does = "overrides" if kind is Kind.MODEL else "defines"
             raise ComponentError(f"{name}: {cls.__name__} {does} {method}, which is not called here. {remedy}")
     if kind is Kind.CALLBACK:
@@ -66,6 +73,23 @@ def defined_by_author(cls: Any, method: str) -> bool:
         if method in vars(base):
             return base.__module__.partition(".")[0] not in ("keras", "tapeworks", "tapeworks_workers")
     return False
+
+
+def uncalled_of_libraries(cls: type, kind: Kind) -> list[str]:
+    """Warnings for methods of a library's base that no job calls; [] for other kinds than models."""
+    found = [method for method in sorted(_OF_LIBRARIES) if kind is Kind.MODEL and _of_library(cls, method)]
+    return [f"{method} of {_definer(cls, method).__module__} is not called: {_TO_INIT}" for method in found]
+
+
+def _of_library(cls: type, method: str, package: str | None = None) -> bool:
+    """Whether a class has one of the methods from a package that is neither its author's nor Keras'."""
+    if method not in _OF_LIBRARIES or not defined_by_author(cls, method):
+        return False
+    return _definer(cls, method).__module__.partition(".")[0] != (package or cls.__module__.partition(".")[0])
+
+
+def _definer(cls: type, method: str) -> type:
+    return next(base for base in cls.__mro__ if method in vars(base))
 
 
 def _called_by_itself(cls: type, method: str) -> bool:

@@ -1,9 +1,16 @@
 """Verifier A: a bundle's models come back in a process that knows nothing of Tapeworks.
 
-`main(bundle)` runs in a fork of the base zygote (by path), or as `python reload.py BUNDLE`. For each exported model
-it loads the `.keras` file with the bundle's own `load.py` and components, compares weights, optimizer, config and the
-outputs for the stored probe batches with what training memory had, and calls the SavedModel with plain TensorFlow.
-It returns a report, or `{"failure": {"code", "message", "hint"}}`:
+`main(bundle)` runs in a fork of the base zygote (by path), or as `python reload.py BUNDLE`. Each exported model is
+loaded in every documented way, each compared with what training memory had for the stored probe batches:
+
+- `load.load()`: weights, optimizer, config and outputs; outputs again with the process's own precision, whatever the
+  job's was;
+- `import load` and `keras.models.load_model`, in a process of Keras' defaults: the dtype policy of each layer, weights,
+  optimizer and outputs;
+- `tf.saved_model.load`: outputs of each signature.
+
+`certify.py` covers `tapeworks.load`, which is barred here. `main` returns a report, or
+`{"failure": {"code", "message", "hint"}}`:
 
 - `reload_mismatch`: the model that came back is not the trained one; the message names the first layer that differs.
 - `not_serializable`: a class could not be rebuilt from its config; the message names the argument.
@@ -22,7 +29,9 @@ import sys
 import traceback
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -90,15 +99,15 @@ class _Barrier:
 def _verify(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     before = set(sys.modules)
     loader = _bundle_loader(folder)
-    keras.config.set_floatx(manifest["floatx"])  # optimizers rebuilt here must round as in training
-    keras.config.set_dtype_policy(manifest["dtype_policy"])  # a rebuilt Sequential takes the process's own
     tolerance = float(manifest["tolerance"])
     models: dict[str, Any] = {}
     for role, entry in manifest["models"].items():
         stored = _read_probe(folder, loader, entry["probe"])
         models[role] = {}
         if entry["keras"]:
-            models[role]["keras"] = _verify_keras(folder, loader, role, entry, stored, tolerance)
+            report, facts = _verify_keras(folder, loader, manifest, role, stored)
+            models[role]["keras"] = report
+            models[role]["load_model"] = _verify_load_model(folder, role, entry, stored, tolerance, facts)
         if entry["saved_model"]:
             models[role]["saved_model"] = _verify_saved_model(folder, role, entry, stored, tolerance)
     components = folder.resolve() / "components"
@@ -140,28 +149,56 @@ def _read_probe(folder: Path, loader: ModuleType, entry: dict[str, Any]) -> list
 
 
 def _verify_keras(
-    folder: Path, loader: ModuleType, role: str, entry: dict[str, Any], stored: Sequence[Any], tolerance: float
-) -> dict[str, Any]:
-    model, complaints = _load(folder, loader, role)
-    optimizer = getattr(model, "optimizer", None)
-    _same_variables(role, "weights", entry["weights"], model.weights, complaints)
-    _same_variables(role, "optimizer", entry["optimizer_weights"], optimizer.variables if optimizer else [], complaints)
-    if complaints:
-        raise Mismatch("reload_mismatch", f"Keras warned while loading {role!r}: {complaints[0]}", _STATE_HINT)
-    _same_config(folder / entry["keras"], role, model)
+    folder: Path, loader: ModuleType, manifest: dict[str, Any], role: str, stored: Sequence[Any]
+) -> tuple[dict[str, Any], _Facts]:
+    """`load.load()`: its report, and what the same file must give when it is loaded in another way."""
+    entry, tolerance = manifest["models"][role], float(manifest["tolerance"])
+    with _precision_of(manifest):
+        model, complaints = _load(folder, loader, role)
+        optimizer = getattr(model, "optimizer", None)
+        _same_variables(role, "weights", entry["weights"], model.weights, complaints)
+        of_optimizer = optimizer.variables if optimizer else []
+        _same_variables(role, "optimizer", entry["optimizer_weights"], of_optimizer, complaints)
+        if complaints:
+            raise Mismatch("reload_mismatch", f"Keras warned while loading {role!r}: {complaints[0]}", _STATE_HINT)
+        _same_config(folder / entry["keras"], role, model, compiled=entry["compiled"])
+        found = _same_outputs(role, ".keras", model, entry, stored, tolerance)
+    found += _same_outputs(role, "load.load() in a process of other precision", model, entry, stored, tolerance)
+    variables = {"weights": len(entry["weights"]), "optimizer_variables": len(entry["optimizer_weights"])}
+    outputs = comparison.worst(found).document()
+    return {**variables, "config": "equal", "batches": len(stored), "outputs": outputs}, _facts(model)
+
+
+@contextmanager
+def _precision_of(manifest: dict[str, Any]) -> Iterator[None]:
+    """The global precision of the job: optimizers rebuilt here round as in training, a Sequential takes its policy."""
+    before, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx(manifest["floatx"])
+    keras.config.set_dtype_policy(manifest["dtype_policy"])
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before)
+        keras.config.set_dtype_policy(policy)
+
+
+def _same_outputs(
+    role: str, form: str, model: keras.Model, entry: dict[str, Any], stored: Sequence[Any], tolerance: float
+) -> list[comparison.Difference]:
+    """Call the model with each probe, from the states that random layers and stateful RNNs had in training memory."""
     for variable, value in zip(comparison.seed_variables(model), entry["probe"]["seeds"], strict=True):
         variable.assign(value)
+    comparison.reset_recurrent_states(model)
     found = []
     for inputs, expected, batch in stored:
         observed = comparison.probe(model, inputs)
         where = comparison.first_difference(batch["layers"], observed.layers)
-        found.append(_close(role, ".keras", expected, observed.outputs, tolerance, entry, where))
+        found.append(_close(role, form, expected, observed.outputs, tolerance, entry, where))
         losses = float(batch["losses"])  # "NaN" is a string in JSON
         if abs(observed.losses - losses) > tolerance * max(1.0, abs(losses)):
             message = f"the regularization of {role!r} was {losses} and is {observed.losses} after the reload"
             raise Mismatch("reload_mismatch", message, _STATE_HINT)
-    variables = {"weights": len(entry["weights"]), "optimizer_variables": len(entry["optimizer_weights"])}
-    return {**variables, "config": "equal", "batches": len(found), "outputs": comparison.worst(found).document()}
+    return found
 
 
 _STATE_HINT = "Keep what a layer learns in Keras variables (add_weight), and every argument of __init__ in its config."
@@ -182,8 +219,13 @@ def _load(folder: Path, loader: ModuleType, role: str) -> tuple[keras.Model, lis
         and not issubclass(w.category, DeprecationWarning)
         and "keras" in Path(w.filename).parts
         and re.search(r"weight|variable|buil[dt]|state|load", str(w.message), re.IGNORECASE)
+        and not re.search(_HARMLESS, str(w.message))
     ]
     return model, complaints
+
+
+_HARMLESS = r"`build\(\)` was called on layer .* does not have a `build\(\)` method|`compile\(\)` was not called"
+"""Of a layer in one of Keras' wrappers, and of a model with a `compile` of its own: what they lose is compared."""
 
 
 def _cannot_load(role: str, error: Exception) -> Mismatch:
@@ -213,17 +255,22 @@ def _same_variables(
         raise Mismatch("reload_mismatch", message, hint)
 
 
-def _same_config(file: Path, role: str, model: keras.Model) -> None:
-    """The config in the file, that of the loaded model, and that of a model rebuilt from it are one."""
+def _same_config(file: Path, role: str, model: keras.Model, *, compiled: bool) -> None:
+    """The config in the file, that of the loaded model, and that of a model rebuilt from it are one.
+
+    `compiled`: by the job. What a model compiles itself with in `__init__` is made anew each time.
+    """
     with zipfile.ZipFile(file) as archive:
         saved = comparison.comparable(json.loads(archive.read("config.json")))
+    ignored = () if compiled else ("compile_config",)
     try:
         again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
     except Exception as error:
         raise Mismatch("not_serializable", comparison.why_not_rebuilt(error, repr(role)), _CONFIG_HINT) from error
     for other in (model, again):
         found = comparison.comparable(json.loads(json.dumps(keras.saving.serialize_keras_object(other))))
-        where = comparison.first_path(saved, found)
+        left, right = ({k: v for k, v in one.items() if k not in ignored} for one in (saved, found))
+        where = comparison.first_path(left, right)
         if where:
             message = f"{role!r}: the config does not come back equal at {where}"
             hint = "from_config(get_config()) must give an equal object: keep arguments as they were given."
@@ -249,6 +296,59 @@ def _close(
         )
         raise Mismatch("reload_mismatch", message, _STATE_HINT)
     return found
+
+
+# ── import load, keras.models.load_model ─────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is compared between two loads of one file without holding both models."""
+
+    policies: list[tuple[str, str, str]]
+    """Path, class and dtype policy of each layer."""
+    optimizer: list[set[str]]
+    """Digests of each optimizer variable, in its own dtype and in float32: Keras keeps the rate in floatx."""
+
+
+def _facts(model: keras.Model) -> _Facts:
+    # No config keeps the policy that these have themselves, and none of their values depends on it.
+    plain = (keras.Sequential, keras.src.models.Functional, keras.layers.InputLayer)
+    layers = [layer for layer in model._flatten_layers() if type(layer) not in plain]
+    policies = [(layer.path or layer.name, type(layer).__name__, layer.dtype_policy.name) for layer in layers]
+    optimizer = getattr(model, "optimizer", None)
+    values = [variable.numpy() for variable in optimizer.variables] if optimizer else []
+    wide = [value.astype(np.float32) if value.dtype == np.float64 else value for value in values]
+    digests = [{comparison.digest(a), comparison.digest(b)} for a, b in zip(values, wide, strict=True)]
+    return _Facts(policies, digests)
+
+
+def _verify_load_model(
+    folder: Path, role: str, entry: dict[str, Any], stored: Sequence[Any], tolerance: float, expected: _Facts
+) -> dict[str, Any]:
+    """The bundle's classes are known to Keras since `load.py` was imported; nothing else of the bundle is in use."""
+    form = "keras.models.load_model"
+    try:
+        model = keras.models.load_model(folder / entry["keras"])
+    except Exception as error:
+        what = comparison.why_not_rebuilt(error, repr(role))
+        raise Mismatch("reload_mismatch", f"load.load() works and {form} fails: {what}", _PRECISION_HINT) from error
+    found = _facts(model)
+    for (path, cls, policy), (_, _, other) in zip(expected.policies, found.policies, strict=True):
+        if policy != other:
+            message = f"{form} of {role!r}: the layer {path!r} ({cls}) has the dtype policy {other}, was {policy}"
+            raise Mismatch("reload_mismatch", message, _PRECISION_HINT)
+    _same_variables(role, "weights", entry["weights"], model.weights, [])
+    if not all(map(set.intersection, expected.optimizer, found.optimizer)):
+        message = f"{form} of {role!r}: the optimizer came back with other values"
+        raise Mismatch("reload_mismatch", message, _PRECISION_HINT)
+    differences = _same_outputs(role, form, model, entry, stored, tolerance)
+    return {"layers": len(found.policies), "outputs": comparison.worst(differences).document()}
+
+
+_PRECISION_HINT = (
+    "A layer must not depend on the floatx and the dtype policy of the process: pass `dtype` on to what it makes."
+)
 
 
 # ── SavedModel ───────────────────────────────────────────────────────────────────────────────────

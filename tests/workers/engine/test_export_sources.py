@@ -51,6 +51,8 @@ def test_a_package_goes_whole_with_what_it_imports_from_beside_it(twice: Compone
     copied = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
     assert copied == {
         "components/component_serialization.py",
+        "components/component_precision.py",
+        "components/component_builds.py",
         "components/acme_pack/__init__.py",
         "components/acme_pack/LICENSE",
         "components/acme_pack/layers/__init__.py",

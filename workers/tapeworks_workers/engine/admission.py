@@ -11,6 +11,7 @@ proved for each job's bundle (`reload.py`).
 
 from __future__ import annotations
 
+import inspect
 import traceback
 import warnings
 from typing import Any
@@ -22,6 +23,7 @@ from tapeworks.components import Component, registry
 from tapeworks.errors import JobFailure, Location
 from tapeworks.jobs import ComponentEntry, RefusedComponent
 from tapeworks.references import Kind
+from tapeworks.uncalled_methods import uncalled_of_libraries
 from tapeworks.wire import Catalogue
 from tapeworks_workers.engine import python_randomness
 from tapeworks_workers.engine.allowed import keras_entries
@@ -79,7 +81,7 @@ def _named_apart(component: Component) -> RefusedComponent | None:
 def admit(component: Component) -> ComponentEntry | RefusedComponent:
     """Try one component. Errors of its code become the reason of its refusal."""
     keras.utils.clear_session(free_memory=False)
-    notes: list[str] = []
+    notes = uncalled_of_libraries(component.target, component.kind) if inspect.isclass(component.target) else []
     drawn: list[str] = []
 
     def called(what: str, hint: str, location: Location) -> None:

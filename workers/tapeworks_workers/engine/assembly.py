@@ -22,6 +22,7 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, LossSpec, OutputLosses
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.comparison import recurrent_states
 from tapeworks_workers.engine.fit_hooks import own_metrics, uncalled_hooks
 from tapeworks_workers.engine.gradients import build_minimizers, build_transforms, named_metrics
 from tapeworks_workers.engine.held_state import held_metrics, held_variables
@@ -35,6 +36,7 @@ from tapeworks_workers.engine.ownership import divide
 from tapeworks_workers.engine.randomness import derive_seed, philox
 from tapeworks_workers.engine.run import Run, WhenAsked
 from tapeworks_workers.engine.starting import Start
+from tapeworks_workers.engine.stateful_rnn import every_batch
 from tapeworks_workers.engine.traces import Note
 
 PRECISIONS = {
@@ -91,6 +93,9 @@ class Assembly:
                 named[f"metrics/{metric.name}/{index}"] = variable.value
         for name, variable in self.run.variables().items():
             named[f"run/{name}"] = variable
+        for role, model in self.models.items():
+            for index, variable in enumerate(recurrent_states(model)):
+                named[f"run/recurrent/{role}/{index}"] = variable.value
         named["run/keras_seed"] = global_seed_generator().state.value
         if "training" in self.means:
             named["run/means"] = self.means["training"]
@@ -154,7 +159,9 @@ def assemble(
     if start is None:
         start = Start(training=(lambda: given["training"]) if "training" in given else None)
     # Outside: a seeded initialiser gives the numbers that it gives in plain Keras.
-    models, input_specs, taken = build_models(spec, step, element_spec, start)
+    models, input_specs, taken = build_models(
+        spec, step, element_spec, start, batch_size=lambda: every_batch(given["training"]) if given else None
+    )
     with philox():
         ownership = divide(spec, step, models)
         owned = ownership.owned

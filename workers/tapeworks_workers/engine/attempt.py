@@ -40,6 +40,7 @@ from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.run import WhenAsked
 from tapeworks_workers.engine.second_trace import TraceComparison
 from tapeworks_workers.engine.starting import Start, continued
+from tapeworks_workers.engine.stateful_rnn import check_split
 from tapeworks_workers.engine.step import CompiledStep, compile_train_step
 from tapeworks_workers.engine.traces import Traces
 from tapeworks_workers.engine.training_effect import training_notes, use_notes
@@ -135,6 +136,7 @@ def compile_parts(
         evaluation = Evaluation(assembly, plan, control, traces, evaluators=evaluators)
         for split in (data.validation, data.test):
             if split is not None:
+                check_split(assembly.models, split)
                 evaluation.prepare(split)
         validates = traced and data.validation is not None
         notes += use_notes(assembly, training=True, fed=fed, validates=validates) if traced else ()

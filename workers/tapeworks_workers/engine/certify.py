@@ -4,7 +4,8 @@
 `python -m tapeworks_workers.engine.certify BUNDLE`. It imports the bundle's components, and no others, as real
 components; puts the job together from the manifest's spec; restores `training_state/`; takes one more step on the
 stored batch. Loss and values must be those that training memory recorded, within `next_step.TOLERANCE`. A `.keras`
-file alone could not do that: it keeps neither seeds nor an optimizer that spans two models.
+file alone could not do that: it keeps neither seeds nor an optimizer that spans two models. At the end `tapeworks.load`
+must give each model with the weights that were exported.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from tapeworks.bundle import load
 from tapeworks.components import registry
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks_workers.engine.again import put_together_again, verified
-from tapeworks_workers.engine.comparison import device, versions
+from tapeworks_workers.engine.comparison import device, digest, versions, why_not_rebuilt
 from tapeworks_workers.engine.next_step import FOLDER, TOLERANCE, compare_next_step, device_kind, stored_batch
 
 
@@ -40,7 +42,26 @@ def main(bundle: Path) -> dict[str, Any]:
             hint="Something that training depends on is no variable: keep the state of a step, loss or layer in "
             "tf.Variable or keras.Variable, and draw random numbers from `run` or a keras.random.SeedGenerator.",
         )
-    return {"verifier": "certify", "step": report, "components": components, "versions": versions(), "device": device()}
+    loaded = _loaded(bundle, manifest)
+    return {
+        "verifier": "certify", "step": report, "loaded": loaded, "components": components, "versions": versions(),
+        "device": device(),
+    }  # fmt: skip
+
+
+def _loaded(bundle: Path, manifest: dict[str, Any]) -> list[str]:
+    """The roles that `tapeworks.load` gives. Raises JobFailure `reload_mismatch`."""
+    roles = [role for role, entry in manifest["models"].items() if entry["keras"]]
+    for role in roles:
+        try:
+            model = load(bundle, roles=[role])[role]
+        except Exception as error:
+            what = why_not_rebuilt(error, repr(role))
+            raise JobFailure(FailureCode.RELOAD_MISMATCH, f"tapeworks.load fails: {what}") from error
+        expected = manifest["models"][role]["weights"]
+        if [digest(weight.numpy()) for weight in model.weights] != [entry["sha256"] for entry in expected]:
+            raise JobFailure(FailureCode.RELOAD_MISMATCH, f"tapeworks.load gives {role!r} with other weights")
+    return roles
 
 
 def import_components(bundle: Path, manifest: dict[str, Any]) -> list[str]:

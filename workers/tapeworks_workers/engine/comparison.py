@@ -40,6 +40,18 @@ def seed_variables(model: keras.Model) -> list[Any]:
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
+def recurrent_states(model: keras.Model) -> list[Any]:
+    """The state variables of stateful RNNs: Keras lists them in no layer's `variables` and saves them in no file."""
+    layers = (layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN) and layer.stateful)
+    return [variable for layer in layers for variable in tf.nest.flatten(layer.states) if variable is not None]
+
+
+def reset_recurrent_states(model: keras.Model) -> None:
+    """Stateful RNNs begin with zeros, as after a load."""
+    for variable in recurrent_states(model):
+        variable.assign(tf.zeros(variable.shape, variable.dtype))
+
+
 @dataclass(frozen=True)
 class Observed:
     """What a model gave for one probe batch."""
@@ -171,9 +183,41 @@ def comparable(config: Any) -> Any:
         return [comparable(item) for item in config]
     if not isinstance(config, dict):
         return config
+    config = _with_own_names(config)
     registered = isinstance(config.get("registered_name"), str) and ">" in config["registered_name"]
     dropped = {"shared_object_id", "build_config", "vocabulary_size", *(["module"] if registered else [])}
     return {key: comparable(value) for key, value in config.items() if key not in dropped}
+
+
+def _with_own_names(config: dict[str, Any]) -> dict[str, Any]:
+    """A functional model's config; layers whose `get_config` leaves the name out, so that Keras invents another one
+    each time, are named by their position."""
+    layers = config.get("layers")
+    if "input_layers" not in config or not isinstance(layers, list):
+        return config
+    named = {
+        layer.get("name"): f"#{index}"
+        for index, layer in enumerate(layers)
+        if isinstance(layer, dict) and isinstance(layer.get("config"), dict) and "name" not in layer["config"]
+    }
+    if not named:
+        return config
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, list):
+            if len(value) == 3 and isinstance(value[0], str) and value[0] in named:
+                return [named[value[0]], *value[1:]]  # a history or an end: layer, node, tensor
+            return [renamed(item) for item in value]
+        if isinstance(value, dict):
+            return {key: renamed(item) for key, item in value.items()}
+        return value
+
+    ends: dict[str, Any] = {key: renamed(config[key]) for key in ("input_layers", "output_layers") if key in config}
+    inner = [
+        {**layer, "name": named.get(layer["name"], layer["name"]), "inbound_nodes": renamed(layer["inbound_nodes"])}
+        for layer in layers
+    ]
+    return {**config, "layers": inner, **ends}
 
 
 def first_path(left: Any, right: Any, at: str = "", *, of_keras: bool = False) -> str | None:

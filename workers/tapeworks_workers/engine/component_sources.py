@@ -5,7 +5,7 @@
 
 - a built-in file to `builtin_components/<folder>/<file>.py` (such files import nothing of their neighbours);
 - a user's module or package to its own import name, with the modules beside it that it imports;
-- `component_serialization.py`, which derives configs there as `@component` does here;
+- `component_serialization.py` and the files beside it, which do there what `@component` does here;
 - licences to `licenses/<owner>/`, those inside a package at their place.
 """
 
@@ -20,13 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import tapeworks
-from tapeworks import serialization
+from tapeworks import eager_builds, layer_precision, serialization
 from tapeworks.components import KERAS_KINDS, Component, registry
 from tapeworks.references import is_reference
 
 BUILTIN = "tapeworks_workers.components"
 BUNDLED_BUILTIN = "builtin_components"
-SERIALIZATION = "component_serialization.py"
+STAND_INS = {
+    "component_serialization.py": serialization,
+    "component_precision.py": layer_precision,
+    "component_builds.py": eager_builds,
+}
+"""What does in a bundle what `@component` does here."""
 _LICENCES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
 
 
@@ -69,7 +74,8 @@ def _registered_names(config: Any) -> Iterator[str]:
 def copy_sources(components: Iterable[Component], folder: Path) -> list[dict[str, Any]]:
     """Copy what the components need below `folder`; returns the manifest's entries, paths relative to the bundle."""
     folder.mkdir(parents=True)
-    shutil.copyfile(Path(serialization.__file__), folder / SERIALIZATION)
+    for stand_in, source in STAND_INS.items():
+        shutil.copyfile(str(source.__file__), folder / stand_in)
     _copy_licences(Path(tapeworks.__file__).parents[1], folder / "licenses" / "tapeworks", "tapeworks")
     entries = []
     for component in components:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tapeworks.authoring import TrainingStep
+from tapeworks.components import registry
 from tapeworks.errors import ComponentError, FailureCode, JobFailure, Location
 from tapeworks.references import Kind
 from tapeworks.spec import Adapt, JobSpec, ModelSpec
@@ -24,14 +25,21 @@ from tapeworks_workers.engine.initial_weights import Taken
 from tapeworks_workers.engine.layer_paths import layers_by_path
 from tapeworks_workers.engine.probes import fitting_part
 from tapeworks_workers.engine.starting import Start, freeze, initialise
+from tapeworks_workers.engine.stateful_rnn import call_once, stateful_path, with_batch_size
 
 
 def build_models(
-    spec: JobSpec, step: TrainingStep, element_spec: Any, start: Start | None = None
+    spec: JobSpec,
+    step: TrainingStep,
+    element_spec: Any,
+    start: Start | None = None,
+    *,
+    batch_size: Callable[[], int | None] = lambda: None,
 ) -> tuple[dict[str, keras.Model], dict[str, Any], list[Taken]]:
     """Role → model, role → the nest of specs that it takes, and the weights that were taken. Raises JobFailure.
 
     Models are built role by role and their layers adapted; then come initial states, copies and frozen layers.
+    `batch_size`: of every training batch, None where one may be short; asked for stateful RNNs only.
     """
     start = Start() if start is None else start
     check_roles(spec, step)
@@ -45,7 +53,7 @@ def build_models(
             preparation = Preparation(spec, role, start)
             pointer = f"/models/{role}"
             models[role], input_specs[role] = build_model(
-                spec.models[role], given, pointer=pointer, preparation=preparation
+                spec.models[role], given, pointer=pointer, preparation=preparation, batch_size=batch_size
             )
             adapted[role] = preparation.check(models[role])
     taken = initialise(spec, models, start, adapted)
@@ -169,12 +177,19 @@ def check_roles(spec: JobSpec, step: TrainingStep) -> None:
 
 
 def build_model(
-    reference: ModelSpec, input_spec: Any, *, pointer: str, preparation: Preparation | None = None
+    reference: ModelSpec,
+    input_spec: Any,
+    *,
+    pointer: str,
+    preparation: Preparation | None = None,
+    batch_size: Callable[[], int | None] = lambda: None,
 ) -> tuple[keras.Model, Any]:
     """A built model, and the part of `input_spec` that it takes: a model with named inputs gets exactly those."""
     made = build(reference, Kind.MODEL, pointer=pointer, draft=True)
     try:
-        check_uncalled(type(made), Kind.MODEL, reference.component)
+        component = registry.find(Kind.MODEL, reference.component)
+        package = None if component is None else component.package_name
+        check_uncalled(type(made), Kind.MODEL, reference.component, package=package)
     except ComponentError as error:  # a function may return a model whose class is no component
         raise JobFailure(FailureCode.INVALID_SPEC, str(error)) from error
     names = named_inputs(made)
@@ -186,6 +201,7 @@ def build_model(
                 f"model {reference.component!r} takes the inputs {names}; the element's x has {sorted(input_spec)}",
             )
         input_spec = {name: input_spec[name] for name in names}
+    input_spec = with_batch_size(made, input_spec, batch_size, pointer=pointer)
     adapting = preparation.begin(made, input_spec) if preparation is not None else None
     if not isinstance(made, keras.Model):
         return _finished(made, input_spec, reference.component, pointer, adapting), input_spec
@@ -234,7 +250,7 @@ def _built(model: keras.Model, input_spec: Any, name: str, pointer: str, adaptin
             # Sequential.build knows shapes only: with an input of its own the dtype comes back after a reload too.
             return keras.Sequential([keras_inputs(input_spec), *model.layers], name=model.name)
         if not model.built:
-            model(keras_inputs(input_spec))
+            call_once(model, input_spec) if stateful_path(model) else model(keras_inputs(input_spec))
         return model
 
 

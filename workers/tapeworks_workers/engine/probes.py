@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tapeworks_workers.engine.comparison import probe, seed_variables
+from tapeworks_workers.engine.comparison import probe, recurrent_states, reset_recurrent_states, seed_variables
 from tapeworks_workers.engine.examples import sample
 from tapeworks_workers.engine.nests import Arrays
 
@@ -24,7 +24,9 @@ _UNKNOWN_SIZE = 4
 
 def write_probe(model: keras.Model, inputs: Sequence[Any], file: Path) -> dict[str, Any]:
     """Call the model with each nest of inputs and store both; the manifest's entry, without the file's name."""
-    before = [variable.numpy() for variable in model.variables]
+    held = [*model.variables, *recurrent_states(model)]
+    before = [variable.numpy() for variable in held]
+    reset_recurrent_states(model)
     seeds = [variable.numpy().tolist() for variable in seed_variables(model)]
     arrays, batches = Arrays(), []
     try:
@@ -34,7 +36,7 @@ def write_probe(model: keras.Model, inputs: Sequence[Any], file: Path) -> dict[s
             entry = {"inputs": arrays.add(nest), "outputs": arrays.add(seen.outputs)}
             batches.append({**entry, "losses": seen.losses, "layers": seen.layers})
     finally:
-        for variable, value in zip(model.variables, before, strict=True):
+        for variable, value in zip(held, before, strict=True):
             variable.assign(value)
     arrays.write(file)
     return {"seeds": seeds, "batches": batches}

@@ -28,6 +28,7 @@ from tapeworks.components import KERAS_KINDS, Component
 from tapeworks.config_schema import reference_kind
 from tapeworks.references import Kind
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.comparison import comparable, first_path
 from tapeworks_workers.engine.error_text import text
 
 MAX_VALUES = 3
@@ -71,17 +72,15 @@ def rebuilt(instance: Any) -> Any:
             f"it cannot be written and rebuilt: {type(error).__name__}: {text(error)}. "
             "Leave get_config out and it is derived from __init__"
         ) from error
-    first_config, second_config = _plain(written), _plain(second)
-    if first_config != second_config:
-        differing = [
-            key for key in first_config["config"] if first_config["config"][key] != second_config["config"].get(key)
-        ]
-        raise Refusal(f"its config is another one after a reload: {', '.join(differing) or 'the build config'} differs")
+    where = first_path(_plain(written)["config"], _plain(second)["config"])
+    if where is not None:
+        raise Refusal(f"its config is another one after a reload: {where.lstrip('/')} differs")
     return again
 
 
 def _plain(written: Any) -> Any:
-    return json.loads(json.dumps(written))
+    """What an object is, without what its calls and `compile` left: variables and outputs are compared themselves."""
+    return comparable(json.loads(json.dumps(written)))
 
 
 # ── arguments ────────────────────────────────────────────────────────────────────────────────────

@@ -20,7 +20,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from tapeworks import serialization
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.assembly import Assembly
-from tapeworks_workers.engine.comparison import why_not_rebuilt
+from tapeworks_workers.engine.comparison import recurrent_states, why_not_rebuilt
 from tapeworks_workers.engine.losses import RoleLoss
 from tapeworks_workers.engine.metrics import RoleMetric
 from tapeworks_workers.engine.outputs import find, outputs_of
@@ -231,15 +231,38 @@ def save_saved_model(
     if not all(isinstance(leaf, tf.TensorSpec) for leaf in tf.nest.flatten(spec)):
         served[SERVING_FLAT], names["flat"] = flat_signature(spec, lambda inputs: model(inputs, training=False))
     archive = keras.export.ExportArchive()
+    states = recurrent_states(model)
+    archive.track(_Holding([state.value for state in states]))
     for one in [model, *(other for other in others.values() if signatures and other is not model)]:
         archive.track(one)
     for name, function in (served | dict(signatures)).items():
         function.get_concrete_function()
         archive.add_endpoint(name, function)
     # Everything is traced; AutoGraph would convert the wrappers that TensorFlow puts around signatures.
-    with _own_signatures_only(), ag_ctx.ControlStatusCtx(status=ag_ctx.Status.DISABLED):
+    with _zeroed(states), _own_signatures_only(), ag_ctx.ControlStatusCtx(status=ag_ctx.Status.DISABLED):
         archive.write_out(str(folder), verbose=False)
     return names
+
+
+class _Holding(tf.Module):
+    """Variables that no layer lists: a SavedModel must hold all that its functions use."""
+
+    def __init__(self, variables: list[tf.Variable]) -> None:
+        super().__init__()
+        self.held = variables
+
+
+@contextmanager
+def _zeroed(variables: list[Any]) -> Iterator[None]:
+    """States of RNNs, zero while they are written."""
+    before = [variable.numpy() for variable in variables]
+    for variable in variables:
+        variable.assign(tf.zeros(variable.shape, variable.dtype))
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ import tensorflow as tf
 from tapeworks.authoring import SourceOfSources
 from tapeworks.examples import Form
 from tapeworks.references import Kind
+from tapeworks_workers.engine.comparison import reset_recurrent_states
 from tapeworks_workers.engine.error_text import text
 from tapeworks_workers.engine.examples import Example, NotTried, Part
 from tapeworks_workers.engine.metric_signatures import for_steps_only, place, without_sample_weight
@@ -104,8 +105,14 @@ def _layer(layer: Any, example: Example, notes: list[str]) -> None:
     if failed is not None:
         return
     if len(again.variables) != len(layer.variables):
-        raise Refusal(f"it has {len(layer.variables)} variables, and {len(again.variables)} after a reload")
+        raise Refusal(
+            f"it has {len(layer.variables)} variables, and {len(again.variables)} after a reload: what is first made "
+            "or built in `call` of a model that `super().__init__(inputs, outputs)` has built already, or of a layer "
+            "with a `build` of its own, is not made again. Make and build it in `__init__` or in `build`"
+        )
     again.set_weights(layer.get_weights())
+    reset_recurrent_states(layer)
+    reset_recurrent_states(again)
     _same(layer(inputs, training=False), again(inputs, training=False), "outputs")
     with _on_values(part, notes):
         _gradients(lambda: layer(inputs, training=True), layer.trainable_variables, notes)

@@ -90,23 +90,43 @@ def _import(folder: Path, modules: Sequence[str]) -> dict[str, Any]:
     try:
         if modules:
             sys.modules["tapeworks"] = _stand_in(found)
+        known = dict(keras.saving.get_custom_objects())
         for name in modules:
             importlib.import_module(name)
+        if modules:
+            _add_registered(found, known, names)
     finally:
         sys.path.remove(str(folder))
         sys.dont_write_bytecode = written
-        taken = {name.partition(".")[0] for name in aside} | {"tapeworks", "component_serialization"}
+        taken = {name.partition(".")[0] for name in aside} | {
+            "tapeworks",
+            "component_serialization",
+            "component_precision",
+            "component_builds",
+        }
         for name in [name for name in sys.modules if name.partition(".")[0] in taken]:
             del sys.modules[name]
         sys.modules.update(aside)
     return found
 
 
+def _add_registered(found: dict[str, Any], known: Mapping[str, Any], names: set[str]) -> None:
+    """Add what these files, and packages that they imported, registered with Keras themselves."""
+    serialization = importlib.import_module("component_serialization")
+    for name, target in keras.saving.get_custom_objects().items():
+        if known.get(name) is target or name in found:
+            continue
+        found[name] = target
+        own = getattr(target, "__module__", "").partition(".")[0] in names
+        if own and isinstance(target, type) and issubclass(target, keras.Layer):
+            serialization.keep_precision(target)
+
+
 def _stand_in(found: dict[str, Any]) -> types.ModuleType:
     """What a component's file takes from `tapeworks`: the decorator, and names to subclass and annotate with."""
     serialization = importlib.import_module("component_serialization")
 
-    def component(name: str, *, version: str = "1", kind: str | None = None, example: Any = None) -> Any:
+    def component(name: str, *, kind: str | None = None, **ignored: Any) -> Any:
         def register(target: Any) -> Any:
             if issubclass(target, _KERAS_BASES) if isinstance(target, type) else kind in ("loss", "metric"):
                 found[">".join(serialization.keras_name(name))] = serialization.register(name, target)
@@ -162,7 +182,7 @@ def main() -> int:
         known = {id(variable) for variable in model.weights}
         for variable, seed in zip((v for v in model.variables if id(v) not in known), entry["seeds"], strict=True):
             variable.assign(seed)  # .keras files leave out where random layers stand
-        largest, equal = 0.0, True
+        largest, equal = 0.0, True  # stateful RNNs begin with zeros, as they did for the stored outputs
         for batch in entry["batches"]:
             outputs = tf.nest.flatten(model(nest(batch["inputs"], arrays), training=False), expand_composites=True)
             expected = tf.nest.flatten(nest(batch["outputs"], arrays), expand_composites=True)
