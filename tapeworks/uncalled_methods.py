@@ -48,7 +48,7 @@ _OF_LIBRARIES = frozenset({"fit", "evaluate", "compile"})
 def check_uncalled(cls: type, kind: Kind, name: str, *, package: str | None = None) -> None:
     """Raises ComponentError where the class defines a method that its kind has no caller for.
 
-    `package`: the author's top-level package, where it is not that of the class: a function may return a library's model.
+    `package`: the author's top-level package where it is not that of the class: functions may return a library's model.
     """
     if any((base.__module__, base.__qualname__) == _KERAS_CALLBACK for base in cls.__mro__):
         raise ComponentError(
