@@ -18,7 +18,7 @@ count: Keras' base drops the arguments, the commonest reason why custom objects 
   with an integer input or several arguments comes back with fresh weights and no more than a warning.
   A model that builds itself functionally in `__init__` needs neither.
 
-A layer keeps the precision under which it was made (`layer_precision.py`) and the constants of `build` (`eager_builds.py`).
+A layer keeps the precision under which it was made (`layer_precision.py`) and constants of `build` (`eager_builds.py`).
 """
 
 from __future__ import annotations

@@ -118,8 +118,7 @@ def _parts(assembly: Assembly) -> Iterator[tuple[str, Any]]:
         for layer in model._flatten_layers():
             yield f"the layer {layer.name!r} of role {role!r}" if layer is not model else f"the model {role!r}", layer
     for name, loss in assembly.losses.items():
-        parts = [part for part, _ in loss.losses.values()] if hasattr(loss, "losses") else [loss]
-        yield from ((f"the loss {name!r}", getattr(part.loss, "fn", part.loss)) for part in parts)
+        yield from ((f"the loss {name!r}", getattr(part.loss, "fn", part.loss)) for part in loss.losses)
     for metric in assembly.all_metrics():
         yield f"the metric {metric.name!r}", getattr(metric.metric, "_fn", metric.metric)
     for name, several in assembly.transforms.items():

@@ -45,7 +45,7 @@ def _on_values(part: Part, notes: list[str]) -> Iterator[None]:
     """What fails inside the block is a note where values were invented: real ones may not lead there."""
     try:
         yield
-    except NotTried:
+    except (NotTried, _Differs):
         raise
     except Exception as error:
         if not part.invented:
@@ -55,10 +55,14 @@ def _on_values(part: Part, notes: list[str]) -> Iterator[None]:
         notes.append(f"on invented values: {name}{told}. Give real values in its example to have it tried on these")
 
 
+class _Differs(Refusal):
+    """A rebuilt object gave something else on the same values: certain, whatever the values are."""
+
+
 def _same(expected: Any, got: Any, what: str) -> None:
     first, second = _parts(expected), _parts(got)
     if len(first) != len(second) or not all(map(_equal, first, second)):
-        raise Refusal(f"{what} differ after a reload: something that matters is not in the config or in variables")
+        raise _Differs(f"{what} differ after a reload: something that matters is not in the config or in variables")
 
 
 def _equal(one: Any, other: Any) -> bool:
