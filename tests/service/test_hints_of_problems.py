@@ -66,8 +66,8 @@ HINTS: list[tuple[ProblemCode, dict[str, Any], str, list[Change]]] = [
         "Remove it; this place takes op", [put("data/pipeline/0/field", None)],
     ),
     (
-        ProblemCode.UNKNOWN_FIELD, spec(loss={"component": "keras/Hinge", "weight": 2.0}), "Remove it",
-        [put("loss/weight", None)],
+        ProblemCode.UNKNOWN_FIELD, spec(loss={"component": "keras/Hinge", "weighted": True}), "Did you mean 'weight'?",
+        [put("loss/weighted", None), put("loss/weight", 2.0)],
     ),
     (ProblemCode.MISSING_FIELD, spec(data={"pipeline": BATCH}), "Add 'source'.", [put("data/source", "digits")]),
     (

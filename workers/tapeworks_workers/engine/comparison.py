@@ -177,16 +177,21 @@ def first_difference(stored: Sequence[dict[str, Any]], found: Sequence[dict[str,
 # ── configs ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def comparable(config: Any) -> Any:
-    """Without what may differ: where a registered class lives, sharing ids, shapes seen at build, an asset's size."""
+def comparable(config: Any, *, assets: bool = True) -> Any:
+    """Without what may differ: where a registered class lives, sharing ids, shapes seen at build, an asset's size.
+
+    `assets`: whether vocabularies may have been learned since; else their size is compared like any argument.
+    """
     if isinstance(config, list):
-        return [comparable(item) for item in config]
+        return [comparable(item, assets=assets) for item in config]
     if not isinstance(config, dict):
         return config
     config = _with_own_names(config)
     registered = isinstance(config.get("registered_name"), str) and ">" in config["registered_name"]
-    dropped = {"shared_object_id", "build_config", "vocabulary_size", *(["module"] if registered else [])}
-    return {key: comparable(value) for key, value in config.items() if key not in dropped}
+    dropped = {"shared_object_id", "build_config"}
+    dropped |= {"vocabulary_size"} if assets else set()
+    dropped |= {"module"} if registered else set()
+    return {key: comparable(value, assets=assets) for key, value in config.items() if key not in dropped}
 
 
 def _with_own_names(config: dict[str, Any]) -> dict[str, Any]:

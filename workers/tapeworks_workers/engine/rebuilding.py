@@ -80,7 +80,7 @@ def rebuilt(instance: Any) -> Any:
 
 def _plain(written: Any) -> Any:
     """What an object is, without what its calls and `compile` left: variables and outputs are compared themselves."""
-    return comparable(json.loads(json.dumps(written)))
+    return comparable(json.loads(json.dumps(written)), assets=False)
 
 
 # ── arguments ────────────────────────────────────────────────────────────────────────────────────
