@@ -129,6 +129,17 @@ def test_metrics_that_a_step_holds_begin_anew_and_are_not_averaged_again(tmp_pat
         np.testing.assert_allclose(np.square(ours.history(f"{prefix}root")), mean, rtol=1e-5)
 
 
+def test_a_metric_that_a_model_holds_says_its_direction(tmp_path: Path) -> None:
+    def stopping(monitor: str) -> Any:
+        return {"epochs": 2, "early_stopping": {"monitor": monitor}}
+
+    ours = prepared(job(model="hooks/NamedResults", data={"validation": 0.2}, training=stopping("val_f1")), tmp_path)
+    (monitors,) = [r["diagnostics"]["monitors"] for r in ours.records("facts") if "monitors" in r["diagnostics"]]
+    assert [one["mode"] for one in monitors.values()] == ["max"]
+    with pytest.raises(JobFailure, match=r"'val_doubled' with mode \"auto\""):
+        prepared(job(model="hooks/NamedResults", data={"validation": 0.2}, training=stopping("val_doubled")), tmp_path)
+
+
 def test_two_metrics_of_one_name_are_refused_with_a_name_that_works(tmp_path: Path) -> None:
     taken = {"component": ACCURACY, "config": {"name": "seen"}}
     with pytest.raises(JobFailure, match=r"Watched holds a metric 'seen'") as caught:

@@ -92,7 +92,8 @@ class Directions:
     def _metric(self, name: str) -> RoleMetric | None:
         """The metric that reports `name`: under its own name, or as a part of a vector or dict result."""
         parts = []
-        for metric in self._assembly.all_metrics():
+        held = (RoleMetric(metric.name, metric, None, False) for metric in self._assembly.held_metrics())
+        for metric in (*self._assembly.all_metrics(), *held):
             if metric.name == name:
                 return metric
             if name.startswith(f"{metric.name}_"):
