@@ -141,7 +141,7 @@ def _by_path(loss: Any, struct: Any, path: Path) -> Iterator[tuple[Path, _Weight
         return
     if isinstance(loss, _Weighted):
         if nested(struct):
-            raise ComponentError(f"one loss stands for the several outputs at {told(path)}: give one for each")
+            raise ComponentError(f"one loss stands for the several outputs at {path_text(path)}: give one for each")
         yield path, loss
         return
     if struct is not None and isinstance(loss, list | tuple):
@@ -155,7 +155,9 @@ def _by_path(loss: Any, struct: Any, path: Path) -> Iterator[tuple[Path, _Weight
                 yield from _by_path(item, struct, path)
             return
     if struct is not None and not isinstance(loss, type(struct)):
-        raise ComponentError(f"the losses at {told(path)} are {kind_of(loss)}, the outputs there are {kind_of(struct)}")
+        raise ComponentError(
+            f"the losses at {path_text(path)} are {kind_of(loss)}, the outputs there are {kind_of(struct)}"
+        )
     yield from _below(loss, struct, path)
 
 
@@ -164,11 +166,13 @@ def _below(loss: Any, struct: Any, path: Path) -> Iterator[tuple[Path, _Weighted
         if item is None:
             continue
         if struct is not None and (key not in struct if isinstance(struct, Mapping) else key >= len(struct)):
-            raise ComponentError(f"there is a loss for the output {told((*path, key))}, which the model does not have")
+            raise ComponentError(
+                f"there is a loss for the output {path_text((*path, key))}, which the model does not have"
+            )
         yield from _by_path(item, None if struct is None else struct[key], (*path, key))
 
 
-def told(path: Path) -> str:
+def path_text(path: Path) -> str:
     """A path as a message names it."""
     return repr("/".join(str(step) for step in path)) if path else "the top"
 

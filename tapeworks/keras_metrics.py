@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tapeworks.errors import ComponentError
-from tapeworks.keras_compile import Outputs, Path, kind_of, measure, nested, told
+from tapeworks.keras_compile import Outputs, Path, kind_of, measure, nested, path_text
 from tapeworks.keras_references import keras
 from tapeworks.references import Kind
 
@@ -64,12 +64,12 @@ def _nested_metrics(given: Any, struct: Any, path: Path, argument: str) -> Itera
     both_lists = isinstance(given, list | tuple) and isinstance(struct, list | tuple)
     if not nested(given) or not (both_lists or isinstance(given, type(struct))) or len(given) != len(struct):
         raise ComponentError(
-            f"{argument} at {told(path)} must match the outputs there, {kind_of(struct)} of {len(struct)}: "
+            f"{argument} at {path_text(path)} must match the outputs there, {kind_of(struct)} of {len(struct)}: "
             "give a list with an entry for each output, or a dict by output"
         )
     for key, items in given.items() if isinstance(given, Mapping) else enumerate(given):
         if isinstance(struct, Mapping) and key not in struct:
-            raise ComponentError(f"{argument} name the output {told((*path, key))}, which the model does not have")
+            raise ComponentError(f"{argument} name the output {path_text((*path, key))}, which the model does not have")
         yield from _nested_metrics(items, struct[key], (*path, key), argument)
 
 
