@@ -13,7 +13,7 @@ import numpy as np
 from qualification.differential.fitting import Training, compiled_model, fitted
 from qualification.differential.setups import Setup
 from qualification.differential.training import spec_of, trained
-from tapeworks.errors import TapeworksError
+from tapeworks.errors import FailureCode, JobFailure, TapeworksError
 from tapeworks_workers.engine.assembly import PRECISIONS
 from tapeworks_workers.engine.environment import as_traced
 
@@ -71,7 +71,10 @@ def _outcome(setup: Setup) -> Outcome:
         _fresh(setup)
         ours = trained(setup, spec_of(setup, compiled_model(setup)))
     except TapeworksError as error:
-        return Outcome(Verdict.RIGHTLY_REFUSED if setup.optimizer.change else Verdict.REFUSED, [_line(error)])
+        # XLA compiles no loop over a number of steps that only the data know: the plan "auto" does not take `fused` then.
+        uncompiled = setup.plan == "fused" and isinstance(error, JobFailure) and error.code is FailureCode.NOT_SUPPORTED
+        right = setup.optimizer.change or uncompiled
+        return Outcome(Verdict.RIGHTLY_REFUSED if right else Verdict.REFUSED, [_line(error)])
     except Exception as error:
         return Outcome(Verdict.BROKEN, [*traceback.format_exc().splitlines()[-12:], _line(error)])
     found = list(differences(ours, theirs))
