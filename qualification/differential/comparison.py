@@ -71,7 +71,7 @@ def _outcome(setup: Setup) -> Outcome:
         _fresh(setup)
         ours = trained(setup, spec_of(setup, compiled_model(setup)))
     except TapeworksError as error:
-        # XLA compiles no loop over a number of steps that only the data know: the plan "auto" does not take `fused` then.
+        # XLA compiles no loop over a length that only the data know; the plan "auto" does not take `fused` then.
         uncompiled = setup.plan == "fused" and isinstance(error, JobFailure) and error.code is FailureCode.NOT_SUPPORTED
         right = setup.optimizer.change or uncompiled
         return Outcome(Verdict.RIGHTLY_REFUSED if right else Verdict.REFUSED, [_line(error)])
