@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tapeworks import serialization
+from tapeworks_workers.engine.component_sources import STAND_INS
 
 serialize = keras.saving.serialize_keras_object
 
@@ -392,8 +395,14 @@ def test_deriving_twice_changes_nothing() -> None:
     assert again(Twice(4)).get_config()["n"] == 4
 
 
-def test_the_file_stands_alone() -> None:
-    """It goes into bundles, where Tapeworks is not."""
-    source = Path(serialization.__file__).read_text()
-    assert "import tapeworks" not in source
-    assert "from tapeworks" not in source
+def test_the_file_stands_alone(tmp_path: Path) -> None:
+    """It goes into bundles with two files beside it, where Tapeworks is not."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import component_serialization as s; print(s.keras_name('a/B'))"
+    )
+    for name, module in STAND_INS.items():
+        (tmp_path / name).write_text(Path(str(module.__file__)).read_text())
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "('a', 'B')\n", done.stderr

@@ -48,9 +48,8 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "mistaken/Worst": (
         {"metrics": ["mistaken/Worst"]},
-        "metric 'worst' on y of shape (None,) and outputs of shape (None, 3): Worst.update_state() got an unexpected "
-        "keyword argument 'sample_weight'",
-        "Define it as update_state(self, y_true, y_pred, sample_weight=None) in Worst.", "def update_state",
+        "Worst.update_state(self, y_true: Any, y_pred: Any) -> None takes no sample_weight, which Keras passes",
+        "Write def update_state(self, y_true, y_pred, sample_weight=None) in the component", "def update_state",
     ),
     "mistaken/NoResult": (
         {"metrics": ["mistaken/NoResult"]}, "NoResult does not define result()", "Define result() in NoResult.",

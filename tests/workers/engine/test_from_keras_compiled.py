@@ -165,7 +165,7 @@ def test_what_a_subclass_or_an_instance_overrides_is_not_dropped() -> None:
     with pytest.raises(ComponentError, match="compute_loss was assigned to the model itself"):
         spec_of(compiled)
 
-    @component("compiled/Own", example={"inputs": tf.TensorSpec([None, 4], tf.float32)})
+    @keras.saving.register_keras_serializable("compiled")
     class Own(keras.Model):
         def compile(self, optimizer: Any, loss: Any, alpha: float = 1.0) -> None:
             super().compile(optimizer=optimizer, loss=loss)

@@ -87,6 +87,7 @@ def test_the_declared_optimizer_may_be_one_of_several() -> None:
     assert layers_of(ours) == {"model": {"body_in", "body_out"}, "head": {"head"}}
     whole = assemble(job(optimizer=sgd(0.1, [{"model": "model"}])), ELEMENT)
     assert len(whole.owned["model"]) == 4
+    compile_train_step(whole)  # a trace shows the outputs that the losses are for
     assert compile_arguments(whole, "model") is not None
 
 

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
-from tapeworks.errors import JobFailure
 from tapeworks.loading import load_components
-from tests.workers.engine.trainings import attempt, job, mlp, numbers, prepared, trained
+from tests.workers.engine.trainings import attempt, job, numbers, prepared, trained
 
 PARTS = Path(__file__).with_name("metric_parts.py")
 load_components([PARTS])
@@ -32,18 +29,11 @@ def test_the_signature_of_the_hint_trains(tmp_path: Path) -> None:
     assert done.history("worst")[0] > 0.0
 
 
-def test_a_function_is_a_metric_twice_under_the_name_that_the_hint_asks_for(tmp_path: Path) -> None:
+def test_a_function_is_a_metric_twice_under_names_of_its_own(tmp_path: Path) -> None:
     reference = {"component": "signatures/share", "config": {"limit": 0.1}}
-    with pytest.raises(JobFailure, match="are both called 'share'") as raised:
-        prepared(job(metrics=["signatures/share", reference]), tmp_path)
-    assert raised.value.hint == 'Give one of them a name: {"config": {"name": "…"}}.'
+    numbered = prepared(job(metrics=["signatures/share", reference]), tmp_path).assembly.metrics["model"]
+    assert [one.name for one in numbered] == ["share", "share_1"], "as fit names them"
     reference["config"] |= {"name": "above"}  # type: ignore[operator]
     frames = attempt(job(metrics=["signatures/share", reference], training={"epochs": 1}), tmp_path)
     assert frames[-1]["outcome"] == "succeeded", frames[-1]["failure"]
     assert frames[-1]["metrics"]["above"] < frames[-1]["metrics"]["share"]
-
-
-def test_of_a_metric_without_a_name_the_hint_says_how_it_gets_one(tmp_path: Path) -> None:
-    with pytest.raises(JobFailure) as raised:
-        prepared(job(model=mlp(), metrics=["signatures/Largest", "signatures/Largest"]), tmp_path)
-    assert "Largest.__init__ takes no name: add one" in raised.value.hint

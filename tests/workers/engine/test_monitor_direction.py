@@ -84,13 +84,13 @@ def test_every_metric_of_keras_means_what_keras_makes_of_it(tmp_path: Path) -> N
     }  # fmt: skip
     names = [
         name for name, cls in vars(keras.metrics).items()
-        if inspect.isclass(cls) and name not in ("Metric", "MeanMetricWrapper")
+        if inspect.isclass(cls) and name not in ("Metric", "MeanMetricWrapper", "Mean", "Sum")
     ]  # fmt: skip
     names = [name for name in names if name.lower() not in {other.lower() for other in names if other < name}]
     metrics = [{"component": f"keras/{name}", "config": {**given.get(name, {}), "name": name}} for name in names]
     assembly = assemble(job(metrics=metrics), ELEMENT)
     ours = Directions(assembly, (), None)
-    assert len(names) > 35
+    assert len(names) > 33
     for item in assembly.all_metrics():
         stopping = keras.callbacks.EarlyStopping(monitor=f"val_{item.name}")
         stopping.set_model(SimpleNamespace(metrics=[MetricsList([item.metric])]))

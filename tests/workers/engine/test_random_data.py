@@ -271,13 +271,13 @@ def validated(given: JobSpec, folder: Path, fork: Any) -> tuple[dict[str, Any], 
 
 
 def test_a_validation_resumes_in_another_process(tmp_path: Path, fork: Any) -> None:
-    exact = spec(use("Translate"), SHUFFLE, BATCH, data={"validation": 0.3})
+    exact = spec(use("Translate"), SHUFFLE, BATCH, data={"validation": 0.3}, export=None)
     resumed, warnings = validated(exact, tmp_path / "exact", fork)
     assert resumed == {"exact": True, "differing": [], "steps": [2, 3]}
     assert warnings == []
-    stateful = spec(BATCH, form="generator", evaluators=["dice/Calls"], data={"validation": pictures()})
+    stateful = spec(BATCH, form="generator", evaluators=["dice/Calls"], data={"validation": pictures()}, export=None)
     resumed, warnings = validated(stateful, tmp_path / "stateful", fork)
     assert not resumed["exact"]
     assert {"the next batch", "val_calls"} <= set(resumed["differing"])
     assert "keeps state" in warnings[-1]["hint"]
-    assert validated(spec(BATCH, training={"deterministic": False}), tmp_path / "not", fork) == (None, [])
+    assert validated(spec(BATCH, training={"deterministic": False}, export=None), tmp_path / "not", fork) == (None, [])

@@ -17,6 +17,8 @@ def without_sample_weight(metric: Any) -> str | None:
     """What is wrong with its `update_state`, and what to write; None where it takes what Keras passes."""
     if _takes(metric, 0, 1, sample_weight=None) or not _takes(metric, 0, 1):
         return None
+    if "sample_weight" in inspect.signature(metric.update_state).parameters:  # (values, sample_weight) of Mean
+        return _steps_only(metric)
     return (
         f"{type(metric).__name__}.update_state{_signature(metric)} takes no sample_weight, which Keras passes to every "
         f"metric, None where there are no weights: write {WANTED}"
@@ -25,8 +27,10 @@ def without_sample_weight(metric: Any) -> str | None:
 
 def for_steps_only(metric: Any) -> str | None:
     """Why it cannot stand in a spec's `metrics`, where it does not take labels and outputs at all."""
-    if _takes(metric, 0, 1):
-        return None
+    return None if _takes(metric, 0, 1) else _steps_only(metric)
+
+
+def _steps_only(metric: Any) -> str:
     return (
         f"{type(metric).__name__}.update_state{_signature(metric)} does not take (y_true, y_pred, sample_weight=None): "
         "a step may use this metric, but it cannot stand in `metrics`"

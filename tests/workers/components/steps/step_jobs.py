@@ -48,7 +48,11 @@ class Noise:
     def uniform(self, shape: Any, dtype: Any = tf.float32) -> tf.Tensor:
         wide = tf.as_dtype(dtype) == tf.float64
         bits = self._generator.uniform_full_int(shape, tf.uint64 if wide else tf.uint32).numpy()
-        drawn = (bits >> np.uint64(11)) * 2.0**-53 if wide else (bits & np.uint32(0x7FFFFF)) * 2.0**-23
+        if wide:  # TensorFlow takes the first 32 bits drawn for the lower ones of a double
+            exchanged = (bits >> np.uint64(32)) | (bits << np.uint64(32))
+            drawn = (exchanged & np.uint64((1 << 52) - 1)) * 2.0**-52
+        else:
+            drawn = (bits & np.uint32(0x7FFFFF)) * 2.0**-23
         return tf.constant(drawn, dtype)
 
     def normal(self, shape: Any, dtype: Any = tf.float32) -> tf.Tensor:
