@@ -313,7 +313,9 @@ class _Facts:
 
 def _facts(model: keras.Model) -> _Facts:
     # No config keeps the policy that these have themselves, and none of their values depends on it.
-    plain = (keras.Sequential, keras.src.models.Functional, keras.layers.InputLayer)
+    # TextVectorization makes its lookup under the global one.
+    plain: set[Any] = {keras.Sequential, keras.src.models.Functional, keras.layers.InputLayer}
+    plain |= {keras.layers.StringLookup, keras.layers.IntegerLookup}
     layers = [layer for layer in model._flatten_layers() if type(layer) not in plain]
     policies = [(layer.path or layer.name, type(layer).__name__, layer.dtype_policy.name) for layer in layers]
     optimizer = getattr(model, "optimizer", None)

@@ -37,11 +37,11 @@ def _steps_only(metric: Any) -> str:
     )
 
 
-def place(metric: Any) -> Location | None:
-    """Where its `update_state` is written."""
+def place(metric: Any, component: str | None = None) -> Location | None:
+    """Where its `update_state` is written; `component`: its name in the spec."""
     function = inspect.unwrap(type(metric).update_state)
     try:
-        return Location(inspect.getsourcefile(function), inspect.getsourcelines(function)[1])
+        return Location(inspect.getsourcefile(function), inspect.getsourcelines(function)[1], component)
     except (OSError, TypeError):
         return None
 

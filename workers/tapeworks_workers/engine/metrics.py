@@ -122,7 +122,7 @@ def _check_signature(metric: keras.metrics.Metric, reference: MetricSpec, pointe
             FailureCode.INVALID_SPEC,
             f"{pointer}: the metric {reference.component}: {wrong}",
             hint=f"Write {metric_signatures.WANTED} in the component, or take this metric out of `metrics`.",
-            location=metric_signatures.place(metric),
+            location=metric_signatures.place(metric, reference.component),
         )
 
 
