@@ -24,6 +24,8 @@ class LabelRanges:
     component: str
     ignored: int | None = None
     """A label that the loss says it leaves out: its `ignore_class`."""
+    certain: bool = False
+    """Whether zeros in the place of a one-hot are a mistake: known of Keras' losses and of the built-in ones."""
     _raising: dict[int, tf.Variable] = field(default_factory=dict)
     """Number of classes → [smallest, largest] label, int64, where TensorFlow raises on a CPU."""
     _zeros: dict[int, tf.Variable] = field(default_factory=dict)
@@ -46,7 +48,8 @@ class LabelRanges:
                     self._keep(self._raising, operation.inputs[1], table[int(axis)])
             elif operation.type == "OneHot" and operation.inputs[0].name in of_y:
                 depth = tf.get_static_value(operation.inputs[1])
-                self._keep(self._zeros, operation.inputs[0], None if depth is None else int(depth))
+                ranges = self._raising if self.certain else self._zeros
+                self._keep(ranges, operation.inputs[0], None if depth is None else int(depth))
 
     def keep_of(self, labels: tf.Tensor, classes: int) -> None:
         """The same for labels that are known to be indexed by."""

@@ -24,6 +24,9 @@ from tapeworks_workers.engine.metrics import RoleMetric
 from tapeworks_workers.engine.traces import Note
 from tapeworks_workers.engine.tracing import engine_code, outside_trace
 
+_KNOWN = ("keras", "tapeworks_workers")
+"""Packages of losses that leave out no label but their `ignore_class`."""
+
 
 class OutputLoss:
     """One loss of the spec, on tensors. `component` is its name there, for messages; `weight` is for `RoleLoss`."""
@@ -32,7 +35,8 @@ class OutputLoss:
         self.loss = loss
         self.component = component
         self.weight = weight
-        self.ranges = LabelRanges(component, ignored=declared(loss, "ignore_class"))
+        known = getattr(getattr(loss, "fn", None), "__module__", type(loss).__module__).partition(".")[0] in _KNOWN
+        self.ranges = LabelRanges(component, ignored=declared(loss, "ignore_class"), certain=known)
         self.notes: list[Note] = []
         """What was found while tracing and is no failure."""
         self._examined = False
