@@ -100,6 +100,8 @@ def _complete(document: dict[str, Any], live: Any) -> None:
         return
     if not is_keras(type(live)):
         return
+    if config.get("trainable") is False and not getattr(live, "weights", True):
+        config["trainable"] = True  # nothing can be trained, and lookups come back so from their own config
     if "inbound_nodes" in document or "build_config" in document:
         check_rebuilt(document, live.name)
     config.update(left_out(live, config))

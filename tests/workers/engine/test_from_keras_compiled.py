@@ -271,3 +271,17 @@ def test_a_component_keeps_its_arguments_and_their_order() -> None:
     assert spec["losses"]["model"]["outputs"]["a"]["component"] == "compiled/scaled_error"
     (metric,) = spec["metrics"]["model"]["outputs"]["a"]
     assert (metric["component"], metric["config"]) == ("compiled/far", {})
+
+
+def test_a_frozen_lookup_is_taken_as_it_comes_back() -> None:
+    """Keras' own `from_config` of a lookup forgets `trainable`, which means nothing where there are no weights."""
+    words = keras.Input((), dtype="string")
+    lookup = keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")
+    frozen = keras.Model(words, keras.layers.Dense(2)(lookup(words)))
+    frozen.trainable = False
+    whole = keras.Model(frozen.inputs, keras.layers.Dense(1)(frozen.outputs[0]))
+    whole.compile("sgd", "mse")
+    config = tapeworks.from_keras(whole, data=DATA).document()["models"]["model"]["config"]["config"]["config"]
+    trainable = {layer["class_name"]: layer["config"].get("trainable") for layer in config["layers"][:-1]}
+    assert trainable["StringLookup"] is True
+    assert trainable["Dense"] is False
