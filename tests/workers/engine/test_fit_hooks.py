@@ -13,6 +13,7 @@ from tapeworks.components import registry
 from tapeworks.errors import ComponentError, JobFailure
 from tapeworks.loading import load_components
 from tapeworks.references import Kind
+from tapeworks.uncalled_methods import check_uncalled, uncalled_of_libraries
 from tapeworks_workers.engine.building import build
 from tests.workers.engine.trainings import Trained, job, numbers, prepared, trained
 
@@ -218,3 +219,16 @@ def test_a_step_may_call_its_own_test_step() -> None:
             return self.test_step(batch)
 
     component("hooks/Validated")(Validated)
+
+
+def test_what_a_base_from_a_library_overrides_is_a_warning() -> None:
+    """Tasks of model libraries bring a compile of their own; a train_step is refused wherever it comes from."""
+    library = {"compile": lambda self, **kwargs: None, "__module__": "somelib.tasks"}
+    task = type("Task", (keras.Model,), library)
+    own = type("Own", (task,), {"__module__": __name__})
+    check_uncalled(own, Kind.MODEL, "hooks/Own")
+    (warning,) = uncalled_of_libraries(own, Kind.MODEL)
+    assert warning.startswith("compile of somelib.tasks is not called")
+    stepping = type("Stepping", (keras.Model,), {**library, "train_step": lambda self, data: {}})
+    with pytest.raises(ComponentError, match="overrides train_step"):
+        check_uncalled(type("Own", (stepping,), {"__module__": __name__}), Kind.MODEL, "hooks/Own")
