@@ -41,7 +41,9 @@ def _parts(choices: Choices, made: list[Part]) -> tuple[list[Part], list[Part]]:
     different = {part.form if part.form not in ("instance", "function") else part.name: part for part in chosen}
     kept = list(different.values())
     cut = choices.integer(0, len(kept)) if choices.chance(0.5) else len(kept)
-    again = [choices.one(kept)] if kept and choices.chance(0.2) else []
+    # Keras numbers a second instance in the process, which a spec written by hand cannot know.
+    named = [part for part in kept if part.form != "instance"]
+    again = [choices.one(named)] if named and choices.chance(0.2) else []
     return kept[:cut], [*kept[cut:], *again]
 
 
@@ -125,7 +127,7 @@ def _binary(choices: Choices, sequence: bool) -> Head:
     losses += [loss("Dice"), loss("Tversky", **choices.config(0.7, alpha=(0.3,), beta=(0.8,)))] if not flat else []
     metrics = [
         metric("BinaryAccuracy", **choices.config(0.5, threshold=(0.3, 0.0))),
-        metric("BinaryAccuracy", "accuracy"),
+        metric("BinaryAccuracy" if width == 1 else "CategoricalAccuracy", "accuracy"),  # as `compile` reads the word
     ]
     metrics += [] if flat else [metric("BinaryCrossentropy", **from_logits, **smooth)]
     if not logits:
