@@ -106,7 +106,7 @@ def setup(seed: int) -> Setup:
         training=_split(random, made, rows, weighting),
         validation=validation,
         from_arrays=from_arrays,
-        by_hand=by_hand,
+        by_hand=by_hand and updates.change is None,  # no spec says what was called on an optimizer
         plan=run.one(("steps",) * 5 + ("loop",) * 3 + fused),
         steps_per_epoch=run.integer(1, 4) if limited and not from_arrays else None,
         class_weight=_CLASS_WEIGHT if classes and weighting is None and _classifies(made) else None,
