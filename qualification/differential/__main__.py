@@ -40,8 +40,8 @@ def main() -> int:
         if found.verdict not in (Verdict.EQUAL, Verdict.RIGHTLY_REFUSED) or options.only is not None:
             lines += [*one.lines(), *(f"  ! {line}" for line in found.details)]
         _print(lines, options.log)
-    told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
-    _print([f"{sum(counts.values())} set-ups in {time.monotonic() - began:.0f} s: {told}"], options.log)
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    _print([f"{sum(counts.values())} set-ups in {time.monotonic() - began:.0f} s: {summary}"], options.log)
     return int(any(counts[verdict] for verdict in (Verdict.DIFFERENT, Verdict.BROKEN, Verdict.REFUSED)))
 
 

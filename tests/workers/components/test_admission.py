@@ -9,12 +9,13 @@ import pytest
 import tensorflow as tf
 
 from tapeworks import GradientTransform, Source, TrainingStep
-from tapeworks.components import component, registry
-from tapeworks.jobs import ComponentEntry, RefusedComponent
+from tapeworks.components import registry
+from tapeworks.jobs import RefusedComponent
 from tapeworks.loading import load_installed
 from tapeworks.references import Kind
-from tapeworks_workers.engine.admission import admit, admit_all
+from tapeworks_workers.engine.admission import admit_all
 from tapeworks_workers.engine.examples import sample
+from tests.workers.components.admitting import reason, warned
 
 BUILT_IN = [
     ("source", "digits"), ("source", "iris"), ("source", "breast_cancer"), ("source", "diabetes"),
@@ -33,24 +34,6 @@ BUILT_IN = [
 ]  # fmt: skip
 
 VECTORS = tf.TensorSpec([None, 4], tf.float32)
-
-
-def verdict(target: Any, **registration: Any) -> ComponentEntry | RefusedComponent:
-    component(f"trial/{target.__name__}", **registration)(target)
-    (found,) = [one for one in registry if one.target is target]
-    return admit(found)
-
-
-def reason(target: Any, **registration: Any) -> str:
-    refused = verdict(target, **registration)
-    assert isinstance(refused, RefusedComponent), refused
-    return refused.reason
-
-
-def warned(target: Any, **registration: Any) -> list[str]:
-    entry = verdict(target, **registration)
-    assert isinstance(entry, ComponentEntry), entry
-    return entry.warnings
 
 
 # ── the built-ins ────────────────────────────────────────────────────────────────────────────────

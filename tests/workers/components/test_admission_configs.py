@@ -6,7 +6,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tests.workers.components.test_admission_values import reason, warned
+from tests.workers.components.admitting import reason, warned
 
 VECTORS = {"inputs": (None, 4)}
 

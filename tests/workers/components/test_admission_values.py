@@ -8,28 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.components import component, registry
-from tapeworks.jobs import ComponentEntry, RefusedComponent
-from tapeworks_workers.engine.admission import admit
-
-
-def verdict(target: Any, **registration: Any) -> ComponentEntry | RefusedComponent:
-    component(f"values/{target.__name__}", **registration)(target)
-    (found,) = [one for one in registry if one.target is target]
-    return admit(found)
-
-
-def reason(target: Any, **registration: Any) -> str:
-    refused = verdict(target, **registration)
-    assert isinstance(refused, RefusedComponent), refused
-    return refused.reason
-
-
-def warned(target: Any, **registration: Any) -> list[str]:
-    entry = verdict(target, **registration)
-    assert isinstance(entry, ComponentEntry), entry
-    return entry.warnings
-
+from tests.workers.components.admitting import reason, warned
 
 # ── values ───────────────────────────────────────────────────────────────────────────────────────
 
