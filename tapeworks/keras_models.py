@@ -26,6 +26,7 @@ _HOOKS = (
     "_compute_loss",
 )
 """What an instance may hold in place of its class's own, and a config does not."""
+_LOOKUPS = ("StringLookup", "IntegerLookup", "TextVectorization")
 
 
 def model_reference(model: Any, floatx: str) -> dict[str, Any]:
@@ -100,8 +101,8 @@ def _complete(document: dict[str, Any], live: Any) -> None:
         return
     if not is_keras(type(live)):
         return
-    if config.get("trainable") is False and not getattr(live, "weights", True):
-        config["trainable"] = True  # nothing can be trained, and lookups come back so from their own config
+    if config.get("trainable") is False and type(live).__name__ in ("StringLookup", "IntegerLookup"):
+        config["trainable"] = True  # nothing can be trained, and they come back so from their own config
     if "inbound_nodes" in document or "build_config" in document:
         check_rebuilt(document, live.name)
     config.update(left_out(live, config))
@@ -128,7 +129,7 @@ def _learned(layer: Any) -> dict[str, Any]:
         mean, variance = layer.adapt_mean.numpy(), layer.adapt_variance.numpy()
         adapted = bool((mean != 0).any() or (variance != 1).any())
         return {"mean": mean.tolist(), "variance": variance.tolist()} if adapted else {}  # else the job may adapt it
-    if kind in ("StringLookup", "IntegerLookup", "TextVectorization") and not _keeps_vocabulary(layer):
+    if kind in _LOOKUPS and not _keeps_vocabulary(layer):
         lookup = getattr(layer, "_lookup_layer", layer)
         if lookup.output_mode == "tf_idf":
             raise ComponentError(

@@ -113,13 +113,13 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(patient_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     lifelines.become_subreaper()
     with asyncio.Runner() as loop:
         launcher = ForkLauncher(runner=f"{ACTING}:main", admission=f"{ACTING}:catalogue")
         loop.run(launcher.start())
         loop.run(launcher.load([]))
-        yield Stage(loop, launcher, service, tmp_path_factory.mktemp("stage"))
+        yield Stage(loop, launcher, patient_service, tmp_path_factory.mktemp("stage"))
         loop.run(launcher.close())
 
 

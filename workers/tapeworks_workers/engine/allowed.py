@@ -80,7 +80,7 @@ def arguments_of(cls: type, kind: Kind) -> dict[str, bool]:
         if one.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     }
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
-        names = {**dict.fromkeys(base_arguments(kind), False), **names}
+        names = {**dict.fromkeys(sorted(base_arguments(kind)), False), **names}
     return names
 
 
