@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tapeworks import Callback, Evaluator, component
+from tapeworks import Callback, Evaluator, TrainingStep, component
 
 
 @component("jobs/Scaled", example={"inputs": {"a": (None, 3), "b": ((None, 3), "int32")}})
@@ -76,3 +76,39 @@ class Moved(keras.metrics.Metric):
 
     def result(self) -> Any:
         return self.total / 2.0
+
+
+class OneModel(TrainingStep):
+    """A classifier's step, written out."""
+
+    models = ("net",)
+    optimizers = {"main": ("net",)}  # noqa: RUF012
+    losses = ("wrong",)
+
+    def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
+        x, y = batch
+        with tf.GradientTape() as tape:
+            loss = run.losses["wrong"](y, run.models["net"](x, training=True))
+        run.minimize("main", loss, tape)
+        return {"loss": loss}
+
+
+@component("jobs/Plain")
+class Plain(OneModel):
+    """Right."""
+
+
+@component("jobs/Misspelt")
+class Misspelt(OneModel):
+    """Calls what a run has not."""
+
+    def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
+        return {"loss": run.model(batch[0])}
+
+
+@component("jobs/Pairs")
+class Pairs(OneModel):
+    """Right, for data of its own jobs."""
+
+    def train_step(self, batch: Any, run: Any) -> dict[str, Any]:
+        return super().train_step((tf.concat([batch[0]["left"], batch[0]["right"]], -1), batch[1]), run)

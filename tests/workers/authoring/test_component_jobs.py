@@ -28,9 +28,11 @@ def findings(tmp_path_factory: pytest.TempPathFactory, attempts: Attempts) -> di
 
 
 def test_what_is_right_is_trained_exported_reloaded_and_resumed(findings: dict[str, Finding]) -> None:
-    for name in ("Scaled", "labels", "Count", "Moved", "Turn"):
+    expected = ("numbered_name", "Keras numbered", "none of its own jobs was tried")
+    for name in ("Scaled", "labels", "Count", "Moved", "Turn", "Plain"):
         assert findings[name].problems == [], name
-        assert all("numbered_name" in note or "Keras numbered" in note for note in findings[name].notes), name
+        notes = findings[name].notes
+        assert all(any(words in note for words in expected) for note in notes), notes
 
 
 def test_a_mistake_in_a_callback_is_found_at_its_line(findings: dict[str, Finding]) -> None:
@@ -38,6 +40,13 @@ def test_a_mistake_in_a_callback_is_found_at_its_line(findings: dict[str, Findin
     line = 1 + [text.endswith("# the mistake") for text in FILE.read_text().splitlines()].index(True)
     assert "AttributeError: 'Forgets' object has no attribute 'seen'" in problem
     assert f"acme_small_jobs.py, line {line})" in problem
+
+
+def test_a_step_of_one_model_is_tried(findings: dict[str, Finding]) -> None:
+    (problem,) = findings["Misspelt"].problems
+    assert "has no attribute 'model'" in problem
+    assert findings["Pairs"].problems == []
+    assert any(note.startswith("in a small job of iris") for note in findings["Pairs"].notes)
 
 
 def test_what_a_callback_needs_of_its_own_jobs_is_a_note_and_the_job_beside_it_a_problem(

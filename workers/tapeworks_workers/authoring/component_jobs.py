@@ -26,7 +26,8 @@ from tapeworks_workers.engine.rehearsal import Finding
 _OF_VALUES = frozenset({FailureCode.NON_FINITE, FailureCode.INVALID_DATA})
 _WHILE_VALUES_RUN = frozenset({"training", "validating", "testing"})
 _CERTAIN = re.compile(r"(^|: )(AttributeError|NameError|UnboundLocalError|TypeError|ImportError): ")
-"""Errors of code, whatever job it stands in."""
+"""Errors of code, whatever job it stands in; a step may expect tensors of other types, so a TypeError of its own is
+not certain."""
 _NOTICED = frozenset({FailureCode.NO_GRADIENT})
 TOLERANCE = 1e-6
 
@@ -81,7 +82,8 @@ def _tell(component: Component, job: TrialJob, failure: Mapping[str, Any], findi
     of_values = failure["code"] in _OF_VALUES or (
         failure["code"] == FailureCode.COMPONENT_ERROR and failure["phase"] in _WHILE_VALUES_RUN
     )
-    certain = _CERTAIN.search(failure["message"]) is not None
+    error = _CERTAIN.search(failure["message"])
+    certain = error is not None and not (component.kind is Kind.STEP and error[2] == "TypeError")
     if failure["code"] in _NOTICED or (job.invented and of_values) or (job.guessed and not certain):
         if any(note.startswith("on invented values") for note in finding.notes):
             return  # admission has told it

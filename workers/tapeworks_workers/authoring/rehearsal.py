@@ -62,7 +62,7 @@ def found_in(
     for component in components:
         if component.kind is Kind.STEP and f'"{component.name}"' not in named:
             by_name[component.kind, component.name].notes.append(
-                "a step needs models made for it: put a job that names it beside it, which is tried then"
+                "none of its own jobs was tried: put the spec of one, NAME.json, beside its file"
             )
     return findings + jobs
 

@@ -1,7 +1,7 @@
 """A small job for a component: the spec that trains with it, on the data of its example.
 
-Interface: `trial_job(component)` gives a `TrialJob`, or raises NotTried. The kinds that need models of a certain
-architecture (steps) have none: the jobs beside them try those.
+Interface: `trial_job(component)` gives a `TrialJob`, or raises NotTried. A step with several models has none: nothing
+says which models fit together, and the jobs beside it try it.
 
     layer, model                  alone: a mean squared error where there is one output, else outputs are made small
     loss, metric                  a dense model whose outputs have the shape of y_pred
@@ -9,6 +9,7 @@ architecture (steps) have none: the jobs beside them try those.
     transform, dataset_function   data alone: what it gives is summed
     source                        the same
     callback, evaluator           a classifier of iris
+    step of one model             the same, without metrics
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tapeworks.components import Component, registry
 from tapeworks.examples import Form
 from tapeworks.loading import load_components
 from tapeworks.references import Kind
+from tapeworks.roles import declared_roles
 from tapeworks_workers.engine.adapt import unadapted
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.examples import NotTried, Part
@@ -37,7 +39,7 @@ PARTS = Path(__file__).with_name("trial") / "component_trial.py"
 ROWS = 4
 BATCHES = 3
 TRAINING = {"epochs": 2, "checkpoint": {"every_steps": 2, "every_seconds": None, "keep": 10}, "report_every_steps": 1}
-IRIS = {
+IRIS: dict[str, Any] = {
     "data": {"source": "iris", "validation": 0.2, "pipeline": [{"op": "batch", "batch_size": 30}]},
     "model": {"component": "mlp", "config": {"hidden": [4], "outputs": 3}},
     "loss": {"component": "keras/SparseCategoricalCrossentropy", "config": {"from_logits": True}},
@@ -59,12 +61,9 @@ class TrialJob:
 
 def trial_job(component: Component) -> TrialJob:
     """The job of a component that was admitted. Raises NotTried where there is nothing to try it on."""
-    maker = _MAKERS.get(component.kind)
-    if maker is None:
-        raise NotTried("it needs models made for it")
     if "component_trial" not in {one.module for one in registry}:
         load_components([PARTS])
-    return maker(component)
+    return _MAKERS[component.kind](component)
 
 
 def _reference(component: Component) -> dict[str, Any]:
@@ -290,6 +289,21 @@ def _around_epochs(place: str) -> Callable[[Component], TrialJob]:
     return lambda of: TrialJob({**IRIS, place: [_reference(of)]}, invented=False, guessed=True)
 
 
+def _of_step(of: Component) -> TrialJob:
+    roles: dict[str, Any] = declared_roles(of.target) or {"models": []}
+    if len(roles["models"]) != 1 or roles["frozen"]:
+        raise NotTried("nothing says which models fit together")
+    job: dict[str, Any] = {
+        "data": {**IRIS["data"], "validation": 0.2 if roles["validation_step"] else None},
+        "step": _reference(of),
+        "models": {roles["models"][0]: IRIS["model"]},
+        "losses": dict.fromkeys(roles["losses"], IRIS["loss"]),
+        "optimizers": dict.fromkeys(roles["optimizers"], IRIS["optimizer"]),
+        "training": TRAINING,
+    }
+    return TrialJob(job, invented=False, guessed=True)
+
+
 _MAKERS: dict[Kind, Callable[[Component], TrialJob]] = {
     Kind.LAYER: _of_layer,
     Kind.MODEL: _of_layer,
@@ -306,4 +320,5 @@ _MAKERS: dict[Kind, Callable[[Component], TrialJob]] = {
     Kind.DATASET_FUNCTION: _of_dataset_function,
     Kind.CALLBACK: _around_epochs("callbacks"),
     Kind.EVALUATOR: _around_epochs("evaluators"),
+    Kind.STEP: _of_step,
 }
