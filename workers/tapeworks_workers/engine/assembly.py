@@ -77,6 +77,8 @@ class Assembly:
     """Running sums of a step's scalars, by split; made when the step is traced."""
     pending: dict[str, Any] = field(default_factory=dict)
     """Restored values of variables that tracing will make."""
+    captured: dict[str, tf.Variable] = field(default_factory=dict)
+    """Variables that the traced steps use and no part above declares, by a name in the order of the trace."""
 
     def variables(self) -> dict[str, tf.Variable]:
         """Every value a checkpoint must hold, under a stable name, in a stable order."""
@@ -104,7 +106,7 @@ class Assembly:
             for index, transform in enumerate(transforms):
                 named.update(held_variables(transform, f"transforms/{name}/{index}", known, skip=Run))
         named.update(held_variables(self.step, "step", known, skip=Run))
-        return named
+        return {**named, **self.captured}
 
     def all_metrics(self, split: str = "training") -> Iterator[RoleMetric]:
         """The metrics of every role and the losses of its outputs; of training also the metrics of the gradients."""

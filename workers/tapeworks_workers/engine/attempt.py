@@ -24,6 +24,7 @@ from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly, assemble
 from tapeworks_workers.engine.building import set_data_roots
 from tapeworks_workers.engine.callbacks import Callbacks
+from tapeworks_workers.engine.captured_state import captured_variables, operation_notes, refuse_operations
 from tapeworks_workers.engine.checkpoint import Snapshot, snapshot
 from tapeworks_workers.engine.checkpoint_files import CheckpointFiles, opened
 from tapeworks_workers.engine.control import Control
@@ -42,7 +43,7 @@ from tapeworks_workers.engine.second_trace import TraceComparison
 from tapeworks_workers.engine.starting import Start, continued
 from tapeworks_workers.engine.stateful_rnn import check_split
 from tapeworks_workers.engine.step import CompiledStep, compile_train_step
-from tapeworks_workers.engine.traces import Traces
+from tapeworks_workers.engine.traces import Note, Traces
 from tapeworks_workers.engine.training_effect import training_notes, use_notes
 
 
@@ -141,6 +142,7 @@ def compile_parts(
         validates = traced and data.validation is not None
         notes += use_notes(assembly, training=True, fed=fed, validates=validates) if traced else ()
         notes += use_notes(assembly, training=False, fed=assembly.run.fed, validates=True) if validates else ()
+        notes += find_captured(assembly, [step, *evaluation.steps()])
     if data.validation is not None and (averaging := averaging_note(assembly)):
         reporter.note(averaging)
     for taken in assembly.taken:
@@ -159,6 +161,19 @@ def compile_parts(
     )  # fmt: skip
     reporter.facts(diagnostics={"traces": traces.counts, "plan": training.counters.plan})
     return training, evaluation
+
+
+def find_captured(assembly: Assembly, steps: Sequence[CompiledStep]) -> list[Note]:
+    """Note the variables that the steps use and nothing declares. In a deterministic job, raises JobFailure for state
+    that no checkpoint holds."""
+    graphs = [step.concrete.graph for step in steps if step.concrete is not None]
+    own = [variable for loss in assembly.losses.values() for variable in loss.label_variables()]
+    known = [*assembly.variables().values(), *assembly.means.values(), *own]
+    assembly.captured = captured_variables(graphs, known)
+    if not assembly.spec.training.deterministic:
+        return []
+    refuse_operations(graphs)
+    return list(operation_notes(graphs))
 
 
 def reported(assembly: Assembly, step: CompiledStep, evaluation: Evaluation, data: Data) -> list[str] | None:

@@ -74,6 +74,10 @@ class Evaluation:
                 hint=f"Set data.{split.name} to null, give the step a validation_step, or name evaluators.",
             )
 
+    def steps(self) -> list[CompiledStep]:
+        """The validation steps that were traced."""
+        return [step for _, step, _, _ in self._traced]
+
     def watched(self) -> list[Watched]:
         """The evaluators, with their attributes as they are now."""
         return [Watched.of(one.place, one.component, one.evaluator) for one in self._evaluators]

@@ -68,6 +68,10 @@ class LabelRanges:
         seen = tf.stack([tf.minimum(low, tf.reduce_min(labels)), tf.maximum(high, tf.reduce_max(labels))])
         ranges[classes].assign(seen)
 
+    def variables(self) -> list[tf.Variable]:
+        """What holds the ranges: no state of the training, for they are read after each epoch."""
+        return [*self._raising.values(), *self._zeros.values()]
+
     def beyond(self) -> list[tf.Tensor]:
         """Whether a label was seen that no output stands for, on the device; [] where none can be."""
         return [

@@ -185,6 +185,10 @@ class RoleLoss:
         """What was found while tracing and is no failure."""
         return [note for loss in self.losses for note in loss.notes]
 
+    def label_variables(self) -> list[tf.Variable]:
+        """See `LabelRanges.variables`."""
+        return [one for loss in self.losses for one in loss.ranges.variables()]
+
     def labels_beyond(self) -> list[tf.Tensor]:
         """See `LabelRanges.beyond`."""
         return [one for loss in self.losses for one in loss.ranges.beyond()]

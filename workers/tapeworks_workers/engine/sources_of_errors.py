@@ -75,7 +75,12 @@ def of_function(function: Any) -> Location | None:
 
 def of_tensor(tensor: tf.Tensor) -> Location | None:
     """The line of a user's source that made a tensor of a graph."""
-    return _innermost(tensor.op.traceback or ())
+    return of_operation(tensor.op)
+
+
+def of_operation(operation: tf.Operation) -> Location | None:
+    """The line of a user's source that made an operation of a graph."""
+    return _innermost(operation.traceback or ())
 
 
 def _innermost(stack: Iterable[Any]) -> Location | None:
