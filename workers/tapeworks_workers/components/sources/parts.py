@@ -8,7 +8,6 @@ that: restored from a saved state it leaves rows out.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ WHOLE_FILE_BYTES = 8 * 1024 * 1024
 """Files that have no more together are read at once,"""
 WHOLE_ROW_BYTES = 64 * 1024 * 1024
 """unless their rows have more."""
+_AT_ONCE = 2
+"""Parts that are read while the rows of an earlier one are taken."""
 
 
 def stream(
@@ -37,9 +38,8 @@ def stream(
     element: Callable[[list[tf.Tensor]], Any],
     *,
     counts: Sequence[int | None],
-    at_once: int = 1,
 ) -> tf.data.Dataset:
-    """The rows of the files in a fixed order: of small ones one file after another, else so many files in turns.
+    """The rows of the files in order, one file after another.
 
     Args:
         parts: of each file.
@@ -50,26 +50,26 @@ def stream(
     whole = _whole(paths, parts, read, dtypes, element)
     if whole is not None:
         return tf.data.Dataset.from_tensor_slices(whole)
-    of_files = tf.ragged.constant([list(one) for one in parts], dtype=tf.int64, inner_shape=(2,), ragged_rank=1)
+    places = [(number, *part) for number, of_file in enumerate(parts) for part in of_file]
 
-    def arrays(file: Array, part: Array) -> list[Array]:
+    def arrays(place: Array) -> list[Array]:
+        file, *part = (int(one) for one in place)
         try:
-            return list(read(paths[int(file)], (int(part[0]), int(part[1]))))
+            return list(read(paths[file], (part[0], part[1])))
         except errors.JobFailure as failure:
             raise ValueError(f"invalid data: {failure.message}") from failure
 
-    def rows(file: tf.Tensor, part: tf.Tensor) -> tf.data.Dataset:
+    def read_part(place: tf.Tensor) -> Any:
         # Stateless, since all that it reads is named by its arguments: so the iterator can be saved.
-        flat = list(tf.numpy_function(arrays, [file, part], list(dtypes), stateful=False))
+        return element(list(tf.numpy_function(arrays, [place], list(dtypes), stateful=False)))
+
+    def rows(*nest: Any) -> tf.data.Dataset:
         # Not from_tensor_slices: inside a graph it warns of the type of ragged tensors, for every job.
-        return tf.data.Dataset.from_tensors(element(flat)).unbatch()
+        return tf.data.Dataset.from_tensors(nest if len(nest) > 1 else nest[0]).unbatch()
 
-    def of_file(file: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(of_files[file]).flat_map(functools.partial(rows, file))
-
-    dataset = tf.data.Dataset.range(len(paths)).interleave(
-        of_file, cycle_length=min(at_once, len(paths)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    of_parts = tf.data.Dataset.from_tensor_slices(np.asarray(places, np.int64).reshape(-1, 3))
+    read_ahead = of_parts.map(read_part, num_parallel_calls=_AT_ONCE, deterministic=True)
+    dataset = read_ahead.flat_map(rows)
     known = [count for count in counts if count is not None]
     return dataset.apply(tf.data.experimental.assert_cardinality(sum(known))) if len(known) == len(counts) else dataset
 

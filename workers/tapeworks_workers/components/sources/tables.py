@@ -1,6 +1,6 @@
 """`parquet` and `jsonl`: rows with numbers, texts, lists of any length, and sparse vectors, read as a stream.
 
-A part is a row group, or about 1 MiB of lines. Several files are read in turns, in a fixed order.
+A part is a row group, or about 1 MiB of lines. Files are read one after another, in order of name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from tapeworks import Files, Source, component, errors
 from tapeworks_workers.components.sources.columns import Column, check_nulls
 from tapeworks_workers.components.sources.parts import PART_BYTES, Array, Part, lines_of, stream
 
-_FILES_AT_ONCE = 4
 _COUNTED_BYTES = 8 * 1024 * 1024
 
 
@@ -77,7 +76,7 @@ class _Table(Source):
         parts, counts = [one for one, _ in told], [count for _, count in told]
         if all(count == 0 for count in counts):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows")
-        return stream(self.paths, parts, read, dtypes, element, counts=counts, at_once=_FILES_AT_ONCE)
+        return stream(self.paths, parts, read, dtypes, element, counts=counts)
 
     def _rows(self, path: Path, part: Part, names: list[str], columns: list[Column]) -> list[Array]:
         try:

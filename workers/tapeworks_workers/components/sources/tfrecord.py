@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tapeworks import Files, Source, component, errors
 
-_FILES_AT_ONCE = 4
 _PARSED_AT_ONCE = 64
 _STORED = {"float32": "float32", "int64": "int64", "string": "string"}
 """What an Example can hold."""
@@ -18,7 +17,7 @@ _STORED = {"float32": "float32", "int64": "int64", "string": "string"}
 
 @component("tfrecord")
 class TFRecord(Source):
-    """Records of tf.train.Example, parsed many at a time; several files are read in turns, in a fixed order.
+    """Records of tf.train.Example, parsed many at a time; several files are read one after another, in order of name.
 
     Args:
         files: a glob, or several, below a data root.
@@ -64,12 +63,7 @@ class TFRecord(Source):
     def dataset(self) -> tf.data.Dataset:
         for path in self.paths:
             self._check(path)
-        records = tf.data.Dataset.from_tensor_slices([str(path) for path in self.paths]).interleave(
-            lambda path: tf.data.TFRecordDataset(path, compression_type=self.compression or ""),
-            cycle_length=min(_FILES_AT_ONCE, len(self.paths)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
+        records = tf.data.TFRecordDataset([str(path) for path in self.paths], compression_type=self.compression or "")
         parsed = records.batch(_PARSED_AT_ONCE).map(
             self._parsed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
