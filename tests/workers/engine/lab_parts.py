@@ -115,8 +115,8 @@ def no_dataset(dataset: Any) -> Any:
     return 3
 
 
-@component("lab/Uneven")
-class Uneven:
+@component("lab/slow_first")
+class SlowFirst:
     """Takes longest for the first of each few elements."""
 
     def __call__(self, x: Any, y: Any) -> Any:

@@ -78,7 +78,7 @@ def test_what_the_hints_say_is_taken() -> None:
 
 
 def test_parallel_calls_before_windows_keep_the_order() -> None:
-    uneven = {"op": "map", "function": "lab/Uneven"}
+    uneven = {"op": "map", "function": "lab/slow_first"}
     assert in_order(built([uneven, MAPPED, windows(), BATCH], training={"deterministic": False})) == 396
 
 

@@ -95,7 +95,11 @@ def _of_field(operation: Any) -> Callable[[Any], Any] | None:
             return functools.partial(fields.cast, dtype=operation.dtype)
         case spec_operations.OneHot():
             return functools.partial(
-                fields.one_hot, depth=operation.depth, dtype=operation.dtype, sparse=operation.sparse
+                fields.one_hot,
+                depth=operation.depth,
+                dtype=operation.dtype,
+                sparse=operation.sparse,
+                zeros_outside=operation.outside == "zeros",
             )
         case spec_operations.ToSparse():
             return fields.to_sparse
