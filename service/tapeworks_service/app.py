@@ -26,12 +26,14 @@ from tapeworks_service.datasets import routes as datasets
 from tapeworks_service.jobs import record_routes, submit_routes
 from tapeworks_service.jobs import routes as jobs
 from tapeworks_service.jobs.bodies import Bodies
+from tapeworks_service.jobs.clock_steps import ClockWatch
 from tapeworks_service.jobs.reaper import reap_forever
 from tapeworks_service.jobs.tails import Tails
 from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.jobs.waiting import Waiting
 from tapeworks_service.leases import routes as leases
 from tapeworks_service.logs import RequestIds
+from tapeworks_service.loop_lateness import LoopLateness
 from tapeworks_service.packages import routes as packages
 from tapeworks_service.prometheus import Measured, Measures
 from tapeworks_service.settings import ServiceSettings, StartRefused
@@ -59,9 +61,11 @@ def create_app(settings: ServiceSettings) -> FastAPI:
                 await _prepare_secret(tx)
             store = Store(settings.artifacts)
             caches = (CatalogueCache(), FitCache(), Workers(), Waiting(), Bodies(), Tails(), Callers())
-            house = Context(settings, database, hub, store, *caches, measures)
+            watches = (ClockWatch(), LoopLateness(settings.lease_seconds, measures))
+            house = Context(settings, database, hub, store, *caches, *watches, measures)
             app.state.context = house
-            rounds = [asyncio.create_task(work(house)) for work in (reap_forever, sweep_forever)]
+            works = (reap_forever(house), sweep_forever(house), house.loop.watch_forever())
+            rounds = [asyncio.create_task(work) for work in works]
             log.info("service_started", database=database.url.render_as_string(), data_dir=str(settings.data_dir))
             yield
             hub.close()

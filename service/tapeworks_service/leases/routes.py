@@ -97,6 +97,8 @@ async def _look(house: Context, wanted: LeaseRequest) -> tuple[bool, dict[str, A
     """One look at the queue: whether the request is answered for good, and its lease. Writes only if a job fits."""
     settings = house.settings
     async with house.database.read() as tx:
+        if await house.clock.step(tx) is not None:
+            return False, None  # time limits and pauses are measured again once the reaper has moved the rows
         worker = await read_worker(tx, wanted.worker_id, lost_after=settings.lease_seconds)
         if worker is None:
             raise not_found("worker", wanted.worker_id)
