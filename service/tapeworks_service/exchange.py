@@ -17,6 +17,8 @@ from tapeworks_service.problems import MEDIA_TYPE, Problem, of_validation
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
 
+SHORT_BYTES = 16 << 10
+"""A body of this size is read at once: a thread would wait longer for its turn than it works."""
 _DRAIN_BYTES = 16 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
 
@@ -64,7 +66,14 @@ async def read_message(request: Request, model: type[MessageT], limit: int) -> M
     Workers relay what users' code printed and computed: NaN becomes a string and U+0000 the replacement
     character, or one odd line would block all that follow it.
     """
-    raw = (await read_body(request, limit)).replace(b"\\u0000", b"\\ufffd")
+    raw = await read_body(request, limit)
+    if len(raw) <= SHORT_BYTES:
+        return _message(raw, model)
+    return await asyncio.to_thread(_message, raw, model)
+
+
+def _message(raw: bytes, model: type[MessageT]) -> MessageT:
+    raw = raw.replace(b"\\u0000", b"\\ufffd")
     try:
         document = json.loads(raw.decode("utf-8"), parse_constant=str) if raw.strip() else {}
         if b"\\ud" in raw or b"\\uD" in raw:  # half a surrogate pair is no character: it becomes "?"

@@ -18,8 +18,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
+from tapeworks.canonical import MAX_FINDINGS
 from tapeworks.errors import PROBLEMS, Finding, ProblemCode, SpecInvalid
 from tapeworks.references import escape
 from tapeworks_service.database.engine import AWAY
@@ -105,7 +107,7 @@ def of_spec(error: SpecInvalid) -> Problem:
 def of_validation(error: ValidationError | RequestValidationError, *, within: str = "") -> Problem:
     """Pydantic's errors about a body or about parameters as one problem."""
     findings = []
-    for item in error.errors():
+    for item in error.errors()[:MAX_FINDINGS]:
         location = [step for step in item["loc"] if step not in ("body", "query", "path", "header")]
         pointer = within + "".join(f"/{escape(str(step))}" for step in location)
         code = {"extra_forbidden": ProblemCode.UNKNOWN_FIELD, "missing": ProblemCode.MISSING_FIELD}.get(
@@ -145,6 +147,8 @@ def to_problem(error: Exception) -> Problem:
     if isinstance(error, HTTPException):
         code = _HTTP_CODES.get(error.status_code, ProblemCode.INVALID_REQUEST)
         return Problem(code, str(error.detail), status=error.status_code, headers=error.headers)
+    if isinstance(error, ClientDisconnect):
+        return Problem(ProblemCode.INVALID_REQUEST, "the body ended early")  # nobody reads it
     if isinstance(error, OverflowError):
         return Problem(ProblemCode.INVALID_REQUEST, "a number is too large")
     if isinstance(getattr(error.__cause__, "__cause__", None), asyncpg.DataError):
@@ -183,6 +187,7 @@ def install(app: FastAPI) -> None:
         HTTPException,
         *AWAY,
         OverflowError,
+        ClientDisconnect,
         Exception,
     )
     for kind in kinds:

@@ -34,6 +34,10 @@ class Measures:
             buckets=LATENESS_SECONDS, registry=self.registry,
         )  # fmt: skip
         self.steps = Counter("tapeworks_clock_steps", "Steps of the wall clock accounted for", registry=self.registry)
+        self.refused = Counter(
+            "tapeworks_connections_refused", "Connections and requests refused before a key", ["reason"],
+            registry=self.registry,
+        )  # fmt: skip
         self.uploaded = Counter("tapeworks_uploaded_bytes", "Bytes of parts stored", registry=self.registry)
 
     def render(self, *, jobs: Mapping[str, int], workers: Mapping[str, int]) -> bytes:

@@ -25,7 +25,7 @@ from tapeworks_service.exchange import answer, answered, encoded, problems, read
 from tapeworks_service.jobs import queue, wishes
 from tapeworks_service.jobs.document import etag, job_document
 from tapeworks_service.jobs.fence import lock
-from tapeworks_service.jobs.listing import Filters, decode_cursor, encode_cursor, list_jobs
+from tapeworks_service.jobs.listing import Filters, list_jobs
 from tapeworks_service.jobs.looks import bodies_of, body_of, glance, waiting
 from tapeworks_service.jobs.removal import remove
 from tapeworks_service.jobs.streams import job_of
@@ -87,12 +87,13 @@ async def list_(
         name=name,
         created_after=None if created_after is None else _seconds(created_after),
     )
-    before = None if after is None else decode_cursor(after)
+    before = None if after is None else house.cursors.read(caller.project_id, "jobs", after)
     async with house.database.read() as tx:
         rows = await list_jobs(tx, caller.project_id, filters, before=before, limit=limit)
         more, rows = len(rows) > limit, rows[:limit]
         data = b",".join(await bodies_of(tx, house, rows))
-    rest = encoded({"has_more": more, "next": encode_cursor(rows[-1]["queue_seq"]) if more else None})
+    following = house.cursors.write(caller.project_id, "jobs", rows[-1]["queue_seq"]) if more else None
+    rest = encoded({"has_more": more, "next": following})
     return answered(b'{"data":[' + data + b"]," + rest[1:])
 
 
