@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -163,20 +163,16 @@ def require(caller: Caller, *scopes: str) -> None:
         raise Problem(ProblemCode.FORBIDDEN, f"this key lacks the scope {' or '.join(map(repr, scopes))}")
 
 
-async def still_reads(request: Request, house: Context, project_id: str) -> bool:
-    """Whether the key of a request that was let in still reads that project: a stream may outlive its key."""
-    try:
-        caller = await identify(request, house)
-    except Problem:
-        return False
-    return caller.project_id == project_id and "read" in caller.scopes
+async def _identified(request: Request, scopes: tuple[str, ...]) -> Caller:
+    found = await identify(request, context_of(request))
+    require(found, *scopes)
+    return found
 
 
 def _require(*scopes: str) -> Callable[..., Awaitable[Caller]]:
     async def caller(request: Request) -> Caller:  # of each request: a dependency of its own would cost it 3 %
-        found = await identify(request, context_of(request))
-        require(found, *scopes)
-        return found
+        request.state.identified = partial(_identified, request, scopes)
+        return await _identified(request, scopes)
 
     return caller
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
@@ -13,12 +14,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from tapeworks.errors import ProblemCode
+from tapeworks_service.callers import still_allowed
 from tapeworks_service.problems import MEDIA_TYPE, Problem, of_validation
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
 
 SHORT_BYTES = 16 << 10
 """A body of this size is read at once: a thread would wait longer for its turn than it works."""
+SLOW_SECONDS = 5.0
 _DRAIN_BYTES = 16 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
 
@@ -56,8 +59,12 @@ async def body_chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises 413."""
-    return b"".join([chunk async for chunk in body_chunks(request, limit)])
+    """The whole body. Raises 413, and 401 where the key was revoked while the body came slowly."""
+    began = time.monotonic()
+    body = b"".join([chunk async for chunk in body_chunks(request, limit)])
+    if time.monotonic() - began > SLOW_SECONDS:
+        await still_allowed(request)
+    return body
 
 
 async def read_message(request: Request, model: type[MessageT], limit: int) -> MessageT:

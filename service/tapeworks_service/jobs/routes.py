@@ -18,6 +18,7 @@ from tapeworks.jobs import FINAL, Job, JobKind, Page, State
 from tapeworks.spec import Label
 from tapeworks_service.artifacts.deletions import delete_noted
 from tapeworks_service.auth import Reader, Submitter
+from tapeworks_service.callers import still_allowed
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import job_labels, jobs
@@ -164,6 +165,7 @@ async def get_job(
             if row["revision"] != unless or left <= 0 or State(row["state"]) in FINAL or house.hub.closing:
                 break
             await listener.wait(min(left, house.database.poll_seconds))
+            await still_allowed(request)
     body, (_, revision, reason) = await body_of(house, caller.project_id, row)
     headers = _headers(revision, reason)
     if _knows(request.headers.get("if-none-match"), headers["ETag"]):

@@ -27,6 +27,7 @@ from tapeworks.wire import (
 from tapeworks_service.artifacts.deletions import delete_noted
 from tapeworks_service.artifacts.downloads import StoredFile, download
 from tapeworks_service.auth import Worker
+from tapeworks_service.callers import still_allowed
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import checkpoints
@@ -84,6 +85,7 @@ async def lease_job(request: Request, caller: Worker, house: House) -> Response:
             if left <= 0 or house.hub.closing:
                 return Response(status_code=204)
             await listener.wait(min(left, LOOK_SECONDS))
+            await still_allowed(request)
 
 
 async def _heard_of(house: Context, worker_id: str) -> None:
@@ -160,6 +162,7 @@ async def _command(tx: Transaction, row: RowMapping) -> Any:
     responses={204: {"description": "Nothing was asked in time"}, **REFUSALS},
 )
 async def commands(
+    request: Request,
     caller: Worker,
     house: House,
     job_id: JobId,
@@ -180,6 +183,7 @@ async def commands(
             if left <= 0 or house.hub.closing:
                 return Response(status_code=204)
             await listener.wait(min(left, house.database.poll_seconds))
+            await still_allowed(request)
 
 
 @router.post(
