@@ -89,6 +89,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         version="0.1.0",
         description="Training as a service for TensorFlow and Keras 3.",
         lifespan=lifespan,
+        openapi_url=None,  # openapi.py
         docs_url=None,  # reference.py
         redoc_url=None,
         # Nobody sets a provider up; to look for one costs each request 5 % of its time.

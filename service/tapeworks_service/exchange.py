@@ -21,6 +21,7 @@ MessageT = TypeVar("MessageT", bound=BaseModel)
 
 SHORT_BYTES = 16 << 10
 """A body of this size is read at once: a thread would wait longer for its turn than it works."""
+MOST_FIELDS = 1_000
 SLOW_SECONDS = 5.0
 _DRAIN_BYTES = 16 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
@@ -87,6 +88,8 @@ def _message(raw: bytes, model: type[MessageT]) -> MessageT:
             document = json.loads(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         raise Problem(ProblemCode.INVALID_JSON, f"not valid JSON: {error}") from error
+    if isinstance(document, dict) and len(document) > MOST_FIELDS:
+        raise Problem(ProblemCode.INVALID_REQUEST, f"the message has more than {MOST_FIELDS} fields")
     try:
         return model.model_validate(document)
     except ValidationError as error:

@@ -15,11 +15,11 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import compile_path
 
 from tapeworks.canonical import MAX_FINDINGS
 from tapeworks.errors import PROBLEMS, Finding, ProblemCode, SpecInvalid
@@ -163,9 +163,9 @@ def to_problem(error: Exception) -> Problem:
 def _methods(request: Request) -> set[str]:
     """All methods of a path: each operation is a route of its own, and the router knows of one only."""
     found: set[str] = set()
-    for template, operations in request.app.openapi()["paths"].items():
-        if compile_path(template)[0].match(request.url.path):
-            found |= {method.upper() for method in operations}
+    for route in request.app.routes:
+        if isinstance(route, APIRoute) and route.path_regex.match(request.url.path):
+            found |= route.methods or set()
     return found
 
 

@@ -33,6 +33,10 @@ class Measures:
             "tapeworks_loop_lateness_seconds", "How late the event loop was, ten times a second",
             buckets=LATENESS_SECONDS, registry=self.registry,
         )  # fmt: skip
+        self.own_lateness = Histogram(
+            "tapeworks_loop_own_lateness_seconds", "How much of that lateness the service's own work can explain",
+            buckets=LATENESS_SECONDS, registry=self.registry,
+        )  # fmt: skip
         self.steps = Counter("tapeworks_clock_steps", "Steps of the wall clock accounted for", registry=self.registry)
         self.refused = Counter(
             "tapeworks_connections_refused", "Connections and requests refused before a key", ["reason"],
