@@ -1,6 +1,6 @@
 """Ten seconds of the HTTP fuzzer. `make fuzz-http SECONDS=600` is longer, and measures how late the loop was."""
 
-from qualification.http.__main__ import MOST_GROWTH, MOST_LATE_SECONDS
+from qualification.http.__main__ import MOST_GROWTH
 from qualification.http.attack import attack
 
 
@@ -9,5 +9,4 @@ def test_mutated_requests_break_nothing_and_cost_no_other_project_its_job() -> N
     assert report.wrong == []
     assert report.statuses.total() > 50
     assert len(report.delays) > 10
-    assert report.late(0.99, own=True) <= MOST_LATE_SECONDS
     assert report.growth < MOST_GROWTH
