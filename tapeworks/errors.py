@@ -85,6 +85,8 @@ class ProblemCode(StrEnum):
     DIGEST_MISMATCH = "digest_mismatch"
     RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
     PAYLOAD_TOO_LARGE = "payload_too_large"
+    HEADER_TOO_LARGE = "header_too_large"
+    REQUEST_TIMEOUT = "request_timeout"
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     QUOTA_EXCEEDED = "quota_exceeded"
@@ -270,6 +272,12 @@ PROBLEMS: dict[ProblemCode, ProblemInfo] = {
     ProblemCode.DIGEST_MISMATCH: ProblemInfo("The bytes do not have the stated digest", "Send them again.", 422),
     ProblemCode.RANGE_NOT_SATISFIABLE: ProblemInfo("The range lies outside the file", "See Content-Range.", 416),
     ProblemCode.PAYLOAD_TOO_LARGE: ProblemInfo("The body is too large", "See the message for the limit.", 413),
+    ProblemCode.HEADER_TOO_LARGE: ProblemInfo(
+        "The header is too large", "Shorten the address: fewer and shorter parameters.", 431
+    ),
+    ProblemCode.REQUEST_TIMEOUT: ProblemInfo(
+        "The request did not come in time", "Send it again, over a connection that is not that slow.", 408
+    ),
     ProblemCode.UNAUTHENTICATED: ProblemInfo(
         "A key is needed", "Send Authorization: Bearer tw_… with a key of this installation.", 401
     ),

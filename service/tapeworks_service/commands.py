@@ -135,6 +135,7 @@ def _key_file(settings: ServiceSettings, folder: Path) -> Path | None:
 
 def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None) -> None:
     from tapeworks_service.app import create_app
+    from tapeworks_service.connections import allow_many_files
     from tapeworks_service.embedded import (
         DRAIN_SECONDS,
         EmbeddedServer,
@@ -147,6 +148,7 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
     from tapeworks_service.settings import StartRefused
 
     configure(settings)
+    allow_many_files()
 
     logs = folder / "logs"
     with bound(settings.host, settings.port) as listening, announced(folder) as announce:

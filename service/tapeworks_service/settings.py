@@ -41,6 +41,10 @@ class ServiceSettings(BaseSettings):
     api_key_file: Path | None = None
     """A file that holds that key, as container secrets do."""
 
+    origins: str = ""
+    """Origins (`http://localhost:3000`), separated by commas, of web pages that may send requests where there is no
+    key, beside the service's own."""
+
     lease_seconds: PositiveFloat = 20.0
     """An attempt that does not renew its lease for so long may be taken up by another."""
     heartbeat_seconds: PositiveFloat = 5.0
@@ -55,6 +59,21 @@ class ServiceSettings(BaseSettings):
 
     default_timeout_seconds: float = Field(default=7 * 86_400.0, gt=0, le=YEAR)
     """`limits.timeout_seconds` of a training job whose spec has none: no job may hold a worker for ever."""
+
+    max_connections: PositiveInt = 4096
+    """Open at once, beside those of workers; fewer where the process may have fewer open files."""
+    worker_connections: PositiveInt = 128
+    """More of them in which calls of workers alone are answered."""
+    max_connections_per_address: PositiveInt = 2048
+    max_header_bytes: PositiveInt = 32 * 1024
+    header_seconds: PositiveFloat = 10.0
+    """How long the header of a request may be on its way."""
+    body_seconds: PositiveFloat = 30.0
+    """How long its body may, and one second more for each 4 KiB that came."""
+    send_seconds: PositiveFloat = 60.0
+    """How long a client may not read what is sent to it."""
+    trusted_proxies: str = ""
+    """Addresses and networks of proxies, separated by commas, whose `X-Forwarded-For` is believed."""
 
     max_body_bytes: PositiveInt = MIB
     max_registration_bytes: PositiveInt = 16 * MIB

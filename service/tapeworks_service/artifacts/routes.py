@@ -63,7 +63,9 @@ async def create_upload(request: Request, caller: Uploader, house: House, token:
     house.store.check_room(wanted.bytes, house.settings.reserve_bytes)
     async with house.database.write() as tx:
         row = await _begun(tx, caller, wanted, token, house.settings.part_bytes)
-        return answer(await uploads.status(tx, row), 201, {"Location": f"/v1/uploads/{row['id']}"})
+        told = await uploads.status(tx, row)
+    told = await uploads.checked_status(house.database, house.store, row, told)
+    return answer(told, 201, {"Location": f"/v1/uploads/{row['id']}"})
 
 
 async def _begun(
@@ -92,7 +94,9 @@ async def _begun(
 async def get_upload(caller: Uploader, house: House, upload_id: UploadId) -> Response:
     """The parts that are missing."""
     async with house.database.read() as tx:
-        return answer(await uploads.status(tx, await uploads.readable(tx, upload_id, caller)))
+        row = await uploads.readable(tx, upload_id, caller)
+        told = await uploads.status(tx, row)
+    return answer(await uploads.checked_status(house.database, house.store, row, told))
 
 
 @router.put(

@@ -139,6 +139,24 @@ async def status(tx: Transaction, upload: RowMapping) -> Upload:
     )
 
 
+async def checked_status(database: Database, store: Store, upload: RowMapping, told: Upload) -> Upload:
+    """The status of an upload as the store has it. Where its bytes are gone, all parts are missing again.
+
+    A database that was restored may be newer, or older, than the files beside it. Raises 503.
+    """
+    if len(told.missing) == told.parts or await store.first(whole_key(upload), upload["key"]) is not None:
+        return told
+    return await start_over(database, upload)
+
+
+async def start_over(database: Database, upload: RowMapping) -> Upload:
+    """Forget the parts of an upload whose bytes are gone: they are sent again, to the same place."""
+    async with database.write() as tx:
+        await tx.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload["id"]))
+        await tx.execute(update(uploads).where(uploads.c.id == upload["id"]).values(completed_at=None))
+        return await status(tx, await find(tx, upload["id"]))
+
+
 async def _parts(tx: Transaction, upload_id: str) -> list[RowMapping]:
     statement = select(upload_parts).where(upload_parts.c.upload_id == upload_id).order_by(upload_parts.c.number)
     return await tx.all(statement)

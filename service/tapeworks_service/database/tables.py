@@ -42,7 +42,7 @@ installation = Table(
     Column("name", String(64), primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
-"""Secrets of this installation: `lease_secret`."""
+"""What this installation alone knows: `lease_secret`, and the last `clock_step` that was accounted for."""
 
 projects = Table(
     "projects",

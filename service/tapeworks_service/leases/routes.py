@@ -27,6 +27,7 @@ from tapeworks.wire import (
 from tapeworks_service.artifacts.deletions import delete_noted
 from tapeworks_service.artifacts.downloads import StoredFile, download
 from tapeworks_service.auth import Worker
+from tapeworks_service.callers import still_allowed
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import checkpoints
@@ -84,6 +85,7 @@ async def lease_job(request: Request, caller: Worker, house: House) -> Response:
             if left <= 0 or house.hub.closing:
                 return Response(status_code=204)
             await listener.wait(min(left, LOOK_SECONDS))
+            await still_allowed(request)
 
 
 async def _heard_of(house: Context, worker_id: str) -> None:
@@ -97,6 +99,8 @@ async def _look(house: Context, wanted: LeaseRequest) -> tuple[bool, dict[str, A
     """One look at the queue: whether the request is answered for good, and its lease. Writes only if a job fits."""
     settings = house.settings
     async with house.database.read() as tx:
+        if await house.clock.step(tx) is not None:
+            return False, None  # time limits and pauses are measured again once the reaper has moved the rows
         worker = await read_worker(tx, wanted.worker_id, lost_after=settings.lease_seconds)
         if worker is None:
             raise not_found("worker", wanted.worker_id)
@@ -158,6 +162,7 @@ async def _command(tx: Transaction, row: RowMapping) -> Any:
     responses={204: {"description": "Nothing was asked in time"}, **REFUSALS},
 )
 async def commands(
+    request: Request,
     caller: Worker,
     house: House,
     job_id: JobId,
@@ -178,6 +183,7 @@ async def commands(
             if left <= 0 or house.hub.closing:
                 return Response(status_code=204)
             await listener.wait(min(left, house.database.poll_seconds))
+            await still_allowed(request)
 
 
 @router.post(
