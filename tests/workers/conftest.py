@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -17,6 +18,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+
+from tapeworks_workers import lifelines
+from tapeworks_workers.launcher import ForkLauncher
+from tests.workers.stage import ACTING, Stage
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = 120, what: str = "") -> Any:
@@ -225,3 +230,14 @@ def patient_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servic
 def start_worker() -> Callable[..., AbstractContextManager[WorkerProcess]]:
     """`with start_worker(service, folder, *options, **environment) as worker`."""
     return running_worker
+
+
+@pytest.fixture(scope="module")
+def stage(patient_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    lifelines.become_subreaper()
+    with asyncio.Runner() as loop:
+        launcher = ForkLauncher(runner=f"{ACTING}:main", admission=f"{ACTING}:catalogue")
+        loop.run(launcher.start())
+        loop.run(launcher.load([]))
+        yield Stage(loop, launcher, patient_service, tmp_path_factory.mktemp("stage"))
+        loop.run(launcher.close())
