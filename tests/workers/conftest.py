@@ -69,6 +69,8 @@ class Service:
     lease_seconds: int = 3
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    """Further ones."""
 
     def __post_init__(self) -> None:
         self.api = httpx.Client(base_url=self.url, timeout=60)
@@ -84,6 +86,7 @@ class Service:
             "LEASE_SECONDS": str(self.lease_seconds),
             "HEARTBEAT_SECONDS": "1",
             "REAPER_SECONDS": "1",
+            **self.settings,
         }
         environment = os.environ | {f"TAPEWORKS_{name}": value for name, value in settings.items()}
         command = [sys.executable, "-m", "tapeworks_service"]
@@ -208,7 +211,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @contextmanager
-def running_service(folder: Path, **settings: int) -> Iterator[Service]:
+def running_service(folder: Path, **settings: Any) -> Iterator[Service]:
     """A service that answers."""
     own = Service(folder, **settings)
     own.start()

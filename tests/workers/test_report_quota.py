@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tapeworks.report_limits import LIMITS
 from tapeworks_workers.report_quota import Allowance
+from tests.workers.conftest import running_service
 from tests.workers.stage import Stage
 
 SMALL = replace(LIMITS, events=1_000, event_bytes=1 << 20, points=100, log_lines=50, verifications=4)
@@ -28,6 +30,13 @@ def test_what_exceeds_a_quota_ends_the_attempt(stage: Stage, act: str, what: str
     assert (job["state"], job["failure"]["code"]) == ("failed", "quota_exceeded")
     assert not job["failure"]["retryable"]
     assert what in job["failure"]["message"]
+
+
+def test_what_the_service_refuses_ends_the_attempt_with_its_own_code(stage: Stage, tmp_path: Path) -> None:
+    with running_service(tmp_path, lease_seconds=120, settings={"MAX_JOB_EVENTS": "500"}) as service:
+        job = replace(stage, service=service).play("floods_with_events", report=replace(LIMITS, events=5_000))
+        assert (job["state"], job["failure"]["code"]) == ("failed", "quota_exceeded")
+        assert "of 500" in job["failure"]["message"]
 
 
 def test_frames_that_are_not_valid_are_noted_and_the_job_continues(stage: Stage) -> None:

@@ -20,7 +20,7 @@ from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound, Reject
 from tapeworks.jobs import Failure
 from tapeworks_workers.checkpoint_queue import CheckpointFile, CheckpointQueue
 from tapeworks_workers.files import UnsafePath, open_beneath
-from tapeworks_workers.link import STORE_CODES, AttemptLink, StoreRefused
+from tapeworks_workers.link import STORE_CODES, AttemptLink, QuotaExceeded, StoreRefused
 from tapeworks_workers.place import Place
 from tapeworks_workers.relay import Record, diagnostic, note
 
@@ -143,6 +143,8 @@ class Transfers:
             return wire.Finish.model_validate(finish)
         except (ValidationError, UnsafePath) as error:
             raise JobFailure(FailureCode.INTERNAL, f"the runner's result cannot be published: {error}") from error
+        except QuotaExceeded as error:
+            raise JobFailure(FailureCode.QUOTA_EXCEEDED, error.detail, retryable=False) from error
         except ApiError as error:
             raise JobFailure(FailureCode.INTERNAL, f"the service did not take a file: {error}") from error
 
