@@ -1,4 +1,7 @@
-"""Writes docs/limits.md from the bounds of `tapeworks.spec` and the limits of `tapeworks.report_limits`: `make docs`. A test checks that the page is up to date."""
+"""Writes docs/limits.md from `tapeworks.spec` and `tapeworks.report_limits`: `make docs`.
+
+A test checks that the page is up to date.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from tapeworks.spec import JobSpec
 
 PAGE = Path(__file__).with_name("limits.md")
 
-HEAD = """<!-- Made by docs/make_limits.py from tapeworks/bounds.py and report_limits.py: change them there, then `make docs`. -->
+HEAD = """<!-- Made by docs/make_limits.py from tapeworks/bounds.py and report_limits.py: `make docs`. -->
 # Bounds of the numbers of a job
 
 A number outside its bounds is refused when the job is submitted, with this reason. Integers in the `config` of a
