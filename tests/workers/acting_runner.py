@@ -174,7 +174,16 @@ def stays_after_its_finish(channel: Channel, start: dict[str, Any]) -> None:
     signal.pause()
 
 
+def takes_memory(channel: Channel, start: dict[str, Any]) -> None:
+    """In a process that it starts, too."""
+    taken = [bytearray(b"x") * (100 << 20)]
+    if os.fork() == 0:
+        taken.append(bytearray(b"y") * (200 << 20))
+    signal.pause()
+
+
 ACTS = {
+    "takes_memory": takes_memory,
     "announces_a_huge_frame": announces_a_huge_frame,
     "sends_what_is_no_frame": sends_what_is_no_frame,
     "floods_with_events": floods_with_events,

@@ -64,7 +64,9 @@ class Stage:
         assert lease.job_id == job_id
         return lease
 
-    def attempt(self, link: Link, lease: wire.Lease, *, report: ReportLimits = LIMITS, **settings: Any) -> Attempt:
+    def attempt(
+        self, link: Link, lease: wire.Lease, *, report: ReportLimits = LIMITS, memory: int = 1 << 40, **settings: Any
+    ) -> Attempt:
         settings = {"work_dir": self.folder, "grace_seconds": 60, **settings}
         terms = Terms(
             WorkerSettings(**settings),
@@ -74,7 +76,7 @@ class Stage:
             compiled=self.folder / "compiled",
             cache=Cache(self.folder / "uploads", reserve=0),
             rooms=None,
-            bounds=Bounds(1 << 40, 1 << 40),
+            bounds=Bounds(memory, 1 << 40),
             limits=report,
         )
         return Attempt(lease, link.attempt(lease), terms)

@@ -58,6 +58,12 @@ def test_a_runner_beyond_its_time_is_killed(stage: Stage) -> None:
     assert (job["state"], job["failure"]["code"]) == ("failed", "timeout")
 
 
+def test_a_job_of_built_in_parts_has_a_memory_limit_too(stage: Stage) -> None:
+    job = stage.play("takes_memory", memory=250 << 20)
+    assert (job["state"], job["failure"]["code"]) == ("failed", "out_of_memory")
+    assert f"of {250 << 20} bytes" in job["failure"]["message"]
+
+
 def test_a_verification_that_fails_is_answered(stage: Stage) -> None:
     (note,) = stage.notes(stage.play("verify"))
     absent, unknown, outside = note["messages"]

@@ -68,6 +68,7 @@ class Terms:
             self.launcher, folder, self.environment, self.compiled, self.cache, self.rooms, self.bounds,
             components=tuple(path.resolve() for path in settings.components),
             data_roots=tuple(root.resolve() for root in settings.data_roots),
+            packages=settings.allow_packages,
         )  # fmt: skip
 
 

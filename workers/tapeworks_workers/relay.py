@@ -75,6 +75,7 @@ class Relay:
         output = Output(self.keep)
         place = self.place
         child = await place.launcher.runner(environment=place.environment, folder=place.folder)
+        place.started(child.handle)
         try:
             async with asyncio.TaskGroup() as group:
                 printing = [
@@ -196,9 +197,11 @@ class Relay:
 
     async def _verifier(self, which: str, bundle: str) -> Child:
         place = self.place
-        return await place.launcher.verifier(
+        child = await place.launcher.verifier(
             which, place.folder / bundle, environment=place.environment, folder=place.folder
         )
+        place.started(child.handle)
+        return child
 
     async def _verify(self, request: VerifyFrame) -> None:
         which, bundle = request.verifier, request.bundle

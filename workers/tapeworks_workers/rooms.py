@@ -20,7 +20,7 @@ import psutil
 import structlog
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers import census, compiled, file_trees
+from tapeworks_workers import census, compiled, file_trees, memory_count, memory_limit
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.launcher import ForkLauncher
 from tapeworks_workers.lifelines import Handle
@@ -111,8 +111,7 @@ class Cell:
             await asyncio.sleep(WATCH_SECONDS if self.taken else EMPTY_WATCH_SECONDS)
             used = await asyncio.to_thread(self._used_bytes)
             if used > self.bounds.memory_bytes:
-                message = f"{used} bytes of memory were taken in its sandbox; it may have {self.bounds.memory_bytes}"
-                return JobFailure(FailureCode.OUT_OF_MEMORY, message, hint="Ask for more with resources.memory_gib.")
+                return memory_limit.exceeded(used, self.bounds.memory_bytes, "the sandbox")
             looks += 1
             if looks % DISK_EVERY == 0 or not self.taken:
                 try:
@@ -122,16 +121,23 @@ class Cell:
                     hint = "Nest folders less deeply than a path can name (4096 bytes)."
                     return JobFailure(FailureCode.STORAGE_FULL, message, hint=hint, retryable=False)
                 if used > self.bounds.disk_bytes:
-                    message = f"{used} bytes were written in its sandbox; it may have {self.bounds.disk_bytes}"
+                    message = f"the sandbox exceeded its disk limit: {used} of {self.bounds.disk_bytes} bytes"
                     return JobFailure(FailureCode.STORAGE_FULL, message, retryable=False)
 
     def _used_bytes(self) -> int:
         """Beyond what rests in it. Exact only where it matters: an exact count takes milliseconds of each process."""
         inhabitants = self.inhabitants()
-        at_most = census.most_private_bytes(inhabitants) - self.resting_bytes
+        beside = self._temporary_bytes(inhabitants) - self.resting_bytes
+        at_most = memory_count.most_bytes(inhabitants) + beside
         if at_most <= self.bounds.memory_bytes:
             return at_most
-        return census.private_bytes(inhabitants) - self.resting_bytes
+        return memory_count.used_bytes(inhabitants) + beside
+
+    def _temporary_bytes(self, inhabitants: set[census.Inhabitant]) -> int:
+        """Of the /tmp and /dev/shm that bubblewrap made."""
+        if self.sandbox.bubblewrap is None or not inhabitants:
+            return 0
+        return memory_count.temporary_bytes(min(inhabitants, key=lambda one: one[1])[0])
 
     def own(self, path: Path) -> None:
         """Give a file or folder, with all below it, to the room's user."""
@@ -200,7 +206,7 @@ class Rooms:
                 task.cancel()
             await asyncio.wait({loading, overrun})
         cell.residents = await asyncio.to_thread(cell.inhabitants)
-        cell.resting_bytes = await asyncio.to_thread(census.private_bytes, cell.residents)
+        cell.resting_bytes = await asyncio.to_thread(memory_count.used_bytes, cell.residents)
 
     def _watch(self, cell: Cell) -> None:
         """Nobody is in the room; what a package left in its zygotes may still grow."""
