@@ -30,6 +30,7 @@ from tapeworks_workers import compiled, lifelines, memory_limit, sandbox
 from tapeworks_workers.attempts import Attempt, Terms
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.catalogue import Admitted, Snapshot, admit, snapshot
+from tapeworks_workers.cgroups import Cgroups, CgroupsUnavailable
 from tapeworks_workers.devices import Devices, DeviceTaken, Held
 from tapeworks_workers.file_trees import remove
 from tapeworks_workers.launcher import ForkLauncher, Launcher, LaunchFailed, SpawnLauncher
@@ -362,7 +363,18 @@ def _rooms(settings: WorkerSettings, found: sandbox.Sandbox | None) -> Rooms | N
         log.warning(f"layers of the sandbox are missing: {told}", missing=found.missing)
         if refused:
             return None
-    return Rooms(settings.work_dir / "sandboxes", found)
+    return Rooms(settings.work_dir / "sandboxes", found, _cgroups(settings))
+
+
+def _cgroups(settings: WorkerSettings) -> Cgroups | None:
+    """Where cgroups for sandboxes are made; None where memory is counted from outside."""
+    try:
+        cgroups = Cgroups.found(settings.cgroup)
+        cgroups.prepare()
+    except CgroupsUnavailable as error:
+        log.info("the memory of sandboxes is counted from outside", reason=str(error))
+        return None
+    return cgroups
 
 
 def _new_id() -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from tapeworks import wire
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.jobs import JobKind
-from tapeworks_workers import compiled, memory_limit
+from tapeworks_workers import compiled, endings, memory_limit
 from tapeworks_workers.cache import Cache, Kept
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.launcher import Launcher
@@ -116,6 +116,10 @@ class Place:
         if self._cell is None:
             return await memory_limit.overrun(self._members, self.bounds.memory_bytes)
         return await self._cell.overrun()
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel killed because memory was used up, where the attempt runs."""
+        return endings.oom_kills() if self._cell is None else self._cell.oom_kills()
 
     def started(self, process: Process) -> None:
         """A runner or verifier of the attempt: its memory counts."""

@@ -71,7 +71,7 @@ class Relay:
 
     async def run(self, start: Mapping[str, Any]) -> Ended:
         """Start the runner, send it `start`, and relay until it ends. Raises LaunchFailed."""
-        kills = endings.oom_kills()
+        kills = self.place.oom_kills()
         output = Output(self.keep)
         place = self.place
         child = await place.launcher.runner(environment=place.environment, folder=place.folder)
@@ -89,7 +89,7 @@ class Relay:
                 await _settle(printing)
         finally:
             await _end(child)
-        out_of_memory = status == -9 and endings.oom_kills() > kills
+        out_of_memory = status == -9 and self.place.oom_kills() > kills
         return Ended(self._finish, status, out_of_memory, tuple(output.tail))
 
     def command(self, name: str) -> bool:
@@ -216,7 +216,7 @@ class Relay:
 
     async def _verified(self, which: str, bundle: str) -> dict[str, Any]:
         """The answer of a verifier, or a failure that says how it ended without one."""
-        kills = endings.oom_kills()
+        kills = self.place.oom_kills()
         held = self._held.pop(which, None) if bundle == frames.BUNDLE else None
         child = await (held or self._verifier(which, bundle))
         child.begin()
@@ -240,7 +240,7 @@ class Relay:
             await _end(child)
         if answer is not None:
             return answer
-        ended = endings.of_exit(status, out_of_memory=status == -9 and endings.oom_kills() > kills, tail=lines.tail)
+        ended = endings.of_exit(status, out_of_memory=status == -9 and self.place.oom_kills() > kills, tail=lines.tail)
         return {"ok": False, "failure": ended.model_dump(mode="json")}
 
 

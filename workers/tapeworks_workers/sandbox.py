@@ -37,6 +37,7 @@ from typing import Any
 import tapeworks
 import tapeworks_workers
 from tapeworks_workers import seccomp
+from tapeworks_workers.cgroups import Cgroup
 from tapeworks_workers.lifelines import Handle
 from tapeworks_workers.processes import BASE, Lifeline, clean_environment, start
 
@@ -102,6 +103,8 @@ class Room:
     """Files and folders at the same place inside, to read."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Beside what is kept of the worker's."""
+    cgroup: Cgroup | None = None
+    """Where the kernel counts its memory."""
 
     @property
     def uid(self) -> int | None:
@@ -145,11 +148,12 @@ class Sandbox:
         command = [sys.executable, "-I", str(BASE), *options, *arguments]
         descriptors = [lifeline.reading, *inherited]
         if self.bubblewrap is None:
-            return start(command, descriptors, _environment(room), output=output)
+            return start(_entering(room, command), descriptors, _environment(room), output=output)
         with _readable(filtered) as rules:
             walls = [*self._walls(room), *(["--seccomp", str(rules)] if rules is not None else [])]
             given = descriptors if rules is None else [*descriptors, rules]
-            return start([*walls, "--", *command], given, _environment(room), output=output)
+            command = _entering(room, [*walls, "--", *command])
+            return start(command, given, _environment(room), output=output)
 
     def _walls(self, room: Room) -> list[str]:
         """bubblewrap's command line, without what it runs; nothing where it is not there."""
@@ -181,6 +185,10 @@ class Sandbox:
             walls += ["--ro-bind", "/sys", "/sys"]
         walls += ["--bind", str(room.folder), str(room.folder), "--chdir", str(room.folder)]
         return [*walls, "--remount-ro", "/"]
+
+
+def _entering(room: Room, command: list[str]) -> list[str]:
+    return command if room.cgroup is None else room.cgroup.entering(command)
 
 
 def _parents(places: Sequence[Path]) -> list[Path]:
