@@ -19,6 +19,8 @@ MAX_FRAME_CONTAINERS, MAX_FRAME_ITEMS = 32_768, 131_072
 """Opening brackets and commas in a frame: what parsing costs depends on them."""
 MAX_DOCUMENT_BYTES = MIB
 """Of the facts that a job object holds: best, diagnostics, lineage."""
+MAX_FILE_LIST_BYTES = 768 * 1024
+"""Of the list of further artifacts, with their paths and digests: it is part of the request that ends an attempt."""
 MAX_METRIC_NAMES = 4_096
 """Of one job."""
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tapeworks.report_limits import LIMITS
+from tapeworks.report_limits import LIMITS, MAX_FILE_LIST_BYTES
+from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.report_quota import Allowance
 from tests.workers.conftest import running_service
 from tests.workers.stage import Stage
@@ -73,6 +74,15 @@ def test_checkpoints_wait_in_a_short_queue_and_the_newest_and_the_best_are_uploa
 def test_a_runner_that_stays_after_its_finish_frame_is_ended(stage: Stage) -> None:
     job = stage.play("stays_after_its_finish")
     assert job["state"] == "succeeded", job["failure"]
+
+
+def test_the_list_of_further_files_fits_into_the_request_that_ends_an_attempt(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    for number in range(5_000):
+        (tmp_path / "artifacts" / f"{number}.txt").touch()
+    kept, left_out = Artifacts(tmp_path).published()
+    assert len(kept) + len(left_out) == 5_000
+    assert len(kept) * 200 < MAX_FILE_LIST_BYTES < (len(kept) + 100) * 210
 
 
 def test_an_allowance_is_earned_again_and_never_exceeds_what_may_come_at_once() -> None:

@@ -123,6 +123,7 @@ class Channel:
     def send(self, message: Message) -> None:
         """Send one message. Raises ChannelClosed where the peer is gone, FrameError where the message is too large."""
         frame = encode(message, limit=MAX_RECORD_BYTES if message.get("type") in SMALL else MAX_FRAME_BYTES)
+        check_structure(frame)
         with self._sending:
             try:
                 self._sock.sendall(frame)

@@ -24,6 +24,7 @@ from typing import Any
 
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.jobs import JobKind, State
+from tapeworks.report_limits import MAX_FILE_LIST_BYTES
 from tapeworks_workers.engine import diagnostics, environment, resume_test, resume_warnings
 from tapeworks_workers.engine.admission import admit_packaged
 from tapeworks_workers.engine.artifacts import Artifacts
@@ -100,7 +101,8 @@ def left_files(folder: Path, spec: Mapping[str, Any], reporter: Reporter) -> lis
         what = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
         reporter.diagnostic(
             FailureCode.STORAGE_FULL,
-            f"limits.max_artifact_bytes, {limit}, leaves no room for {what}: not kept",
+            f"limits.max_artifact_bytes, {limit}, or their list ({MAX_FILE_LIST_BYTES} bytes) "
+            f"leaves no room for {what}: not kept",
             hint="Raise limits.max_artifact_bytes, or write fewer or smaller files.",
         )
     return kept
