@@ -56,6 +56,7 @@ class FailureCode(StrEnum):
     NONDETERMINISTIC_OP = "nondeterministic_op"
     NOT_SUPPORTED = "not_supported"
     TIMEOUT = "timeout"
+    QUOTA_EXCEEDED = "quota_exceeded"
     INTERNAL = "internal"
 
 
@@ -225,6 +226,11 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         "The job ran longer than limits.timeout_seconds",
         "Raise limits.timeout_seconds (a spec without it has the service's default), or train fewer steps.",
     ),
+    FailureCode.QUOTA_EXCEEDED: FailureInfo(
+        "The job reported more than an attempt may",
+        "docs/limits.md lists the quotas. Report less: raise training.report_every_steps, use fewer metrics, events or "
+        "checkpoints; write large results to files with run.artifact().",
+    ),
     FailureCode.INTERNAL: FailureInfo(
         "Tapeworks itself failed",
         "This is a defect of Tapeworks: report it with the job's id and traceback_tail.",
@@ -282,7 +288,9 @@ PROBLEMS: dict[ProblemCode, ProblemInfo] = {
         "A key is needed", "Send Authorization: Bearer tw_… with a key of this installation.", 401
     ),
     ProblemCode.FORBIDDEN: ProblemInfo("The key does not allow this", "Use a key with the scope named.", 403),
-    ProblemCode.QUOTA_EXCEEDED: ProblemInfo("The project's quota is used up", "Wait, delete, or raise it.", 403),
+    ProblemCode.QUOTA_EXCEEDED: ProblemInfo(
+        "A quota of the project or of an attempt is used up", "docs/limits.md lists the quotas of an attempt.", 403
+    ),
     ProblemCode.RATE_LIMITED: ProblemInfo("Too many requests", "Wait for Retry-After seconds.", 429),
     ProblemCode.STORAGE_FULL: ProblemInfo("The artifact store is full", "Free space and send it again.", 507),
     ProblemCode.STORAGE_UNAVAILABLE: ProblemInfo(

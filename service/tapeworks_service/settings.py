@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tapeworks.bounds import YEAR
 from tapeworks.errors import TapeworksError
+from tapeworks.report_limits import LIMITS, ReportLimits
 from tapeworks.wire import PART_BYTES
 
 MIB = 1024 * 1024
@@ -76,6 +78,13 @@ class ServiceSettings(BaseSettings):
     """Addresses and networks of proxies, separated by commas, whose `X-Forwarded-For` is believed."""
 
     max_body_bytes: PositiveInt = MIB
+    max_job_events: PositiveInt = LIMITS.events
+    max_job_event_bytes: PositiveInt = LIMITS.event_bytes
+    max_job_log_lines: PositiveInt = LIMITS.log_lines
+    max_job_log_bytes: PositiveInt = LIMITS.log_bytes
+    max_job_points: PositiveInt = LIMITS.points
+    max_attempt_uploads: PositiveInt = LIMITS.uploads
+    """What a job may store of what its attempts report; docs/limits.md has the reasons."""
     max_registration_bytes: PositiveInt = 16 * MIB
     """A worker's catalogue holds the config schema of every component."""
     part_bytes: PositiveInt = PART_BYTES
@@ -107,6 +116,14 @@ class ServiceSettings(BaseSettings):
                 raise StartRefused("with a password file the database URL names a user and no password: USER@HOST/NAME")
             return f"{scheme}://{user}:{password}@{place}"
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'tapeworks.db'}"
+
+    @property
+    def report_limits(self) -> ReportLimits:
+        """What a job may report."""
+        return replace(
+            LIMITS, events=self.max_job_events, event_bytes=self.max_job_event_bytes, points=self.max_job_points,
+            log_lines=self.max_job_log_lines, log_bytes=self.max_job_log_bytes, uploads=self.max_attempt_uploads,
+        )  # fmt: skip
 
     @property
     def artifacts(self) -> Path:

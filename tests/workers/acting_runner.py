@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,88 @@ def flood(channel: Channel, start: dict[str, Any]) -> None:
     finish(channel)
 
 
+def event(channel: Channel, message: str) -> None:
+    channel.send({"type": "record", "record": {"record": "event", "type": "note", "data": {"message": message}}})
+
+
+def announces_a_huge_frame(channel: Channel, start: dict[str, Any]) -> None:
+    channel._sock.sendall(struct.pack(">I", 60 << 20) + b"[" * (2 << 20))
+    signal.pause()
+
+
+def sends_what_is_no_frame(channel: Channel, start: dict[str, Any]) -> None:
+    bodies = (
+        b"", b"[]", b"{}", b"\xff", b"[" * 50_000, b'{"type": "record", "record": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"type": "checkpoint", "path": "a.tar", "step": "many", "epoch": 0}',
+        b'{"type": "verify", "id": {}, "verifier": [], "bundle": null}',
+        b'{"type": "record", "record": {"record": "state", "state": {}, "phase": []}}',
+        b'{"type": "record", "record": {"record": "event", "type": "note", "data": {"a": [%s1]}}}' % (b"[]," * 80_000),
+        b'{"type": "record", "record": {"record": "event", "type": "note", "data": {"a": "%s"}}}' % (b"x" * 300_000),
+    )  # fmt: skip
+    for body in bodies:
+        channel._sock.sendall(struct.pack(">I", len(body)) + body)
+    finish(channel)
+
+
+def floods_with_events(channel: Channel, start: dict[str, Any]) -> None:
+    for number in range(100_000):
+        event(channel, f"event {number}")
+    finish(channel)
+
+
+def floods_with_bytes(channel: Channel, start: dict[str, Any]) -> None:
+    for _ in range(10_000):
+        event(channel, "x" * 200_000)
+    finish(channel)
+
+
+def floods_with_points(channel: Channel, start: dict[str, Any]) -> None:
+    for step in range(1, 501):
+        channel.send({"type": "record", "record": {"record": "metric", "step": step, "values": {"loss": 1.0}}})
+        print(f"line {step}", flush=True)  # noqa: T201 — a log line of the job
+    event(channel, "the last one")
+    finish(channel)
+
+
+def floods_with_checkpoints(channel: Channel, start: dict[str, Any]) -> None:
+    for step in range(1, 301):
+        path = Path(start["folder"]) / f"step{step}.tar"
+        path.write_text(f"the state at step {step}")
+        best = step == 100
+        channel.send({"type": "checkpoint", "path": path.name, "step": step, "epoch": 0, "metrics": {}, "best": best})
+    finish(channel)
+
+
+def floods_with_verifications(channel: Channel, start: dict[str, Any]) -> None:
+    for number in range(1, 50):
+        channel.send({"type": "verify", "id": number, "verifier": "other", "bundle": "absent"})
+    signal.pause()
+
+
+def stays_after_its_finish(channel: Channel, start: dict[str, Any]) -> None:
+    finish(channel)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE, signal.SIGTERM})
+    signal.pause()
+
+
+def takes_memory(channel: Channel, start: dict[str, Any]) -> None:
+    """In a process that it starts, too."""
+    taken = [bytearray(b"x") * (100 << 20)]
+    if os.fork() == 0:
+        taken.append(bytearray(b"y") * (200 << 20))
+    signal.pause()
+
+
 ACTS = {
+    "takes_memory": takes_memory,
+    "announces_a_huge_frame": announces_a_huge_frame,
+    "sends_what_is_no_frame": sends_what_is_no_frame,
+    "floods_with_events": floods_with_events,
+    "floods_with_bytes": floods_with_bytes,
+    "floods_with_points": floods_with_points,
+    "floods_with_checkpoints": floods_with_checkpoints,
+    "floods_with_verifications": floods_with_verifications,
+    "stays_after_its_finish": stays_after_its_finish,
     "crash": crash,
     "leave": leave,
     "garbage": garbage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -17,6 +18,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+
+from tapeworks_workers import lifelines
+from tapeworks_workers.launcher import ForkLauncher
+from tests.workers.stage import ACTING, Stage
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = 120, what: str = "") -> Any:
@@ -64,6 +69,8 @@ class Service:
     lease_seconds: int = 3
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    """Further ones."""
 
     def __post_init__(self) -> None:
         self.api = httpx.Client(base_url=self.url, timeout=60)
@@ -79,6 +86,7 @@ class Service:
             "LEASE_SECONDS": str(self.lease_seconds),
             "HEARTBEAT_SECONDS": "1",
             "REAPER_SECONDS": "1",
+            **self.settings,
         }
         environment = os.environ | {f"TAPEWORKS_{name}": value for name, value in settings.items()}
         command = [sys.executable, "-m", "tapeworks_service"]
@@ -203,7 +211,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @contextmanager
-def running_service(folder: Path, **settings: int) -> Iterator[Service]:
+def running_service(folder: Path, **settings: Any) -> Iterator[Service]:
     """A service that answers."""
     own = Service(folder, **settings)
     own.start()
@@ -225,3 +233,14 @@ def patient_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servic
 def start_worker() -> Callable[..., AbstractContextManager[WorkerProcess]]:
     """`with start_worker(service, folder, *options, **environment) as worker`."""
     return running_worker
+
+
+@pytest.fixture(scope="module")
+def stage(patient_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    lifelines.become_subreaper()
+    with asyncio.Runner() as loop:
+        launcher = ForkLauncher(runner=f"{ACTING}:main", admission=f"{ACTING}:catalogue")
+        loop.run(launcher.start())
+        loop.run(launcher.load([]))
+        yield Stage(loop, launcher, patient_service, tmp_path_factory.mktemp("stage"))
+        loop.run(launcher.close())

@@ -136,3 +136,14 @@ def test_what_is_no_frame_is_refused(wire: bytes) -> None:
 def test_a_message_too_large_is_refused_before_it_is_sent(pair: tuple[Channel, Channel]) -> None:
     with pytest.raises(FrameError, match="too large"):
         pair[0].send({"text": "x" * (frames.MAX_FRAME_BYTES + 1)})
+
+
+def test_what_an_agent_would_refuse_is_not_sent(pair: tuple[Channel, Channel]) -> None:
+    ours, theirs = pair
+    for message in ({"type": "record", "text": "x" * 300_000}, {"type": "finish", "rows": [[]] * 40_000}):
+        with pytest.raises(FrameError):
+            ours.send(message)
+    ours.send({"type": "finish", "text": "x" * 300_000})
+    received = theirs.receive()
+    assert received is not None
+    assert len(received["text"]) == 300_000

@@ -26,10 +26,11 @@ import uuid_utils
 from tapeworks import wire
 from tapeworks.errors import ApiError, NotFound
 from tapeworks.spec import Resources
-from tapeworks_workers import compiled, lifelines, sandbox
+from tapeworks_workers import compiled, lifelines, memory_limit, sandbox
 from tapeworks_workers.attempts import Attempt, Terms
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.catalogue import Admitted, Snapshot, admit, snapshot
+from tapeworks_workers.cgroups import Cgroups, CgroupsUnavailable
 from tapeworks_workers.devices import Devices, DeviceTaken, Held
 from tapeworks_workers.file_trees import remove
 from tapeworks_workers.launcher import ForkLauncher, Launcher, LaunchFailed, SpawnLauncher
@@ -43,9 +44,6 @@ LEASE_WAIT = 30.0
 REGISTER_SECONDS = 30.0
 """A registration is repeated so often: memory and use of devices change."""
 WATCH_SECONDS = 1.0
-SHARE = 0.8
-LEAST_BYTES = 2 << 30
-"""Of the machine's memory what jobs in sandboxes may have together, and each of them at least."""
 REFUSED_SECONDS = 10.0
 """Between calls that the service refuses: a key that is not known, another version."""
 
@@ -94,7 +92,7 @@ class Agent:
         self._cache = Cache(
             settings.work_dir / "uploads", reserve=settings.reserve_bytes, most_bytes=settings.cache_bytes
         )
-        self._sandbox = sandbox.of_this_machine() if settings.allow_packages else None
+        self._sandbox = sandbox.of_this_machine()
         self._rooms = _rooms(settings, self._sandbox)
         self._announced: Announced
         self._registered: wire.Registered
@@ -184,8 +182,8 @@ class Agent:
             versions={"tapeworks": version("tapeworks"), **announced.versions},
             cpus=self._devices.cpus,
             memory_bytes=psutil.virtual_memory().total,
-            packages=self._rooms is not None,
-            sandbox=dict(self._sandbox.layers) if self._sandbox is not None else {},
+            packages=self._settings.allow_packages and self._rooms is not None,
+            sandbox=dict(self._sandbox.layers),
             catalogue_digest=announced.digest,
         )
         self._registered = await self._link.register(self._settings.id, registration)
@@ -294,11 +292,11 @@ class Agent:
         task.add_done_callback(self._attempts.pop)
 
     def _memory_for(self, resources: Resources, held: Held) -> int:
-        """What an attempt in a sandbox may have: what it asks for, or its cores' share of the machine's."""
+        """What an attempt may have: what it asks for, or its cores' share of the machine's."""
         if resources.memory_gib is not None:
             return int(resources.memory_gib * 1024**3)
         share = 1.0 if held.gpus else min(1.0, held.cpus / self._devices.cpus)
-        return max(LEAST_BYTES, int(SHARE * share * psutil.virtual_memory().total))
+        return memory_limit.default_bytes(share)
 
     async def _attend(self, attempt: Attempt, held: Held, stack: ExitStack) -> None:
         with stack:
@@ -354,8 +352,10 @@ async def _first_of(work: Any, other: Any) -> Any:
 
 
 def _rooms(settings: WorkerSettings, found: sandbox.Sandbox | None) -> Rooms | None:
-    """The sandboxes of a worker that takes packages; None where it takes none, and why is logged."""
-    if found is None:
+    """The sandboxes of a worker: for packages where it takes them, for inspections where all layers are there.
+
+    None where there are none; why is logged for a worker that is to take packages."""
+    if found is None or (found.missing and not settings.allow_packages):
         return None
     if found.missing:
         refused = settings.sandbox == "required"
@@ -363,7 +363,18 @@ def _rooms(settings: WorkerSettings, found: sandbox.Sandbox | None) -> Rooms | N
         log.warning(f"layers of the sandbox are missing: {told}", missing=found.missing)
         if refused:
             return None
-    return Rooms(settings.work_dir / "sandboxes", found)
+    return Rooms(settings.work_dir / "sandboxes", found, _cgroups(settings))
+
+
+def _cgroups(settings: WorkerSettings) -> Cgroups | None:
+    """Where cgroups for sandboxes are made; None where memory is counted from outside."""
+    try:
+        cgroups = Cgroups.found(settings.cgroup)
+        cgroups.prepare()
+    except CgroupsUnavailable as error:
+        log.info("the memory of sandboxes is counted from outside", reason=str(error))
+        return None
+    return cgroups
 
 
 def _new_id() -> str:

@@ -18,6 +18,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tapeworks.wire import Catalogue
+from tapeworks_workers.frames import MAX_MESSAGE_BYTES, FrameError
 from tapeworks_workers.launcher import Launcher, LaunchFailed
 from tapeworks_workers.output import Output
 from tapeworks_workers.processes import Child
@@ -90,9 +91,11 @@ async def _result(child: Child) -> Admitted:
     ]
     try:
         async with asyncio.timeout(ADMISSION_SECONDS):
-            answer = await child.result()
+            answer = await child.result(limit=MAX_MESSAGE_BYTES)  # the operator's own code, in no sandbox
             status = await child.handle.wait()
             await asyncio.wait(printing, timeout=2)
+    except FrameError as error:
+        raise LaunchFailed(f"admission sent a catalogue that cannot be read: {error}") from error
     except TimeoutError:
         raise LaunchFailed(f"admission took more than {ADMISSION_SECONDS:g} s") from None
     finally:

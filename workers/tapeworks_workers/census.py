@@ -81,27 +81,6 @@ def _known(pids: Iterator[int] | list[int]) -> Iterator[Inhabitant]:
             continue
 
 
-def private_bytes(inhabitants: set[Inhabitant]) -> int:
-    """Memory that they share with nobody: what a fork has of its zygote counts once it is written to."""
-    return _summed(inhabitants, "smaps_rollup", ("Private_Dirty:", "Swap:"))
-
-
-def most_private_bytes(inhabitants: set[Inhabitant]) -> int:
-    """No less than `private_bytes`, from what the kernel counts anyhow: that one walks through every page."""
-    return _summed(inhabitants, "status", ("RssAnon:", "RssShmem:", "VmSwap:"))
-
-
-def _summed(inhabitants: set[Inhabitant], file: str, wanted: tuple[str, ...]) -> int:
-    total = 0
-    for pid, _ in inhabitants:
-        try:
-            lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
-        except OSError:
-            continue  # it has ended
-        total += sum(int(line.split()[1]) for line in lines if line.startswith(wanted))
-    return total * 1024
-
-
 def disk_bytes(folder: Path) -> int:
     """What lies below a folder; links are not followed.
 

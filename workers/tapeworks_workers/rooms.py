@@ -20,7 +20,8 @@ import psutil
 import structlog
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers import census, compiled, file_trees
+from tapeworks_workers import census, compiled, endings, file_trees, memory_count, memory_limit
+from tapeworks_workers.cgroups import Cgroups
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.launcher import ForkLauncher
 from tapeworks_workers.lifelines import Handle
@@ -36,6 +37,7 @@ DISK_EVERY = 4
 KEPT = 2
 """Rooms that stay warm while nobody is in them."""
 CLEAR_SECONDS = 10.0
+CGROUP_MARGIN_BYTES = 64 << 20
 
 log = structlog.get_logger(__name__)
 
@@ -111,8 +113,7 @@ class Cell:
             await asyncio.sleep(WATCH_SECONDS if self.taken else EMPTY_WATCH_SECONDS)
             used = await asyncio.to_thread(self._used_bytes)
             if used > self.bounds.memory_bytes:
-                message = f"{used} bytes of memory were taken in its sandbox; it may have {self.bounds.memory_bytes}"
-                return JobFailure(FailureCode.OUT_OF_MEMORY, message, hint="Ask for more with resources.memory_gib.")
+                return memory_limit.exceeded(used, self.bounds.memory_bytes, "the sandbox")
             looks += 1
             if looks % DISK_EVERY == 0 or not self.taken:
                 try:
@@ -122,16 +123,40 @@ class Cell:
                     hint = "Nest folders less deeply than a path can name (4096 bytes)."
                     return JobFailure(FailureCode.STORAGE_FULL, message, hint=hint, retryable=False)
                 if used > self.bounds.disk_bytes:
-                    message = f"{used} bytes were written in its sandbox; it may have {self.bounds.disk_bytes}"
+                    message = f"the sandbox exceeded its disk limit: {used} of {self.bounds.disk_bytes} bytes"
                     return JobFailure(FailureCode.STORAGE_FULL, message, retryable=False)
 
     def _used_bytes(self) -> int:
         """Beyond what rests in it. Exact only where it matters: an exact count takes milliseconds of each process."""
+        if self.room.cgroup is not None:
+            return self.room.cgroup.used_bytes() - self.resting_bytes
         inhabitants = self.inhabitants()
-        at_most = census.most_private_bytes(inhabitants) - self.resting_bytes
+        beside = self._temporary_bytes(inhabitants) - self.resting_bytes
+        at_most = memory_count.most_bytes(inhabitants) + beside
         if at_most <= self.bounds.memory_bytes:
             return at_most
-        return census.private_bytes(inhabitants) - self.resting_bytes
+        return memory_count.used_bytes(inhabitants) + beside
+
+    def resting(self) -> int:
+        """What its zygotes take."""
+        return (
+            self.room.cgroup.used_bytes() if self.room.cgroup is not None else memory_count.used_bytes(self.residents)
+        )
+
+    def limit_memory(self) -> None:
+        """Let the kernel hold the limit, where it counts: a little above, so that the cause is known."""
+        if self.room.cgroup is not None:
+            self.room.cgroup.limit(self.resting_bytes + self.bounds.memory_bytes + CGROUP_MARGIN_BYTES)
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel killed for memory, here or where no cgroup is the sandbox's own."""
+        return endings.oom_kills() if self.room.cgroup is None else self.room.cgroup.oom_kills()
+
+    def _temporary_bytes(self, inhabitants: set[census.Inhabitant]) -> int:
+        """Of the /tmp and /dev/shm that bubblewrap made."""
+        if self.sandbox.bubblewrap is None or not inhabitants:
+            return 0
+        return memory_count.temporary_bytes(min(inhabitants, key=lambda one: one[1])[0])
 
     def own(self, path: Path) -> None:
         """Give a file or folder, with all below it, to the room's user."""
@@ -145,8 +170,9 @@ class Cell:
 class Rooms:
     """The sandboxes of a worker, below one folder."""
 
-    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+    def __init__(self, folder: Path, sandbox: Sandbox, cgroups: Cgroups | None = None) -> None:
         self._folder = folder.resolve()
+        self._cgroups = cgroups
         self._sandbox = sandbox
         self._cells: list[Cell] = []
         self._changing = asyncio.Lock()
@@ -167,6 +193,7 @@ class Rooms:
                 if not cell.taken and cell.occupants == occupants:
                     self._unwatch(cell)
                     cell.taken, cell.bounds = True, bounds
+                    cell.limit_memory()
                     return cell
             await self._make_place()
             cell = self._furnish(occupants, bounds, packages, (*readable, *components))
@@ -200,7 +227,8 @@ class Rooms:
                 task.cancel()
             await asyncio.wait({loading, overrun})
         cell.residents = await asyncio.to_thread(cell.inhabitants)
-        cell.resting_bytes = await asyncio.to_thread(census.private_bytes, cell.residents)
+        cell.resting_bytes = await asyncio.to_thread(cell.resting)
+        cell.limit_memory()
 
     def _watch(self, cell: Cell) -> None:
         """Nobody is in the room; what a package left in its zygotes may still grow."""
@@ -263,7 +291,8 @@ class Rooms:
         file_trees.remove(folder)
         folder.mkdir(parents=True, mode=0o711)
         environment = {"CUDA_VISIBLE_DEVICES": "all"} if occupants.gpus else {}  # a fork is told which
-        room = Room(folder, self._sandbox.user(), readable, environment)
+        cgroup = None if self._cgroups is None else self._cgroups.make(f"{os.getpid()}-{number}")
+        room = Room(folder, self._sandbox.user(), readable, environment, cgroup)
         output = Output(lambda record: log.debug("sandbox", number=number, text=record["text"]))
         reading, writing = os.pipe()
         bases: list[Handle] = []
@@ -282,6 +311,7 @@ class Rooms:
         cell.printing = asyncio.create_task(output.relay(reading, "stderr"))
         cell.printing.add_done_callback(lambda _: os.close(writing))
         self._empty(cell)
+        cell.limit_memory()
         return cell
 
     def _empty(self, cell: Cell) -> None:
@@ -308,6 +338,8 @@ class Rooms:
         if cell.printing is not None:
             cell.printing.cancel()
         await asyncio.to_thread(file_trees.remove, cell.room.folder)
+        if cell.room.cgroup is not None:
+            cell.room.cgroup.remove()
         if cell.room.user is not None:
             cell.room.user.release()
         self._cells.remove(cell)

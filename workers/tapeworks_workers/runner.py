@@ -22,8 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tapeworks.errors import FailureCode, Location
+from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.jobs import JobKind, State
+from tapeworks.report_limits import MAX_FILE_LIST_BYTES
 from tapeworks_workers.engine import diagnostics, environment, resume_test, resume_warnings
 from tapeworks_workers.engine.admission import admit_packaged
 from tapeworks_workers.engine.artifacts import Artifacts
@@ -38,7 +39,7 @@ from tapeworks_workers.engine.inspection import inspect
 from tapeworks_workers.engine.pipeline import Data, build_data
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.traces import Traces
-from tapeworks_workers.frames import BUNDLE, Channel, ChannelClosed
+from tapeworks_workers.frames import BUNDLE, Channel, ChannelClosed, FrameError
 
 LOOKS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     JobKind.INSPECT: lambda start: describe(start["uploads"]),
@@ -74,7 +75,16 @@ def main(sock: socket.socket) -> None:
         finish = {"outcome": "failed", "failure": failure}
     files = left_files(Path(start["folder"]), spec, reporter)
     ended.append(True)
-    channel.send({"type": "finish", "failure": None, "published": None, "files": files, **finish})
+    last = {"type": "finish", "failure": None, "published": None, "files": files}
+    try:
+        channel.send({**last, **finish})
+    except FrameError as error:
+        channel.send({**last, "outcome": "failed", "failure": too_large(error)})
+
+
+def too_large(error: FrameError) -> dict[str, Any]:
+    """The failure of a job whose result does not fit into a frame."""
+    return diagnostics.failure(JobFailure(FailureCode.QUOTA_EXCEEDED, f"the job's result: {error}"), spec={}, phase="")
 
 
 def looked(result: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
@@ -91,7 +101,8 @@ def left_files(folder: Path, spec: Mapping[str, Any], reporter: Reporter) -> lis
         what = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
         reporter.diagnostic(
             FailureCode.STORAGE_FULL,
-            f"limits.max_artifact_bytes, {limit}, leaves no room for {what}: not kept",
+            f"limits.max_artifact_bytes, {limit}, or their list ({MAX_FILE_LIST_BYTES} bytes) "
+            f"leaves no room for {what}: not kept",
             hint="Raise limits.max_artifact_bytes, or write fewer or smaller files.",
         )
     return kept

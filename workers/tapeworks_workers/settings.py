@@ -82,6 +82,8 @@ class WorkerSettings(BaseSettings):
         default="available", validation_alias=AliasChoices("sandbox", "TAPEWORKS_SANDBOX")
     )
     """`required`: no package is taken where a layer of the sandbox is missing."""
+    cgroup: Path | None = None
+    """A cgroup (version 2) in which the worker may make others, one for each sandbox: see docs/security.md."""
     sandbox_disk_bytes: Annotated[int, Field(gt=0)] = 20 * 1024**3
     """What a job in a sandbox may write."""
     cache_bytes: Annotated[int, Field(gt=0)] = 50 * 1024**3

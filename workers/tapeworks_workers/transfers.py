@@ -6,7 +6,6 @@ stored ends no job: the job says so and goes on. A result that cannot be stored 
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from pydantic import ValidationError
 from tapeworks import wire
 from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound, Rejected
 from tapeworks.jobs import Failure
+from tapeworks_workers.checkpoint_queue import CheckpointFile, CheckpointQueue
 from tapeworks_workers.files import UnsafePath, open_beneath
-from tapeworks_workers.link import STORE_CODES, AttemptLink, StoreRefused
+from tapeworks_workers.link import STORE_CODES, AttemptLink, QuotaExceeded, StoreRefused
 from tapeworks_workers.place import Place
-from tapeworks_workers.relay import CheckpointFile, Record, diagnostic, note
+from tapeworks_workers.relay import Record, diagnostic, note
 
 INPUT_TRIES = 3
 """An input whose bytes do not have its digest is downloaded so often."""
@@ -113,7 +113,7 @@ class Transfers:
         finally:
             os.close(descriptor)
 
-    async def announce(self, checkpoints: asyncio.Queue[CheckpointFile]) -> None:
+    async def announce(self, checkpoints: CheckpointQueue) -> None:
         """Upload and announce checkpoints as they come, for ever."""
         while True:
             checkpoint = await checkpoints.get()
@@ -143,6 +143,8 @@ class Transfers:
             return wire.Finish.model_validate(finish)
         except (ValidationError, UnsafePath) as error:
             raise JobFailure(FailureCode.INTERNAL, f"the runner's result cannot be published: {error}") from error
+        except QuotaExceeded as error:
+            raise JobFailure(FailureCode.QUOTA_EXCEEDED, error.detail, retryable=False) from error
         except ApiError as error:
             raise JobFailure(FailureCode.INTERNAL, f"the service did not take a file: {error}") from error
 

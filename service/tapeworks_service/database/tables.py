@@ -111,6 +111,9 @@ jobs = Table(
     Column("log_seq", BigInteger, nullable=False),
     Column("metric_seq", BigInteger, nullable=False),
     Column("record_index", BigInteger, nullable=False),
+    # What its attempts stored, against their quotas:
+    Column("event_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("log_bytes", BigInteger, nullable=False, server_default="0"),
     # What nobody queries:
     Column("progress", Json, nullable=False),
     Column("spec", Json, nullable=False),

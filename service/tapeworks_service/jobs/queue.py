@@ -142,7 +142,8 @@ async def advance(
     row = await hold(tx, fence)
     if to not in HELD or HELD.index(to) < HELD.index(State(row["state"])):
         return
-    await move(tx, row, Move(to, message=message, values={"phase": phase}, at=at))
+    values = {"phase": phase, "event_bytes": row["event_bytes"] + len(message or "")}
+    await move(tx, row, Move(to, message=message, values=values, at=at))
 
 
 # ── the end of an attempt ────────────────────────────────────────────────────────────────────────

@@ -198,9 +198,11 @@ async def store_records(
     request: Request, caller: Worker, house: House, job_id: JobId, attempt: Attempt, token: TOKEN_HEADER
 ) -> Response:
     """A batch; records stored before are skipped, and what follows a gap is left for a resend."""
-    told = await read_message(request, Records, house.settings.max_registration_bytes)
+    told = await read_message(request, Records, house.settings.max_body_bytes)
     async with house.database.write() as tx:
-        stored = await records.store(tx, Fence(job_id, attempt, token), list(told.records))
+        stored = await records.store(
+            tx, Fence(job_id, attempt, token), list(told.records), house.settings.report_limits
+        )
     return answer(RecordsAnswer(stored=stored))
 
 
@@ -219,7 +221,7 @@ async def announce_checkpoint(
     """This makes it visible, and older ones beyond `training.checkpoint.keep` go."""
     told = await read_message(request, CheckpointAnnouncement, house.settings.max_body_bytes)
     async with house.database.write() as tx:
-        checkpoint_id = await attempts.announce(tx, Fence(job_id, attempt, token), told)
+        checkpoint_id = await attempts.announce(tx, Fence(job_id, attempt, token), told, house.settings.report_limits)
     await delete_noted(house.database, house.store)
     return answer(CheckpointAnnounced(checkpoint_id=checkpoint_id), 201)
 

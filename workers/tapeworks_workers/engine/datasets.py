@@ -23,6 +23,7 @@ from tapeworks_workers.components.sources.arrays import Arrays
 from tapeworks_workers.components.sources.csv import Csv
 from tapeworks_workers.components.sources.folders import Images
 from tapeworks_workers.components.sources.tables import Jsonl, Parquet
+from tapeworks_workers.components.sources.unpacked_size import check_arrays
 from tapeworks_workers.engine.files import files_of, set_uploads
 
 PREVIEW_ROWS = 5
@@ -49,7 +50,7 @@ def describe(uploads: Sequence[Mapping[str, Any]]) -> Content:
 
 
 def _invalid(message: str) -> JobFailure:
-    return JobFailure(FailureCode.INVALID_DATA, message, hint="Mend the file, or push it with its own format.")
+    return JobFailure(FailureCode.INVALID_DATA, message, hint="Correct the file, or push it with its own format.")
 
 
 def _of_elements(source: Any) -> Content:
@@ -81,21 +82,16 @@ def _table(kind: Callable[..., Any]) -> Callable[[list[Path]], Content]:
 
 
 def _npz(files: list[Path]) -> Content:
-    with files[0].open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-        names = list(file.files)
-        lengths = {name: file[name].shape for name in names}
+    headers = check_arrays(files[0])
+    names = list(headers)
+    lengths = {name: shape for name, (shape, _) in headers.items()}
     rows = {shape[0] for shape in lengths.values() if shape}
     if len(rows) != 1 or not all(lengths.values()):
         columns = [
-            {"name": name, "dtype": _dtype(files[0], name), "shape": list(shape)} for name, shape in lengths.items()
+            {"name": name, "dtype": str(dtype), "shape": list(shape)} for name, (shape, dtype) in headers.items()
         ]
         return {"rows": None, "columns": columns, "preview": []}
     return _of_elements(Arrays(files=[str(file) for file in files], features=names, labels=None))
-
-
-def _dtype(file: Path, name: str) -> str:
-    with file.open("rb") as raw, np.load(raw, allow_pickle=False) as arrays:
-        return str(arrays[name].dtype)
 
 
 def _tfrecord(files: list[Path]) -> Content:

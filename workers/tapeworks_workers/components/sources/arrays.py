@@ -11,6 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks import Files, Source, component, errors
+from tapeworks_workers.components.sources.unpacked_size import check_arrays
+
+_SPARSE = ("data", "indices", "indptr", "shape")
+"""The parts of a sparse matrix in CSR form."""
 
 
 @component("arrays")
@@ -87,6 +91,7 @@ class Arrays(Source):
 def _values(path: Path, names: list[str]) -> dict[str, Any]:
     """The named arrays and sparse matrices of one file, all of one length."""
     try:
+        check_arrays(path, _members(names))
         # Opened here: np.load leaves a broken file open.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             found = {name: _one(file, name, path) for name in names}
@@ -99,10 +104,15 @@ def _values(path: Path, names: list[str]) -> dict[str, Any]:
     return found
 
 
+def _members(names: list[str]) -> list[str]:
+    """The arrays that these names may stand for."""
+    return [member for name in names for member in (name, *(f"{name}.{part}" for part in _SPARSE))]
+
+
 def _one(file: Any, name: str, path: Path) -> Any:
     if name in file.files:
         return file[name]
-    parts = [f"{name}.{part}" for part in ("data", "indices", "indptr", "shape")]
+    parts = [f"{name}.{part}" for part in _SPARSE]
     if not all(part in file.files for part in parts):
         raise _invalid(f"{path.name} has no array {name!r}; it holds {', '.join(map(repr, file.files))}")
     data, columns, starts, shape = (file[part] for part in parts)

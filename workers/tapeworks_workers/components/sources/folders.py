@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from tapeworks import Files, Source, component, errors
+from tapeworks_workers.components.sources.unpacked_size import check_pixels
 
 _FILES_AT_ONCE = 4
 _IMAGE_HEADS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
@@ -60,6 +61,7 @@ class Images(Source):
             with path.open("rb") as file:
                 if not file.read(8).startswith(_IMAGE_HEADS):
                     raise _invalid("images", f"{path.parent.name}/{path.name} is no PNG, JPEG, GIF or BMP")
+            check_pixels(path)
         size = self.size or self.size_of(self.paths[0])
         dataset = tf.data.Dataset.from_tensor_slices([str(path) for path in self.paths]).map(
             lambda path: self._image(path, size), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
@@ -87,6 +89,7 @@ class Images(Source):
 
     def size_of(self, path: Path) -> tuple[int, int]:
         """Height and width of a picture. Raises JobFailure where it cannot be decoded."""
+        check_pixels(path)
         try:
             height, width, _ = self._decoded(str(path)).shape
         except tf.errors.OpError as error:

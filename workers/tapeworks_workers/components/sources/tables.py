@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import tensorflow as tf
 from tapeworks import Files, Source, component, errors
 from tapeworks_workers.components.sources.columns import Column, check_nulls
 from tapeworks_workers.components.sources.parts import PART_BYTES, Array, Part, lines_of, stream
+from tapeworks_workers.components.sources.unpacked_size import check_row_groups, check_texts, flat_texts
 
 _COUNTED_BYTES = 8 * 1024 * 1024
 
@@ -61,9 +63,14 @@ class _Table(Source):
     def _table(self, path: Path, part: Part, names: list[str]) -> Any:
         """The columns of one part as a pyarrow.Table."""
 
+    def _check_size(self, path: Path, names: list[str]) -> None:
+        """Raises JobFailure where the columns of a file unpack to more than they may."""
+
     def dataset(self) -> tf.data.Dataset:
         features, columns = self._columns()
         names = [column.name for column in columns]
+        for path in self.paths:
+            self._check_size(path, names)
         told = [self._parts(path) for path in self.paths]
         read = functools.partial(self._rows, names=names, columns=columns)
         read(self.paths[0], told[0][0][0]) if told[0][0] else None  # a first look: a mistake is told at once
@@ -84,7 +91,9 @@ class _Table(Source):
             arrays: list[Array] = []
             for column in columns:
                 whole = table[column.name].combine_chunks()
-                whole = whole.dictionary_decode() if hasattr(whole, "dictionary_decode") else whole
+                if hasattr(whole, "dictionary_decode"):
+                    check_texts(path, whole, column.name)
+                    whole = whole.dictionary_decode()
                 check_nulls(whole, column.name)
                 arrays += column.arrays(whole)
             return arrays
@@ -188,11 +197,11 @@ class Parquet(_Table):
         schema = self._open(self.paths[0]).schema_arrow
         return dict(zip(schema.names, schema.types, strict=True))
 
-    def _open(self, path: Path) -> Any:
+    def _open(self, path: Path, texts: Sequence[str] = ()) -> Any:
         import pyarrow.parquet
 
         try:
-            return pyarrow.parquet.ParquetFile(path)
+            return pyarrow.parquet.ParquetFile(path, read_dictionary=list(texts))
         except (ValueError, OSError) as error:
             raise self._invalid(f"{path.name} cannot be read as Parquet: {error}") from error
 
@@ -200,8 +209,11 @@ class Parquet(_Table):
         metadata = self._open(path).metadata
         return [(group, 0) for group in range(metadata.num_row_groups)], metadata.num_rows
 
+    def _check_size(self, path: Path, names: list[str]) -> None:
+        check_row_groups(path, self._open(path).metadata, names)
+
     def _table(self, path: Path, part: Part, names: list[str]) -> Any:
-        with self._open(path) as file:
+        with self._open(path, flat_texts(self._open(path).metadata, names)) as file:
             return file.read_row_group(part[0], columns=names, use_threads=False)
 
 
