@@ -84,7 +84,8 @@ class Agent:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._settings = settings
-        self._launcher = launcher or (ForkLauncher() if settings.runner == "fork" else SpawnLauncher())
+        launcher_of = ForkLauncher if settings.runner == "fork" else SpawnLauncher
+        self._launcher = launcher or launcher_of(import_seconds=settings.component_seconds)
         self._devices = Devices(cpu_slots=settings.cpu_slots, nvml=nvml)
         self._link = Link(settings.server, key=settings.key(), transport=transport)
         self._attempts: dict[asyncio.Task[None], Attempt] = {}
@@ -172,7 +173,13 @@ class Agent:
     # ── what this worker is ──────────────────────────────────────────────────────────────────────
 
     async def _admit(self) -> Announced:
-        admitted = await admit(self._launcher, self._settings.components, folder=self._settings.work_dir / "catalogues")
+        settings = self._settings
+        admitted = await admit(
+            self._launcher,
+            settings.components,
+            folder=settings.work_dir / "catalogues",
+            seconds=settings.component_seconds,
+        )
         return Announced.of(admitted)
 
     async def _register(self) -> None:

@@ -89,6 +89,8 @@ class WorkerSettings(BaseSettings):
     runner: Literal["fork", "spawn"] = Field(
         default="fork", validation_alias=AliasChoices("runner", "TAPEWORKS_RUNNER")
     )
+    component_seconds: PositiveFloat = 60.0
+    """What the import of one module of components, or the admission of one component, may take; else it is refused."""
     grace_seconds: PositiveFloat = 20.0
     """From a cancel, a time limit or a drain until the runner is killed."""
     verify_seconds: PositiveFloat = 600.0
