@@ -28,6 +28,7 @@ from tapeworks.errors import ApiError, NotFound
 from tapeworks.spec import Resources
 from tapeworks_workers import compiled, lifelines, sandbox
 from tapeworks_workers.attempts import Attempt, Terms
+from tapeworks_workers.beats import Beats
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.catalogue import Admitted, Snapshot, admit, snapshot
 from tapeworks_workers.devices import Devices, DeviceTaken, Held
@@ -114,15 +115,16 @@ class Agent:
             stack.push_async_callback(self._launcher.close)
             if self._rooms is not None:
                 stack.push_async_callback(self._rooms.close)
+            beating = asyncio.create_task(Beats(self._settings.work_dir, self._settings.beat).keep())
             working = asyncio.create_task(self._work())
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 working.result()
             await self._hand_back()
-            working.cancel()
-            stopping.cancel()
-            for ended in await asyncio.gather(working, stopping, return_exceptions=True):
+            for task in (working, stopping, beating):
+                task.cancel()
+            for ended in await asyncio.gather(working, stopping, beating, return_exceptions=True):
                 if isinstance(ended, Exception):
                     log.error("an error while the worker stopped", error=str(ended))
         log.info("worker stopped")

@@ -101,6 +101,10 @@ class WorkerSettings(BaseSettings):
     reserve_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
     """What checkpoints leave free of the work folder's disk."""
 
+    silence_seconds: PositiveFloat = 30.0
+    """`tapeworks worker --supervise` replaces an agent that does not answer for this long."""
+    beat: int | None = None
+    """Descriptor of a file for signs of life (`tapeworks serve`, `tapeworks worker --supervise`)."""
     lifeline: int | None = None
     """Descriptor of a pipe: the worker ends when its other end is closed (`tapeworks serve`)."""
 
