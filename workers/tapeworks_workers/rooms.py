@@ -27,6 +27,7 @@ from tapeworks_workers.lifelines import Handle
 from tapeworks_workers.output import Output
 from tapeworks_workers.processes import Lifeline
 from tapeworks_workers.sandbox import Room, Sandbox
+from tapeworks_workers.temporary_files import NotClean, TemporaryFiles
 
 WATCH_SECONDS = 0.25
 EMPTY_WATCH_SECONDS = 1.0
@@ -79,6 +80,8 @@ class Cell:
     """The zygotes, who stay when an attempt ends."""
     resting_bytes: int = 0
     """What they take."""
+    temporary: TemporaryFiles | None = None
+    """What lay in its /tmp and /dev/shm before the first attempt; None where these are not its own."""
     printing: asyncio.Task[None] | None = None
     watch: asyncio.Task[None] | None = None
 
@@ -99,6 +102,12 @@ class Cell:
         if self.room.uid is not None:
             return census.of_user(self.room.uid)
         return set().union(*(census.below(base.pid) for base in self.bases))
+
+    def first_process(self) -> int | None:
+        """The pid of bubblewrap's own process in it, through which its files are seen from out here."""
+        if self.sandbox.bubblewrap is None:
+            return None
+        return census.first_inside(self.bases[-1].pid)
 
     def guests(self) -> set[census.Inhabitant]:
         """Those that an attempt brought."""
@@ -201,6 +210,11 @@ class Rooms:
             await asyncio.wait({loading, overrun})
         cell.residents = await asyncio.to_thread(cell.inhabitants)
         cell.resting_bytes = await asyncio.to_thread(census.private_bytes, cell.residents)
+        if (first := cell.first_process()) is not None:
+            try:
+                cell.temporary = await asyncio.to_thread(TemporaryFiles.record, first)
+            except (NotClean, OSError) as error:
+                raise LaunchFailed(f"its temporary files cannot be read: {error}") from error
 
     def _watch(self, cell: Cell) -> None:
         """Nobody is in the room; what a package left in its zygotes may still grow."""
@@ -230,7 +244,9 @@ class Rooms:
                     _kill(guests)
                     await asyncio.sleep(0.02)
             await asyncio.to_thread(self._empty, cell)
-        except (TimeoutError, OSError) as error:
+            if cell.temporary is not None and (first := cell.first_process()) is not None:
+                await asyncio.to_thread(cell.temporary.clear, first)
+        except (TimeoutError, OSError, NotClean) as error:
             log.error("a sandbox could not be cleared and is given up", error=str(error))
             await self._close(cell)
             return
