@@ -150,6 +150,7 @@ class Supervisor:
         try:
             silence = Silence(beat, first=FIRST_SECONDS, later=self._silence_seconds)
             while not select.select([descriptor], [], [], TICK_SECONDS)[0]:
+                self._reap_orphans()
                 if silence.too_long() and not self._stopping.is_set():
                     if traced(process.pid):
                         silence.forgive()
@@ -173,11 +174,20 @@ class Supervisor:
 
     def _end_orphans(self) -> None:
         """Kill what an agent that has ended left behind: it is this process's by then, whatever group it made."""
-        while orphans := _children() - self._others - {self._process.pid if self._process else 0}:
+        while orphans := self._orphans():
             for pid in orphans:
                 with suppress(ProcessLookupError, ChildProcessError):
                     os.kill(pid, signal.SIGKILL)  # nobody has waited for it: the number is its own
                     os.waitpid(pid, 0)
+
+    def _reap_orphans(self) -> None:
+        """Wait for those that have ended while the agent lives: they left its tree before it adopted orphans."""
+        for pid in self._orphans():
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+    def _orphans(self) -> set[int]:
+        return _children() - self._others - {self._process.pid if self._process else 0}
 
 
 class Silence:

@@ -68,8 +68,10 @@ def worker(
     if supervise:
         raise typer.Exit(_supervised(given, label or [], settings.silence_seconds))
     log_to_stderr()
+    from tapeworks_workers import lifelines
     from tapeworks_workers.agent import Agent, WorkFolderTaken
 
+    lifelines.become_subreaper()  # before it starts its first process: orphans would go to a supervisor
     try:
         asyncio.run(Agent(settings).run())
     except (LaunchFailed, WorkFolderTaken, ApiError, OSError) as error:
