@@ -40,12 +40,13 @@ class ComponentLoading:
     """Loads components, and remembers which modules were refused until a source file beside them changes.
 
     `start`: see there; `seconds`: what the import of one module may take; `trusted`: whether what a zygote says is
-    believed: one in a sandbox has `LOAD_SECONDS` for everything.
+    believed: one in a sandbox has `LOAD_SECONDS` for everything; `known`: what another one has refused already.
     """
 
     start: Start
     seconds: float
     trusted: bool = True
+    known: Refusals = field(default_factory=dict)
     _refused: dict[str, tuple[Stamp, dict[str, str]]] = field(default_factory=dict)
 
     async def load(
@@ -56,7 +57,8 @@ class ComponentLoading:
         Raises LaunchFailed where that is not a module's fault.
         """
         units = units_of(components)
-        refused = {unit: told for unit, (stamp, told) in self._refused.items() if _stamp(unit) == stamp}
+        refused = {unit: dict(told) for unit, told in self.known.items()}
+        refused |= {unit: told for unit, (stamp, told) in self._refused.items() if _stamp(unit) == stamp}
         loading = _Loading(self, refused, None if self.trusted else time.monotonic() + LOAD_SECONDS)
         while True:
             request = {

@@ -57,6 +57,9 @@ class Loaded:
 class Launcher(Protocol):
     """How an agent starts what has TensorFlow in it."""
 
+    refused: Refusals
+    """Modules that the last `load` left out."""
+
     async def start(self) -> None:
         """Begin to load TensorFlow, so that the first job need not wait for it."""
 
@@ -108,7 +111,7 @@ class SpawnLauncher:
         self._runner = runner
         self._admission = admission
         self._components: list[str] = []
-        self._refused: Refusals = {}
+        self.refused: Refusals = {}
         self._lifeline = Lifeline()
         self._loading = ComponentLoading(self._start_trial, import_seconds)
 
@@ -118,7 +121,7 @@ class SpawnLauncher:
     async def load(self, components: Sequence[Path]) -> Loaded:
         trial, _, refused = await self._loading.load(components, [], targets=[])
         await trial.close()
-        self._components, self._refused = units_of(components), refused
+        self._components, self.refused = units_of(components), refused
         return Loaded(versions={}, parts={}, refused=refused)
 
     async def _start_trial(self, arguments: dict[str, Any]) -> Zygote:
@@ -137,19 +140,19 @@ class SpawnLauncher:
         return Zygote(handle, ours)
 
     async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
-        arguments = {"components": self._components, "refused": self._refused, "target": self._runner}
+        arguments = {"components": self._components, "refused": self.refused, "target": self._runner}
         return self._spawn(Work("tapeworks_workers.zygote:run_once", arguments, environment=environment, folder=folder))
 
     async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
         work = verification(which, bundle, environment=environment, folder=folder)
         if which == "resume":
-            work.arguments.update(components=self._components, refused=self._refused)
+            work.arguments.update(components=self._components, refused=self.refused)
         return self._spawn(work)
 
     async def admission(self, part: str, *, environment: Mapping[str, str], skipped: Refusals | None = None) -> Child:
         arguments = {
             "admission": self._admission, "part": part, "skipped": skipped or {}, "components": self._components,
-            "refused": self._refused,
+            "refused": self.refused,
         }  # fmt: skip
         return self._spawn(admitting(arguments, environment))
 
@@ -183,7 +186,7 @@ class ForkLauncher:
 
     `spawn` starts the base, `output` is where zygotes write what they print: both are other ones in a sandbox.
     `packages`: what uploaded packages bring, see `zygote.serve`; `belongs`: in a sandbox, whether a pid lives there;
-    `import_seconds`: what the import of one module of components may take.
+    `import_seconds`: what the import of one module of components may take; `known`: modules that are not to be tried.
     """
 
     def __init__(
@@ -196,8 +199,10 @@ class ForkLauncher:
         packages: Sequence[Mapping[str, Any]] = (),
         belongs: Callable[[int], bool] | None = None,
         import_seconds: float = IMPORT_SECONDS,
+        known: Refusals | None = None,
     ) -> None:
-        self._loading = ComponentLoading(self._start_zygote, import_seconds, trusted=belongs is None)
+        self._loading = ComponentLoading(self._start_zygote, import_seconds, belongs is None, known or {})
+        self.refused: Refusals = {}
         self._belongs = belongs
         self._runner = runner
         self._admission = admission
@@ -223,7 +228,7 @@ class ForkLauncher:
     async def load(self, components: Sequence[Path]) -> Loaded:
         zygote, parts, refused = await self._load(list(components))  # runners start from the former one meanwhile
         async with self._loads:
-            self._components = list(components)
+            self._components, self.refused = list(components), refused
             await self._adopt(zygote)
         return Loaded(versions=self._versions, parts=parts, refused=refused)
 

@@ -21,6 +21,7 @@ import structlog
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers import census, compiled, file_trees
+from tapeworks_workers.component_loading import Refusals
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.launcher import ForkLauncher
 from tapeworks_workers.lifelines import Handle
@@ -168,9 +169,12 @@ class Rooms:
         components: Sequence[Path],
         readable: Sequence[Path],
         bounds: Bounds,
+        refused: Refusals | None = None,
     ) -> Cell:
-        """A warm room for one attempt. Raises LaunchFailed where none can be made, JobFailure where its packages take
-        more than they may while they are imported."""
+        """A warm room for one attempt; `refused`: modules of components that the worker left out.
+
+        Raises LaunchFailed where none can be made, JobFailure where its packages take more than they may while they are
+        imported."""
         async with self._changing:
             for cell in self._cells:
                 if not cell.taken and cell.occupants == occupants:
@@ -178,7 +182,7 @@ class Rooms:
                     cell.taken, cell.bounds = True, bounds
                     return cell
             await self._make_place()
-            cell = self._furnish(occupants, bounds, packages, (*readable, *components))
+            cell = self._furnish(occupants, bounds, packages, (*readable, *components), refused or {})
             self._cells.append(cell)
         try:
             await self._warm(cell, components)
@@ -272,6 +276,7 @@ class Rooms:
         bounds: Bounds,
         packages: Sequence[Mapping[str, Any]],
         readable: tuple[Path, ...],
+        refused: Refusals,
     ) -> Cell:
         used = {cell.number for cell in self._cells}
         number = next(number for number in range(len(used) + 1) if number not in used)
@@ -293,7 +298,7 @@ class Rooms:
                 pid, [base.pid for base in bases], walled=self._sandbox.bubblewrap is not None, uid=room.uid
             )
 
-        launcher = ForkLauncher(spawn=spawn, output=writing, packages=packages, belongs=belongs)
+        launcher = ForkLauncher(spawn=spawn, output=writing, packages=packages, belongs=belongs, known=refused)
         cell = Cell(occupants, bounds, number, room, launcher, self._sandbox, output, bases=bases)
         cell.printing = asyncio.create_task(output.relay(reading, "stderr"))
         cell.printing.add_done_callback(lambda _: os.close(writing))

@@ -66,6 +66,7 @@ def serve(
         raise
     if not watch.channel_is_open():
         os._exit(DESCRIPTORS_CLOSED)
+    del watch  # what it recorded is not for the children
     sock.send(_dumps(loaded).encode())
     if loaded["ready"]:
         base.serve(sock, lifeline)
