@@ -91,6 +91,7 @@ class _Loading:
     async def answer(self, zygote: Zygote) -> dict[str, Any] | None:
         """What a zygote that is ready says; None where another one must be started: `refused` has changed."""
         begun: str | None = None
+        others = False
         while True:
             try:
                 answer = await zygote.answer(self._seconds(begun))
@@ -103,11 +104,13 @@ class _Loading:
             except LaunchFailed:
                 if begun is None:
                     raise
-                if self.check_each:
+                if self.check_each or not others:
                     self._refuse(begun, *await _ended(zygote))
+                    return None
                 self.check_each = True  # it may have been the victim of a module before it
                 return None
             if isinstance(answer.get("begun"), str):
+                others = begun is not None
                 begun = answer["begun"][:4096]
             elif answer.get("ready"):
                 return answer

@@ -17,6 +17,8 @@ import time
 from tapeworks import Source, component
 
 ZYGOTE_SEED = 0
+STAY_SECONDS = 15
+"""Longer than an agent waits for a runner that has said its last word."""
 
 STRANGE = [
     None, True, 0, -1, 2**63, 10**400, 1e308, float("nan"), float("inf"), "", "\0", "a" * 70_000, "../../etc/passwd",
@@ -158,23 +160,23 @@ def flood_output(chance, channel):
 
 def close_and_stay(chance, channel):
     channel.shutdown(chance.choice([socket.SHUT_WR, socket.SHUT_RDWR]))
-    time.sleep(600)
+    time.sleep(STAY_SECONDS)
 
 
 def read_nothing(chance, channel):
     for _ in range(50):
         channel.sendall(framed({"type": "verify", "verifier": "none", "bundle": "x" * 1000, "id": 1}))
-    time.sleep(600)
+    time.sleep(STAY_SECONDS)
 
 
 def finish_and_stay(chance, channel):
     channel.sendall(framed(mutated(chance, FRAMES[7], 1)))
-    time.sleep(600)
+    time.sleep(STAY_SECONDS)
 
 
 def end(chance, channel):
     os.kill(os.getpid(), chance.choice([6, 9, 11, 15]))
-    time.sleep(600)
+    time.sleep(STAY_SECONDS)
 
 
 def go_on(chance, channel):
