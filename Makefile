@@ -2,6 +2,7 @@
 # make test: the tests; make check: the rules too; make thorough: the long lists of cases of which the tests take some
 # make examples: every example of the guide on a server of its own, as a table; make plans: each through every plan
 # make security: what gets out of the sandbox, past the archives and through the API (nothing), as a table
+# make fuzz-protocol: a sandbox that speaks wrongly to its agent, for 30 seconds (SECONDS=600: ten minutes)
 # make fuzz: 500 random set-ups, trained by fit and by the engine and compared (about an hour)
 # make fuzz-http: mutated requests against a real service for SECONDS (600), beside a worker of another project
 # make faults: everything that can go wrong, done for real on both databases, as a table (about 45 minutes)
@@ -18,10 +19,11 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples plans subset security faults fuzz fuzz-http bench bench-quick test thorough check rules docs lock clean
+.PHONY: help demo examples plans subset security faults fuzz fuzz-http fuzz-protocol bench bench-quick test thorough check rules docs \
+	lock clean
 
 help:
-	@sed -n '1,8s/^# //p' Makefile
+	@sed -n '1,10s/^# //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/python -m examples.demo
@@ -41,6 +43,10 @@ subset: $(STAMP)
 # Every attempt against a real server; EXAMPLES: requests of each kind to each operation.
 security: $(STAMP)
 	@$(BIN)/python -m tests.security --examples $(or $(EXAMPLES),60)
+
+# SEED: where it begins; what is printed as wrong names its seed.
+fuzz-protocol: $(STAMP)
+	@$(BIN)/python -m tests.security.protocol_fuzzer --seconds $(or $(SECONDS),30) --seed $(or $(SEED),1)
 
 # ROWS=runner,agent: those alone; DATABASE=sqlite or postgresql: with that one alone.
 faults: $(STAMP)

@@ -158,7 +158,12 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
         worker = None
         if options is not None:
             command = options.command(_reachable(url, settings.host), folder / "worker")
-            worker = EmbeddedWorker(command, logs / "worker.log", lambda text: typer.echo(text, err=True))
+            worker = EmbeddedWorker(
+                command,
+                logs / "worker.log",
+                lambda text: typer.echo(text, err=True),
+                silence_seconds=settings.worker_silence_seconds,
+            )
 
         def started() -> None:
             announce(url)

@@ -59,6 +59,9 @@ class ServiceSettings(BaseSettings):
     busy_seconds: PositiveFloat = 5.0
     """How long a request waits for the database before it is answered with 503."""
 
+    worker_silence_seconds: PositiveFloat = 30.0
+    """`tapeworks serve` replaces a worker's agent that does not answer for this long."""
+
     default_timeout_seconds: float = Field(default=7 * 86_400.0, gt=0, le=YEAR)
     """`limits.timeout_seconds` of a training job whose spec has none: no job may hold a worker for ever."""
 

@@ -145,6 +145,14 @@ def _link(house: House) -> Outcome:
     return Outcome(f"published: {', '.join(left) or 'nothing'}", through)
 
 
+def _leftovers(house: House) -> Outcome:
+    _, told = job(house, "leave", target="of the job before", number=4321)
+    if told.get("shared", -1) < 0:
+        raise AssertionError(f"nothing was left: {told}")
+    outcome = _printed("find", number=4321)(house)
+    return Outcome(outcome.refused if outcome.through else "nothing of it was there", outcome.through)
+
+
 def _kill_everything(house: House) -> Outcome:
     agent = house.served.agent.pid
     ended, _ = job(house, "kill_everything")
@@ -190,6 +198,7 @@ ESCAPES = (
     Escape("memory", "fill the memory", _bounded("memory", "out_of_memory", resources={"memory_gib": MEMORY_GIB})),
     Escape("disk", "fill the disk", _bounded("disk", "storage_full")),
     Escape("tmp", "fill /tmp", _printed("temporary", number=4 << 30)),
+    Escape("leftovers", "find in /tmp, /dev/shm and shared memory what the job before left", _leftovers),
     Escape("link", "leave a link for the agent to upload", _link),
     Escape("crafted model", "run a command from a crafted .keras file", _crafted),
     Escape("outlive", "outlive its job", _outlive),

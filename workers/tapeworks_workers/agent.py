@@ -28,6 +28,7 @@ from tapeworks.errors import ApiError, NotFound
 from tapeworks.spec import Resources
 from tapeworks_workers import compiled, lifelines, memory_limit, sandbox
 from tapeworks_workers.attempts import Attempt, Terms
+from tapeworks_workers.beats import Beats
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.catalogue import Admitted, Snapshot, admit, snapshot
 from tapeworks_workers.cgroups import Cgroups, CgroupsUnavailable
@@ -82,7 +83,8 @@ class Agent:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._settings = settings
-        self._launcher = launcher or (ForkLauncher() if settings.runner == "fork" else SpawnLauncher())
+        launcher_of = ForkLauncher if settings.runner == "fork" else SpawnLauncher
+        self._launcher = launcher or launcher_of(import_seconds=settings.component_seconds)
         self._devices = Devices(cpu_slots=settings.cpu_slots, nvml=nvml)
         self._link = Link(settings.server, key=settings.key(), transport=transport)
         self._attempts: dict[asyncio.Task[None], Attempt] = {}
@@ -111,15 +113,16 @@ class Agent:
             stack.push_async_callback(self._launcher.close)
             if self._rooms is not None:
                 stack.push_async_callback(self._rooms.close)
+            beating = asyncio.create_task(Beats(self._settings.work_dir, self._settings.beat).keep())
             working = asyncio.create_task(self._work())
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 working.result()
             await self._hand_back()
-            working.cancel()
-            stopping.cancel()
-            for ended in await asyncio.gather(working, stopping, return_exceptions=True):
+            for task in (working, stopping, beating):
+                task.cancel()
+            for ended in await asyncio.gather(working, stopping, beating, return_exceptions=True):
                 if isinstance(ended, Exception):
                     log.error("an error while the worker stopped", error=str(ended))
         log.info("worker stopped")
@@ -170,7 +173,13 @@ class Agent:
     # ── what this worker is ──────────────────────────────────────────────────────────────────────
 
     async def _admit(self) -> Announced:
-        admitted = await admit(self._launcher, self._settings.components, folder=self._settings.work_dir / "catalogues")
+        settings = self._settings
+        admitted = await admit(
+            self._launcher,
+            settings.components,
+            folder=settings.work_dir / "catalogues",
+            seconds=settings.component_seconds,
+        )
         return Announced.of(admitted)
 
     async def _register(self) -> None:

@@ -34,12 +34,17 @@ def lives_in(pid: int, bases: Iterable[int], *, walled: bool, uid: int | None) -
     return any(found == pid for base in bases for found, _ in below(base))
 
 
-def _namespace_made_by(bwrap: int) -> str | None:
+def first_inside(bwrap: int) -> int | None:
+    """The first process in the namespace that a `bwrap` process made: `bwrap` itself again; None where it has ended."""
     try:
-        first = next(iter(psutil.Process(bwrap).children()))
+        return int(next(iter(psutil.Process(bwrap).children())).pid)
     except (psutil.Error, StopIteration):
         return None
-    namespace = _namespace(first.pid)
+
+
+def _namespace_made_by(bwrap: int) -> str | None:
+    first = first_inside(bwrap)
+    namespace = None if first is None else _namespace(first)
     return None if namespace == _namespace(os.getpid()) else namespace
 
 

@@ -92,6 +92,7 @@ class Place:
                 components=self.components,
                 readable=(self.cache.of_project(lease.project_id), *self.data_roots),
                 bounds=self.bounds,
+                refused=self.launcher.refused,
             )
         except LaunchFailed as error:
             if not packages:

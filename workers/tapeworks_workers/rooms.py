@@ -22,12 +22,14 @@ import structlog
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers import census, compiled, endings, file_trees, memory_count, memory_limit
 from tapeworks_workers.cgroups import Cgroups
+from tapeworks_workers.component_loading import Refusals
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.launcher import ForkLauncher
 from tapeworks_workers.lifelines import Handle
 from tapeworks_workers.output import Output
 from tapeworks_workers.processes import Lifeline
 from tapeworks_workers.sandbox import Room, Sandbox
+from tapeworks_workers.temporary_files import NotClean, TemporaryFiles
 
 WATCH_SECONDS = 0.25
 EMPTY_WATCH_SECONDS = 1.0
@@ -81,6 +83,8 @@ class Cell:
     """The zygotes, who stay when an attempt ends."""
     resting_bytes: int = 0
     """What they take."""
+    temporary: TemporaryFiles | None = None
+    """What lay in its /tmp and /dev/shm before the first attempt; None where these are not its own."""
     printing: asyncio.Task[None] | None = None
     watch: asyncio.Task[None] | None = None
 
@@ -101,6 +105,12 @@ class Cell:
         if self.room.uid is not None:
             return census.of_user(self.room.uid)
         return set().union(*(census.below(base.pid) for base in self.bases))
+
+    def first_process(self) -> int | None:
+        """The pid of bubblewrap's own process in it, through which its files are seen from out here."""
+        if self.sandbox.bubblewrap is None:
+            return None
+        return census.first_inside(self.bases[-1].pid)
 
     def guests(self) -> set[census.Inhabitant]:
         """Those that an attempt brought."""
@@ -185,9 +195,12 @@ class Rooms:
         components: Sequence[Path],
         readable: Sequence[Path],
         bounds: Bounds,
+        refused: Refusals | None = None,
     ) -> Cell:
-        """A warm room for one attempt. Raises LaunchFailed where none can be made, JobFailure where its packages take
-        more than they may while they are imported."""
+        """A warm room for one attempt; `refused`: modules of components that the worker left out.
+
+        Raises LaunchFailed where none can be made, JobFailure where its packages take more than they may while they are
+        imported."""
         async with self._changing:
             for cell in self._cells:
                 if not cell.taken and cell.occupants == occupants:
@@ -196,7 +209,7 @@ class Rooms:
                     cell.limit_memory()
                     return cell
             await self._make_place()
-            cell = self._furnish(occupants, bounds, packages, (*readable, *components))
+            cell = self._furnish(occupants, bounds, packages, (*readable, *components), refused or {})
             self._cells.append(cell)
         try:
             await self._warm(cell, components)
@@ -229,6 +242,11 @@ class Rooms:
         cell.residents = await asyncio.to_thread(cell.inhabitants)
         cell.resting_bytes = await asyncio.to_thread(cell.resting)
         cell.limit_memory()
+        if (first := cell.first_process()) is not None:
+            try:
+                cell.temporary = await asyncio.to_thread(TemporaryFiles.record, first)
+            except (NotClean, OSError) as error:
+                raise LaunchFailed(f"its temporary files cannot be read: {error}") from error
 
     def _watch(self, cell: Cell) -> None:
         """Nobody is in the room; what a package left in its zygotes may still grow."""
@@ -258,7 +276,9 @@ class Rooms:
                     _kill(guests)
                     await asyncio.sleep(0.02)
             await asyncio.to_thread(self._empty, cell)
-        except (TimeoutError, OSError) as error:
+            if cell.temporary is not None and (first := cell.first_process()) is not None:
+                await asyncio.to_thread(cell.temporary.clear, first)
+        except (TimeoutError, OSError, NotClean) as error:
             log.error("a sandbox could not be cleared and is given up", error=str(error))
             await self._close(cell)
             return
@@ -284,6 +304,7 @@ class Rooms:
         bounds: Bounds,
         packages: Sequence[Mapping[str, Any]],
         readable: tuple[Path, ...],
+        refused: Refusals,
     ) -> Cell:
         used = {cell.number for cell in self._cells}
         number = next(number for number in range(len(used) + 1) if number not in used)
@@ -306,7 +327,7 @@ class Rooms:
                 pid, [base.pid for base in bases], walled=self._sandbox.bubblewrap is not None, uid=room.uid
             )
 
-        launcher = ForkLauncher(spawn=spawn, output=writing, packages=packages, belongs=belongs)
+        launcher = ForkLauncher(spawn=spawn, output=writing, packages=packages, belongs=belongs, known=refused)
         cell = Cell(occupants, bounds, number, room, launcher, self._sandbox, output, bases=bases)
         cell.printing = asyncio.create_task(output.relay(reading, "stderr"))
         cell.printing.add_done_callback(lambda _: os.close(writing))

@@ -53,6 +53,7 @@ THREADS, THREADS_PER_CPU = 512, 128
 """Processes and threads at once: TensorFlow has pools for each core, in the runner and in two verifiers."""
 LIMITS = {
     "NOFILE": 4096, "NPROC": THREADS + THREADS_PER_CPU * (os.cpu_count() or 1), "FSIZE": FILE_BYTES, "CORE": 0,
+    "MSGQUEUE": 0,
 }  # fmt: skip
 _KEPT = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH",

@@ -1,7 +1,8 @@
 """Attempts of an author's jobs in this process: the runner's own, with the verifiers of a worker.
 
 Interface: `with Attempts() as attempts: attempts.run(start)` gives the frames of one attempt. Verifiers run in forks of
-a zygote, as on a worker; the zygote starts with the first that is asked for.
+a zygote, as on a worker; the zygote starts with the first that is asked for. `attempts.refusals(paths)` imports modules
+in such a fork, and gives those that a worker would refuse.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -20,14 +21,15 @@ from tensorflow.python.framework.config import disable_op_determinism
 from tapeworks.errors import FailureCode
 from tapeworks_workers import runner
 from tapeworks_workers.frames import Channel
-from tapeworks_workers.launcher import ForkLauncher
+from tapeworks_workers.launcher import IMPORT_SECONDS, ForkLauncher
 from tapeworks_workers.lifelines import become_subreaper
 
 
 class Attempts:
     """Runs attempts one after another, and ends what it started."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, import_seconds: float = IMPORT_SECONDS) -> None:
+        self._import_seconds = import_seconds
         self._loop = asyncio.Runner()
         self._launcher: ForkLauncher | None = None
 
@@ -75,11 +77,18 @@ class Attempts:
         except Exception as error:  # raised further it would close the channel, which ends a runner's process
             return _refused(f"the verifier {which!r} could not be run: {type(error).__name__}: {error}")
 
-    async def _verify(self, which: str, bundle: Path, folder: Path) -> dict[str, Any]:
+    def refusals(self, components: Sequence[Path]) -> Mapping[str, Mapping[str, str]]:
+        """Modules that a worker would refuse because their import ends, blocks or changes its process: path → why."""
+        return self._loop.run(self._forking().refusals(components))
+
+    def _forking(self) -> ForkLauncher:
         if self._launcher is None:
             become_subreaper()  # what a zygote forks becomes this process's child
-            self._launcher = ForkLauncher()
-        child = await self._launcher.verifier(which, bundle, environment={}, folder=folder)
+            self._launcher = ForkLauncher(import_seconds=self._import_seconds)
+        return self._launcher
+
+    async def _verify(self, which: str, bundle: Path, folder: Path) -> dict[str, Any]:
+        child = await self._forking().verifier(which, bundle, environment={}, folder=folder)
         child.begin()
         try:
             answer = await child.result()
