@@ -11,20 +11,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import tensorflow as tf
 
 from tapeworks import errors
+from tapeworks_workers.components.sources.safe_casts import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
+T = TypeVar("T")
 Part = tuple[int, int]
 """What its reader knows a part by: its first and last byte, or the number of a row group."""
 
 PART_BYTES = 1024 * 1024
 WHOLE_FILE_BYTES = 8 * 1024 * 1024
 """Files that have no more together are read at once,"""
+SAMPLE_BYTES = 8 * 1024 * 1024
+"""Of the parts that the types of columns are taken from: all of small files, some of each large one."""
 WHOLE_ROW_BYTES = 64 * 1024 * 1024
 """unless their rows have more."""
 
@@ -38,6 +40,7 @@ def stream(
     *,
     counts: Sequence[int | None],
     at_once: int = 1,
+    size: int | None = None,
 ) -> tf.data.Dataset:
     """The rows of the files in a fixed order: of small ones one file after another, else so many files in turns.
 
@@ -46,8 +49,10 @@ def stream(
         read: the arrays of a part, as many as `dtypes`. A JobFailure of it ends the job as invalid data.
         counts: rows of each file, None where that is not known.
         element: from those arrays as tensors to a nest whose tensors all begin with the rows' dimension.
+        size: bytes of the files as they are read, where they are compressed; default: their sizes.
     """
-    whole = _whole(paths, parts, read, dtypes, element)
+    size = sum(path.stat().st_size for path in paths) if size is None else size
+    whole = None if size > WHOLE_FILE_BYTES else _whole(paths, parts, read, dtypes, element)
     if whole is not None:
         return tf.data.Dataset.from_tensor_slices(whole)
     of_files = tf.ragged.constant([list(one) for one in parts], dtype=tf.int64, inner_shape=(2,), ragged_rank=1)
@@ -82,8 +87,6 @@ def _whole(
     element: Callable[[list[tf.Tensor]], Any],
 ) -> Any:
     """All rows as one nest of tensors; None where they are too many."""
-    if sum(path.stat().st_size for path in paths) > WHOLE_FILE_BYTES:
-        return None
     nests, size = [], 0
     for path, of_file in zip(paths, parts, strict=True):
         for part in of_file:
@@ -99,11 +102,9 @@ def _joined(leaves: Sequence[Any]) -> Any:
     return tf.sparse.concat(0, list(leaves)) if isinstance(leaves[0], tf.SparseTensor) else tf.concat(leaves, 0)
 
 
-def lines_of(path: Path, part: Part) -> str:
-    """Where a part of a file of lines begins, for a message."""
-    line, left = 1, part[0]
-    with path.open("rb") as file:
-        while left and (block := file.read(min(left, PART_BYTES))):
-            line += block.count(b"\n")
-            left -= len(block)
-    return f"{path.name}, lines from {line} on"
+def sampled(parts: Sequence[Sequence[T]], size: Callable[[T], int]) -> list[list[T]]:
+    """The parts of each file that types are taken from: the first and the last of each, and others at even distances
+    as long as they are no more than `SAMPLE_BYTES` together."""
+    total = sum(size(part) for of_file in parts for part in of_file)
+    step = max(1, -(-total // SAMPLE_BYTES))
+    return [[*of_file[:-1:step], *of_file[-1:]] for of_file in parts]
