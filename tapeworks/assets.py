@@ -105,6 +105,8 @@ class Column(Answer):
     """Of one row; null: it varies. Empty: a scalar."""
     unreadable: str | None = None
     """Why a job that names this column is refused; null: it is read."""
+    unit: str | None = None
+    """What the integers of dates and times are, as `microseconds since 1970-01-01`."""
 
 
 class DataContent(Answer):

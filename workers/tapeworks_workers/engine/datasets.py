@@ -27,6 +27,7 @@ from tapeworks_workers.components.sources.folders import Images
 from tapeworks_workers.components.sources.jsonl import Jsonl
 from tapeworks_workers.components.sources.parquet import Parquet
 from tapeworks_workers.components.sources.text_files import TextFile
+from tapeworks_workers.components.sources.tfrecord import compression_of
 from tapeworks_workers.engine.files import files_of, set_uploads
 
 PREVIEW_ROWS = 5
@@ -86,7 +87,7 @@ def _table(kind: Callable[..., Any]) -> Callable[[list[Path]], Content]:
             told = _of_elements(kind(files=paths, named=True, features=readable))
         told["columns"] = [
             {"name": one.name, "dtype": one.dtype, "shape": list(one.shape)}
-            | ({"unreadable": one.unreadable} if one.unreadable is not None else {})
+            | {key: text for key in ("unreadable", "unit") if (text := getattr(one, key)) is not None}
             for one in columns
         ]
         return told | ({"notes": notes} if notes else {})
@@ -136,7 +137,10 @@ def _dtype(file: Path, name: str) -> str:
 
 def _tfrecord(files: list[Path]) -> Content:
     """The features of the first records, as tf.train.Example stores them."""
-    records = tf.data.TFRecordDataset([str(file) for file in files])
+    paths = ([str(file) for file in files], [compression_of(file) for file in files])
+    records = tf.data.Dataset.from_tensor_slices(paths).flat_map(
+        lambda path, compression: tf.data.TFRecordDataset(path, compression_type=compression)
+    )
     preview: list[Content] = []
     columns: dict[str, Content] = {}
     for record in records.take(PREVIEW_ROWS):

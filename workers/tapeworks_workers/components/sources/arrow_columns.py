@@ -25,6 +25,13 @@ import numpy as np
 from tapeworks_workers.components.sources.safe_casts import Array, Unfit, fitted
 
 _PER_MICROSECOND = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_UNITS = {
+    "timestamp": "microseconds since 1970-01-01",
+    "instant": "microseconds since 1970-01-01 UTC",
+    "date": "days since 1970-01-01",
+    "time": "microseconds since midnight",
+    "duration": "microseconds",
+}
 
 
 class Unreadable(ValueError):
@@ -36,7 +43,7 @@ class Form:
     """What a column holds, whatever the width its file stores it in."""
 
     kind: str
-    """`float`, `bool`, `string`, `empty`, a temporal kind, or an integer dtype."""
+    """`float`, `bool`, `string`, `empty`, an integer dtype, or a kind of times; `instant`: a timestamp with a zone."""
     shape: tuple[int | None, ...] = ()
     """Of one row; None: it varies."""
 
@@ -49,6 +56,11 @@ class Form:
             return str(keras.config.floatx())
         return self.kind if self.kind in ("bool", "string") or "int" in self.kind else "int64"
 
+    @property
+    def unit(self) -> str | None:
+        """What the integers of times are; None where the column holds none."""
+        return _UNITS.get(self.kind)
+
 
 def form_of(kind: Any) -> Form:
     """The form of an Arrow type. Raises Unreadable."""
@@ -60,6 +72,8 @@ def form_of(kind: Any) -> Form:
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         inner = form_of(kind.value_type)
         return Form(inner.kind, (kind.list_size if types.is_fixed_size_list(kind) else None, *inner.shape))
+    if types.is_union(kind):
+        raise Unreadable("holds values of several types")
     if types.is_integer(kind):
         return Form(str(kind))
     for name, matches in _KINDS.items():

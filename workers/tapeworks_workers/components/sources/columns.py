@@ -22,6 +22,8 @@ class Description:
     shape: tuple[int | None, ...] = ()
     unreadable: str | None = None
     """Why a job cannot read it."""
+    unit: str | None = None
+    """What the integers of times are."""
 
 
 @dataclass(frozen=True)

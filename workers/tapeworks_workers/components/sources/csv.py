@@ -118,7 +118,7 @@ class Csv(Source):
         return self.paths
 
     def left_out(self) -> list[str]:
-        left_out = sorted(self._left_out() - set(self.chosen or ())) if self.chosen is None else []
+        left_out = sorted(self._left_out() - {*self.labels, self.weight}) if self.chosen is None else []
         return [
             f"column {name!r} is left out: the header gives it no name, as for pandas' index; name it in features "
             "to use it"

@@ -131,7 +131,7 @@ class Fields:
             elif types.is_integer(column.type):
                 kind = "integer"
             elif types.is_floating(column.type):
-                kind = "string" if self._too_long(text, names, name, column) else "number"
+                kind = self._kind_of_floats(text, names, name, column)
             elif types.is_string(column.type):
                 kind = self._kind_of_texts(column)
             elif types.is_binary(column.type):
@@ -139,16 +139,17 @@ class Fields:
             found[name] = Kind(kind, column.null_count > 0)
         return found
 
-    def _too_long(self, text: bytes, names: Sequence[str], name: str, column: Any) -> bool:
-        """Whether what looks like floats are integers beyond int64: identifiers, which stay texts."""
+    def _kind_of_floats(self, text: bytes, names: Sequence[str], name: str, column: Any) -> str:
+        """Integers with a sign `+` look like floats; those beyond int64 are identifiers, which stay texts."""
         import pyarrow as pa
-        import pyarrow.compute as compute
 
-        largest = compute.max(compute.abs(column)).as_py()
-        if largest is None or not largest >= 2.0**63:
-            return False
+        values = column.drop_null().to_numpy(zero_copy_only=False)
+        if not np.array_equal(values, np.floor(values)):
+            return "number"
         texts = self._table(text, names, {name: pa.string()}, [name])[name].to_pylist()
-        return all(_INTEGER.fullmatch(one.strip()) for one in texts if one not in BLANKS)
+        if not all(_INTEGER.fullmatch(one.strip()) for one in texts if one not in BLANKS):
+            return "number"
+        return "string" if len(values) and np.abs(values).max() >= 2.0**63 else "integer"
 
     def _kind_of_texts(self, column: Any) -> str:
         import pyarrow as pa

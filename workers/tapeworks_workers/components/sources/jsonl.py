@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tapeworks import Files, component
+from tapeworks_workers.components.sources import json_types
 from tapeworks_workers.components.sources.arrow_columns import Form
 from tapeworks_workers.components.sources.parts import PART_BYTES, Part, sampled
 from tapeworks_workers.components.sources.tables import Table
@@ -99,19 +100,20 @@ class Jsonl(Table):
         return self.types[path]
 
     def _sampled_types(self, path: Path, parts: list[Part]) -> dict[str, Any]:
-        import pyarrow as pa
-
         if not parts:
             raise self._invalid(f"{path.name} is empty")
-        schemas = []
+        whole: dict[str, Any] = {}
         for part in parts:
-            found = self._read(path, part, None).schema
-            schemas.append(pa.schema([(field.name, _json_type(field.type)) for field in found]))
-        try:
-            whole = pa.unify_schemas(schemas, promote_options="permissive")
-        except ValueError as error:
-            raise self._invalid(f"{path.name}: {error}") from error
-        return dict(zip(whole.names, whole.types, strict=True))
+            block = self._block(path, part)
+            try:
+                schema = self._parsed(block, None).schema
+                found = {field.name: json_types.without_times(field.type) for field in schema}
+            except ValueError as error:
+                if "changed from" not in str(error):
+                    raise self._invalid(f"{self._from(path, part)}: {error}") from error
+                found = json_types.by_python(block)
+            whole = json_types.merged_fields(whole, found)
+        return whole
 
     @functools.cached_property
     def _explicit(self) -> dict[str, Any]:
@@ -138,28 +140,36 @@ class Jsonl(Table):
         return self._read(path, part, pa.schema([(name, self._explicit[name]) for name in names]))
 
     def _read(self, path: Path, part: Part, schema: Any) -> Any:
+        block = self._block(path, part)
+        try:
+            table = self._parsed(block, schema)
+        except ValueError as error:
+            raise self._invalid(f"{self._from(path, part)}: {error}") from error
+        if len(schema) and table.num_rows != (rows := _rows_of(block)):
+            raise self._invalid(
+                f"{self._from(path, part)}: {rows} lines hold {table.num_rows} objects; write one object a line"
+            )
+        return table
+
+    def _parsed(self, block: bytes, schema: Any) -> Any:
         import pyarrow.json
 
+        return pyarrow.json.read_json(
+            io.BytesIO(block),
+            pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+            pyarrow.json.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="ignore" if schema else "infer"
+            ),
+        )
+
+    def _block(self, path: Path, part: Part) -> bytes:
+        """The lines of a part, which are UTF-8. Raises JobFailure."""
         try:
             block = self.texts[path].read(*part)
         except Undecodable as error:
             raise self._invalid(f"{path.name} {error}") from error
         self._check_text(path, part, block)
-        try:
-            table = pyarrow.json.read_json(
-                io.BytesIO(block),
-                pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
-                pyarrow.json.ParseOptions(
-                    explicit_schema=schema, unexpected_field_behavior="ignore" if schema else "infer"
-                ),
-            )
-        except ValueError as error:
-            raise self._invalid(f"{self._from(path, part)}: {error}") from error
-        if table.num_rows != (rows := _rows_of(block)) and (schema is None or len(schema)):
-            raise self._invalid(
-                f"{self._from(path, part)}: {rows} lines hold {table.num_rows} objects; write one object a line"
-            )
-        return table
+        return block
 
     def _check_text(self, path: Path, part: Part, block: bytes) -> None:
         if block.isascii():
@@ -192,19 +202,6 @@ def _rows_of(lines: bytes) -> int:
     if lines[:1].isspace() or any(blank in lines for blank in (b"\n\n", b"\n\r", b"\n ", b"\n\t")):
         return sum(1 for line in lines.split(b"\n") if line.strip())
     return ends
-
-
-def _json_type(kind: Any) -> Any:
-    """The type of a field as JSON has it: texts that look like times stay texts."""
-    import pyarrow as pa
-
-    if pa.types.is_temporal(kind):
-        return pa.string()
-    if pa.types.is_list(kind):
-        return pa.list_(_json_type(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _json_type(field.type)) for field in kind])
-    return kind
 
 
 def _with_shape(kind: Any, shape: tuple[int | None, ...]) -> Any:

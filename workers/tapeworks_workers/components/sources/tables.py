@@ -195,7 +195,7 @@ class Table(Source):
                     self._rows(path, part, [self._column(name)])
         except errors.JobFailure as failure:
             reason = failure.message
-        return Description(name, form.dtype, form.shape, reason)
+        return Description(name, form.dtype, form.shape, reason, form.unit)
 
     def _examined_parts(self) -> list[list[Part]]:
         """The parts whose values a description is made of."""

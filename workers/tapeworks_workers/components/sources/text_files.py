@@ -1,4 +1,4 @@
-"""Files of lines as UTF-8 bytes: plain, gzip'd (`.gz`), or in another encoding.
+"""Files of lines as UTF-8 bytes: plain, gzip'd, or in another encoding.
 
 Offsets are those of the UTF-8 text. A plain file is read at any offset; a gzip'd or recoded one has to be read from
 its start, so streams stay open, and the next part continues where the one before it ended.
@@ -18,6 +18,8 @@ from typing import BinaryIO
 _OPEN_STREAMS = 4
 BLOCK_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b\x08"
+_UTF_8 = ("utf-8", "utf-8-sig", "ascii")
 
 
 class Undecodable(ValueError):
@@ -28,14 +30,20 @@ class TextFile:
     """One file.
 
     Args:
-        path: of the file; `.gz` at its end says that it is compressed.
+        path: of the file; its first bytes say whether it is compressed.
         encoding: a Python codec's name.
+
+    Raises LookupError where it names none.
     """
 
     def __init__(self, path: Path, encoding: str = "utf-8") -> None:
         self.path = path
+        b"a".decode(encoding, "ignore")  # refuses codecs that give no text, as zip
+        codecs.getincrementaldecoder(encoding)
         self._codec = codecs.lookup(encoding).name
-        self._plain = self._codec in ("utf-8", "utf-8-sig", "ascii") and path.suffix.lower() != ".gz"
+        with path.open("rb") as file:
+            self._packed = file.read(len(_GZIP)) == _GZIP
+        self._plain = self._codec in _UTF_8 and not self._packed
         self._streams: list[tuple[int, BinaryIO]] = []
         self._lock = threading.Lock()
 
@@ -84,11 +92,10 @@ class TextFile:
         return 0, self._opened()
 
     def _opened(self) -> BinaryIO:
-        packed = self.path.suffix.lower() == ".gz"
-        raw: BinaryIO = gzip.open(self.path, "rb") if packed else self.path.open("rb")  # type: ignore[assignment]
-        if self._codec in ("utf-8", "utf-8-sig", "ascii"):
+        raw: BinaryIO = gzip.open(self.path, "rb") if self._packed else self.path.open("rb")  # type: ignore[assignment]
+        if self._codec in _UTF_8:
             return raw
-        return io.BufferedReader(_Recoded(raw, self._codec, self.path.name), BLOCK_BYTES)
+        return io.BufferedReader(_Recoded(raw, self._codec), BLOCK_BYTES)
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:
@@ -101,7 +108,7 @@ def _read(stream: BinaryIO, size: int) -> bytes:
 class _Recoded(io.RawIOBase):
     """A stream of one encoding, read as UTF-8."""
 
-    def __init__(self, raw: BinaryIO, encoding: str, name: str) -> None:
+    def __init__(self, raw: BinaryIO, encoding: str) -> None:
         self._raw = raw
         self._decoder = codecs.getincrementaldecoder(encoding)()
         self._encoding = encoding
@@ -115,8 +122,8 @@ class _Recoded(io.RawIOBase):
             block = self._raw.read(BLOCK_BYTES // 4)
             try:
                 self._ready = self._decoder.decode(block, final=not block).encode()
-            except UnicodeDecodeError as error:
-                raise Undecodable(f"is not {self._encoding}: {error.reason}") from error
+            except UnicodeError as error:
+                raise Undecodable(f"is not {self._encoding}: {error}") from error
             if not block:
                 break
         size = min(len(buffer), len(self._ready))
