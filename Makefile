@@ -3,6 +3,7 @@
 # make examples: every example of the guide on a server of its own, as a table; make plans: each through every plan
 # make security: what gets out of the sandbox, past the archives and through the API (nothing), as a table
 # make fuzz: 500 random set-ups, trained by fit and by the engine and compared (about an hour)
+# make tables: 300 random tables by pandas, polars and DuckDB, read by the sources and compared (about 10 minutes)
 # make faults: everything that can go wrong, done for real on both databases, as a table (about 45 minutes)
 # make bench: every benchmark, as tables (about 90 minutes); make bench-quick: some of them, under 5 minutes
 .DEFAULT_GOAL := help
@@ -17,10 +18,10 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples plans subset security faults fuzz bench bench-quick test thorough check rules docs lock clean
+.PHONY: help demo examples plans subset security faults fuzz tables bench bench-quick test thorough check rules docs lock clean
 
 help:
-	@sed -n '1,7s/^# //p' Makefile
+	@sed -n '1,8s/^# //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/python -m examples.demo
@@ -48,6 +49,10 @@ faults: $(STAMP)
 # COUNT set-ups from SEED on; ONLY=a seed that was printed: that one alone.
 fuzz: $(STAMP)
 	@$(BIN)/python -m qualification.differential --count $(or $(COUNT),500) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
+
+# COUNT tables from SEED on; ONLY=a seed that was printed: that one alone.
+tables: $(STAMP)
+	@$(BIN)/python -m qualification.tables --count $(or $(COUNT),300) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.training
