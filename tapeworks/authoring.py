@@ -193,6 +193,10 @@ class Source:
         """The files that were read: their digests go into the job's lineage."""
         return []
 
+    def left_out(self) -> list[str]:
+        """What the source leaves out by itself, a sentence each: diagnostics `left_out` when the job starts."""
+        return []
+
 
 class SourceOfSources(Source):
     """A source made of others: `zip`, `concatenate`, `sample`.

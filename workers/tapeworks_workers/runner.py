@@ -123,6 +123,8 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
         reporter.diagnostic(
             resume_warnings.CODE, remark.message, hint=remark.hint, location=Location(component=remark.component)
         )
+    for component, note in data.notes:
+        reporter.diagnostic("left_out", note, location=Location(component=component))
 
     reporter.enter(State.RUNNING, "compiling")
     assembly, training, evaluation = put_together(attempt, data, traces, reporter=reporter, control=control)

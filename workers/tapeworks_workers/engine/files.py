@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tapeworks.assets import SUFFIXES, DataFormat
+from tapeworks.assets import DataFormat, is_of
 from tapeworks.errors import FailureCode, JobFailure, Location
 
 _roots: list[Path] = []
@@ -34,7 +34,7 @@ def files_of(dataset: str) -> list[Path]:
     """The files of a dataset that are of its format, by their names. Raises KeyError."""
     folder, format = _uploads[dataset]
     found = sorted(file for file in folder.rglob("*") if file.is_file())
-    return [file for file in found if file.name.lower().endswith(SUFFIXES[format])]
+    return [file for file in found if is_of(file.name, format)]
 
 
 def resolve_files(value: str | list[str], *, component: str, pointer: str = "") -> list[str]:

@@ -126,6 +126,11 @@ class Origin:
         """The sources that read data."""
         yield self.source
 
+    def notes(self) -> Iterator[tuple[str, str]]:
+        """(component, sentence) of what the source leaves out by itself; once it has made its dataset."""
+        for note in self.source.left_out():
+            yield self.reference.component, note
+
 
 @dataclass(frozen=True)
 class Branched:
@@ -177,6 +182,11 @@ class Branched:
         """The sources that read data."""
         for origin, _, _ in self.branches.values():
             yield from origin.sources()
+
+    def notes(self) -> Iterator[tuple[str, str]]:
+        """See `Origin.notes`."""
+        for origin, _, _ in self.branches.values():
+            yield from origin.notes()
 
 
 def _always(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:

@@ -65,6 +65,8 @@ class Data:
     """One pass over the training split as other splits are seen: no shuffle, repeat or training-only operation."""
     remarks: Remarks = field(default_factory=lambda: Remarks(False), repr=False)
     """State that no checkpoint holds."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """(component, sentence): what its sources leave out by themselves."""
 
     @property
     def element_spec(self) -> Any:
@@ -84,6 +86,7 @@ def build_data(spec: JobSpec) -> Data:
 
 def _built(spec: JobSpec, setting: Setting) -> Data:
     origin = open_source(spec.data.source, setting, pointer="/data/source")
+    opened = [origin]
     sources = {TRAINING: lineage(origin, _sha256)}
     raw: dict[str, Raw | None] = {"validation": None, "test": None}
     fractions: dict[str, SplitSpec] = {}
@@ -92,6 +95,7 @@ def _built(spec: JobSpec, setting: Setting) -> Data:
             fractions[name] = given
         elif isinstance(given, ReferenceFields):
             own = open_source(given, setting, pointer=f"/data/{name}")
+            opened.append(own)
             sources[name] = lineage(own, _sha256)
             raw[name] = own.split({}, name)[name]
     cut = origin.split(fractions)
@@ -106,7 +110,11 @@ def _built(spec: JobSpec, setting: Setting) -> Data:
     def one_pass() -> tf.data.Dataset:
         return origins.piped(cut[TRAINING], spec.data.pipeline, split="plain", setting=setting, pointer="").dataset(0)
 
-    return Data(splits[TRAINING], splits.get("validation"), splits.get("test"), sources, plain, setting.remarks)
+    # Once for sources that read the same files.
+    notes = dict.fromkeys((component, note) for one in opened for component, note in one.notes())
+    return Data(
+        splits[TRAINING], splits.get("validation"), splits.get("test"), sources, plain, setting.remarks, tuple(notes)
+    )
 
 
 def _pipeline(spec: JobSpec, name: str, raw: Raw, setting: Setting) -> Split:

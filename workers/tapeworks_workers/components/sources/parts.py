@@ -10,20 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from tapeworks import errors
+from tapeworks_workers.components.sources.safe_casts import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
+T = TypeVar("T")
 Part = tuple[int, int]
 """What its reader knows a part by: its first and last byte, or the number of a row group."""
 
 PART_BYTES = 1024 * 1024
 WHOLE_FILE_BYTES = 8 * 1024 * 1024
 """Files that have no more together are read at once,"""
+SAMPLE_BYTES = 8 * 1024 * 1024
+"""Of the parts that the types of columns are taken from: all of small files, some of each large one."""
 WHOLE_ROW_BYTES = 64 * 1024 * 1024
 """unless their rows have more."""
 _AT_ONCE = 2
@@ -38,6 +41,7 @@ def stream(
     element: Callable[[list[tf.Tensor]], Any],
     *,
     counts: Sequence[int | None],
+    size: int | None = None,
 ) -> tf.data.Dataset:
     """The rows of the files in order, one file after another.
 
@@ -46,8 +50,10 @@ def stream(
         read: the arrays of a part, as many as `dtypes`. A JobFailure of it ends the job as invalid data.
         counts: rows of each file, None where that is not known.
         element: from those arrays as tensors to a nest whose tensors all begin with the rows' dimension.
+        size: bytes of the files as they are read, where they are compressed; default: their sizes.
     """
-    whole = _whole(paths, parts, read, dtypes, element)
+    size = sum(path.stat().st_size for path in paths) if size is None else size
+    whole = None if size > WHOLE_FILE_BYTES else _whole(paths, parts, read, dtypes, element)
     if whole is not None:
         return tf.data.Dataset.from_tensor_slices(whole)
     places = [(number, *part) for number, of_file in enumerate(parts) for part in of_file]
@@ -82,8 +88,6 @@ def _whole(
     element: Callable[[list[tf.Tensor]], Any],
 ) -> Any:
     """All rows as one nest of tensors; None where they are too many."""
-    if sum(path.stat().st_size for path in paths) > WHOLE_FILE_BYTES:
-        return None
     nests, size = [], 0
     for path, of_file in zip(paths, parts, strict=True):
         for part in of_file:
@@ -99,11 +103,9 @@ def _joined(leaves: Sequence[Any]) -> Any:
     return tf.sparse.concat(0, list(leaves)) if isinstance(leaves[0], tf.SparseTensor) else tf.concat(leaves, 0)
 
 
-def lines_of(path: Path, part: Part) -> str:
-    """Where a part of a file of lines begins, for a message."""
-    line, left = 1, part[0]
-    with path.open("rb") as file:
-        while left and (block := file.read(min(left, PART_BYTES))):
-            line += block.count(b"\n")
-            left -= len(block)
-    return f"{path.name}, lines from {line} on"
+def sampled(parts: Sequence[Sequence[T]], size: Callable[[T], int]) -> list[list[T]]:
+    """The parts of each file that types are taken from: the first and the last of each, and others at even distances
+    as long as they are no more than `SAMPLE_BYTES` together."""
+    total = sum(size(part) for of_file in parts for part in of_file)
+    step = max(1, -(-total // SAMPLE_BYTES))
+    return [[*of_file[:-1:step], *of_file[-1:]] for of_file in parts]
