@@ -37,7 +37,7 @@ SUFFIXES: dict[DataFormat, tuple[str, ...]] = {
     DataFormat.CSV: (".csv",),
     DataFormat.PARQUET: (".parquet", ".pq"),
     DataFormat.JSONL: (".jsonl", ".ndjson"),
-    DataFormat.NPZ: (".npz",),
+    DataFormat.NPZ: (".npz", ".npy"),
     DataFormat.TFRECORD: (".tfrecord", ".tfrecords"),
     DataFormat.IMAGES: (
         ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tapeworks.assets import DataFormat
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.components.sources.array_files import BrokenArrays
 from tapeworks_workers.components.sources.arrays import Arrays
 from tapeworks_workers.components.sources.csv import Csv
 from tapeworks_workers.components.sources.image_files import BrokenImage
@@ -80,21 +81,17 @@ def _table(kind: Callable[..., Any]) -> Callable[[list[Path]], Content]:
 
 
 def _npz(files: list[Path]) -> Content:
-    with files[0].open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-        names = list(file.files)
-        lengths = {name: file[name].shape for name in names}
-    rows = {shape[0] for shape in lengths.values() if shape}
-    if len(rows) != 1 or not all(lengths.values()):
-        columns = [
-            {"name": name, "dtype": _dtype(files[0], name), "shape": list(shape)} for name, shape in lengths.items()
-        ]
-        return {"rows": None, "columns": columns, "preview": []}
-    return _of_elements(Arrays(files=[str(file) for file in files], features=names, labels=None))
-
-
-def _dtype(file: Path, name: str) -> str:
-    with file.open("rb") as raw, np.load(raw, allow_pickle=False) as arrays:
-        return str(arrays[name].dtype)
+    try:
+        content, readable = folder_contents.arrays(files)
+    except BrokenArrays as error:
+        raise _invalid(str(error)) from error
+    if not readable:
+        return content
+    source: Any = Arrays(files=[str(file) for file in files], features=readable, labels=None)
+    elements = _of_elements(source)
+    told = {column["name"]: column for column in elements["columns"]}
+    columns = [told.get(column["name"], column) for column in content["columns"]]
+    return {**content, "columns": columns, "preview": elements["preview"]}
 
 
 def _tfrecord(files: list[Path]) -> Content:

@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from tapeworks_workers.components.sources import image_files, text_files
+from tapeworks_workers.components.sources import array_files, image_files, text_files
 from tapeworks_workers.components.sources.image_files import BrokenImage
 from tapeworks_workers.components.sources.text_files import BrokenText
 
@@ -66,6 +66,27 @@ def _lines(files: list[Path]) -> Iterator[str]:
         with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
             for line in file:
                 yield line.rstrip("\r\n")
+
+
+def arrays(files: list[Path]) -> tuple[Content, list[str]]:
+    """Columns and rows by the headers, and the arrays whose rows can be read. Raises BrokenArrays."""
+    tables = array_files.tables(files)
+    headers = {name: tables[0].header(name) for name in tables[0].places}
+    columns: list[Content] = []
+    notes, readable = [], []
+    for name, (shape, dtype) in headers.items():
+        columns.append({"name": name, "dtype": dtype.name, "shape": list(shape[1:])})
+        if (why := array_files.unusable(dtype)) is not None:
+            notes.append(f"no job can read the array {name!r}: it holds {why}")
+        elif shape:
+            readable.append(name)
+    lengths = [{table.header(name)[0][:1] for name in table.places} for table in tables]
+    if any(len(one) != 1 or () in one for one in lengths):
+        # Arrays of different lengths are no rows: their own shapes say more.
+        columns = [{**column, "shape": list(headers[column["name"]][0])} for column in columns]
+        return {"rows": None, "columns": columns, "preview": [], "notes": notes}, []
+    rows = sum(length for one in lengths for (length,) in one)
+    return {"rows": rows, "columns": columns, "preview": [], "notes": notes}, readable
 
 
 def _broken(files: list[Path], examine: Callable[[Path], Any]) -> list[tuple[Path, str]]:
