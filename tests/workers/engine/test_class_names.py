@@ -156,7 +156,7 @@ def test_lineage_event_and_bundle_name_the_classes_and_what_was_skipped(root: Pa
     assert lineage["class_names"] == names
     assert [reason.split(" ")[0] for reason in lineage["sources"]["training"]["skipped"]] == ["dog/3.png"]
     (told,) = [event for event in events(frames, "diagnostic") if event["code"] == "files_skipped"]
-    assert told["message"].startswith("images: 1 of 18 files are skipped: dog/3.png cannot be decoded")
+    assert told["message"].startswith("images: 1 files cannot be read and are skipped: dog/3.png cannot be decoded")
     (manifest,) = (tmp_path / "job").rglob("manifest.json")
     assert json.loads(manifest.read_text())["class_names"] == names
 

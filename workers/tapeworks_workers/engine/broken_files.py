@@ -31,5 +31,4 @@ def skipped_message(component: str, source: Source) -> str | None:
     if not skipped:
         return None
     more = f"; and {len(skipped) - _LISTED} more" if len(skipped) > _LISTED else ""
-    files = len(source.files())
-    return f"{component}: {len(skipped)} of {files} files are skipped: {'; '.join(skipped[:_LISTED])}{more}"
+    return f"{component}: {len(skipped)} files cannot be read and are skipped: {'; '.join(skipped[:_LISTED])}{more}"

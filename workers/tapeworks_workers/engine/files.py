@@ -19,6 +19,8 @@ _roots: list[Path] = []
 _uploads: dict[str, tuple[Path, DataFormat]] = {}
 _read_whole: set[str] = set()
 """Datasets that were named without a pattern."""
+_named: set[Path] = set()
+"""Files of datasets that a pattern named, such as a table of labels."""
 
 
 def set_data_roots(roots: Sequence[Path]) -> None:
@@ -30,6 +32,7 @@ def set_uploads(uploads: Sequence[Mapping[str, Any]]) -> None:
     """Name the datasets that the job was given: `id`, `path` of the folder, `format`."""
     _uploads.clear()
     _read_whole.clear()
+    _named.clear()
     for one in uploads:
         _uploads[one["id"]] = (Path(one["path"]).resolve(), DataFormat(one["format"]))
 
@@ -42,10 +45,10 @@ def files_of(dataset: str) -> list[Path]:
 
 
 def left_out_of(dataset: str) -> dict[str, int]:
-    """Suffix → files of a dataset that are not of its format. Raises KeyError."""
+    """Suffix → files of a dataset that are not of its format, and that no pattern named. Raises KeyError."""
     folder, format = _uploads[dataset]
-    others = (file for file in folder.rglob("*") if file.is_file())
-    return dict(sorted(Counter(_suffix(file) for file in others if not _is_of(file, format)).items()))
+    files = (file for file in folder.rglob("*") if file.is_file() and not _is_of(file, format))
+    return dict(sorted(Counter(_suffix(file) for file in files if file not in _named).items()))
 
 
 def left_out_messages() -> list[str]:
@@ -111,6 +114,7 @@ def _of_dataset(dataset: str, inside: str, component: str, pointer: str) -> list
     files = [str(match) for match in matched if match.is_file() and match.is_relative_to(folder)]
     if not files:
         raise _refused(pointer, component, f"no file of the dataset {dataset!r} matches {inside!r}")
+    _named.update(map(Path, files))
     return files
 
 
