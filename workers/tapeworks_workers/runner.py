@@ -112,6 +112,8 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
     if data.class_names is not None:
         lineage["class_names"] = data.class_names
         reporter.event("class_names", {"class_names": data.class_names})
+    for message in data.absent_classes:
+        reporter.note(message)
     reporter.facts(lineage=lineage)
     for code, messages in ((FILES_SKIPPED, data.skipped()), (FILES_LEFT_OUT, files.left_out_messages())):
         for message in messages:

@@ -57,6 +57,21 @@ def settle(origins: Mapping[str, Origin | Branched]) -> Any:
     return {".".join(field) or "y": names for field, names in fields.items()}
 
 
+def absent(origins: Mapping[str, Origin | Branched]) -> list[str]:
+    """Classes of which a split of its own holds nothing, a message for each split; after `settle`."""
+    messages = []
+    for split, origin in origins.items():
+        found: dict[Field, set[str]] = {}
+        lists: dict[Field, list[str]] = {}
+        for field, named in _named(origin):
+            found.setdefault(field, set()).update(named.found)
+            lists[field] = list(named.source.classes or ())
+        for field, names in lists.items():
+            if missing := [name for name in names if name not in found[field]]:
+                messages.append(f"the {split} data holds nothing of {_listed(missing)}")
+    return messages
+
+
 def _named(origin: Origin | Branched, field: Field = ()) -> Iterator[tuple[Field, _Named]]:
     if isinstance(origin, Origin):
         names = origin.source.class_names()

@@ -68,6 +68,8 @@ class Data:
     """State that no checkpoint holds."""
     class_names: Any = None
     """The names that labels number, in order: a list, or one by branch of `zip`; None where labels are numbers."""
+    absent_classes: list[str] = field(default_factory=list)
+    """Classes that a split holds nothing of, a message for each split."""
     read: dict[str, list[Source]] = field(default_factory=dict, repr=False)
     """Component → its sources, those inside others included."""
 
@@ -127,7 +129,15 @@ def _built(spec: JobSpec, setting: Setting) -> Data:
         return origins.piped(cut[TRAINING], spec.data.pipeline, split="plain", setting=setting, pointer="").dataset(0)
 
     return Data(
-        splits[TRAINING], splits.get("validation"), splits.get("test"), sources, plain, setting.remarks, names, read
+        splits[TRAINING],
+        splits.get("validation"),
+        splits.get("test"),
+        sources,
+        plain,
+        setting.remarks,
+        names,
+        class_names.absent(opened),
+        read,
     )
 
 

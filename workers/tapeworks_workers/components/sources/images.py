@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -80,21 +80,22 @@ class Images(LabelledFiles):
 
     def dataset(self) -> tf.data.Dataset:
         files: list[ImageFile] = self._examined[0]
-        largest = self._largest(files)
+        self._check_ranges(files)
         size = self.size or self.size_of(files[0])
         decode = image_files.graph_decoder(files, self.channels)
-        given = (
-            [str(file.path) for file in files],
-            tf.constant([file.decoder for file in files], tf.int32),
-            tf.constant([file.orientation for file in files], tf.int32),
-            tf.constant(largest, tf.float32),
-        )
+        other = " has another size than the first: give size"
+        paths = [str(file.path) for file in files], [f"invalid data: {file.name}{other}" for file in files]
+        readings = [[file.decoder, file.orientation, file.largest] for file in files]
+        # What all files have in common is a constant of the graph: a slice for each element costs time.
+        common = readings[0] if all(one == readings[0] for one in readings) else None
 
         @tf.autograph.experimental.do_not_convert
-        def image(path: tf.Tensor, decoder: tf.Tensor, orientation: tf.Tensor, most: tf.Tensor) -> tf.Tensor:
-            return self._image(path, decode(path, decoder, orientation), size, most)
+        def image(path: tf.Tensor, message: tf.Tensor, *reading: tf.Tensor) -> tf.Tensor:
+            decoder, orientation, largest = tf.unstack(reading[0]) if common is None else common
+            pixels = decode(path, tf.cast(decoder, tf.int32), tf.cast(orientation, tf.int32))
+            return self._image(pixels, size, largest, message)
 
-        dataset = tf.data.Dataset.from_tensor_slices(given)
+        dataset = tf.data.Dataset.from_tensor_slices((*paths, readings) if common is None else paths)
         dataset = dataset.map(image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         if self.labels is None:
             return dataset
@@ -147,21 +148,20 @@ class Images(LabelledFiles):
             why = next(filter(None, reasons), None)
         return None if why is None else unreadable(self.name, why)
 
-    def _image(self, path: tf.Tensor, image: tf.Tensor, size: tuple[int, int], largest: tf.Tensor) -> tf.Tensor:
+    def _image(self, image: tf.Tensor, size: tuple[int, int], largest: Any, other_size: tf.Tensor) -> tf.Tensor:
         if self.size is not None:
             least = tf.where(tf.math.is_inf(largest), -largest, 0.0)
             image = tf.clip_by_value(tf.image.resize(image, size, antialias=True), least, largest)
-        # Without resizing an image of another size ends the job here, and not where nobody knows which it was.
-        name = tf.strings.regex_replace(path, ".*/([^/]*/)", r"\1")
-        told = tf.strings.join([b"invalid data: ", name, b" has another size than the first: give size"])
-        same = tf.reduce_all(tf.shape(image)[:2] == tf.constant(size))
-        with tf.control_dependencies([tf.debugging.Assert(same, [told])]):
-            image = tf.cast(image, keras.config.floatx())
+        else:  # an image of another size ends the job here, and not where nobody knows which it was
+            same = tf.reduce_all(tf.shape(image)[:2] == tf.constant(size))
+            with tf.control_dependencies([tf.debugging.Assert(same, [other_size])]):
+                image = tf.identity(image)
+        image = tf.cast(image, keras.config.floatx())
         scaled = image / tf.cast(largest, image.dtype) if self.scale else image
         return tf.ensure_shape(scaled, [*size, self.channels])
 
-    def _largest(self, files: Sequence[ImageFile]) -> list[float]:
-        """Of each file. Raises JobFailure where values cannot be brought to one range."""
+    def _check_ranges(self, files: Sequence[ImageFile]) -> None:
+        """Raise JobFailure where values cannot be brought to one range."""
         for file in files:
             if self.scale and file.largest == image_files.UNKNOWN_RANGE:
                 message = f"{file.name} holds floats or 32-bit integers, whose range is unknown"
@@ -169,7 +169,6 @@ class Images(LabelledFiles):
             if not self.scale and file.largest != files[0].largest:
                 message = f"{file.name} and {files[0].name} have values of different ranges: 8 bits and more"
                 raise invalid(self.name, message, 'Give "scale": true: each is then divided by its own largest value.')
-        return [file.largest for file in files]
 
     def size_of(self, file: ImageFile | Path) -> tuple[int, int]:
         """Height and width of an image, upright. Raises JobFailure where it cannot be decoded."""
