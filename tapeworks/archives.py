@@ -292,6 +292,16 @@ def check_arrays(file: Any) -> list[str]:
         raise UnsafeArchive(f"this is no .npz file: {error}") from error
 
 
+def check_array_file(file: IO[bytes]) -> None:
+    """A `.npz` or `.npy` file, by its first bytes. Raises UnsafeArchive for pickled arrays, and for neither."""
+    head = file.read(6)
+    file.seek(0)
+    if head == b"\x93NUMPY":
+        _check_header(file, "the file")
+    else:
+        check_arrays(file)
+
+
 def _check_header(array: IO[bytes], name: str) -> None:
     """What NumPy would read first; its `descr` says whether pickles follow."""
     head = array.read(8)

@@ -38,11 +38,14 @@ SUFFIXES: dict[DataFormat, tuple[str, ...]] = {
     DataFormat.CSV: (".csv",),
     DataFormat.PARQUET: (".parquet", ".pq"),
     DataFormat.JSONL: (".jsonl", ".ndjson"),
-    DataFormat.NPZ: (".npz",),
+    DataFormat.NPZ: (".npz", ".npy"),
     DataFormat.TFRECORD: (".tfrecord", ".tfrecords"),
-    DataFormat.IMAGES: (".png", ".jpg", ".jpeg", ".bmp", ".gif"),
+    DataFormat.IMAGES: (
+        ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
+        ".ppm", ".pgm", ".pbm", ".pnm",
+    ),
     DataFormat.TEXT: (".txt", ".text"),
-}
+}  # fmt: skip
 """Names by which a format is known where nobody says it; the first is that of a stored file."""
 _GZIPPED = (DataFormat.CSV, DataFormat.JSONL, DataFormat.TFRECORD)
 """Formats that are read with `.gz` after the name as well."""
@@ -120,8 +123,11 @@ class DataContent(Answer):
     classes: dict[str, int] = Field(default_factory=dict)
     """Of files in folders: how many each has."""
     files: int = 1
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Suffix → files of other formats, which no source of this format reads."""
     notes: list[str] = Field(default_factory=list)
-    """What a job leaves out by default, as pandas' index."""
+    """What a job that reads the files must know: an encoding to give, files that cannot be read, columns that it leaves
+    out."""
 
 
 class Dataset(Answer):

@@ -197,6 +197,22 @@ class Source:
         """What the source leaves out by itself, a sentence each: diagnostics `left_out` when the job starts."""
         return []
 
+    classes: Sequence[str] | None = None
+    """Where `class_names` gives names: the list that numbers them, as the config gives it. Where it gives none, the
+    engine sets the list of the training split before it calls `dataset`."""
+
+    def class_names(self) -> list[str] | None:
+        """The names of the labels that the data holds; None where labels are numbers already."""
+        return None
+
+    def skipped(self) -> list[str]:
+        """What is left out because it cannot be read: one text for each, with the file and the reason."""
+        return []
+
+    def explain(self, error: Exception) -> Exception | None:
+        """An error of the running pipeline, as one that names the file; None where it is not of this source."""
+        return None
+
 
 class SourceOfSources(Source):
     """A source made of others: `zip`, `concatenate`, `sample`.

@@ -103,6 +103,11 @@ def _show(dataset: Dataset) -> None:
             console.print(Text(note, style="yellow"))
         for name, count in content.classes.items():
             console.print(Text(f"  {name}: {count:,}"))
+        if content.left_out:
+            others = ", ".join(f"{count:,} {suffix}" for suffix, count in content.left_out.items())
+            console.print(Text(f"left out, files of other formats: {others}", style="yellow"))
+        for note in content.notes:
+            console.print(Text(note, style="yellow"))
         for row in content.preview:
             console.print(Text(json_text.dumps(row, ensure_ascii=False), style="dim"))
     source = json_text.dumps({"component": dataset.source, "config": {"files": dataset.id}})

@@ -192,6 +192,12 @@ def _pickled() -> bytes:
     return written.getvalue()
 
 
+def _saved(array: np.ndarray) -> bytes:
+    written = io.BytesIO()
+    np.save(written, array)
+    return written.getvalue()
+
+
 DANGEROUS = {
     "leads outside": ("csv", a_zip({"../a.csv": "a\n"}), "no name of a file below a folder"),
     "an absolute path": ("csv", a_tar({"/etc/a.csv": b"a\n"}), "no name of a file below a folder"),
@@ -205,6 +211,8 @@ DANGEROUS = {
     "half an archive": ("csv", a_zip({"a.csv": os.urandom(4096)})[:3000], "damaged"),
     "pickled arrays": ("npz", _pickled(), "pickles"),
     "pickled arrays in an archive": ("npz", a_tar({"a.npz": _pickled()}), "pickles"),
+    "a pickled array alone": ("npz", _saved(np.array([{"a": 1}], dtype=object)), "pickles"),
+    "a pickled array in an archive": ("npz", a_tar({"a/x.npy": _saved(np.array([None]))}), "pickles"),
     "no arrays": ("npz", b"not a zip", "no .npz file"),
     "no file of the format": ("images", a_zip({"a.txt": "a"}), "no file of the format images"),
     "a picture without a folder": ("images", b"\x89PNG\r\n\x1a\n", "a folder for each class"),
@@ -218,6 +226,14 @@ def test_what_is_dangerous_to_unpack_is_refused(api: httpx.Client, name: str) ->
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request"), refused.text
     assert why in refused.json()["detail"]
     assert api.get("/v1/datasets", params={"name": "bad"}).json()["data"] == []
+
+
+@pytest.mark.usefixtures("hand")
+def test_arrays_come_as_npz_and_npy_alone_or_in_an_archive(api: httpx.Client) -> None:
+    array = _saved(np.arange(3))
+    for data in (array, a_tar({"a/x.npy": array, "a/y.npy": array}), a_zip({"x.npy": array})):
+        made = make(api, "dataset", data, name="arrays", format="npz")
+        assert made.status_code == 201, made.text
 
 
 # ── packages ─────────────────────────────────────────────────────────────────────────────────────

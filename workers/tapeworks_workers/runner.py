@@ -25,7 +25,7 @@ from typing import Any
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.jobs import JobKind, State
 from tapeworks.report_limits import MAX_FILE_LIST_BYTES
-from tapeworks_workers.engine import diagnostics, environment, resume_test, resume_warnings
+from tapeworks_workers.engine import broken_files, diagnostics, environment, files, resume_test, resume_warnings
 from tapeworks_workers.engine.admission import admit_packaged
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
@@ -47,6 +47,8 @@ LOOKS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 }
 VERIFIERS = ("reload", "certify")
 PROBE_BATCHES = 2
+FILES_SKIPPED, FILES_LEFT_OUT = "files_skipped", "files_left_out"
+"""Codes of diagnostics: files that cannot be read, and files of other formats in a dataset."""
 NOTHING: dict[str, Any] = {"bundle": None, "parts": {}, "formats": [], "verified": {}, "result": None}
 """What a finish frame publishes, empty."""
 
@@ -73,9 +75,9 @@ def main(sock: socket.socket) -> None:
     except Exception as error:
         failure = diagnostics.failure(error, spec=spec, phase=reporter.phase or reporter.state.value)
         finish = {"outcome": "failed", "failure": failure}
-    files = left_files(Path(start["folder"]), spec, reporter)
+    kept = left_files(Path(start["folder"]), spec, reporter)
     ended.append(True)
-    last = {"type": "finish", "failure": None, "published": None, "files": files}
+    last = {"type": "finish", "failure": None, "published": None, "files": kept}
     try:
         channel.send({**last, **finish})
     except FrameError as error:
@@ -118,14 +120,38 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
     with traces.watching():
         data = build_data(spec)
     lineage = {**environment.lineage(spec), "sources": data.sources, "components": attempt.components}
+    if data.class_names is not None:
+        lineage["class_names"] = data.class_names
+        reporter.event("class_names", {"class_names": data.class_names})
+    for message in data.absent_classes:
+        reporter.note(message)
     reporter.facts(lineage=lineage)
+    for code, messages in ((FILES_SKIPPED, data.skipped()), (FILES_LEFT_OUT, files.left_out_messages())):
+        for message in messages:
+            reporter.diagnostic(code, message)
     for remark in data.remarks.all():
         reporter.diagnostic(
             resume_warnings.CODE, remark.message, hint=remark.hint, location=Location(component=remark.component)
         )
     for component, note in data.notes:
         reporter.diagnostic("left_out", note, location=Location(component=component))
+    with broken_files.named(data.all_sources()):
+        return trained(attempt, data, traces, channel, reporter, control, lineage=lineage, began=began)
 
+
+def trained(
+    attempt: Attempt,
+    data: Data,
+    traces: Traces,
+    channel: Channel,
+    reporter: Reporter,
+    control: Control,
+    *,
+    lineage: Mapping[str, Any],
+    began: float,
+) -> dict[str, Any]:
+    """What follows once the data is there. `began`: when the attempt did, by the monotonic clock."""
+    spec = attempt.spec
     reporter.enter(State.RUNNING, "compiling")
     assembly, training, evaluation = put_together(attempt, data, traces, reporter=reporter, control=control)
     if attempt.kind is JobKind.VALIDATE:

@@ -9,7 +9,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from sqlalchemy import RowMapping
 
-from tapeworks.archives import Archive, UnsafeArchive, check_arrays
+from tapeworks.archives import Archive, UnsafeArchive, check_array_file
 from tapeworks.assets import SOURCES, SUFFIXES, DataFormat, Dataset, DatasetRequest, is_of
 from tapeworks_service.assets.routes import CREATED, collection, created, looked_into, shared, state_of
 from tapeworks_service.assets.rows import NewAsset
@@ -70,7 +70,8 @@ def checked(path: Path, format: DataFormat) -> str | None:
             _check_inner(archive)
         return archive.kind
     if format is DataFormat.NPZ:
-        check_arrays(path)
+        with path.open("rb") as file:
+            check_array_file(file)
     if format is DataFormat.IMAGES:
         raise UnsafeArchive("images come as a zip, tar or tar.gz with a folder for each class")
     return None
@@ -81,9 +82,9 @@ def _is_npz(archive: Archive) -> bool:
 
 
 def _check_inner(archive: Archive) -> None:
-    """The arrays of each .npz in an archive."""
+    """The arrays of each .npz and .npy in an archive."""
     with archive.entries() as entries:
         for entry, opened in entries:
-            if entry.name.lower().endswith(".npz"):
+            if entry.name.lower().endswith(SUFFIXES[DataFormat.NPZ]):
                 with opened() as file:
-                    check_arrays(file)
+                    check_array_file(file)

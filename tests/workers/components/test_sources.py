@@ -89,7 +89,7 @@ def test_arrays_without_labels_are_x_alone(root: Path) -> None:
 
 def test_pickled_objects_are_never_read(root: Path) -> None:
     np.savez(root / "n.npz", x=np.array([{"a": 1}], dtype=object), y=np.zeros(1))
-    fails(source("arrays", files="n.npz"), "n.npz cannot be read as .npz without objects")
+    fails(source("arrays", files="n.npz"), "n.npz cannot be read as .npz or .npy without objects")
 
 
 def test_arrays_that_do_not_fit_are_told(root: Path) -> None:

@@ -56,7 +56,7 @@ def test_jpegs_are_images_too(root: Path) -> None:
 
 def test_images_that_do_not_fit_are_told(root: Path, pictures: np.ndarray) -> None:
     (root / "pets" / "cat" / "notes.png").write_text("no picture")
-    fails(source("images", files="pets/*/*.png"), "cat/notes.png is no PNG, JPEG, GIF or BMP")
+    fails(source("images", files="pets/*/*.png"), "cat/notes.png is no PNG, JPEG, GIF, BMP, WebP")
     fails(source("images", files="pets/*/0.png", classes=["dog"]), "cat/0.png: its folder is none of dog")
     (root / "pets" / "dog" / "9.png").write_bytes(tf.io.encode_png(np.zeros((2, 2, 3), "uint8")).numpy())
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"9\.png has another size than the first"):

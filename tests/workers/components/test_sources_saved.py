@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from tests.thorough import some
 from tests.workers.components.conftest import source
@@ -71,6 +72,14 @@ def images(root: Path, rows: list[int]) -> Any:
     return source("images", files="*/*.png")
 
 
+def images_by_pillow(root: Path, rows: list[int]) -> Any:
+    images(root, rows)
+    for index, path in enumerate(sorted(root.glob("*/*.png"))[::2]):
+        Image.fromarray(np.full((2, 2, 3), index % 256, "uint8")).save(path.with_suffix(".bmp"))
+        path.unlink()
+    return source("images", files="*/*.*")
+
+
 def arrays(root: Path, rows: list[int]) -> Any:
     for name, count in zip("ab", rows, strict=True):
         np.savez(root / f"{name}.npz", x=np.arange(count), y=np.arange(count))
@@ -86,6 +95,7 @@ SOURCES: dict[str, Callable[[Path, list[int]], Any]] = {
     "text": text,
     "text_of_files": lambda root, rows: text(root, rows, "file"),
     "images": images,
+    "images_by_pillow": images_by_pillow,
     "arrays": arrays,
 }
 

@@ -112,7 +112,7 @@ def test_a_dataset_of_each_format(tmp_path: Path, format: str) -> None:
         ("csv", "a.csv", b"", "is empty"),
         ("parquet", "a.parquet", b"PAR1 not really", "cannot be read as Parquet"),
         ("jsonl", "a.jsonl", b"{broken\n", "a.jsonl"),
-        ("npz", "a.npz", b"PK broken", "not a zip file"),
+        ("npz", "a.npz", b"PK broken", "a.npz cannot be read"),
         ("tfrecord", "a.tfrecord", b"not a record at all", "corrupted"),
         ("images", "a/x.png", b"\x89PNG\r\n\x1a\nbroken", "cannot be decoded"),
         ("csv", "a.txt", b"a\n1\n", "no file is named as one of the format"),

@@ -48,7 +48,7 @@ def build(
     for argument, value in arguments.items():
         at = f"{pointer}/config/{escape(argument)}"
         if argument in component.config.files:
-            arguments[argument] = resolve_files(value, component=name, pointer=at)
+            arguments[argument] = None if value is None else resolve_files(value, component=name, pointer=at)
             continue
         if argument in component.config.branches:
             continue  # built by the pipeline, which knows splits and passes

@@ -10,26 +10,25 @@ import codecs
 import functools
 import math
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tapeworks.assets import DataFormat
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.components.sources.array_files import BrokenArrays
 from tapeworks_workers.components.sources.arrays import Arrays
 from tapeworks_workers.components.sources.csv import Csv
-from tapeworks_workers.components.sources.folders import Images
+from tapeworks_workers.components.sources.image_files import BrokenImage
 from tapeworks_workers.components.sources.jsonl import Jsonl
 from tapeworks_workers.components.sources.parquet import Parquet
 from tapeworks_workers.components.sources.text_files import TextFile
 from tapeworks_workers.components.sources.tfrecord import compression_of
-from tapeworks_workers.components.sources.unpacked_size import check_arrays
-from tapeworks_workers.engine.files import files_of, set_uploads
+from tapeworks_workers.engine import folder_contents
+from tapeworks_workers.engine.files import files_of, left_out_of, set_uploads
 
 PREVIEW_ROWS = 5
 _LONGEST_TEXT = 200
@@ -52,7 +51,7 @@ def describe(uploads: Sequence[Mapping[str, Any]]) -> Content:
         told = _LOOKS[DataFormat(dataset["format"])](files)
     except (OSError, ValueError, zipfile.BadZipFile, tf.errors.OpError) as error:
         raise _invalid(f"{type(error).__name__}: {error}") from error
-    return {"files": len(files), "classes": {}, **told}
+    return {"files": len(files), "classes": {}, "left_out": left_out_of(dataset["id"]), **told}
 
 
 def _invalid(message: str) -> JobFailure:
@@ -119,16 +118,17 @@ def _guessed_encoding(file: Path) -> str | None:
 
 
 def _npz(files: list[Path]) -> Content:
-    headers = check_arrays(files[0])
-    names = list(headers)
-    lengths = {name: shape for name, (shape, _) in headers.items()}
-    rows = {shape[0] for shape in lengths.values() if shape}
-    if len(rows) != 1 or not all(lengths.values()):
-        columns = [
-            {"name": name, "dtype": str(dtype), "shape": list(shape)} for name, (shape, dtype) in headers.items()
-        ]
-        return {"rows": None, "columns": columns, "preview": []}
-    return _of_elements(Arrays(files=[str(file) for file in files], features=names, labels=None))
+    try:
+        content, readable = folder_contents.arrays(files)
+    except BrokenArrays as error:
+        raise _invalid(str(error)) from error
+    if not readable:
+        return content
+    source: Any = Arrays(files=[str(file) for file in files], features=readable, labels=None)
+    elements = _of_elements(source)
+    told = {column["name"]: column for column in elements["columns"]}
+    columns = [told.get(column["name"], column) for column in content["columns"]]
+    return {**content, "columns": columns, "preview": elements["preview"]}
 
 
 def _tfrecord(files: list[Path]) -> Content:
@@ -159,23 +159,16 @@ def _tfrecord(files: list[Path]) -> Content:
 
 
 def _images(files: list[Path]) -> Content:
-    source: Any = Images(files=[str(file) for file in files], labels=None)
-    height, width = source.size_of(files[0])
-    classes = Counter(file.parent.name for file in files)
-    preview = [{"file": f"{file.parent.name}/{file.name}"} for file in files[:PREVIEW_ROWS]]
-    column = {"name": "x", "dtype": keras.config.floatx(), "shape": [height, width, 3]}
-    return {"rows": len(files), "columns": [column], "preview": preview, "classes": dict(sorted(classes.items()))}
+    try:
+        return folder_contents.images(files, PREVIEW_ROWS)
+    except BrokenImage as error:
+        raise _invalid(str(error)) from error
 
 
 def _text(files: list[Path]) -> Content:
-    lines = tf.data.TextLineDataset([str(file) for file in files])
-    preview = [{"x": _value(line.numpy())} for line in lines.take(PREVIEW_ROWS)]
-    size = sum(file.stat().st_size for file in files)
-    rows = sum(1 for line in lines if line.numpy().strip()) if size <= _COUNTED_BYTES else None
-    folders = Counter(file.parent.name for file in files)
-    classes = dict(sorted(folders.items())) if len(folders) > 1 else {}
-    column = {"name": "x", "dtype": "string", "shape": []}
-    return {"rows": rows, "columns": [column], "preview": preview, "classes": classes}
+    counted = sum(file.stat().st_size for file in files) <= _COUNTED_BYTES
+    content = folder_contents.text(files, PREVIEW_ROWS, counted=counted)
+    return {**content, "preview": [_row(row) for row in content["preview"]]}
 
 
 def _row(element: Mapping[str, Any]) -> Content:

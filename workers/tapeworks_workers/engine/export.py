@@ -88,6 +88,7 @@ def export_bundle(
         "dtype_policy": keras.config.dtype_policy().name,
         "metrics": {name: float(value) for name, value in metrics.items() if np.isfinite(value)},
         "lineage": dict(lineage),
+        "class_names": lineage.get("class_names"),
         "counters": counters,
         "versions": {**versions(), "tapeworks": metadata.version("tapeworks")},
         "device": device(),

@@ -7,6 +7,7 @@ turns a glob, a dataset's id, or several of them into sorted local paths.
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 
 _roots: list[Path] = []
 _uploads: dict[str, tuple[Path, DataFormat]] = {}
+_read_whole: set[str] = set()
+"""Datasets that were named without a pattern."""
+_named: set[Path] = set()
+"""Files of datasets that a pattern named, such as a table of labels."""
 
 
 def set_data_roots(roots: Sequence[Path]) -> None:
@@ -26,6 +31,8 @@ def set_data_roots(roots: Sequence[Path]) -> None:
 def set_uploads(uploads: Sequence[Mapping[str, Any]]) -> None:
     """Name the datasets that the job was given: `id`, `path` of the folder, `format`."""
     _uploads.clear()
+    _read_whole.clear()
+    _named.clear()
     for one in uploads:
         _uploads[one["id"]] = (Path(one["path"]).resolve(), DataFormat(one["format"]))
 
@@ -35,6 +42,29 @@ def files_of(dataset: str) -> list[Path]:
     folder, format = _uploads[dataset]
     found = sorted(file for file in folder.rglob("*") if file.is_file())
     return [file for file in found if is_of(file.name, format)]
+
+
+def left_out_of(dataset: str) -> dict[str, int]:
+    """Suffix → files of a dataset that are not of its format, and that no pattern named. Raises KeyError."""
+    folder, format = _uploads[dataset]
+    files = (file for file in folder.rglob("*") if file.is_file() and not is_of(file.name, format))
+    return dict(sorted(Counter(_suffix(file) for file in files if file not in _named).items()))
+
+
+def left_out_messages() -> list[str]:
+    """What reading whole datasets left out, a message for each dataset that a job read so."""
+    messages = []
+    for dataset in sorted(_read_whole):
+        others = left_out_of(dataset)
+        if others:
+            counts = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
+            told = f"{sum(others.values())} files of the dataset {dataset!r} are not {_uploads[dataset][1]}"
+            messages.append(f"{told} and are left out: {counts}")
+    return messages
+
+
+def _suffix(file: Path) -> str:
+    return file.suffix.lower() or "without a suffix"
 
 
 def resolve_files(value: str | list[str], *, component: str, pointer: str = "") -> list[str]:
@@ -73,12 +103,14 @@ def _of_dataset(dataset: str, inside: str, component: str, pointer: str) -> list
     if dataset not in _uploads:
         raise _refused(pointer, component, f"the dataset {dataset!r} was not given to this attempt")
     if not inside:
+        _read_whole.add(dataset)
         return list(map(str, files_of(dataset)))
     folder, _ = _uploads[dataset]
     matched = [Path(match).resolve() for match in glob.glob(str(folder / inside), recursive=True)]
     files = [str(match) for match in matched if match.is_file() and match.is_relative_to(folder)]
     if not files:
         raise _refused(pointer, component, f"no file of the dataset {dataset!r} matches {inside!r}")
+    _named.update(map(Path, files))
     return files
 
 

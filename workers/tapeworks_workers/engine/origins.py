@@ -122,9 +122,9 @@ class Origin:
             return None
         return Raw(lambda number: self._dataset(number) if number else dataset, self.source.batched, varies=True)
 
-    def sources(self) -> Iterator[Source]:
-        """The sources that read data."""
-        yield self.source
+    def named_sources(self) -> Iterator[tuple[str, Source]]:
+        """The component and the source that reads data."""
+        yield self.reference.component, self.source
 
     def notes(self) -> Iterator[tuple[str, str]]:
         """(component, sentence) of what the source leaves out by itself; once it has made its dataset."""
@@ -178,10 +178,10 @@ class Branched:
         lost = [one for one in (own, *(raw.disorder for raw in parts.values())) if one is not None]
         return Raw(dataset, batched.pop(), varies=True, disorder=lost[0] if lost else None)
 
-    def sources(self) -> Iterator[Source]:
-        """The sources that read data."""
+    def named_sources(self) -> Iterator[tuple[str, Source]]:
+        """The components and the sources that read data."""
         for origin, _, _ in self.branches.values():
-            yield from origin.sources()
+            yield from origin.named_sources()
 
     def notes(self) -> Iterator[tuple[str, str]]:
         """See `Origin.notes`."""
@@ -229,9 +229,11 @@ def _branch(
 
 def lineage(origin: Origin | Branched, digest: Callable[[Path], str]) -> dict[str, Any]:
     """The component, and the files that it and the sources inside it read."""
-    files = {file: None for source in origin.sources() for file in source.files()}
+    files = {file: None for _, source in origin.named_sources() for file in source.files()}
+    skipped = [reason for _, source in origin.named_sources() for reason in source.skipped()]
     listed = [{"name": file.name, "bytes": file.stat().st_size, "sha256": digest(file)} for file in files]
-    return {"component": origin.reference.component, "version": origin.reference.version, "files": listed}
+    told = {"component": origin.reference.component, "version": origin.reference.version, "files": listed}
+    return {**told, "skipped": skipped} if skipped else told
 
 
 def _refused(pointer: str, message: str, reference: ReferenceFields) -> JobFailure:

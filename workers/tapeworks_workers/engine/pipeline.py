@@ -15,11 +15,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tapeworks.authoring import Source
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import ReferenceFields
 from tapeworks.spec import JobSpec, TrainingSpec
 from tapeworks.spec import Split as SplitSpec
-from tapeworks_workers.engine import operations, origins, stateless_random
+from tapeworks_workers.engine import broken_files, class_names, operations, origins, stateless_random
 from tapeworks_workers.engine.fields import named_leaves
 from tapeworks_workers.engine.gathering import Rows
 from tapeworks_workers.engine.origins import TRAINING, Raw, Setting, lineage, open_source
@@ -67,11 +68,26 @@ class Data:
     """State that no checkpoint holds."""
     notes: tuple[tuple[str, str], ...] = ()
     """(component, sentence): what its sources leave out by themselves."""
+    class_names: Any = None
+    """The names that labels number, in order: a list, or one by branch of `zip`; None where labels are numbers."""
+    absent_classes: list[str] = field(default_factory=list)
+    """Classes that a split holds nothing of, a message for each split."""
+    read: dict[str, list[Source]] = field(default_factory=dict, repr=False)
+    """Component → its sources, those inside others included."""
 
     @property
     def element_spec(self) -> Any:
         """Of a training batch."""
         return self.training.element_spec
+
+    def all_sources(self) -> list[Source]:
+        """Every source that reads data."""
+        return [source for sources in self.read.values() for source in sources]
+
+    def skipped(self) -> list[str]:
+        """What sources leave out because it cannot be read, a message for each source."""
+        messages = [broken_files.skipped_message(name, one) for name, sources in self.read.items() for one in sources]
+        return [message for message in messages if message is not None]
 
 
 def build_data(spec: JobSpec) -> Data:
@@ -86,21 +102,25 @@ def build_data(spec: JobSpec) -> Data:
 
 def _built(spec: JobSpec, setting: Setting) -> Data:
     origin = open_source(spec.data.source, setting, pointer="/data/source")
-    opened = [origin]
-    sources = {TRAINING: lineage(origin, _sha256)}
-    raw: dict[str, Raw | None] = {"validation": None, "test": None}
+    opened = {TRAINING: origin}
     fractions: dict[str, SplitSpec] = {}
     for name, given in (("validation", spec.data.validation), ("test", spec.data.test)):
         if isinstance(given, SplitSpec):
             fractions[name] = given
         elif isinstance(given, ReferenceFields):
-            own = open_source(given, setting, pointer=f"/data/{name}")
-            opened.append(own)
-            sources[name] = lineage(own, _sha256)
-            raw[name] = own.split({}, name)[name]
-    cut = origin.split(fractions)
-    raw |= cut
-    splits = {name: _pipeline(spec, name, one, setting) for name, one in raw.items() if one is not None}
+            opened[name] = open_source(given, setting, pointer=f"/data/{name}")
+    names = class_names.settle(opened)
+    read: dict[str, list[Source]] = {}
+    for one in opened.values():
+        for component, source in one.named_sources():
+            read.setdefault(component, []).append(source)
+    sources = {name: lineage(one, _sha256) for name, one in opened.items()}
+    with broken_files.named([source for found in read.values() for source in found]):
+        raw: dict[str, Raw | None] = {"validation": None, "test": None}
+        raw |= {name: one.split({}, name)[name] for name, one in opened.items() if name != TRAINING}
+        cut = origin.split(fractions)
+        raw |= cut
+        splits = {name: _pipeline(spec, name, one, setting) for name, one in raw.items() if one is not None}
 
     def plain() -> tf.data.Dataset:
         # Of its own functions: what they are built with is as random as in the splits.
@@ -111,9 +131,18 @@ def _built(spec: JobSpec, setting: Setting) -> Data:
         return origins.piped(cut[TRAINING], spec.data.pipeline, split="plain", setting=setting, pointer="").dataset(0)
 
     # Once for sources that read the same files.
-    notes = dict.fromkeys((component, note) for one in opened for component, note in one.notes())
+    notes = dict.fromkeys((component, note) for one in opened.values() for component, note in one.notes())
     return Data(
-        splits[TRAINING], splits.get("validation"), splits.get("test"), sources, plain, setting.remarks, tuple(notes)
+        splits[TRAINING],
+        splits.get("validation"),
+        splits.get("test"),
+        sources,
+        plain,
+        setting.remarks,
+        tuple(notes),
+        names,
+        class_names.absent(opened),
+        read,
     )
 
 

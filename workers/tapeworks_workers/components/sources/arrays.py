@@ -1,8 +1,7 @@
-"""`arrays`: NumPy's `.npz` files. Object arrays (pickles) are never read."""
+"""`arrays`: NumPy's `.npz` and `.npy` files, SciPy's sparse matrices. Object arrays (pickles) are never read."""
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,26 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks import Files, Source, component, errors
-from tapeworks_workers.components.sources.unpacked_size import check_arrays
-
-_SPARSE = ("data", "indices", "indptr", "shape")
-"""The parts of a sparse matrix in CSR form."""
+from tapeworks_workers.components.sources import array_files
+from tapeworks_workers.components.sources.array_files import BrokenArrays, Table
 
 
 @component("arrays")
 class Arrays(Source):
-    """Named arrays of one or several `.npz` files, one element for each index of the first dimension.
+    """Named arrays of `.npz` and `.npy` files, one element for each index of the first dimension.
 
-    Files are concatenated in order of name. Floats take the job's dtype unless `dtypes` says otherwise. A sparse
-    matrix is given by its CSR parts, as SciPy names them: the arrays `x.data`, `x.indices`, `x.indptr` and `x.shape`
-    make the SparseTensor x, which is never made dense.
+    Files of `.npz` are concatenated in order of name. The `.npy` files of a folder are arrays side by side, each named
+    after its file: `x.npy` and `y.npy`. Floats take the job's dtype unless `dtypes` says otherwise. A sparse matrix is
+    a file that SciPy's `save_npz` wrote, named after the file like a `.npy`, or is given by its CSR parts in a `.npz`:
+    the arrays `x.data`, `x.indices`, `x.indptr` and `x.shape` make the SparseTensor x. It is never made dense.
 
     Args:
         files: a glob, or several, below a data root.
-        features: name of the array x; a list of names gives a dict of named inputs.
+        features: name of the array x; a list of names gives a dict of named inputs. The only array of a file is x,
+            whatever its name.
         labels: name of the array y, or a list of names; null: elements are x alone.
         weight: name of the array of sample weights.
-        dtypes: array name → dtype to cast to.
+        dtypes: array name → dtype to cast to; a value that an integer dtype cannot hold is refused.
     """
 
     def __init__(
@@ -63,9 +62,12 @@ class Arrays(Source):
 
     def _read(self, names: list[str]) -> dict[str, Any]:
         pieces: dict[str, list[Any]] = {name: [] for name in names}
-        for path in self.paths:
-            for name, value in _values(path, names).items():
-                pieces[name].append(value)
+        try:
+            for table in array_files.tables(self.paths):
+                for name, value in _values(table, names).items():
+                    pieces[name].append(value)
+        except BrokenArrays as error:
+            raise _invalid(str(error)) from error
         values = {name: self._joined(name, found) for name, found in pieces.items()}
         if next(iter(values.values())).shape[0] == 0:
             raise _invalid(f"the arrays in {_names(self.paths)} hold no elements")
@@ -74,57 +76,53 @@ class Arrays(Source):
     def _joined(self, name: str, pieces: list[Any]) -> Any:
         """One array, or tf.SparseTensor, in the dtype that is asked for."""
         sparse = isinstance(pieces[0], tf.SparseTensor)
+        _check_kinds(name, pieces)
         try:
             whole = tf.sparse.concat(0, pieces) if sparse else np.concatenate(pieces) if pieces[1:] else pieces[0]
         except (ValueError, tf.errors.OpError) as error:
             raise _invalid(f"the arrays {name!r} of {_names(self.paths)} do not fit together: {error}") from error
         floats = whole.dtype in (np.float32, np.float64)
         dtype = self.dtypes.get(name, keras.config.floatx() if floats else None)
+        if dtype is None:
+            return whole
         try:
-            if dtype is None:
-                return whole
-            return tf.cast(whole, dtype) if sparse else whole.astype(dtype)
+            return tf.cast(whole, dtype) if sparse else _cast(name, whole, np.dtype(dtype))
         except (TypeError, ValueError) as error:
             raise _invalid(f"the array {name!r} cannot be cast to {dtype}: {error}") from error
 
 
-def _values(path: Path, names: list[str]) -> dict[str, Any]:
-    """The named arrays and sparse matrices of one file, all of one length."""
-    try:
-        check_arrays(path, _members(names))
-        # Opened here: np.load leaves a broken file open.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            found = {name: _one(file, name, path) for name in names}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise _invalid(f"{path.name} cannot be read as .npz without objects: {error}") from error
+def _values(table: Table, names: list[str]) -> dict[str, Any]:
+    """The named arrays and sparse matrices of one table, all of one length. Raises BrokenArrays."""
+    found = {name: table.read(name) for name in names}
     lengths = {name: int(value.shape[0]) if len(value.shape) else None for name, value in found.items()}
     if None in lengths.values() or len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name!r}: {tuple(value.shape)}" for name, value in found.items())
-        raise _invalid(f"the arrays of {path.name} differ in their first dimension: {told}")
+        shapes = ", ".join(f"{name!r}: {tuple(value.shape)}" for name, value in found.items())
+        raise BrokenArrays(f"the arrays of {table.name} differ in their first dimension: {shapes}")
     return found
 
 
-def _members(names: list[str]) -> list[str]:
-    """The arrays that these names may stand for."""
-    return [member for name in names for member in (name, *(f"{name}.{part}" for part in _SPARSE))]
+def _check_kinds(name: str, pieces: list[Any]) -> None:
+    """Refuse files whose dtypes have no common one that keeps all values."""
+    dtypes = [np.dtype(piece.dtype.as_numpy_dtype if hasattr(piece, "indices") else piece.dtype) for piece in pieces]
+    texts = {dtype.kind in "SU" for dtype in dtypes}
+    floats = any(dtype.kind == "f" for dtype in dtypes)
+    if len(texts) > 1 or (texts == {False} and not floats and np.result_type(*dtypes).kind == "f"):
+        kinds = ", ".join(dict.fromkeys(str(dtype) for dtype in dtypes))
+        raise _invalid(f"the array {name!r} is of {kinds} in different files; save it with one dtype")
 
 
-def _one(file: Any, name: str, path: Path) -> Any:
-    if name in file.files:
-        return file[name]
-    parts = [f"{name}.{part}" for part in _SPARSE]
-    if not all(part in file.files for part in parts):
-        raise _invalid(f"{path.name} has no array {name!r}; it holds {', '.join(map(repr, file.files))}")
-    data, columns, starts, shape = (file[part] for part in parts)
-    rows, width = (int(length) for length in shape)
-    lengths = np.diff(starts)
-    fits = len(starts) == rows + 1 and len(data) == len(columns) == starts[-1] and starts[0] == 0
-    if not fits or lengths.min(initial=0) < 0 or (len(columns) and not 0 <= columns.min() <= columns.max() < width):
-        raise _invalid(f"{path.name}: {name!r} is no sparse matrix of {rows} rows and {width} columns in CSR form")
-    row = np.repeat(np.arange(rows), lengths)
-    order = np.lexsort((columns, row))
-    at = np.stack([row, columns[order]], 1).astype(np.int64)
-    return tf.SparseTensor(at, data[order], [rows, width])
+def _cast(name: str, array: Any, dtype: np.dtype[Any]) -> Any:
+    """In another dtype. Integers keep their values. Raises JobFailure where they cannot."""
+    if dtype.kind not in "iu" or array.dtype.kind not in "iuf":
+        return array.astype(dtype)
+    with np.errstate(invalid="ignore"):
+        cast = array.astype(dtype)
+        same = (cast == array) & ((cast < 0) == (array < 0))
+    if not same.all():
+        row = np.argwhere(~same)[0]
+        value, place = array[tuple(row)], int(row[0])
+        raise _invalid(f"the array {name!r} cannot be cast to {dtype}: element {place} holds {value}")
+    return cast
 
 
 def _names(paths: list[Path]) -> str:
