@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +16,9 @@ from tapeworks.jobs import Device
 from tapeworks_workers import lifelines
 from tapeworks_workers.attempts import Attempt, Terms
 from tapeworks_workers.cache import Cache
+from tapeworks_workers.files import open_beneath
 from tapeworks_workers.launcher import ForkLauncher
-from tapeworks_workers.link import Link, canonical_digest
+from tapeworks_workers.link import AttemptLink, Link, canonical_digest
 from tapeworks_workers.rooms import Bounds
 from tapeworks_workers.settings import WorkerSettings
 
@@ -90,10 +91,11 @@ class Stage:
     def play(self, name: str, *, cancel_in: str | None = None, **settings: Any) -> dict[str, Any]:
         """Run one attempt of a job of that name; the job afterwards. `cancel_in`: cancel once it is in that state."""
         limits = settings.pop("limits", {})
+        parts = {part: settings.pop(part) for part in ("export", "labels") if part in settings}
 
         async def scene() -> dict[str, Any]:
             async with self.linked() as link:
-                job_id = self.submit(name, limits=limits)
+                job_id = self.submit(name, limits=limits, **parts)
                 lease = await self.lease(link, job_id, job_id)
                 running = asyncio.create_task(self.attempt(link, lease, **settings).run())
                 if cancel_in is not None:
@@ -112,15 +114,22 @@ class Stage:
         return [event["data"] for event in events if event["type"] in ("note", "diagnostic")]
 
 
-@pytest.fixture(scope="module")
-def stage(patient_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+@contextmanager
+def staged(service: Any, folder: Path) -> Iterator[Stage]:
+    """A stage for the jobs of this service."""
     lifelines.become_subreaper()
     with asyncio.Runner() as loop:
         launcher = ForkLauncher(runner=f"{ACTING}:main", admission=f"{ACTING}:catalogue")
         loop.run(launcher.start())
         loop.run(launcher.load([]))
-        yield Stage(loop, launcher, patient_service, tmp_path_factory.mktemp("stage"))
+        yield Stage(loop, launcher, service, folder)
         loop.run(launcher.close())
+
+
+@pytest.fixture(scope="module")
+def stage(patient_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with staged(patient_service, tmp_path_factory.mktemp("stage")) as found:
+        yield found
 
 
 def test_a_crashed_runner_is_lost_with_its_last_words(stage: Stage) -> None:
@@ -149,9 +158,20 @@ def test_what_is_not_valid_is_told_and_what_is_not_its_own_left_out(stage: Stage
 
 
 def test_a_result_outside_the_folder_is_not_published(stage: Stage) -> None:
-    job = stage.play("escape")
+    job = stage.play("escape", export={})
     assert (job["state"], job["failure"]["code"]) == ("failed", "internal")
-    assert "records.jsonl" in job["failure"]["message"]
+    (note,) = stage.notes(job)
+    assert "'manifest.json' cannot be opened" in note["message"]
+
+
+@pytest.mark.parametrize("export", [None, {}])
+def test_what_a_runner_says_was_verified_is_not_published(stage: Stage, export: dict[str, Any] | None) -> None:
+    job = stage.play("forge", export=export)
+    assert job["model"] is None
+    assert stage.service.data(f"/v1/jobs/{job['id']}/artifacts") == []
+    if export is not None:
+        assert (job["state"], job["failure"]["code"]) == ("failed", "internal")
+        assert "its bundle was not verified" in job["failure"]["message"]
 
 
 def test_a_runner_that_does_not_heed_a_cancel_is_killed_after_a_grace(stage: Stage) -> None:
@@ -225,14 +245,24 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stage: Stage, damage:
     assert note["resumes"] == [{"step": 1, "bytes": "the state at step 1"}]
 
 
+async def leave(link: AttemptLink, bundle: bytes, folder: Path) -> None:
+    """End an attempt as an agent does whose job left these bytes."""
+    (folder / "model.tar.gz").write_bytes(bundle)
+    with open_beneath(folder, "model.tar.gz") as file:
+        uploaded = await link.upload(file, "model.tar.gz")
+    (folder / "model.tar.gz").unlink()
+    published = wire.Published(bundle=uploaded, formats=["keras"])
+    await link.finish(wire.Finish(outcome="succeeded", published=published))
+
+
 def go_on(stage: Stage, bundle: str, damage: Callable[[Path, bytes], None] | None = None) -> dict[str, Any]:
     """A job that leaves a bundle, and one that waits for it and goes on from it; the latter as it ended."""
 
     async def scene() -> str:
         async with stage.linked() as link:
-            source = stage.submit("leaves", labels={"bundle": bundle})
+            source = stage.submit("leaves")
             job_id = stage.submit("goes_on", training={"epochs": 1, "initial_state": {"from": source}})
-            await stage.attempt(link, await stage.lease(link, source, source)).run()
+            await leave(link.attempt(await stage.lease(link, source, source)), bundle.encode(), stage.folder)
             if damage is not None:
                 damage(stage.service.folder, bundle.encode())
             await stage.attempt(link, await stage.lease(link, job_id, job_id)).run()

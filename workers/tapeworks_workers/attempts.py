@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tapeworks import wire
 from tapeworks.errors import ApiError, FailureCode, JobFailure, Rejected
-from tapeworks.jobs import Failure, State
+from tapeworks.jobs import Failure, JobKind, State
 from tapeworks_workers import endings
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.file_trees import remove
@@ -31,6 +31,7 @@ from tapeworks_workers.rooms import Bounds, Rooms
 from tapeworks_workers.settings import WorkerSettings
 from tapeworks_workers.spool import MAX_BATCH_RECORDS, Spool
 from tapeworks_workers.transfers import Transfers
+from tapeworks_workers.verification import BundleVerification, VerificationPlace, VerificationTerms
 
 RECORD_SECONDS = 0.5
 """Records are gathered so long before a batch is sent."""
@@ -147,7 +148,7 @@ class Attempt:
                 return self._given_up()
             if ended.finish is None:
                 return self._without_last_word(ended)
-            finish = await self._until_given_up(self._transfers.publish(ended.finish))
+            finish = await self._until_given_up(self._transfers.publish(ended.finish, self._relay.verification))
             return finish if finish is not None else self._given_up()
         except JobFailure as failed:
             return self._failed(endings.of_exception(failed))
@@ -180,6 +181,7 @@ class Attempt:
                 "uploads": self._place.uploads,
                 "resume": await self._transfers.download(self.lease.resume),
             }
+            self._relay.verification = self._verification()
             await asyncio.to_thread(self._place.hand_over)
             ended = await self._relay.run(start)
             await self._relay.checkpoints.join()
@@ -187,6 +189,24 @@ class Attempt:
         finally:
             if backstop is not None:
                 backstop.cancel()
+
+    def _verification(self) -> BundleVerification | None:
+        """How the bundle is verified, by what the lease says of it; None where there will be none."""
+        lease, place, settings = self.lease, self._place, self._terms.settings
+        if lease.spec is None or lease.spec.export is None:
+            return None
+        return BundleVerification(
+            VerificationPlace(
+                place.launcher, place.trusted, place.environment, run=place.folder, sealed=place.sealed, own=place.own,
+                limit=place.bounds.disk_bytes if place.sandboxed else 1 << 62, reserve=settings.reserve_bytes,
+            ),
+            VerificationTerms(
+                tolerance=lease.spec.export.tolerance, gpu=lease.gpus > 0, pack=lease.kind is JobKind.TRAIN,
+                max_artifact_bytes=lease.spec.limits.max_artifact_bytes,
+            ),
+            keep=self._keep,
+            seconds=settings.verify_seconds,
+        )  # fmt: skip
 
     async def _until_given_up(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The work's result, or None where we were told to stop at once. The runner is gone in either case."""

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 BUNDLE = "bundle"
-"""Where a runner writes its bundle, below the attempt's folder: verifiers are started for it before it asks."""
+"""Where a runner writes its bundle, below the attempt's folder; its frame `certify` names no path."""
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 

@@ -2,15 +2,16 @@
 
 `Relay.run` starts the runner, relays its frames until it ends, and says how it ended. Records and
 lines of output go to `keep`; checkpoints to a queue, opened at once so that the runner may remove
-their names; verify requests to a fresh process, whose answer goes back. `stop` kills the runner and
-its verifiers; `command` tells it something.
+their names. `certify` asks for the verification of the bundle (`verification.py`), `verify` for the test of a
+checkpoint in a fresh process; the answer goes back. `stop` kills the runner and its verifiers; `command` tells it
+something.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,16 +21,16 @@ from tapeworks.errors import FailureCode
 from tapeworks.jobs import State
 from tapeworks_workers import endings, frames
 from tapeworks_workers.files import OpenFile, UnsafePath, open_beneath
-from tapeworks_workers.launcher import VERIFIERS, LaunchFailed
+from tapeworks_workers.launcher import LaunchFailed
 from tapeworks_workers.output import Output
 from tapeworks_workers.place import Place
 from tapeworks_workers.processes import Child, read_frame
+from tapeworks_workers.verification import BundleVerification
+from tapeworks_workers.verifier_process import answer_of, end, refused, settle
 
 LEAVE_SECONDS = 10.0
 """From a runner's last frame until its process must be gone."""
-OUTPUT_SECONDS = 2.0
-"""From a process's end until its pipes are given up: something that it started may hold them open."""
-_BUNDLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 Record = Mapping[str, Any]
 log = structlog.get_logger(__name__)
@@ -64,11 +65,11 @@ class Relay:
     place: Place
     keep: Callable[[Record], None]
     verify_seconds: float
+    verification: BundleVerification | None = None
+    """Of the bundle, where the job exports one; known once the place is settled."""
     checkpoints: asyncio.Queue[CheckpointFile] = field(default_factory=asyncio.Queue)
     state: State = State.STARTING
     phase: str | None = None
-    _held: dict[str, asyncio.Task[Child]] = field(default_factory=dict)
-    """Verifiers that have loaded what they need and wait for the bundle."""
     _writer: asyncio.StreamWriter | None = None
     _finish: dict[str, Any] | None = None
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -89,9 +90,9 @@ class Relay:
                 await self._relay(child, dict(start), group)
                 status = await _leave(child)
                 stopping.cancel()
-                await _settle(printing)
+                await settle(printing)
         finally:
-            await _end(child)
+            await end(child)
         out_of_memory = status == -9 and endings.oom_kills() > kills
         return Ended(self._finish, status, out_of_memory, tuple(output.tail))
 
@@ -127,8 +128,8 @@ class Relay:
         try:
             self._writer.write(frames.encode({"type": "start", **start}))
             while (message := await read_frame(reader)) is not None:
-                if message.get("type") == "verify":
-                    verifying.add(group.create_task(self._verify(message)))
+                if (asked := self._requests().get(str(message.get("type")))) is not None:
+                    verifying.add(group.create_task(asked(message)))
                 else:
                     self._take(message)
                 await self._writer.drain()
@@ -140,8 +141,11 @@ class Relay:
             for task in verifying:
                 task.cancel()
             self._writer.close()
-            for held in self._held.values():
-                held.add_done_callback(_discard)
+            if self.verification is not None:
+                self.verification.close()
+
+    def _requests(self) -> dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, None]]]:
+        return {"certify": self._certify, "verify": self._verify}
 
     def _take(self, message: dict[str, Any]) -> None:
         kind = message.get("type")
@@ -149,8 +153,8 @@ class Relay:
             record = message["record"]
             if record.get("record") == "state" and record.get("state") in set(State):
                 self.state, self.phase = State(record["state"]), record.get("phase")
-                if self.state is State.EXPORTING:
-                    self._hold_verifiers()
+                if self.state is State.EXPORTING and self.verification is not None:
+                    self.verification.hold()
             self.keep(record)
         elif kind == "checkpoint":
             self._take_checkpoint(message)
@@ -178,56 +182,32 @@ class Relay:
 
     # ── verification ─────────────────────────────────────────────────────────────────────────────
 
-    def _hold_verifiers(self) -> None:
-        """Start them while the bundle is written."""
-        for which in VERIFIERS:
-            if which not in self._held:
-                self._held[which] = asyncio.create_task(self._verifier(which, frames.BUNDLE))
-
-    async def _verifier(self, which: str, bundle: str) -> Child:
-        place = self.place
-        return await place.launcher.verifier(
-            which, place.folder / bundle, environment=place.environment, folder=place.folder
-        )
+    async def _certify(self, message: dict[str, Any]) -> None:
+        if self.verification is None:
+            answer = refused(FailureCode.INTERNAL, "this job exports no bundle that could be verified")
+        else:
+            answer = await self.verification.run()
+        self._reply(message, answer)
 
     async def _verify(self, message: dict[str, Any]) -> None:
-        which, bundle = str(message.get("verifier")), str(message.get("bundle"))
-        if which not in {*VERIFIERS, "resume"} or not _BUNDLE.fullmatch(bundle):
-            answer = _refused(FailureCode.INTERNAL, f"no verifier {which!r} of {bundle!r}")
+        """Test a checkpoint for the runner: what it makes of the answer is a diagnostic of its own."""
+        which, folder = str(message.get("verifier")), str(message.get("bundle"))
+        if which != "resume" or not _FOLDER.fullmatch(folder):
+            answer = refused(FailureCode.INTERNAL, f"no verifier {which!r} of {folder!r}")
         else:
+            place = self.place
             try:
-                answer = await self._verified(which, bundle)
+                child = await place.launcher.verifier(
+                    which, {"bundle": str(place.folder / folder)}, environment=place.environment, folder=place.folder
+                )
+                answer = await answer_of(child, which, keep=self.keep, seconds=self.verify_seconds)
             except LaunchFailed as error:
-                answer = _refused(FailureCode.WORKER_LOST, f"the verifier {which!r} could not be started: {error}")
+                answer = refused(FailureCode.WORKER_LOST, f"the verifier {which!r} could not be started: {error}")
+        self._reply(message, answer)
+
+    def _reply(self, message: dict[str, Any], answer: dict[str, Any]) -> None:
         if self._writer is not None:
             self._writer.write(frames.encode({**answer, "reply": message.get("id")}))
-
-    async def _verified(self, which: str, bundle: str) -> dict[str, Any]:
-        """The answer of a verifier, or a failure that says how it ended without one."""
-        kills = endings.oom_kills()
-        held = self._held.pop(which, None) if bundle == frames.BUNDLE else None
-        child = await (held or self._verifier(which, bundle))
-        child.begin()
-        lines = Output(self.keep)
-        printing = [
-            asyncio.create_task(lines.relay(child.stdout, "stdout")),
-            asyncio.create_task(lines.relay(child.stderr, "stderr")),
-        ]
-        try:
-            async with asyncio.timeout(self.verify_seconds):
-                answer = await child.result()
-                status = await child.handle.wait()
-            await _settle(printing)
-        except TimeoutError:
-            return _refused(FailureCode.TIMEOUT, f"the verifier {which!r} took more than {self.verify_seconds:g} s")
-        finally:
-            for task in printing:
-                task.cancel()
-            await _end(child)
-        if answer is not None:
-            return answer
-        ended = endings.of_exit(status, out_of_memory=status == -9 and endings.oom_kills() > kills, tail=lines.tail)
-        return {"ok": False, "failure": ended.model_dump(mode="json")}
 
 
 def note(message: str) -> dict[str, Any]:
@@ -240,17 +220,6 @@ def diagnostic(code: FailureCode, message: str) -> dict[str, Any]:
     return {"record": "event", "type": "diagnostic", "data": {"code": code.value, "message": message}}
 
 
-def _refused(code: FailureCode, message: str) -> dict[str, Any]:
-    return {"ok": False, "failure": endings.failure(code, message).model_dump(mode="json")}
-
-
-def _discard(held: asyncio.Task[Child]) -> None:
-    """End a process that nobody needs any more."""
-    if not held.cancelled() and held.exception() is None:
-        held.result().handle.kill_group()
-        held.result().close()
-
-
 async def _leave(child: Child) -> int:
     """The exit status; a process that said its last word and stays is killed."""
     try:
@@ -259,20 +228,3 @@ async def _leave(child: Child) -> int:
     except TimeoutError:
         child.handle.kill_group()
         return await child.handle.wait()
-
-
-async def _settle(printing: list[asyncio.Task[None]]) -> None:
-    """Let the last lines come; then give the pipes up."""
-    await asyncio.wait(printing, timeout=OUTPUT_SECONDS)
-    for task in printing:
-        task.cancel()
-
-
-async def _end(child: Child) -> None:
-    """Make sure that the process is gone, and what it started; also while this task is being cancelled."""
-    child.handle.kill_group()
-    try:
-        await child.handle.wait()
-    except asyncio.CancelledError:
-        await child.handle.wait()  # killed: it takes a moment
-        raise
