@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -38,11 +39,13 @@ class SealedFile:
     sha256: str
 
 
-def seal_bundle(folder: Path, name: str, into: Path, *, limit: int, reserve: int) -> dict[str, SealedFile]:
+def seal_bundle(
+    folder: Path, name: str, into: Path, *, limit: int, reserve: int, stop: threading.Event
+) -> dict[str, SealedFile]:
     """Copy the folder `name` beneath `folder` to `into`, which must not exist: each file's path, size and digest.
 
-    `limit`: bytes in all; `reserve`: bytes of the disk that stay free. Raises JobFailure where the folder holds what no
-    bundle holds, or more than may be copied; OSError.
+    `limit`: bytes in all; `reserve`: bytes of the disk that stay free; `stop`: set by another thread that no longer
+    needs the copy. Raises JobFailure where the folder holds what no bundle holds, or more than may be copied; OSError.
     """
     into.mkdir(parents=True)
     into.chmod(0o755)
@@ -56,7 +59,7 @@ def seal_bundle(folder: Path, name: str, into: Path, *, limit: int, reserve: int
     with closing(_files(root, "", MAX_DEPTH)) as files:
         for path, source in files:
             with os.fdopen(source, "rb", buffering=0) as given, _made(into, path) as target:
-                sealed[path] = _copied(given, target, left)
+                sealed[path] = _copied(given, target, left, stop)
             left -= sealed[path].bytes
             if path.endswith(".json") and sealed[path].bytes > MAX_JSON_BYTES:
                 raise _no_bundle(f"{path} has {sealed[path].bytes} bytes; at most {MAX_JSON_BYTES} are read")
@@ -67,10 +70,12 @@ def seal_bundle(folder: Path, name: str, into: Path, *, limit: int, reserve: int
     return sealed
 
 
-def _copied(source: BinaryIO, target: BinaryIO, limit: int) -> SealedFile:
+def _copied(source: BinaryIO, target: BinaryIO, limit: int, stop: threading.Event) -> SealedFile:
     digest, copied = hashlib.sha256(), 0
     while chunk := source.read(_CHUNK):
         copied += len(chunk)
+        if stop.is_set():
+            raise _no_bundle("nobody needs it any more")
         if copied > limit:
             raise JobFailure(
                 FailureCode.STORAGE_FULL,

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -41,6 +43,7 @@ _PACKED_BYTES_PER_SECOND = 10e6
 _CLOSED = ConfigDict(extra="forbid", frozen=True)
 
 Part = Literal["keras", "saved_model"]
+Result = TypeVar("Result")
 
 
 class Archive(BaseModel):
@@ -149,16 +152,16 @@ class BundleVerification:
     async def _verified(self) -> Certified | dict[str, Any]:
         place = self.place
         into = place.sealed / frames.BUNDLE
-        files = await asyncio.to_thread(
-            seal_bundle, place.run, frames.BUNDLE, into, limit=place.limit, reserve=place.reserve
-        )
+        stop = threading.Event()
+        seal = partial(seal_bundle, place.run, frames.BUNDLE, into, limit=place.limit, reserve=place.reserve, stop=stop)
+        files = await _to_the_end(seal, stop)
         answers = await self._loaded()
         seen = [which for which in LOADING if answers[which].get("ok")]
         failed = next((answers[which] for which in LOADING if which not in seen), None)
         if failed is not None and not seen:
             return failed
         for which in seen:
-            await asyncio.to_thread(self._take, which, files)
+            await _to_the_end(partial(self._take, which, files), stop)
         terms = {
             "verifiers": seen,
             "files": {name: asdict(file) for name, file in files.items()},
@@ -226,3 +229,14 @@ class BundleVerification:
     @property
     def _terms_file(self) -> Path:
         return self.place.own / "terms.json"
+
+
+async def _to_the_end(work: Callable[[], Result], stop: threading.Event) -> Result:
+    """Call a function in a thread. Cancelled, it is asked to stop and awaited: its files are about to be removed."""
+    working = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait({working})
+        raise

@@ -36,21 +36,24 @@ Compare = Callable[[Path, Mapping[str, Any], Path, str], dict[str, Any]]
 def main(bundle: str, observed: str, terms: str, into: str) -> dict[str, Any]:
     """Compare both observations, which lie below `observed`, and pack the bundle into the folder `into`.
 
-    `terms`: the agent's file. Returns `verified`, and of what was packed `formats`, `archive` and `parts`. Raises
-    JobFailure `reload_mismatch`, `not_serializable`, `component_error`, `storage_full`.
+    `terms`: the agent's file. Returns `verified`, and of what was packed `formats`, `archive` and `parts`; or a failure
+    `reload_mismatch`, `not_serializable`, `component_error`, `storage_full`.
     """
-    agreed = json.loads(Path(terms).read_text(encoding="utf-8"))
-    folder = Path(bundle)
+    try:
+        return _certified(Path(bundle), Path(observed), Path(terms), Path(into))
+    except JobFailure as failure:
+        about = {"message": failure.message, "hint": failure.hint, "retryable": failure.retryable}
+        return {"failure": {"code": failure.code.value, **about}}
+
+
+def _certified(folder: Path, observed: Path, terms: Path, into: Path) -> dict[str, Any]:
+    agreed = json.loads(terms.read_text(encoding="utf-8"))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     _check_manifest(manifest, agreed)
-    reports = {
-        which: COMPARISONS[which](folder, manifest, Path(observed), agreed["device"]) for which in agreed["verifiers"]
-    }
+    reports = {which: COMPARISONS[which](folder, manifest, observed, agreed["device"]) for which in agreed["verifiers"]}
     if not agreed["pack"]:
         return {"verified": finite(reports), "formats": [], "archive": None, "parts": {}}
-    sealed = seal(
-        folder, reports, into=Path(into), files=agreed["files"], max_artifact_bytes=agreed["max_artifact_bytes"]
-    )
+    sealed = seal(folder, reports, into=into, files=agreed["files"], max_artifact_bytes=agreed["max_artifact_bytes"])
     return {
         "verified": finite(sealed.verified),
         "formats": sealed.formats,

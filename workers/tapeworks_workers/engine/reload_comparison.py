@@ -92,7 +92,7 @@ def _failure(facts: Mapping[str, Any]) -> JobFailure:
     code = str(failure.get("code"))
     code = code if code in ("reload_mismatch", "not_serializable", "component_error") else "internal"
     text = str(failure.get("message"))[:2000]
-    return JobFailure(FailureCode(code), text, hint=str(failure.get("hint") or "")[:1000] or None)
+    return JobFailure(FailureCode(code), text, hint=str(failure.get("hint") or "")[:1000] or None, retryable=False)
 
 
 def _mismatch(message: str, hint: str) -> JobFailure:
