@@ -161,9 +161,9 @@ def _forged(house: House) -> Outcome:
 def _sealed(house: House) -> Outcome:
     """The module of the bundle that a verifier imports is the package's own, and what it changes would be published."""
     ended, told = job(house, "nothing", export={})
-    if ended.model is None or "error" not in told:
+    if not told.get("reached") and (ended.model is None or "error" not in told):
         raise AssertionError(f"the attempt itself went wrong: {ended.failure} {told}")
-    return Outcome(str(told["error"]), bool(told["reached"]))
+    return Outcome(str(told.get("error")), bool(told["reached"]))
 
 
 def _crafted(house: House) -> Outcome:

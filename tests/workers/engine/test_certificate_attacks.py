@@ -191,6 +191,24 @@ def test_a_manifest_with_a_tolerance_of_its_own_is_refused(stage: Stage, bundle:
     assert "states the tolerance" in notes[-1], notes
 
 
+@pytest.mark.parametrize("name", ["load.py", "certificate.json", "models/more.keras"])
+def test_a_bundle_with_another_file_than_an_export_makes_is_refused(
+    stage: Stage, bundle: Path, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    (folder / name).write_text("")
+    if name == "load.py":
+        listed(folder, name)
+        shutil.copy(bundle / name, folder / "components" / "whole.py")
+        (folder / name).write_text("from components.whole import *\n")
+        listed(folder, name, "components/whole.py")
+    job, notes = played(stage, "exports", folder)
+    assert job["model"] is None
+    assert job["state"] == "failed"
+    assert name in notes[-1], notes
+
+
 # ── the files that are read ──────────────────────────────────────────────────────────────────────
 
 

@@ -24,6 +24,8 @@ from tapeworks_workers.frames import finite
 
 FORMAT = 1
 """Of the bundle's layout; a reader refuses a newer one."""
+BUNDLED_LOADER = Path(__file__).parent / "bundled" / "load.py"
+"""The `load.py` of every bundle."""
 CERTIFICATE = "certificate.json"
 SCOPE = (
     "The worker computed the digests of these files before they were loaded, and made every comparison in a process "
