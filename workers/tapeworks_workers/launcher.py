@@ -256,7 +256,9 @@ class ForkLauncher:
                     log.warning("the engine's zygote died and is replaced", pid=self._engine.handle.pid)
                     await self._engine.close()
                     self._engine = None
-                engine = await self._fork_zygote("tapeworks_workers.zygote:serve_empty", {"target": CERTIFY})
+                engine = await self._fork_zygote(
+                    "tapeworks_workers.zygote:serve_empty", {"targets": [CERTIFY, COMPARE]}
+                )
                 self._engine = engine  # closed with the launcher even where the start is cut off
                 if not (answer := await engine.answer()).get("ready"):
                     raise LaunchFailed(f"the engine cannot be forked: {str(answer.get('error'))[:1000]}")

@@ -24,7 +24,8 @@ from tapeworks_workers.files import OpenFile, open_beneath
 MAX_FILES = 20_000
 MAX_DEPTH = 32
 MAX_JSON_BYTES = 32 << 20
-"""Of files of JSON: they are parsed whole."""
+PARSED = frozenset({"manifest.json", "training_state/next_step.json"})
+"""Files of JSON that are parsed whole by who compares."""
 _CHUNK = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -61,7 +62,7 @@ def seal_bundle(
             with os.fdopen(source, "rb", buffering=0) as given, _made(into, path) as target:
                 sealed[path] = _copied(given, target, left, stop)
             left -= sealed[path].bytes
-            if path.endswith(".json") and sealed[path].bytes > MAX_JSON_BYTES:
+            if path in PARSED and sealed[path].bytes > MAX_JSON_BYTES:
                 raise _no_bundle(f"{path} has {sealed[path].bytes} bytes; at most {MAX_JSON_BYTES} are read")
             if len(sealed) > MAX_FILES:
                 raise _no_bundle(f"it holds more than {MAX_FILES} files")

@@ -106,6 +106,7 @@ class BundleVerification:
     seconds: float
     certified: Certified | None = None
     _begun: bool = False
+    """Whether the runner has asked, or ended without asking: no process is started for it any more."""
     _held: dict[str, asyncio.Task[Child]] = field(default_factory=dict)
     """Processes that have loaded what they need and wait for the bundle."""
 
@@ -115,13 +116,13 @@ class BundleVerification:
         return self.place.own / "certified"
 
     def hold(self) -> None:
-        """Start the processes while the bundle is written."""
-        for which in (*LOADING, "compare"):
-            if which not in self._held:
-                self._held[which] = asyncio.create_task(self._started(which))
+        """Start the processes while the bundle is written, once."""
+        if not self._begun and not self._held:
+            self._held = {which: asyncio.create_task(self._started(which)) for which in (*LOADING, "compare")}
 
     def close(self) -> None:
         """End processes that were never asked."""
+        self._begun = True
         for held in self._held.values():
             held.add_done_callback(discard)
         self._held.clear()
@@ -130,8 +131,8 @@ class BundleVerification:
         """Verify the bundle, once: `{"ok": true, "report": {}}`, or the failure for the runner to end with."""
         if self._begun:
             return refused(FailureCode.INTERNAL, "the runner asked for a second verification of its bundle")
-        self._begun = True
         self.hold()
+        self._begun = True
         try:
             certified = await self._verified()
         except JobFailure as failure:

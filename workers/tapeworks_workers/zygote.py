@@ -3,7 +3,8 @@
 `serve` is what the agent asks the base for. It answers with one datagram: under which digests its
 components stand; then it takes fork requests as the base does. `catalogue` and `run_once` are what
 its children are asked for, or plain processes where fork is not wanted. `serve_empty` is another one, which has
-imported the engine and no component, for verifier B: what it imports would else be imported for each bundle.
+imported the engine and no component, for verifier B and the process that compares: what it imports would else be
+imported for each bundle.
 
 A component file that runs a TensorFlow operation while it is imported would initialise the runtime
 here, and no child could be forked any more: the answer then names it as `spoiled_by`, and the
@@ -52,9 +53,10 @@ def serve(
         base.serve(sock, lifeline)
 
 
-def serve_empty(sock: socket.socket, *, lifeline: base.Lifeline, target: str) -> None:
+def serve_empty(sock: socket.socket, *, lifeline: base.Lifeline, targets: Sequence[str]) -> None:
     """The same without a single component: for children that are to import those of a bundle, and no others."""
-    base.resolve(target)
+    for target in targets:
+        base.resolve(target)
     sock.send(json.dumps({"ready": not base.runtime_initialized(), "error": "a TensorFlow runtime"}).encode())
     base.serve(sock, lifeline)
 

@@ -13,7 +13,9 @@ What the runner says of its bundle is believed where it makes no difference, and
 from __future__ import annotations
 
 import json
+import resource
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,10 @@ from tapeworks_workers.engine.observation import ObservationRefused, digest_rows
 from tapeworks_workers.engine.reload_comparison import compare_reload, device_of, names_of
 from tapeworks_workers.frames import finite
 
+MEMORY_BYTES = 2 << 30
+"""What a comparison may take, beside the stored arrays that it reads."""
+_COPIES = 32
+"""Of a stored array in half precision, in bytes, while it is compared in double precision."""
 Compare = Callable[[Path, Mapping[str, Any], Path, str], dict[str, Any]]
 """Bundle, manifest, folder of what was seen, `gpu` or `cpu` → report."""
 
@@ -48,6 +54,7 @@ def main(bundle: str, observed: str, terms: str, into: str) -> dict[str, Any]:
 
 def _certified(folder: Path, observed: Path, terms: Path, into: Path) -> dict[str, Any]:
     agreed = json.loads(terms.read_text(encoding="utf-8"))
+    _bound_memory(agreed["files"])
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     _check_manifest(manifest, agreed)
     reports = {which: COMPARISONS[which](folder, manifest, observed, agreed["device"]) for which in agreed["verifiers"]}
@@ -62,13 +69,30 @@ def _certified(folder: Path, observed: Path, terms: Path, into: Path) -> dict[st
     }
 
 
+def _bound_memory(files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let a file that unpacks to more than it is end this process with a MemoryError, and nothing else."""
+    arrays = sum(entry["bytes"] for name, entry in files.items() if name.endswith(".npz"))
+    text = Path("/proc/self/status").read_text()
+    used = next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("VmData:"))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = used + MEMORY_BYTES + _COPIES * arrays
+    resource.setrlimit(resource.RLIMIT_DATA, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
+
+
+UNREADABLE = (
+    ObservationRefused, zipfile.BadZipFile, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError,
+    RecursionError, MemoryError,
+)  # fmt: skip
+"""What files raise that hold something else than what verifiers and exports write."""
+
+
 def _comparing(compare: Compare, which: str) -> Compare:
     """The comparison, for which whatever a user's code wrote is a mismatch and no error of ours."""
 
     def run(folder: Path, manifest: Mapping[str, Any], observed: Path, kind: str) -> dict[str, Any]:
         try:
             return compare(folder, manifest, observed / which, kind)
-        except (ObservationRefused, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except UNREADABLE as error:
             raise JobFailure(
                 FailureCode.RELOAD_MISMATCH,
                 f"what the bundle's own code gave cannot be compared: {type(error).__name__}: {str(error)[:500]}",
