@@ -48,7 +48,8 @@ def forge(channel: Channel, start: dict[str, Any]) -> None:
     """Say that something was verified which is no model."""
     (Path(start["folder"]) / "model.tar.gz").write_text("this is no model at all")
     verified = {"reload": {"bit_equal": True}}
-    finish(channel, published={"bundle": "model.tar.gz", "formats": ["keras"], "verified": verified})
+    published = {"bundle": "model.tar.gz", "formats": ["keras"], "verified": verified}
+    finish(channel, published=published, files=["model.tar.gz"])
 
 
 def escape(channel: Channel, start: dict[str, Any]) -> None:

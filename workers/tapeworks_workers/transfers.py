@@ -31,6 +31,10 @@ INPUT_TRIES = 3
 log = structlog.get_logger(__name__)
 
 
+BUNDLE = "model.tar.gz"
+PARTS = {"keras": "model.keras.tar.gz", "saved_model": "model.saved_model.tar.gz"}
+ARCHIVES = frozenset({BUNDLE, *PARTS.values()})
+"""Names of what was verified; no other file is published under one of them."""
 ARTIFACTS = "artifacts/"
 """Of the attempt's folder: a file below it is published under its path there."""
 
@@ -162,10 +166,8 @@ class Transfers:
                 FailureCode.INTERNAL, "the runner ended as succeeded, and its bundle was not verified", retryable=False
             )
         return wire.Published(
-            bundle=await self._upload(folder, "model.tar.gz", certified.archive),
-            parts={
-                part: await self._upload(folder, f"model.{part}.tar.gz", one) for part, one in certified.parts.items()
-            },
+            bundle=await self._upload(folder, BUNDLE, certified.archive),
+            parts={part: await self._upload(folder, PARTS[part], one) for part, one in certified.parts.items()},
             formats=certified.formats,
             verified=certified.verified,
         )
@@ -179,9 +181,12 @@ class Transfers:
 
     async def _offer(self, path: str) -> wire.ManifestFile | None:
         """Upload a further artifact; one that is no file of the attempt is left out, and the job says so."""
+        name = path.removeprefix(ARTIFACTS)
         try:
+            if name in ARCHIVES:
+                raise UnsafePath(f"{name!r} is the name of a verified model")
             with open_beneath(self.folder, path) as file:
-                return await self.link.upload(file, path.removeprefix(ARTIFACTS))
+                return await self.link.upload(file, name)
         except UnsafePath as error:
             self.keep(note(f"an artifact was left out: {error}"))
             return None
