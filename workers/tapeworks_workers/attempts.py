@@ -201,7 +201,8 @@ class Attempt:
                 limit=place.bounds.disk_bytes if place.sandboxed else 1 << 62, reserve=settings.reserve_bytes,
             ),
             VerificationTerms(
-                tolerance=lease.spec.export.tolerance, gpu=lease.gpus > 0, pack=lease.kind is JobKind.TRAIN,
+                tolerance=lease.spec.export.tolerance, formats=lease.spec.export.formats, gpu=lease.gpus > 0,
+                pack=lease.kind is JobKind.TRAIN,
                 max_artifact_bytes=lease.spec.limits.max_artifact_bytes,
             ),
             keep=self._keep,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,7 @@ class VerificationTerms:
     """What the lease says of its bundle; the runner's own word on it does not count."""
 
     tolerance: float
+    formats: Sequence[str]
     gpu: bool
     pack: bool
     """Whether the bundle is to be published."""
@@ -167,6 +168,7 @@ class BundleVerification:
             "verifiers": seen,
             "files": {name: asdict(file) for name, file in files.items()},
             "tolerance": self.terms.tolerance,
+            "formats": list(self.terms.formats),
             "device": "gpu" if self.terms.gpu else "cpu",
             "max_artifact_bytes": self.terms.max_artifact_bytes,
             "pack": self.terms.pack and failed is None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from tapeworks.bundle import check, extract
+from tapeworks.errors import JobFailure
+from tapeworks_workers.engine.certificate import check_manifest
 from tapeworks_workers.engine.observation import FACTS, ObservationRefused, read_archive, read_observation
 from tests.workers.conftest import running_service
 from tests.workers.test_attempts import Stage, staged
@@ -181,14 +183,41 @@ def test_a_verifier_that_ends_the_process_proves_nothing(stage: Stage, other_wei
     assert "status 0" in notes[-1], notes
 
 
-def test_a_manifest_with_a_tolerance_of_its_own_is_refused(stage: Stage, bundle: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "bundle"
-    shutil.copytree(bundle, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "tolerance": 1e9}))
-    job, notes = played(stage, "exports", folder)
-    assert job["model"] is None
-    assert "states the tolerance" in notes[-1], notes
+def tolerant(manifest: dict[str, Any]) -> None:
+    manifest["tolerance"] = 1e9
+
+
+def without_models(manifest: dict[str, Any]) -> None:
+    manifest["models"] = {}
+
+
+def without_a_format(manifest: dict[str, Any]) -> None:
+    manifest["models"]["model"]["keras"] = None
+
+
+def without_probes(manifest: dict[str, Any]) -> None:
+    manifest["models"]["model"]["probe"]["batches"] = []
+
+
+def file_of_the_machine(manifest: dict[str, Any]) -> None:
+    manifest["models"]["model"]["probe"]["file"] = "/etc/hostname"
+
+
+STATED = {
+    tolerant: "states the tolerance", without_models: "lists no model", without_a_format: "for the keras format",
+    without_probes: "no probe", file_of_the_machine: "no probe",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", STATED)
+def test_a_manifest_that_proves_less_is_refused(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    files = {**manifest["files"], "manifest.json": {}}
+    agreed = {"files": files, "tolerance": 1e-5, "formats": ["keras", "saved_model"], "device": "cpu"}
+    check_manifest(manifest, agreed)
+    change(manifest)
+    with pytest.raises(JobFailure, match=STATED[change]):
+        check_manifest(manifest, agreed)
 
 
 @pytest.mark.parametrize("name", ["load.py", "certificate.json", "models/more.keras"])

@@ -78,19 +78,19 @@ class Attempts:
         folder = Path(start["folder"])
         try:
             if message["type"] == "certify":
-                return self._loop.run(self._certify(start["lease"]["spec"], folder))
+                return self._loop.run(self._certify(start["lease"]["spec"]["export"], folder))
             return self._loop.run(self._verify(str(message["verifier"]), folder / str(message["bundle"]), folder))
         except Exception as error:  # raised further it would close the channel, which ends a runner's process
             what = f"a verifier could not be run: {type(error).__name__}: {error}"
             return refused(FailureCode.INTERNAL, what)
 
-    async def _certify(self, spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    async def _certify(self, export: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         launcher = self._started()
         with tempfile.TemporaryDirectory() as name:
             own = Path(name)
             verification = BundleVerification(
                 VerificationPlace(launcher, launcher, {}, run=folder, sealed=own / "sealed", own=own),
-                VerificationTerms(tolerance=spec["export"]["tolerance"], gpu=has_gpu(), pack=False),
+                VerificationTerms(tolerance=export["tolerance"], formats=export["formats"], gpu=has_gpu(), pack=False),
                 keep=_unheard,
                 seconds=VERIFY_SECONDS,
             )

@@ -5,7 +5,7 @@ reads three things: the bundle, whose files have the digests that the agent comp
 (`sealing.py`); what `reload.py` and `certify.py` wrote of it; and the agent's terms, a JSON file::
 
     {"verifiers": [those that loaded the bundle], "files": {name: {"bytes", "sha256"}}, "tolerance": t,
-     "device": "cpu" | "gpu", "max_artifact_bytes": n, "pack": bool}
+     "formats": [those of the job], "device": "cpu" | "gpu", "max_artifact_bytes": n, "pack": bool}
 
 What the runner says of its bundle is believed where it makes no difference, and compared with the terms otherwise.
 """
@@ -55,8 +55,11 @@ def main(bundle: str, observed: str, terms: str, into: str) -> dict[str, Any]:
 def _certified(folder: Path, observed: Path, terms: Path, into: Path) -> dict[str, Any]:
     agreed = json.loads(terms.read_text(encoding="utf-8"))
     _bound_memory(agreed["files"])
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    _check_manifest(manifest, agreed)
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        check_manifest(manifest, agreed)
+    except UNREADABLE as error:
+        raise _other(f"manifest.json is not that of an export: {type(error).__name__}: {error}") from error
     reports = {which: COMPARISONS[which](folder, manifest, observed, agreed["device"]) for which in agreed["verifiers"]}
     if not agreed["pack"]:
         return {"verified": finite(reports), "formats": [], "archive": None, "parts": {}}
@@ -138,8 +141,11 @@ COMPARISONS: dict[str, Compare] = {
 """Verifier → the comparison of what it wrote below a folder, under its name."""
 
 
-def _check_manifest(manifest: Mapping[str, Any], agreed: Mapping[str, Any]) -> None:
-    """The manifest states the digests that the files have, and the tolerance and device of the job."""
+def check_manifest(manifest: Mapping[str, Any], agreed: Mapping[str, Any]) -> None:
+    """The manifest states the digests that the files have, the models, formats, tolerance and device of the job.
+
+    Raises JobFailure `reload_mismatch`.
+    """
     if CERTIFICATE in agreed["files"]:
         raise _other(f"the bundle brings a {CERTIFICATE} of its own")
     stated = manifest["files"]
@@ -153,6 +159,22 @@ def _check_manifest(manifest: Mapping[str, Any], agreed: Mapping[str, Any]) -> N
         raise _other(f"manifest.json states the tolerance {manifest['tolerance']!r}, the job {agreed['tolerance']!r}")
     if device_of(manifest["device"])["kind"] == "gpu" and agreed["device"] != "gpu":
         raise _other("manifest.json states that the job ran on a GPU, and it holds none")
+    _check_models(manifest["models"], agreed)
+
+
+def _check_models(models: Mapping[str, Any], agreed: Mapping[str, Any]) -> None:
+    """There is a model, and of each the formats of the job and a probe, under the names that an export gives them."""
+    if not models:
+        raise _other("manifest.json lists no model")
+    for role, entry in models.items():
+        names = {"keras": f"models/{role}.keras", "saved_model": f"saved_model/{role}/1"}
+        for form, name in names.items():
+            if entry[form] != (name if form in agreed["formats"] else None):
+                raise _other(f"manifest.json states {entry[form]!r} for the {form} format of {role!r}")
+        probe = entry["probe"]
+        needed = {probe["file"], *([names["keras"]] if entry["keras"] else [])}
+        if probe["file"] != f"probes/{role}.npz" or not probe["batches"] or not needed <= agreed["files"].keys():
+            raise _other(f"the bundle has no probe of {role!r}, or lacks its model")
 
 
 def _other(message: str) -> JobFailure:
