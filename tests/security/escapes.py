@@ -161,6 +161,19 @@ def _kill_everything(house: House) -> Outcome:
     return Outcome(f"its own job ended as {ended.state.value}, the worker lives", not alive)
 
 
+def _forged(house: House) -> Outcome:
+    ended, _ = job(house, "forge", export={})
+    return Outcome(f"{ended.failure and ended.failure.message}", ended.model is not None)
+
+
+def _sealed(house: House) -> Outcome:
+    """The module of the bundle that a verifier imports is the package's own, and what it changes would be published."""
+    ended, told = job(house, "nothing", export={})
+    if not told.get("reached") and (ended.model is None or "error" not in told):
+        raise AssertionError(f"the attempt itself went wrong: {ended.failure} {told}")
+    return Outcome(str(told.get("error")), bool(told["reached"]))
+
+
 def _crafted(house: House) -> Outcome:
     """A model file that names a function of Python's where a layer should stand; nothing at the door knows that one."""
     canary = house.private.with_name("canary")
@@ -201,6 +214,8 @@ ESCAPES = (
     Escape("leftovers", "find in /tmp, /dev/shm and shared memory what the job before left", _leftovers),
     Escape("link", "leave a link for the agent to upload", _link),
     Escape("crafted model", "run a command from a crafted .keras file", _crafted),
+    Escape("forged certificate", "publish 23 bytes as a verified model", _forged),
+    Escape("sealed bundle", "change a bundle after it was sealed", _sealed),
     Escape("outlive", "outlive its job", _outlive),
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -44,8 +45,47 @@ def garbage(channel: Channel, start: dict[str, Any]) -> None:
     finish(channel, files=["real.txt", "link.txt"], metrics={"loss": float("nan")})
 
 
+def forge(channel: Channel, start: dict[str, Any]) -> None:
+    """Say that something was verified which is no model."""
+    (Path(start["folder"]) / "model.tar.gz").write_text("this is no model at all")
+    verified = {"reload": {"bit_equal": True}}
+    published = {"bundle": "model.tar.gz", "formats": ["keras"], "verified": verified}
+    finish(channel, published=published, files=["model.tar.gz"])
+
+
 def escape(channel: Channel, start: dict[str, Any]) -> None:
-    finish(channel, published={"bundle": "../records.jsonl"})
+    """Export a bundle with a link out of the folder."""
+    bundle = Path(start["folder"]) / "bundle"
+    bundle.mkdir()
+    (bundle / "manifest.json").symlink_to("../../records.jsonl")
+    certify(channel)
+
+
+def certify(channel: Channel) -> None:
+    """Ask for the verification, and tell what came of it, whatever that was."""
+    answer = channel.request({"type": "certify"}, timeout=120)
+    data = {"message": "verified" if answer["ok"] else answer["failure"]["message"]}
+    channel.send({"type": "record", "record": {"record": "event", "type": "note", "data": data}})
+    finish(channel)
+
+
+def exports(channel: Channel, start: dict[str, Any]) -> None:
+    """Hand over a bundle that lies elsewhere."""
+    channel.send({"type": "record", "record": {"record": "state", "state": "running"}})
+    shutil.copytree(start["lease"]["spec"]["labels"]["bundle"], Path(start["folder"]) / "bundle")
+    certify(channel)
+
+
+def swaps(channel: Channel, start: dict[str, Any]) -> None:
+    """Change the bundle, and everything else that can be written, once it is verified."""
+    bundle = Path(start["folder"]) / "bundle"
+    shutil.copytree(start["lease"]["spec"]["labels"]["bundle"], bundle)
+    answer = channel.request({"type": "certify"}, timeout=120)
+    assert answer["ok"], answer
+    for file in Path(start["folder"]).rglob("*"):
+        if file.is_file():
+            file.write_text("this is no model at all")
+    finish(channel, published={"bundle": "bundle/load.py", "verified": {}})
 
 
 def deaf(channel: Channel, start: dict[str, Any]) -> None:
@@ -62,7 +102,7 @@ def exporting(channel: Channel, start: dict[str, Any]) -> None:
 def verify(channel: Channel, start: dict[str, Any]) -> None:
     answers = [
         channel.request({"type": "verify", "verifier": verifier, "bundle": bundle}, timeout=120)
-        for verifier, bundle in (("reload", "absent"), ("other", "absent"), ("reload", "../.."))
+        for verifier, bundle in (("resume", "absent"), ("reload", "absent"), ("resume", "../.."))
     ]
     data = {"messages": [answer["failure"]["message"] for answer in answers]}
     channel.send({"type": "record", "record": {"record": "event", "type": "note", "data": data}})
@@ -85,12 +125,6 @@ def checkpoints(channel: Channel, start: dict[str, Any]) -> None:
     return finish(channel, "released")
 
 
-def leaves(channel: Channel, start: dict[str, Any]) -> None:
-    path = Path(start["folder"]) / "bundle.tar.gz"
-    path.write_text(start["lease"]["spec"]["labels"]["bundle"])
-    finish(channel, published={"bundle": path.name, "formats": ["keras"]})
-
-
 def goes_on(channel: Channel, start: dict[str, Any]) -> None:
     bytes_of = [{**one, "bytes": (Path(start["folder"]) / one["path"]).read_text()} for one in start["inputs"]]
     channel.send({"type": "record", "record": {"record": "event", "type": "note", "data": {"inputs": bytes_of}}})
@@ -100,8 +134,7 @@ def goes_on(channel: Channel, start: dict[str, Any]) -> None:
 def inspects(channel: Channel, start: dict[str, Any]) -> None:
     channel.send({"type": "record", "record": {"record": "state", "state": "running"}})
     result = {"kind": start["lease"]["kind"], "traces": 1}
-    published = {"bundle": None, "parts": {}, "formats": [], "verified": {}, "result": result}
-    finish(channel, published=published)
+    finish(channel, result=result)
 
 
 def flood(channel: Channel, start: dict[str, Any]) -> None:
@@ -201,7 +234,9 @@ ACTS = {
     "verify": verify,
     "checkpoints": checkpoints,
     "flood": flood,
-    "leaves": leaves,
+    "forge": forge,
+    "exports": exports,
+    "swaps": swaps,
     "goes_on": goes_on,
     "inspects": inspects,
 }

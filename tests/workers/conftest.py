@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -19,9 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from tapeworks_workers import lifelines
-from tapeworks_workers.launcher import ForkLauncher
-from tests.workers.stage import ACTING, Stage
+from tests.workers.stage import Stage, staged
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = 120, what: str = "") -> Any:
@@ -237,10 +234,5 @@ def start_worker() -> Callable[..., AbstractContextManager[WorkerProcess]]:
 
 @pytest.fixture(scope="module")
 def stage(patient_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    lifelines.become_subreaper()
-    with asyncio.Runner() as loop:
-        launcher = ForkLauncher(runner=f"{ACTING}:main", admission=f"{ACTING}:catalogue")
-        loop.run(launcher.start())
-        loop.run(launcher.load([]))
-        yield Stage(loop, launcher, patient_service, tmp_path_factory.mktemp("stage"))
-        loop.run(launcher.close())
+    with staged(patient_service, tmp_path_factory.mktemp("stage")) as found:
+        yield found

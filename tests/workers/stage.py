@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from tapeworks import wire
 from tapeworks.jobs import Device
 from tapeworks.report_limits import LIMITS, ReportLimits
+from tapeworks_workers import lifelines
 from tapeworks_workers.attempts import Attempt, Terms
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.launcher import ForkLauncher
@@ -91,10 +92,11 @@ class Stage:
     def play(self, name: str, *, cancel_in: str | None = None, **settings: Any) -> dict[str, Any]:
         """Run one attempt of a job of that name; the job afterwards. `cancel_in`: cancel once it is in that state."""
         limits = settings.pop("limits", {})
+        parts = {part: settings.pop(part) for part in ("export", "labels") if part in settings}
 
         async def scene() -> dict[str, Any]:
             async with self.linked() as link:
-                job_id = self.submit(name, limits=limits)
+                job_id = self.submit(name, limits=limits, **parts)
                 lease = await self.lease(link, job_id, job_id)
                 running = asyncio.create_task(self.attempt(link, lease, **settings).run())
                 if cancel_in is not None:
@@ -111,3 +113,15 @@ class Stage:
     def notes(self, job: dict[str, Any]) -> list[dict[str, Any]]:
         events = self.service.data(f"/v1/jobs/{job['id']}/events")
         return [event["data"] for event in events if event["type"] in ("note", "diagnostic")]
+
+
+@contextmanager
+def staged(service: Any, folder: Path) -> Iterator[Stage]:
+    """A stage for the jobs of this service."""
+    lifelines.become_subreaper()
+    with asyncio.Runner() as loop:
+        launcher = ForkLauncher(runner=f"{ACTING}:main", admission=f"{ACTING}:catalogue")
+        loop.run(launcher.start())
+        loop.run(launcher.load([]))
+        yield Stage(loop, launcher, service, folder)
+        loop.run(launcher.close())

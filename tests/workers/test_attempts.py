@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from tapeworks import wire
+from tapeworks_workers.files import open_beneath
+from tapeworks_workers.link import AttemptLink
 from tests.workers.stage import Stage
 
 
@@ -38,9 +41,20 @@ def test_what_is_not_valid_is_told_and_what_is_not_its_own_left_out(stage: Stage
 
 
 def test_a_result_outside_the_folder_is_not_published(stage: Stage) -> None:
-    job = stage.play("escape")
+    job = stage.play("escape", export={})
     assert (job["state"], job["failure"]["code"]) == ("failed", "internal")
-    assert "records.jsonl" in job["failure"]["message"]
+    (note,) = stage.notes(job)
+    assert "'manifest.json' cannot be opened" in note["message"]
+
+
+@pytest.mark.parametrize("export", [None, {}])
+def test_what_a_runner_says_was_verified_is_not_published(stage: Stage, export: dict[str, Any] | None) -> None:
+    job = stage.play("forge", export=export)
+    assert job["model"] is None
+    assert stage.service.data(f"/v1/jobs/{job['id']}/artifacts") == []
+    if export is not None:
+        assert (job["state"], job["failure"]["code"]) == ("failed", "internal")
+        assert "its bundle was not verified" in job["failure"]["message"]
 
 
 def test_a_runner_that_does_not_heed_a_cancel_is_killed_after_a_grace(stage: Stage) -> None:
@@ -120,14 +134,24 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stage: Stage, damage:
     assert note["resumes"] == [{"step": 1, "bytes": "the state at step 1"}]
 
 
+async def leave(link: AttemptLink, bundle: bytes, folder: Path) -> None:
+    """End an attempt as an agent does whose job left these bytes."""
+    (folder / "model.tar.gz").write_bytes(bundle)
+    with open_beneath(folder, "model.tar.gz") as file:
+        uploaded = await link.upload(file, "model.tar.gz")
+    (folder / "model.tar.gz").unlink()
+    published = wire.Published(bundle=uploaded, formats=["keras"])
+    await link.finish(wire.Finish(outcome="succeeded", published=published))
+
+
 def go_on(stage: Stage, bundle: str, damage: Callable[[Path, bytes], None] | None = None) -> dict[str, Any]:
     """A job that leaves a bundle, and one that waits for it and goes on from it; the latter as it ended."""
 
     async def scene() -> str:
         async with stage.linked() as link:
-            source = stage.submit("leaves", labels={"bundle": bundle})
+            source = stage.submit("leaves")
             job_id = stage.submit("goes_on", training={"epochs": 1, "initial_state": {"from": source}})
-            await stage.attempt(link, await stage.lease(link, source, source)).run()
+            await leave(link.attempt(await stage.lease(link, source, source)), bundle.encode(), stage.folder)
             if damage is not None:
                 damage(stage.service.folder, bundle.encode())
             await stage.attempt(link, await stage.lease(link, job_id, job_id)).run()

@@ -156,7 +156,9 @@ def test_a_killed_base_ends_neither_runner_nor_component_zygote(house: House, tm
     async def scene() -> dict[str, Any] | None:
         async with await runner(house.launcher, tmp_path) as talk:
             os.kill(base, signal.SIGKILL)
-            child = await house.launcher.verifier("reload", tmp_path / "none", environment={}, folder=tmp_path)
+            child = await house.launcher.verifier(
+                "reload", {"bundle": str(tmp_path / "none"), "into": str(tmp_path)}, environment={}, folder=tmp_path
+            )
             child.begin()
             result = await child.result()
             await child.handle.wait()

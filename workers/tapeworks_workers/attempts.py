@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tapeworks import wire
 from tapeworks.errors import ApiError, FailureCode, JobFailure, Rejected
-from tapeworks.jobs import Failure, State
+from tapeworks.jobs import Failure, JobKind, State
 from tapeworks.report_limits import LIMITS, ReportLimits
 from tapeworks_workers import endings
 from tapeworks_workers.cache import Cache
@@ -33,6 +33,7 @@ from tapeworks_workers.rooms import Bounds, Rooms
 from tapeworks_workers.settings import WorkerSettings
 from tapeworks_workers.spool import MAX_BATCH_RECORDS, Spool
 from tapeworks_workers.transfers import Transfers
+from tapeworks_workers.verification import BundleVerification, VerificationPlace, VerificationTerms
 
 RECORD_SECONDS = 0.5
 """Records are gathered so long before a batch is sent."""
@@ -94,7 +95,7 @@ class Attempt:
         self._transfers = Transfers(link, self._place, self._keep, self._told)
         self._quota = ReportQuota(terms.limits)
         self._relay = Relay(
-            self._place, self._keep, terms.settings.verify_seconds, self._quota, room=lambda: self._spool.room()
+            self._place, self._keep, terms.settings.verify_seconds, quota=self._quota, room=lambda: self._spool.room()
         )
         self._log = log.bind(job=lease.job_id, attempt=lease.attempt)
 
@@ -154,7 +155,7 @@ class Attempt:
                 return self._given_up()
             if ended.finish is None:
                 return self._without_last_word(ended)
-            finish = await self._until_given_up(self._transfers.publish(ended.finish))
+            finish = await self._until_given_up(self._transfers.publish(ended.finish, self._relay.verification))
             return finish if finish is not None else self._given_up()
         except JobFailure as failed:
             return self._failed(endings.of_exception(failed))
@@ -187,6 +188,7 @@ class Attempt:
                 "uploads": self._place.uploads,
                 "resume": await self._transfers.download(self.lease.resume),
             }
+            self._relay.verification = self._verification()
             await asyncio.to_thread(self._place.hand_over)
             ended = await self._relay.run(start)
             await self._relay.checkpoints.join()
@@ -194,6 +196,26 @@ class Attempt:
         finally:
             if backstop is not None:
                 backstop.cancel()
+
+    def _verification(self) -> BundleVerification | None:
+        """How the bundle is verified, by what the lease says of it; None where there will be none."""
+        lease, place, settings = self.lease, self._place, self._terms.settings
+        if lease.spec is None or lease.spec.export is None:
+            return None
+        return BundleVerification(
+            VerificationPlace(
+                place.launcher, place.trusted, place.environment, run=place.folder, sealed=place.sealed, own=place.own,
+                started=place.started, oom_kills=place.oom_kills,
+                limit=place.bounds.disk_bytes if place.sandboxed else 1 << 62, reserve=settings.reserve_bytes,
+            ),
+            VerificationTerms(
+                tolerance=lease.spec.export.tolerance, formats=lease.spec.export.formats, gpu=lease.gpus > 0,
+                pack=lease.kind is JobKind.TRAIN,
+                max_artifact_bytes=lease.spec.limits.max_artifact_bytes,
+            ),
+            keep=self._keep,
+            seconds=settings.verify_seconds,
+        )  # fmt: skip
 
     async def _until_given_up(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The work's result, or None where we were told to stop at once. The runner is gone in either case."""

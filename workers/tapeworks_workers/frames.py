@@ -25,7 +25,7 @@ from typing import Any
 from tapeworks.report_limits import MAX_FRAME_BYTES, MAX_FRAME_CONTAINERS, MAX_FRAME_ITEMS, MAX_RECORD_BYTES
 
 BUNDLE = "bundle"
-"""Where a runner writes its bundle, below the attempt's folder: verifiers are started for it before it asks."""
+"""Where a runner writes its bundle, below the attempt's folder; its frame `certify` names no path."""
 HEADER = struct.Struct(">I")
 SMALL = frozenset({"record", "checkpoint", "verify"})
 """Types of frames that are parsed while others wait."""

@@ -35,8 +35,10 @@ RUNNER = "tapeworks_workers.runner:main"
 ADMISSION = "tapeworks_workers.engine.admission:admit_all"
 CERTIFY = "tapeworks_workers.engine.certify:main"
 RESUME = "tapeworks_workers.engine.resume_test:main"
-VERIFIERS = {"reload": f"{RELOAD}:main", "certify": CERTIFY}
-"""Of a bundle. `resume` tests a checkpoint, with the components of a runner."""
+COMPARE = "tapeworks_workers.engine.certificate:main"
+VERIFIERS = {"reload": f"{RELOAD}:main", "certify": CERTIFY, "compare": COMPARE, "resume": RESUME}
+"""`reload` and `certify` run a bundle's code and write what they saw; `compare` runs none of it and makes the
+certificate; `resume` tests a checkpoint, with the components of a runner."""
 Spawn = Callable[[Lifeline, Sequence[str], Sequence[int]], Handle]
 """Starts `base.py` with arguments and descriptors that it inherits."""
 
@@ -69,8 +71,10 @@ class Launcher(Protocol):
     async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
         """Start a runner. Raises LaunchFailed."""
 
-    async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
-        """Start verifier `reload`, `certify` or `resume`, held; `result()` is its report. Raises LaunchFailed."""
+    async def verifier(
+        self, which: str, arguments: Mapping[str, Any], *, environment: Mapping[str, str], folder: Path
+    ) -> Child:
+        """Start one of VERIFIERS, held; `result()` is its report. Raises LaunchFailed."""
 
     async def admission(self, part: str, *, environment: Mapping[str, str], skipped: Refusals | None = None) -> Child:
         """Start the admission of `shipped` components, the worker's `own`, or `all`; see `zygote.catalogue` for its
@@ -81,11 +85,11 @@ class Launcher(Protocol):
         """End the zygotes. What they forked goes on."""
 
 
-def verification(which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Work:
+def verification(which: str, arguments: Mapping[str, Any], *, environment: Mapping[str, str], folder: Path) -> Work:
     """The work of a verifier; `reload` runs where Tapeworks cannot be imported."""
     return Work(
-        target=RESUME if which == "resume" else VERIFIERS[which],
-        arguments={"bundle": str(bundle)},
+        target=VERIFIERS[which],
+        arguments=dict(arguments),
         frame=True,
         held=True,
         bar=which == "reload",
@@ -143,8 +147,10 @@ class SpawnLauncher:
         arguments = {"components": self._components, "refused": self.refused, "target": self._runner}
         return self._spawn(Work("tapeworks_workers.zygote:run_once", arguments, environment=environment, folder=folder))
 
-    async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
-        work = verification(which, bundle, environment=environment, folder=folder)
+    async def verifier(
+        self, which: str, arguments: Mapping[str, Any], *, environment: Mapping[str, str], folder: Path
+    ) -> Child:
+        work = verification(which, arguments, environment=environment, folder=folder)
         if which == "resume":
             work.arguments.update(components=self._components, refused=self.refused)
         return self._spawn(work)
@@ -242,11 +248,13 @@ class ForkLauncher:
         work = Work(self._runner, environment=environment, folder=folder)
         return await self._from_components(work)
 
-    async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
-        work = verification(which, bundle, environment=environment, folder=folder)
+    async def verifier(
+        self, which: str, arguments: Mapping[str, Any], *, environment: Mapping[str, str], folder: Path
+    ) -> Child:
+        work = verification(which, arguments, environment=environment, folder=folder)
         if which == "resume":
             return await self._from_components(work)
-        living = self._living_engine if which == "certify" else self._living_base
+        living = self._living_base if which == "reload" else self._living_engine
         try:
             return await (await living()).launch(work)
         except LaunchFailed:  # it died since: the next one is new
@@ -298,7 +306,9 @@ class ForkLauncher:
                     log.warning("the engine's zygote died and is replaced", pid=self._engine.handle.pid)
                     await self._engine.close()
                     self._engine = None
-                engine = await self._fork_zygote("tapeworks_workers.zygote:serve_empty", {"target": CERTIFY})
+                engine = await self._fork_zygote(
+                    "tapeworks_workers.zygote:serve_empty", {"targets": [CERTIFY, COMPARE]}
+                )
                 self._engine = engine  # closed with the launcher even where the start is cut off
                 if not (answer := await engine.answer()).get("ready"):
                     raise LaunchFailed(f"the engine cannot be forked: {str(answer.get('error'))[:1000]}")

@@ -43,11 +43,27 @@ class Place:
     """Whether uploaded packages may run here."""
     uploads: list[dict[str, Any]] = field(default_factory=list)
     """Of the start frame: where the datasets lie."""
+    trusted: Launcher = field(init=False)
+    """Starts processes outside of every sandbox, for what must not share one with uploaded code."""
+    own: Path = field(init=False)
+    """The attempt's folder, which only the agent writes to; no sandbox shows it."""
+    sealed: Path = field(init=False)
+    """Where the agent puts what a sandbox may read and not change."""
     _kept: list[Kept] = field(default_factory=list)
     _cell: Cell | None = None
     _members: list[Process] = field(default_factory=list)
     """Runner and verifiers."""
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.trusted = self.launcher
+        self.own = self.folder.parent
+        self.sealed = self.own / "sealed"
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether it is in a sandbox."""
+        return self._cell is not None
 
     async def settle(self, lease: wire.Lease, fetch: Fetch) -> None:
         """Fetch uploads, and take a room for code and models of strangers. Raises JobFailure, LeaseLost, OSError."""
@@ -103,7 +119,7 @@ class Place:
                 hint="Importing its modules must neither end the process nor go on for ever.",
             ) from error
         self.launcher, self.folder = self._cell.launcher, self._cell.run_folder
-        self.compiled = self._cell.compiled
+        self.compiled, self.sealed = self._cell.compiled, self._cell.sealed
         self.environment = {**self.environment, **compiled.environment(self.compiled, {})}
 
     def hand_over(self) -> None:

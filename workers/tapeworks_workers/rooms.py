@@ -94,6 +94,11 @@ class Cell:
         return self.room.folder / "run"
 
     @property
+    def sealed(self) -> Path:
+        """What the agent shows to the room; nobody inside can write to it."""
+        return self.room.folder.with_name(f"{self.room.folder.name}.sealed")
+
+    @property
     def compiled(self) -> Path:
         """What was compiled here: other rooms would have to trust it."""
         return compiled.folder_of(self.room.folder)
@@ -308,12 +313,16 @@ class Rooms:
     ) -> Cell:
         used = {cell.number for cell in self._cells}
         number = next(number for number in range(len(used) + 1) if number not in used)
-        folder = self._folder / str(number)
-        file_trees.remove(folder)
-        folder.mkdir(parents=True, mode=0o711)
+        folder, sealed = self._folder / str(number), self._folder / f"{number}.sealed"
+        for one in (folder, sealed):
+            file_trees.remove(one)
+            one.mkdir(parents=True, mode=0o711)
+        sealed.chmod(0o750)
         environment = {"CUDA_VISIBLE_DEVICES": "all"} if occupants.gpus else {}  # a fork is told which
         cgroup = None if self._cgroups is None else self._cgroups.make(f"{os.getpid()}-{number}")
-        room = Room(folder, self._sandbox.user(), readable, environment, cgroup)
+        room = Room(folder, self._sandbox.user(), (*readable, sealed), environment, cgroup)
+        if room.uid is not None:
+            os.chown(sealed, -1, room.uid)  # its group: to read, and no other sandbox's user
         output = Output(lambda record: log.debug("sandbox", number=number, text=record["text"]))
         reading, writing = os.pipe()
         bases: list[Handle] = []
@@ -341,6 +350,8 @@ class Rooms:
             file_trees.remove(cell.room.folder / name)
             (cell.room.folder / name).mkdir(mode=0o700)
             cell.own(cell.room.folder / name)
+        for sealed in cell.sealed.iterdir():
+            file_trees.remove(sealed)
         compiled.trim(cell.compiled)
         cell.own(cell.compiled)
 
@@ -358,7 +369,8 @@ class Rooms:
         _kill(await asyncio.to_thread(cell.inhabitants))
         if cell.printing is not None:
             cell.printing.cancel()
-        await asyncio.to_thread(file_trees.remove, cell.room.folder)
+        for folder in (cell.room.folder, cell.sealed):
+            await asyncio.to_thread(file_trees.remove, folder)
         if cell.room.cgroup is not None:
             cell.room.cgroup.remove()
         if cell.room.user is not None:

@@ -4,8 +4,9 @@
 |---|---|
 | `record` | a record of `tapeworks.wire`, without its index and time |
 | `checkpoint` | the path of a checkpoint below the attempt's folder, its step, epoch and metrics |
-| `verify` | a request for a verification; it is answered |
-| `finish` | the outcome and what is published; the last frame |
+| `certify` | the bundle is written: a request for its verification; it is answered |
+| `verify` | a request for the test of a checkpoint; it is answered |
+| `finish` | the outcome, and the result of a validation or inspection; the last frame |
 
 A frame carries no descriptors: the agent reads without ancillary data, and the kernel closes what was sent with it.
 """
@@ -21,7 +22,18 @@ from tapeworks.jobs import Number
 from tapeworks.report_limits import MAX_METRIC_NAMES, MAX_RECORD_BYTES
 from tapeworks_workers.frames import InvalidFrame, check_structure
 
-__all__ = ["CheckpointFrame", "FinishFrame", "Frame", "InvalidFrame", "RecordFrame", "VerifyFrame", "parse"]
+__all__ = [
+    "CertifyFrame", "CheckpointFrame", "FinishFrame", "Frame", "InvalidFrame", "RecordFrame", "VerifyFrame", "parse",
+]  # fmt: skip
+    "CertifyFrame",
+    "CheckpointFrame",
+    "FinishFrame",
+    "Frame",
+    "InvalidFrame",
+    "RecordFrame",
+    "VerifyFrame",
+    "parse",
+]
 
 Count = Annotated[int, Field(ge=0, le=INT64)]
 MAX_FILES = 10_000
@@ -51,8 +63,15 @@ class CheckpointFrame(_Frame):
     best: bool = False
 
 
+class CertifyFrame(_Frame):
+    """The bundle is written: a request for its verification. The answer has its id as `reply`."""
+
+    type: Literal["certify"]
+    id: Count
+
+
 class VerifyFrame(_Frame):
-    """A request; the answer has its id as `reply`."""
+    """A request for the test of a checkpoint; the answer has its id as `reply`."""
 
     type: Literal["verify"]
     id: Count
@@ -66,13 +85,13 @@ class FinishFrame(_Frame):
     type: Literal["finish"]
     outcome: Annotated[str, Field(max_length=64)]
     failure: dict[str, Any] | None = None
-    published: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
     files: Annotated[list[str], Field(max_length=MAX_FILES)] | None = None
     metrics: dict[str, Any] | None = None
     facts: dict[str, Any] | None = None
 
 
-Frame = RecordFrame | CheckpointFrame | VerifyFrame | FinishFrame
+Frame = RecordFrame | CheckpointFrame | CertifyFrame | VerifyFrame | FinishFrame
 _FRAME: TypeAdapter[Frame] = TypeAdapter(Annotated[Frame, Field(discriminator="type")])
 
 

@@ -3,7 +3,8 @@
 `serve` is what the agent asks the base for. It answers with one datagram: under which digests its
 components stand; then it takes fork requests as the base does. `catalogue` and `run_once` are what
 its children are asked for, or plain processes where fork is not wanted. `serve_empty` is another one, which has
-imported the engine and no component, for verifier B: what it imports would else be imported for each bundle.
+imported the engine and no component, for verifier B and the process that compares: what it imports would else be
+imported for each bundle.
 
 Before it imports a module of somebody else it names it to the agent in a datagram: where the import ends or blocks the
 process, the agent knows which one it was. A module that changes the process for the others (a TensorFlow runtime,
@@ -72,9 +73,10 @@ def serve(
         base.serve(sock, lifeline)
 
 
-def serve_empty(sock: socket.socket, *, lifeline: base.Lifeline, target: str) -> None:
+def serve_empty(sock: socket.socket, *, lifeline: base.Lifeline, targets: Sequence[str]) -> None:
     """The same without a single component: for children that are to import those of a bundle, and no others."""
-    base.resolve(target)
+    for target in targets:
+        base.resolve(target)
     sock.send(_dumps({"ready": not base.runtime_initialized(), "error": "a TensorFlow runtime"}).encode())
     base.serve(sock, lifeline)
 

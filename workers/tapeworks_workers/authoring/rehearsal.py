@@ -98,7 +98,7 @@ def rehearse_job(file: Path, *, data_roots: Sequence[Path] = (), attempts: Attem
     with nullcontext(attempts) if attempts is not None else Attempts() as running:
         finish = _run(spec.document(), JobKind.VALIDATE, roots, running)
         if finish["failure"] is None:
-            finding.notes += [warning["message"] for warning in finish["published"]["result"]["warnings"]]
+            finding.notes += [warning["message"] for warning in finish["result"]["warnings"]]
             if spec.callbacks or spec.evaluators:
                 finish = _run(_first_epoch(spec.document()), JobKind.TRAIN, roots, running)
     failure = finish["failure"]
