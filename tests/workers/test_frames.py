@@ -140,10 +140,12 @@ def test_a_message_too_large_is_refused_before_it_is_sent(pair: tuple[Channel, C
 
 def test_what_an_agent_would_refuse_is_not_sent(pair: tuple[Channel, Channel]) -> None:
     ours, theirs = pair
-    for message in ({"type": "record", "text": "x" * 300_000}, {"type": "finish", "rows": [[]] * 40_000}):
+    for large in ({"type": "record", "text": "x" * 300_000}, {"type": "finish", "rows": [[]] * 40_000}):
         with pytest.raises(FrameError):
-            ours.send(message)
+            ours.send(large)
+    received: queue.Queue[dict[str, str] | None] = queue.Queue()
+    theirs.start_reader(received.put, lambda: received.put(None))
     ours.send({"type": "finish", "text": "x" * 300_000})
-    received = theirs.receive()
-    assert received is not None
-    assert len(received["text"]) == 300_000
+    message = received.get(timeout=10)
+    assert message is not None
+    assert len(message["text"]) == 300_000
