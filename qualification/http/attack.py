@@ -121,9 +121,9 @@ def _attacked(client: httpx.Client, key: str, seconds: float, seed: int, threads
 
 def _watch_memory(attackers: list[threading.Thread], report: Report) -> None:
     (service,) = (one for one in psutil.Process().children() if "tapeworks_service" in one.cmdline())
-    while any(one.is_alive() for one in attackers):
+    while busy := [one for one in attackers if one.is_alive()]:
         report.memory.append(service.memory_info().rss)
-        attackers[0].join(1.0)
+        busy[0].join(1.0)
 
 
 def _lateness(client: httpx.Client, whose: str = "") -> dict[float, float]:

@@ -129,6 +129,10 @@ class _BoundedHttp(HttpToolsProtocol):
         super().resume_writing()
         self.guard.read_on(self)
 
+    @property
+    def reads(self) -> bool:
+        return not self.flow.read_paused
+
     def send_400_response(self, msg: str) -> None:
         self.refuse(Problem(ProblemCode.INVALID_REQUEST, "this is not HTTP", status=400))
 

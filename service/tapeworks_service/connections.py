@@ -25,6 +25,7 @@ from tapeworks_service.settings import ServiceSettings, StartRefused
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+MOST_FILES = 65_536
 OTHER_FILES = 128
 """Descriptors left for the database, the store and the rest."""
 BODY_BYTES_PER_SECOND = 4096
@@ -35,6 +36,10 @@ _EVICTED_AFTER_SECONDS = 1.0
 
 class Connection(Protocol, Hashable):
     """What a connection of the server can be told."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether the service takes in what comes; else it is the slow one."""
 
     def refuse(self, problem: Problem | None) -> None:
         """Answer with a problem where nothing was answered yet, and close."""
@@ -56,7 +61,8 @@ class Limits:
     @classmethod
     def of(cls, settings: ServiceSettings) -> Limits:
         """Of the settings, within the descriptors that this process may have. Raises StartRefused."""
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES - settings.worker_connections
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most = (MOST_FILES if files == resource.RLIM_INFINITY else files) - OTHER_FILES - settings.worker_connections
         if most < 1:
             raise StartRefused("the process may have too few open files (ulimit -n): allow at least 1024")
         return cls(
@@ -79,9 +85,11 @@ def _networks(text: str) -> tuple[Network, ...]:
 
 
 def allow_many_files() -> None:
-    """Let this process have as many open files as the system allows: each connection is one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Let this process have as many open files as the system allows, within reason: each connection is one."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(MOST_FILES, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 class Connections:
@@ -184,7 +192,9 @@ class Connections:
                 break  # those that came later owe it for less long
             self._late(self._headers, connection, "slow_header", f"no header within {limits.header_seconds:g} s")
         for connection, (since, received) in list(self._bodies.items()):
-            if now - since > limits.body_seconds + received / BODY_BYTES_PER_SECOND:
+            if not connection.reads:
+                self._bodies[connection] = now, received
+            elif now - since > limits.body_seconds + received / BODY_BYTES_PER_SECOND:
                 detail = f"the body comes more slowly than {BODY_BYTES_PER_SECOND} bytes a second"
                 self._late(self._bodies, connection, "slow_body", detail)
         for connection, since in list(self._unread.items()):

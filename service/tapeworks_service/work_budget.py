@@ -8,6 +8,7 @@ compute would keep the loop from its turns.
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,12 +61,14 @@ class LongChecks:
         self._projects[project_id] = lock, users + 1
         try:
             async with lock, self._turn:
-                running = asyncio.get_running_loop().run_in_executor(self._beside, work)
+                running = asyncio.get_running_loop().run_in_executor(self._beside, _tidied, work)
                 try:
                     return await asyncio.shield(running)
                 except asyncio.CancelledError:
                     await asyncio.wait({running})  # the next one would only queue behind it
                     raise
+                finally:
+                    del running  # it holds the error, and the error's traceback this frame
         finally:
             lock, users = self._projects.pop(project_id)
             if users > 1:
@@ -74,3 +77,9 @@ class LongChecks:
     def close(self) -> None:
         """Take no more."""
         self._beside.shutdown(wait=False, cancel_futures=True)
+
+
+def _tidied(work: Callable[[], ResultT]) -> ResultT:
+    """The work, after what the last one left in cycles: errors of a schema refer to each other and to the value."""
+    gc.collect(1)
+    return work()

@@ -25,15 +25,6 @@ from tapeworks_workers.frames import InvalidFrame, check_structure
 __all__ = [
     "CertifyFrame", "CheckpointFrame", "FinishFrame", "Frame", "InvalidFrame", "RecordFrame", "VerifyFrame", "parse",
 ]  # fmt: skip
-    "CertifyFrame",
-    "CheckpointFrame",
-    "FinishFrame",
-    "Frame",
-    "InvalidFrame",
-    "RecordFrame",
-    "VerifyFrame",
-    "parse",
-]
 
 Count = Annotated[int, Field(ge=0, le=INT64)]
 MAX_FILES = 10_000
