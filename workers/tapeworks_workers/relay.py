@@ -247,8 +247,7 @@ def _refused(code: FailureCode, message: str) -> dict[str, Any]:
 def _discard(held: asyncio.Task[Child]) -> None:
     """End a process that nobody needs any more."""
     if not held.cancelled() and held.exception() is None:
-        held.result().handle.kill_group()
-        held.result().close()
+        held.result().discard()
 
 
 async def _leave(child: Child) -> int:
