@@ -49,6 +49,8 @@ class Noticed:
     """Seconds that the agent's loop stood still at worst."""
     growth_bytes: int = 0
     """Of the agent's memory, from the first try to the last."""
+    descriptors: int = 0
+    """That the agent has open after the last try, and had not before the first."""
 
 
 @contextmanager
@@ -143,7 +145,7 @@ def _try_all(
 ) -> None:
     agent = house.served.agent
     assert uploaded(house, 0)
-    before = agent.memory_info().rss
+    before, open_before = agent.memory_info().rss, agent.num_fds()
     step = 0
     for number in range(tries):
         if time.monotonic() > deadline:
@@ -157,7 +159,9 @@ def _try_all(
             noticed.outcomes[ended.failure.code if ended.failure else ended.state.value] += 1
         noticed.wrong += [f"{what}: {one}" for one in _noticed(house, other, agent.pid, beside, step)]
         step = other.get(beside).progress.step
-    noticed.growth_bytes = agent.memory_info().rss - before if agent.is_running() else 0
+    if agent.is_running():
+        noticed.growth_bytes = agent.memory_info().rss - before
+        noticed.descriptors = agent.num_fds() - open_before
 
 
 def _noticed(house: House, other: Client, agent: int, beside: str, step: int) -> Iterator[str]:
@@ -192,6 +196,7 @@ def main() -> int:
     told = {
         "tries": noticed.outcomes.total(), "outcomes": dict(noticed.outcomes.most_common()),
         "latest_seconds": round(max(0.0, noticed.latest), 2), "growth_mib": noticed.growth_bytes >> 20,
+        "descriptors": noticed.descriptors,
         "wrong": noticed.wrong,
     }  # fmt: skip
     sys.stdout.write(json.dumps(told, indent=2) + "\n")

@@ -157,6 +157,4 @@ def _discard(launching: asyncio.Task[Child]) -> None:
     """End a child that nobody waits for any more."""
     if launching.cancelled() or launching.exception() is not None:
         return
-    child = launching.result()
-    child.handle.kill_group()
-    child.close()
+    launching.result().discard()

@@ -52,6 +52,10 @@ class Work:
         }
 
 
+_ending: set[asyncio.Future[int]] = set()
+"""Discarded processes that have not ended yet."""
+
+
 @dataclass
 class Child:
     """A process of ours, its frame socket, and the reading ends of its output."""
@@ -66,6 +70,14 @@ class Child:
         self.sock.close()
         os.close(self.stdout)
         os.close(self.stderr)
+
+    def discard(self) -> None:
+        """End a process that nobody needs. It is waited for in the background: until then its descriptors stay open."""
+        self.handle.kill_group()
+        self.close()
+        ending = asyncio.ensure_future(self.handle.wait())
+        _ending.add(ending)
+        ending.add_done_callback(_ending.discard)
 
     def begin(self) -> None:
         """Let a process that is `held` do its work. One that has ended already has said why: `result` tells."""

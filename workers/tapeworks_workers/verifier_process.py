@@ -80,5 +80,4 @@ async def end(child: Child) -> None:
 def discard(held: asyncio.Task[Child]) -> None:
     """End a process that nobody needs any more, once it has been started."""
     if not held.cancelled() and held.exception() is None:
-        held.result().handle.kill_group()
-        held.result().close()
+        held.result().discard()
