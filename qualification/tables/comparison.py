@@ -20,7 +20,7 @@ from tapeworks_workers.engine.building import build, set_data_roots
 BATCH = 50_000
 DTYPES = {
     "integer": "int64", "id": "int64", "number": "float32", "mixed": "float32", "flag": "bool", "text": "string",
-    "category": "string", "blank": "float32", "date": "int64", "moment": "int64",
+    "category": "string", "pad": "string", "blank": "float32", "date": "int64", "moment": "int64",
 }  # fmt: skip
 
 
@@ -100,8 +100,8 @@ def _refusals(setup: Setup) -> list[str]:
 
 def _expected(kind: str, value: Any) -> Any:
     if kind in ("number", "mixed", "blank"):
-        return float("nan") if value is None or value is pd.NA else float(np.float32(value))
-    if kind in ("text", "category"):
+        return float("nan") if value is None or value is pd.NA or value == "" else float(np.float32(value))
+    if kind in ("text", "category", "pad"):
         return b"" if value is None or value is pd.NA or value != value else str(value).encode()
     if kind == "list":
         return [int(one) for one in value]
