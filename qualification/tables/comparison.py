@@ -18,9 +18,10 @@ from tapeworks.references import Kind
 from tapeworks_workers.engine.building import build, set_data_roots
 
 BATCH = 50_000
+MANY_ROWS = 100
 DTYPES = {
     "integer": "int64", "id": "int64", "number": "float32", "mixed": "float32", "flag": "bool", "text": "string",
-    "category": "string", "blank": "float32", "date": "int64", "moment": "int64",
+    "category": "string", "pad": "string", "blank": "float32", "date": "int64", "moment": "int64",
 }  # fmt: skip
 
 
@@ -75,8 +76,10 @@ def _config(setup: Setup, names: Sequence[str]) -> dict[str, Any]:
     if setup.format == "csv":
         config |= {"delimiter": setup.options["delimiter"], "na_values": [""]}
         config |= {"encoding": setup.options["encoding"]} if "encoding" in setup.options else {}
-        # In a sample of a column with blanks there may be no number at all.
+        # A few rows of a column may hold blanks alone, or texts that look like numbers.
         config["dtypes"] = {name: "float32" for name, kind in setup.kinds.items() if kind == "blank"}
+        if max(setup.rows) < MANY_ROWS:
+            config["dtypes"] |= {name: "string" for name, kind in setup.kinds.items() if kind == "text"}
     return config
 
 
@@ -100,8 +103,8 @@ def _refusals(setup: Setup) -> list[str]:
 
 def _expected(kind: str, value: Any) -> Any:
     if kind in ("number", "mixed", "blank"):
-        return float("nan") if value is None or value is pd.NA else float(np.float32(value))
-    if kind in ("text", "category"):
+        return float("nan") if value is None or value is pd.NA or value == "" else float(np.float32(value))
+    if kind in ("text", "category", "pad"):
         return b"" if value is None or value is pd.NA or value != value else str(value).encode()
     if kind == "list":
         return [int(one) for one in value]

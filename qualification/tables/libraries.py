@@ -13,7 +13,7 @@ import polars as pl
 
 from qualification.tables.setups import Setup
 
-TEXTS = ("text", "category")
+TEXTS = ("text", "category", "pad")
 
 
 def write(setup: Setup, folder: Path) -> list[Path]:
@@ -115,7 +115,7 @@ def _by_duckdb(setup: Setup, path: Path) -> pd.DataFrame:
 
 _TYPES = {
     "integer": "BIGINT", "id": "BIGINT", "small": "BIGINT", "number": "DOUBLE", "mixed": "DOUBLE", "flag": "BOOLEAN",
-    "text": "VARCHAR", "category": "VARCHAR", "blank": "DOUBLE",
+    "text": "VARCHAR", "category": "VARCHAR", "pad": "VARCHAR", "blank": "DOUBLE",
 }  # fmt: skip
 
 

@@ -27,6 +27,8 @@ PIECES = (
     "true", "#", "\\", "日本", "😀",
 )  # fmt: skip
 
+_PADS = [f'{"pad " * 40}, "{number}"\n{"of two lines " * 10}' for number in range(50)]
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -66,6 +68,8 @@ class Setup:
             texts = _texts(random, self.options)
             chosen = pd.array([texts[at] for at in random.integers(0, len(texts), rows)], dtype="str")
             return chosen.astype("category") if kind == "category" else chosen
+        if kind == "pad":
+            return pd.array([_PADS[at] for at in random.integers(0, len(_PADS), rows)], dtype="str")
         if kind == "list":
             return [random.integers(-9, 9, size).tolist() for size in random.integers(1, 4, rows)]
         if kind == "date":
@@ -84,7 +88,7 @@ class Setup:
 
 
 def setup(seed: int, *, large: float = 0.25) -> Setup:
-    """The table of a seed. `large`: how often a file is of megabytes."""
+    """The table of a seed. `large`: how often files are of megabytes."""
     random = np.random.default_rng([seed, 1])
     form = str(random.choice(["csv", "csv", "parquet", "jsonl"]))
     writer: Library = _chosen(LIBRARIES, random)
@@ -94,10 +98,18 @@ def setup(seed: int, *, large: float = 0.25) -> Setup:
         kinds = tuple(kind for kind in kinds if kind != "list")
     chosen = {f"c{index} {kind}": str(kind) for index, kind in enumerate(random.choice(kinds, random.integers(2, 7)))}
     options = _csv_options(writer, reader, random) if form == "csv" else {}
+    if options.get("lineterminator") == "\r" and "text" in chosen.values():
+        options["lineterminator"] = "\n"  # Python's writer quotes a line end only where it is the terminator
+    large_files = random.random() < large
+    if large_files:
+        chosen["pad"] = "pad"  # long rows: files of megabytes with few of them
+        options |= {"lineterminator": "\n"} if "lineterminator" in options else {}
     one = Setup(seed, form, writer, reader, chosen, [40], options)
     width = max(len(one.frames()[0].to_csv(index=False)) / 40, 8)
     rows = [
-        int(int(_chosen(LARGE, random)) / width) if random.random() < large / 2 else int(_chosen(SMALL, random))
+        int(int(_chosen(LARGE, random)) / width)
+        if large_files and random.random() < 0.6
+        else int(_chosen(SMALL, random))
         for _ in range(random.integers(1, 4))
     ]
     return Setup(seed, form, writer, reader, chosen, rows, options)

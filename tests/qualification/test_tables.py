@@ -27,5 +27,5 @@ def no_roots() -> Iterator[None]:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.filterwarnings("ignore")  # of the three libraries
 def test_sources_read_what_the_libraries_read(seed: int, tmp_path: Path) -> None:
-    one = setup(seed, large=0.04)
+    one = setup(seed, large=0.15)
     assert differences(one, tmp_path) == [], "\n".join(one.lines())

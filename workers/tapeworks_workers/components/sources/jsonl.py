@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tapeworks_workers.components.sources.parts import PART_BYTES, Part, sampled
 from tapeworks_workers.components.sources.tables import Table
 from tapeworks_workers.components.sources.text_files import BOM, TextFile, Undecodable
 
+_BLANK = re.compile(rb"\n\s")
+"""What there is where a line may be blank."""
 _LONGEST_LINE = 64 * 1024 * 1024
 
 
@@ -199,7 +202,7 @@ class Jsonl(Table):
 def _rows_of(lines: bytes) -> int:
     """Lines that are not blank."""
     ends = lines.count(b"\n") + (not lines.endswith(b"\n") and bool(lines.strip()))
-    if lines[:1].isspace() or any(blank in lines for blank in (b"\n\n", b"\n\r", b"\n ", b"\n\t")):
+    if lines[:1].isspace() or _BLANK.search(lines):
         return sum(1 for line in lines.split(b"\n") if line.strip())
     return ends
 
