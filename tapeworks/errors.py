@@ -24,78 +24,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-
-class FailureCode(StrEnum):
-    """Why a job failed: stable, one documented page each."""
-
-    INVALID_SPEC = "invalid_spec"
-    INVALID_DATA = "invalid_data"
-    DTYPE_MISMATCH = "dtype_mismatch"
-    FLOAT64_INPUT = "float64_input"
-    NUMPY_IN_GRAPH = "numpy_in_graph"
-    VARIABLE_CREATION_IN_GRAPH = "variable_creation_in_graph"
-    PYTHON_CONTROL_FLOW = "python_control_flow"
-    GRAPH_TENSOR_LEAKED = "graph_tensor_leaked"
-    BROADCAST_LOSS = "broadcast_loss"
-    NO_GRADIENT = "no_gradient"
-    NON_FINITE = "non_finite"
-    OUT_OF_MEMORY = "out_of_memory"
-    NOT_SERIALIZABLE = "not_serializable"
-    RELOAD_MISMATCH = "reload_mismatch"
-    COMPONENT_ERROR = "component_error"
-    COMPONENT_TIMEOUT = "component_timeout"
-    WORKER_LOST = "worker_lost"
-    STORAGE_FULL = "storage_full"
-    STORAGE_UNAVAILABLE = "storage_unavailable"
-    CHECKPOINT_CORRUPT = "checkpoint_corrupt"
-    DEPENDENCY_FAILED = "dependency_failed"
-    RETRACING = "retracing"
-    NONDETERMINISTIC_OP = "nondeterministic_op"
-    NOT_SUPPORTED = "not_supported"
-    TIMEOUT = "timeout"
-    QUOTA_EXCEEDED = "quota_exceeded"
-    INTERNAL = "internal"
-
-
-class ProblemCode(StrEnum):
-    """Why a request was refused: the `code` of a problem document or of one of its `errors`."""
-
-    INVALID_REQUEST = "invalid_request"
-    INVALID_JSON = "invalid_json"
-    INVALID_SPEC = "invalid_spec"
-    UNKNOWN_FIELD = "unknown_field"
-    MISSING_FIELD = "missing_field"
-    INVALID_VALUE = "invalid_value"
-    UNKNOWN_COMPONENT = "unknown_component"
-    UNKNOWN_ROLE = "unknown_role"
-    MISSING_ROLE = "missing_role"
-    INVALID_CONFIG = "invalid_config"
-    MISSING_BATCH = "missing_batch"
-    ENDLESS_DATA = "endless_data"
-    MISSING_VALIDATION_STEP = "missing_validation_step"
-    NOT_SUPPORTED = "not_supported"
-    IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
-    NOT_FOUND = "not_found"
-    METHOD_NOT_ALLOWED = "method_not_allowed"
-    CONFLICT = "conflict"
-    IN_USE = "in_use"
-    LEASE_LOST = "lease_lost"
-    DIGEST_MISMATCH = "digest_mismatch"
-    RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
-    PAYLOAD_TOO_LARGE = "payload_too_large"
-    HEADER_TOO_LARGE = "header_too_large"
-    REQUEST_TIMEOUT = "request_timeout"
-    UNAUTHENTICATED = "unauthenticated"
-    FORBIDDEN = "forbidden"
-    QUOTA_EXCEEDED = "quota_exceeded"
-    RATE_LIMITED = "rate_limited"
-    STORAGE_FULL = "storage_full"
-    STORAGE_UNAVAILABLE = "storage_unavailable"
-    UNAVAILABLE = "unavailable"
-    INTERNAL = "internal"
+from tapeworks.error_codes import FailureCode, ProblemCode
 
 
 @dataclass(frozen=True)

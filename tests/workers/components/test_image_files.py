@@ -197,6 +197,11 @@ def test_a_file_that_was_cut_is_named(root: Path, suffix: str) -> None:
         assert isinstance(caught.value, JobFailure), "found before anything is trained"
 
 
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(root: Path) -> None:
+    (root / "a.ppm").write_bytes(b"P6 60000 60000 255\n" + bytes(100))
+    fails(r"a\.ppm cannot be decoded: Image size \(3600000000 pixels\) exceeds limit", root)
+
+
 def test_a_file_that_is_damaged_inside_is_named_once_it_is_met(jpegs: Path) -> None:
     damage(jpegs / "dog" / "12.jpg")
     one = source("images", files="*/*.jpg", size=[8, 8])
