@@ -26,7 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tapeworks.error_codes import FailureCode, ProblemCode
+from tapeworks.error_codes import FailureCode as FailureCode
+from tapeworks.error_codes import ProblemCode as ProblemCode
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from tapeworks import wire
 from tapeworks.errors import ApiError, FailureCode, JobFailure, Rejected
-from tapeworks.jobs import Failure, JobKind, State
+from tapeworks.jobs import Failure, State
 from tapeworks.report_limits import LIMITS, ReportLimits
 from tapeworks_workers import endings
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.file_trees import remove
 from tapeworks_workers.launcher import Launcher, LaunchFailed
+from tapeworks_workers.lease_verification import verification_of
 from tapeworks_workers.link import AttemptLink, LeaseLost, QuotaExceeded
 from tapeworks_workers.place import Place
 from tapeworks_workers.relay import Ended, Record, Relay, diagnostic, note
@@ -33,7 +34,6 @@ from tapeworks_workers.rooms import Bounds, Rooms
 from tapeworks_workers.settings import WorkerSettings
 from tapeworks_workers.spool import MAX_BATCH_RECORDS, Spool
 from tapeworks_workers.transfers import Transfers
-from tapeworks_workers.verification import BundleVerification, VerificationPlace, VerificationTerms
 
 RECORD_SECONDS = 0.5
 """Records are gathered so long before a batch is sent."""
@@ -188,7 +188,7 @@ class Attempt:
                 "uploads": self._place.uploads,
                 "resume": await self._transfers.download(self.lease.resume),
             }
-            self._relay.verification = self._verification()
+            self._relay.verification = verification_of(self.lease, self._place, self._terms.settings, keep=self._keep)
             await asyncio.to_thread(self._place.hand_over)
             ended = await self._relay.run(start)
             await self._relay.checkpoints.join()
@@ -196,26 +196,6 @@ class Attempt:
         finally:
             if backstop is not None:
                 backstop.cancel()
-
-    def _verification(self) -> BundleVerification | None:
-        """How the bundle is verified, by what the lease says of it; None where there will be none."""
-        lease, place, settings = self.lease, self._place, self._terms.settings
-        if lease.spec is None or lease.spec.export is None:
-            return None
-        return BundleVerification(
-            VerificationPlace(
-                place.launcher, place.trusted, place.environment, run=place.folder, sealed=place.sealed, own=place.own,
-                started=place.started, oom_kills=place.oom_kills,
-                limit=place.bounds.disk_bytes if place.sandboxed else 1 << 62, reserve=settings.reserve_bytes,
-            ),
-            VerificationTerms(
-                tolerance=lease.spec.export.tolerance, formats=lease.spec.export.formats, gpu=lease.gpus > 0,
-                pack=lease.kind is JobKind.TRAIN,
-                max_artifact_bytes=lease.spec.limits.max_artifact_bytes,
-            ),
-            keep=self._keep,
-            seconds=settings.verify_seconds,
-        )  # fmt: skip
 
     async def _until_given_up(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The work's result, or None where we were told to stop at once. The runner is gone in either case."""
