@@ -2,7 +2,10 @@
 # make test: the tests; make check: the rules too; make thorough: the long lists of cases of which the tests take some
 # make examples: every example of the guide on a server of its own, as a table; make plans: each through every plan
 # make security: what gets out of the sandbox, past the archives and through the API (nothing), as a table
+# make fuzz-protocol: a sandbox that speaks wrongly to its agent, for 30 seconds (SECONDS=600: ten minutes)
 # make fuzz: 500 random set-ups, trained by fit and by the engine and compared (about an hour)
+# make fuzz-http: mutated requests against a real service for SECONDS (600), beside a worker of another project
+# make tables: 300 random tables by pandas, polars and DuckDB, read by the sources and compared (about 10 minutes)
 # make faults: everything that can go wrong, done for real on both databases, as a table (about 45 minutes)
 # make bench: every benchmark, as tables (about 90 minutes); make bench-quick: some of them, under 5 minutes
 .DEFAULT_GOAL := help
@@ -17,10 +20,11 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples plans subset security faults fuzz bench bench-quick test thorough check rules docs lock clean
+.PHONY: help demo examples plans subset security faults fuzz fuzz-http fuzz-protocol tables bench bench-quick test thorough check rules docs \
+	lock clean
 
 help:
-	@sed -n '1,7s/^# //p' Makefile
+	@sed -n '1,11s/^# //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/python -m examples.demo
@@ -41,6 +45,10 @@ subset: $(STAMP)
 security: $(STAMP)
 	@$(BIN)/python -m tests.security --examples $(or $(EXAMPLES),60)
 
+# SEED: where it begins; what is printed as wrong names its seed.
+fuzz-protocol: $(STAMP)
+	@$(BIN)/python -m tests.security.protocol_fuzzer --seconds $(or $(SECONDS),30) --seed $(or $(SEED),1)
+
 # ROWS=runner,agent: those alone; DATABASE=sqlite or postgresql: with that one alone.
 faults: $(STAMP)
 	@$(BIN)/python -m tests.faults --rows "$(ROWS)" --database "$(DATABASE)"
@@ -48,6 +56,13 @@ faults: $(STAMP)
 # COUNT set-ups from SEED on; ONLY=a seed that was printed: that one alone.
 fuzz: $(STAMP)
 	@$(BIN)/python -m qualification.differential --count $(or $(COUNT),500) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
+
+# SECONDS of them, from SEED on; DATABASE=sqlite or postgresql.
+fuzz-http: $(STAMP)
+	@$(BIN)/python -m qualification.http --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1) --database $(or $(DATABASE),sqlite)
+# COUNT tables from SEED on; ONLY=a seed that was printed: that one alone.
+tables: $(STAMP)
+	@$(BIN)/python -m qualification.tables --count $(or $(COUNT),300) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.training

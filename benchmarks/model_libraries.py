@@ -9,6 +9,7 @@ KerasHub is no dependency of Tapeworks: `pip install keras-hub` in an environmen
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 import tempfile
@@ -20,11 +21,13 @@ import tensorflow as tf
 
 from tapeworks.canonical import parse_spec
 from tapeworks.components import Component, registry
+from tapeworks.errors import JobFailure
 from tapeworks.jobs import RefusedComponent
 from tapeworks.loading import load_components, load_installed
 from tapeworks_workers import reload
 from tapeworks_workers.engine.admission import admit
 from tapeworks_workers.engine.assembly import assemble
+from tapeworks_workers.engine.certificate import COMPARISONS
 from tapeworks_workers.engine.export import export_bundle
 from tapeworks_workers.engine.step import compile_train_step
 
@@ -156,10 +159,17 @@ def attempted(component: Component, folder: Path) -> str | None:
         bundle = trained_and_exported(component, folder)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    for verifier in ([str(reload.__file__)], ["-m", "tapeworks_workers.engine.certify"]):
-        done = subprocess.run([sys.executable, *verifier, str(bundle)], capture_output=True, text=True)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    scripts = {"reload": [str(reload.__file__)], "certify": ["-m", "tapeworks_workers.engine.certify"]}
+    for verifier, script in scripts.items():
+        command = [sys.executable, *script, str(bundle), str(folder / "observed" / verifier)]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            return done.stdout.strip().rpartition("\n")[2] or done.stderr[-1000:]
+            return done.stderr[-1000:]
+        try:
+            COMPARISONS[verifier](bundle, manifest, folder / "observed", "cpu")
+        except JobFailure as failure:
+            return failure.message
     return None
 
 

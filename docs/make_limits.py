@@ -1,4 +1,7 @@
-"""Writes docs/limits.md from the bounds of `tapeworks.spec`: `make docs`. A test checks that the page is up to date."""
+"""Writes docs/limits.md from `tapeworks.spec` and `tapeworks.report_limits`: `make docs`.
+
+A test checks that the page is up to date.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,21 @@ from typing import Any
 from pydantic import BaseModel
 
 from tapeworks.bounds import INT64, Bound
+from tapeworks.report_limits import (
+    LIMITS,
+    MAX_DOCUMENT_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_FRAME_CONTAINERS,
+    MAX_FRAME_ITEMS,
+    MAX_METRIC_NAMES,
+    MAX_RECORD_BYTES,
+    reasons,
+)
 from tapeworks.spec import JobSpec
 
 PAGE = Path(__file__).with_name("limits.md")
 
-HEAD = """<!-- Made by docs/make_limits.py from tapeworks/bounds.py: change it there, then `make docs`. -->
+HEAD = """<!-- Made by docs/make_limits.py from tapeworks/bounds.py and report_limits.py: `make docs`. -->
 # Bounds of the numbers of a job
 
 A number outside its bounds is refused when the job is submitted, with this reason. Integers in the `config` of a
@@ -50,12 +63,41 @@ def bounds(annotation: Any, place: str, seen: tuple[type, ...] = ()) -> Iterator
             yield from bounds(part, place, seen)
 
 
+REPORTS = """
+## What an attempt may report
+
+The worker counts what one attempt sends, the service what a job has stored over all its attempts. Where the last column
+says so, further ones are dropped with a diagnostic and the job continues, or the job waits; otherwise the attempt ends
+with `quota_exceeded`. The limits of the service are settings: `TAPEWORKS_MAX_JOB_EVENTS`, `…_EVENT_BYTES`,
+`…_LOG_LINES`, `…_LOG_BYTES`, `…_POINTS` and `TAPEWORKS_MAX_ATTEMPT_UPLOADS`.
+
+| what | limit | reason |
+|---|---|---|
+"""
+SIZES = {
+    "one frame to the agent": (MAX_FRAME_BYTES, "bytes; the service takes no longer body"),
+    "one frame with a record or checkpoint": (MAX_RECORD_BYTES, "bytes; larger results belong into files"),
+    "arrays and objects in a frame": (MAX_FRAME_CONTAINERS, "parsing time grows with them"),
+    "items in a frame": (MAX_FRAME_ITEMS, "parsing time grows with them"),
+    "metric names of a job": (MAX_METRIC_NAMES, "each is a series of its own; the job object has the last of each"),
+    "facts of a job": (MAX_DOCUMENT_BYTES, "bytes of best, diagnostics and lineage, which the job object holds"),
+}
+
+
+def reports() -> Iterator[str]:
+    """A row for each limit of `tapeworks.report_limits`."""
+    for what, (limit, reason) in SIZES.items():
+        yield f"| {what} | {limit} | {reason} |\n"
+    for name, reason in reasons().items():
+        yield f"| {name.replace('_', ' ')} | {getattr(LIMITS, name)} | {reason} |\n"
+
+
 def page() -> str:
     """The whole page."""
     rows = dict.fromkeys(
         f"| `{place}` | {_readable(bound)} | {bound.reason} |\n" for place, bound in bounds(JobSpec, "")
     )
-    return HEAD + "".join(rows)
+    return HEAD + "".join(rows) + REPORTS + "".join(reports())
 
 
 _POWERS = {INT64: "2^63 - 1", -INT64 - 1: "-2^63", 2**64 - 1: "2^64 - 1"}

@@ -6,6 +6,7 @@ Each is a file of a project, known by its sha-256, immutable, with a name and a 
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -46,8 +47,29 @@ SUFFIXES: dict[DataFormat, tuple[str, ...]] = {
     DataFormat.TEXT: (".txt", ".text"),
 }  # fmt: skip
 """Names by which a format is known where nobody says it; the first is that of a stored file."""
+_GZIPPED = (DataFormat.CSV, DataFormat.JSONL, DataFormat.TFRECORD)
+"""Formats that are read with `.gz` after the name as well."""
+_SHARD = re.compile(r"-\d{1,6}-of-\d{1,6}$")
+"""Of TFDS, Beam and TensorFlow: `train.tfrecord-00000-of-00008`."""
 SOURCES = {DataFormat.NPZ: "arrays"}
 """The source of a format that is not called like it."""
+
+
+def is_of(name: str, format: DataFormat) -> bool:
+    """Whether a file is of a format by its name."""
+    return format_by_name(name) is format
+
+
+def format_by_name(name: str) -> DataFormat | None:
+    """The format that a file's name states: by its suffix, before `.gz` and before the number of a shard."""
+    plain = name.lower()
+    packed = plain.endswith(".gz")
+    plain = _SHARD.sub("", plain.removesuffix(".gz"))
+    for format, suffixes in SUFFIXES.items():
+        # `data-train.tfrecord-00000-of-00003`, and TFDS' older `data-00000-of-00003.tfrecord`.
+        if plain.endswith(suffixes) and (format in _GZIPPED or not packed):
+            return format
+    return None
 
 
 # ── what is asked ────────────────────────────────────────────────────────────────────────────────
@@ -84,6 +106,10 @@ class Column(Answer):
     dtype: str
     shape: list[int | None] = Field(default_factory=list)
     """Of one row; null: it varies. Empty: a scalar."""
+    unreadable: str | None = None
+    """Why a job that names this column is refused; null: it is read."""
+    unit: str | None = None
+    """What the integers of dates and times are, as `microseconds since 1970-01-01`."""
 
 
 class DataContent(Answer):
@@ -100,7 +126,8 @@ class DataContent(Answer):
     left_out: dict[str, int] = Field(default_factory=dict)
     """Suffix → files of other formats, which no source of this format reads."""
     notes: list[str] = Field(default_factory=list)
-    """What a job that reads the files must know: an encoding to give, files that cannot be read."""
+    """What a job that reads the files must know: an encoding to give, files that cannot be read, columns that it leaves
+    out."""
 
 
 class Dataset(Answer):

@@ -193,6 +193,10 @@ class Source:
         """The files that were read: their digests go into the job's lineage."""
         return []
 
+    def left_out(self) -> list[str]:
+        """What the source leaves out by itself, a sentence each: diagnostics `left_out` when the job starts."""
+        return []
+
     classes: Sequence[str] | None = None
     """Where `class_names` gives names: the list that numbers them, as the config gives it. Where it gives none, the
     engine sets the list of the training split before it calls `dataset`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,6 +27,10 @@ _SINGULAR = {"model": "models", "optimizer": "optimizers", "loss": "losses"}
 _ROLE = "model"
 MAX_FINDINGS = 50
 """More mistakes of one spec than these are not listed."""
+MAX_CONTAINERS = 100_000
+"""Objects and lists of one document: each costs a hundred times the two bytes that it takes to write."""
+MAX_ENTRIES = 10_000
+"""Fields and list items of one spec outside the configs of components."""
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """U+0000 as json.dumps writes it, told apart from an escaped backslash before `u0000`."""
 
@@ -115,9 +120,9 @@ def _no_constant(name: str) -> NoReturn:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [key for key, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"the key {twice[0]!r} stands twice in one object")
+        counts = Counter(key for key, _ in pairs)
+        twice = min(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"the key {twice[:100]!r} stands twice in one object")
     return result
 
 
@@ -129,6 +134,8 @@ def parse_json(text: str | bytes) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
+        if text.count("[") + text.count("{") > MAX_CONTAINERS:
+            raise ValueError(f"it has more than {MAX_CONTAINERS} objects and lists")
         value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
         rendered = json.dumps(value, ensure_ascii=False, allow_nan=False)
         rendered.encode("utf-8")
@@ -141,6 +148,17 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
+def _entries(value: Any) -> int:
+    """Fields and items that a spec's own models look at, and may each be wrong."""
+    count, left = 0, [value]
+    while left:
+        inside = left.pop()
+        count += len(inside)
+        items = inside.items() if isinstance(inside, dict) else enumerate(inside)
+        left += [item for key, item in items if isinstance(item, dict | list) and key != "config"]
+    return count
+
+
 def parse_spec(document: Any) -> JobSpec:
     """Validate a decoded JSON document. Raises `SpecInvalid` with a finding for every wrong place."""
     from tapeworks.spec import JobSpec
@@ -148,6 +166,9 @@ def parse_spec(document: Any) -> JobSpec:
     if not isinstance(document, dict):
         kind = type(document).__name__
         raise SpecInvalid([Finding("", ProblemCode.INVALID_SPEC, f"a job spec is a JSON object, not {kind}")])
+    if _entries(document) > MAX_ENTRIES:
+        message = f"the spec has more than {MAX_ENTRIES} fields and list items outside the configs of its components"
+        raise SpecInvalid([Finding("", ProblemCode.INVALID_SPEC, message)])
     folded = fold(document)
     try:
         return JobSpec.model_validate(folded.document)

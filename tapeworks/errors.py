@@ -24,75 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-
-class FailureCode(StrEnum):
-    """Why a job failed: stable, one documented page each."""
-
-    INVALID_SPEC = "invalid_spec"
-    INVALID_DATA = "invalid_data"
-    DTYPE_MISMATCH = "dtype_mismatch"
-    FLOAT64_INPUT = "float64_input"
-    NUMPY_IN_GRAPH = "numpy_in_graph"
-    VARIABLE_CREATION_IN_GRAPH = "variable_creation_in_graph"
-    PYTHON_CONTROL_FLOW = "python_control_flow"
-    GRAPH_TENSOR_LEAKED = "graph_tensor_leaked"
-    BROADCAST_LOSS = "broadcast_loss"
-    NO_GRADIENT = "no_gradient"
-    NON_FINITE = "non_finite"
-    OUT_OF_MEMORY = "out_of_memory"
-    NOT_SERIALIZABLE = "not_serializable"
-    RELOAD_MISMATCH = "reload_mismatch"
-    COMPONENT_ERROR = "component_error"
-    COMPONENT_TIMEOUT = "component_timeout"
-    WORKER_LOST = "worker_lost"
-    STORAGE_FULL = "storage_full"
-    STORAGE_UNAVAILABLE = "storage_unavailable"
-    CHECKPOINT_CORRUPT = "checkpoint_corrupt"
-    DEPENDENCY_FAILED = "dependency_failed"
-    RETRACING = "retracing"
-    NONDETERMINISTIC_OP = "nondeterministic_op"
-    NOT_SUPPORTED = "not_supported"
-    TIMEOUT = "timeout"
-    INTERNAL = "internal"
-
-
-class ProblemCode(StrEnum):
-    """Why a request was refused: the `code` of a problem document or of one of its `errors`."""
-
-    INVALID_REQUEST = "invalid_request"
-    INVALID_JSON = "invalid_json"
-    INVALID_SPEC = "invalid_spec"
-    UNKNOWN_FIELD = "unknown_field"
-    MISSING_FIELD = "missing_field"
-    INVALID_VALUE = "invalid_value"
-    UNKNOWN_COMPONENT = "unknown_component"
-    UNKNOWN_ROLE = "unknown_role"
-    MISSING_ROLE = "missing_role"
-    INVALID_CONFIG = "invalid_config"
-    MISSING_BATCH = "missing_batch"
-    ENDLESS_DATA = "endless_data"
-    MISSING_VALIDATION_STEP = "missing_validation_step"
-    NOT_SUPPORTED = "not_supported"
-    IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
-    NOT_FOUND = "not_found"
-    METHOD_NOT_ALLOWED = "method_not_allowed"
-    CONFLICT = "conflict"
-    IN_USE = "in_use"
-    LEASE_LOST = "lease_lost"
-    DIGEST_MISMATCH = "digest_mismatch"
-    RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
-    PAYLOAD_TOO_LARGE = "payload_too_large"
-    UNAUTHENTICATED = "unauthenticated"
-    FORBIDDEN = "forbidden"
-    QUOTA_EXCEEDED = "quota_exceeded"
-    RATE_LIMITED = "rate_limited"
-    STORAGE_FULL = "storage_full"
-    STORAGE_UNAVAILABLE = "storage_unavailable"
-    UNAVAILABLE = "unavailable"
-    INTERNAL = "internal"
+from tapeworks.error_codes import FailureCode as FailureCode
+from tapeworks.error_codes import ProblemCode as ProblemCode
 
 
 @dataclass(frozen=True)
@@ -223,6 +158,11 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         "The job ran longer than limits.timeout_seconds",
         "Raise limits.timeout_seconds (a spec without it has the service's default), or train fewer steps.",
     ),
+    FailureCode.QUOTA_EXCEEDED: FailureInfo(
+        "The job reported more than an attempt may",
+        "docs/limits.md lists the quotas. Report less: raise training.report_every_steps, use fewer metrics, events or "
+        "checkpoints; write large results to files with run.artifact().",
+    ),
     FailureCode.INTERNAL: FailureInfo(
         "Tapeworks itself failed",
         "This is a defect of Tapeworks: report it with the job's id and traceback_tail.",
@@ -270,11 +210,19 @@ PROBLEMS: dict[ProblemCode, ProblemInfo] = {
     ProblemCode.DIGEST_MISMATCH: ProblemInfo("The bytes do not have the stated digest", "Send them again.", 422),
     ProblemCode.RANGE_NOT_SATISFIABLE: ProblemInfo("The range lies outside the file", "See Content-Range.", 416),
     ProblemCode.PAYLOAD_TOO_LARGE: ProblemInfo("The body is too large", "See the message for the limit.", 413),
+    ProblemCode.HEADER_TOO_LARGE: ProblemInfo(
+        "The header is too large", "Shorten the address: fewer and shorter parameters.", 431
+    ),
+    ProblemCode.REQUEST_TIMEOUT: ProblemInfo(
+        "The request did not come in time", "Send it again, over a connection that is not that slow.", 408
+    ),
     ProblemCode.UNAUTHENTICATED: ProblemInfo(
         "A key is needed", "Send Authorization: Bearer tw_… with a key of this installation.", 401
     ),
     ProblemCode.FORBIDDEN: ProblemInfo("The key does not allow this", "Use a key with the scope named.", 403),
-    ProblemCode.QUOTA_EXCEEDED: ProblemInfo("The project's quota is used up", "Wait, delete, or raise it.", 403),
+    ProblemCode.QUOTA_EXCEEDED: ProblemInfo(
+        "A quota of the project or of an attempt is used up", "docs/limits.md lists the quotas of an attempt.", 403
+    ),
     ProblemCode.RATE_LIMITED: ProblemInfo("Too many requests", "Wait for Retry-After seconds.", 429),
     ProblemCode.STORAGE_FULL: ProblemInfo("The artifact store is full", "Free space and send it again.", 507),
     ProblemCode.STORAGE_UNAVAILABLE: ProblemInfo(

@@ -276,6 +276,9 @@ class RefusedComponent(Answer):
     name: str
     version: str = "1"
     reason: str
+    code: FailureCode = FailureCode.COMPONENT_ERROR
+    hint: str = ""
+    """What to change, where more than the reason is known."""
 
 
 class ComponentInfo(ComponentEntry):

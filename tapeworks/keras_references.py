@@ -126,8 +126,15 @@ def _is_default(argument: str, value: Any, default: Any, floatx: str) -> bool:
 
 
 def left_out(obj: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that `__init__` takes and `get_config` lacks, where they are not their defaults."""
+    """Arguments that `__init__` takes and `get_config` lacks, where they are not their defaults; a layer's precision.
+
+    Some layers of Keras write the dtype of their variables in the place of their policy: rebuilt, they would compute in
+    another precision.
+    """
     found: dict[str, Any] = {}
+    policy = getattr(obj, "dtype_policy", None)
+    if isinstance(config.get("dtype"), str) and hasattr(obj, "call") and type(obj).__name__ != "InputLayer":
+        found = {} if policy is None or policy.name == config["dtype"] else {"dtype": policy.name}
     inner = getattr(obj, "_fn_kwargs", {})
     for argument, parameter in inspect.signature(type(obj)).parameters.items():
         if argument in config or argument in _NOT_READ:

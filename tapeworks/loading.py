@@ -1,7 +1,8 @@
 """Importing components: a user's files, installed packages, uploaded packages. What they register is in `registry`.
 
 Interface: `load_components(paths)` imports files and folders, `load_installed()` the packages that announce the entry
-point group `tapeworks.components`, `load_package(root, modules)` an uploaded one from its folder.
+point group `tapeworks.components`, `load_package(root, modules)` an uploaded one from its folder. `modules_in(path)`
+and `installed_modules()` list what the first two import, without importing it.
 """
 
 from __future__ import annotations
@@ -31,24 +32,30 @@ def load_components(paths: Sequence[Path], *, keep_going: bool = False) -> list[
     """
     loaded: list[Component] = []
     for path in paths:
-        for file in _modules_in(path.resolve()):
+        for file in modules_in(path.resolve()):
             loaded += _load(file.stem if file.is_file() else file.name, _parent=file.parent, keep_going=keep_going)
     return loaded
 
 
 def load_installed(*, keep_going: bool = False) -> list[Component]:
-    """Import the built-in components and what installed packages announce in the entry point group, with sub-modules.
+    """Import the built-in components and those that installed packages announce, with sub-modules."""
+    return [one for module in installed_modules() for one in load_module(module, keep_going=keep_going)]
+
+
+def installed_modules() -> list[str]:
+    """The modules of the built-in components and of installed packages, the built-in ones first.
 
     The built-ins announce themselves in the same way; they are named here too for a checkout that was installed
     before they did.
     """
-    loaded: list[Component] = []
-    modules = {point.module for point in entry_points(group=ENTRY_POINTS)}
-    if importlib.util.find_spec(BUILT_IN.partition(".")[0]) is not None:
-        modules.add(BUILT_IN)
-    for module in sorted(modules):
-        loaded += _load(module, keep_going=keep_going)
-    return loaded
+    modules = {point.module for point in entry_points(group=ENTRY_POINTS)} - {BUILT_IN}
+    there = importlib.util.find_spec(BUILT_IN.partition(".")[0]) is not None
+    return [*([BUILT_IN] if there else []), *sorted(modules)]
+
+
+def load_module(name: str, *, keep_going: bool = False) -> list[Component]:
+    """Import an installed module with its sub-modules."""
+    return _load(name, keep_going=keep_going)
 
 
 def load_package(root: Path, modules: Sequence[str], *, id: str, version: str) -> list[Component]:
@@ -76,8 +83,8 @@ def _place_of(error: BaseException, root: Path) -> str:
     return f"{told} ({own[-1].filename.removeprefix(f'{root}/')}, line {own[-1].lineno})" if own else told
 
 
-def _modules_in(path: Path) -> list[Path]:
-    """The modules and packages that a path names, in order of name."""
+def modules_in(path: Path) -> list[Path]:
+    """The modules and packages that a path names, in order of name. Raises ComponentError where there are none."""
     if not path.exists():
         raise ComponentError(f"{path} does not exist")
     if path.is_file() or (path / "__init__.py").is_file():
@@ -95,12 +102,12 @@ def _load(name: str, *, keep_going: bool, _parent: Path | None = None) -> list[C
     try:
         with registry.all_or_nothing():
             module = _import(name, _parent)
-    except Exception as error:
+    except BaseException as error:  # a module may raise SystemExit, KeyboardInterrupt or a class of its own
         reason = f"{type(error).__name__}: {error}"
         if keep_going:
             registry.refused.append(RefusedComponent(name=name, reason=reason))
             return []
-        if isinstance(error, ComponentError):
+        if isinstance(error, ComponentError) or not isinstance(error, Exception):
             raise
         raise ComponentError(f"{name} cannot be imported: {reason}") from error
     prefix = module.__name__

@@ -21,8 +21,8 @@ DType = Literal[
     "uint8", "uint16", "uint32", "uint64", "bool", "string",
 ]  # fmt: skip
 
-FieldPath = Annotated[str, Field(pattern=r"^(x|y|sample_weight)(\.[^.\s]+)*$")]
-"""A path into the element: `x`, `x.age`, `y`, `sample_weight`."""
+FieldPath = Annotated[str, Field(pattern=r"^(x|y|sample_weight)(\..+)?$", max_length=1000)]
+"""A path into the element: `x`, `x.age`, `y`, `sample_weight`. A name may hold dots and spaces: `x.Sepal.Length`."""
 
 
 class OperationBase(BaseModel):
@@ -155,7 +155,7 @@ class Apply(OperationBase):
 
 
 class OneHot(OperationBase):
-    """`tf.one_hot` of one field: integers of any shape get a last dimension `depth`; out of range: zeros."""
+    """`tf.one_hot` of one field: integers of any shape get a last dimension `depth`."""
 
     op: Literal["one_hot"]
     depth: Size
@@ -163,6 +163,8 @@ class OneHot(OperationBase):
     dtype: DType = "float32"
     sparse: bool = False
     """A SparseTensor: the zeros are never made. Several ids side by side are several ones in their rows."""
+    outside: Literal["error", "zeros"] = "error"
+    """Of an id below 0 or of `depth` and more: the job ends as `invalid_data`, or it has no one."""
 
 
 class ToSparse(OperationBase):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from tapeworks.assets import SUFFIXES, Bundle, DataFormat, Dataset, Package
+from tapeworks.assets import SUFFIXES, Bundle, DataFormat, Dataset, Package, format_by_name
 from tapeworks.connection import Connection, body, decoded
 from tapeworks.jobs import Page
 from tapeworks.packing import NothingToSend, Payload, files_of, packed, zipped
@@ -140,9 +140,8 @@ class Bundles(Uploaded[Bundle]):
 
 def format_of(path: Path) -> DataFormat:
     """The format of a file or a folder's files, by their names. Raises NothingToSend where they do not say."""
-    by_suffix = {suffix: format for format, suffixes in SUFFIXES.items() for suffix in suffixes}
     names = [file.name for file in files_of(path)] if path.is_dir() else [path.name]
-    found = {by_suffix[Path(name).suffix.lower()] for name in names if Path(name).suffix.lower() in by_suffix}
+    found = {format for name in names if (format := format_by_name(name)) is not None}
     if len(found) == 1:
         return found.pop()
     told = "no file says its format" if not found else f"its files are of {' and '.join(sorted(found))}"
@@ -151,7 +150,7 @@ def format_of(path: Path) -> DataFormat:
 
 def _name_of(path: Path) -> str:
     name = path.resolve().name
-    for suffix in (".tar.gz", ".tgz", ".tar", ".zip", *(one for group in SUFFIXES.values() for one in group)):
+    for suffix in (".tar.gz", ".tgz", ".tar", ".zip", ".gz", *(one for group in SUFFIXES.values() for one in group)):
         name = name.removesuffix(suffix)
     return re.sub(r"[^A-Za-z0-9_.-]", "-", name).lstrip(".-")[:100] or "data"
 

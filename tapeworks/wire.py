@@ -10,12 +10,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, StringConstraints
 
+from tapeworks.bounds import INT64
 from tapeworks.jobs import ComponentEntry, Device, Failure, JobKind, Number, Progress, RefusedComponent, State
+from tapeworks.report_limits import MAX_METRIC_NAMES
 from tapeworks.spec import JobSpec
 
 LEASE_HEADER = "Tapeworks-Lease"
 PART_BYTES = 8 * 1024 * 1024
 
+Int64 = Annotated[int, Field(ge=-(2**63), le=INT64)]
+"""What both databases store."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ArtifactPath = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")
@@ -191,7 +195,7 @@ class MetricRecord(Message):
     index: int
     at_offset: float = 0.0
     record: Literal["metric"] = "metric"
-    step: int
+    step: Int64
     values: dict[str, Number]
 
 
@@ -202,8 +206,8 @@ class StateRecord(Message):
     at_offset: float = 0.0
     record: Literal["state"] = "state"
     state: State
-    phase: str | None = None
-    message: str | None = None
+    phase: Annotated[str, StringConstraints(max_length=64)] | None = None
+    message: Annotated[str, StringConstraints(max_length=1_000)] | None = None
 
 
 class FactsRecord(Message):
@@ -265,9 +269,9 @@ class CheckpointAnnouncement(Message):
     """Body of `POST …/attempts/{n}/checkpoints`: an uploaded file becomes a checkpoint of the job."""
 
     upload_id: str
-    step: int
-    epoch: int
-    metrics: dict[str, Number] = Field(default_factory=dict)
+    step: Int64
+    epoch: Int64
+    metrics: dict[str, Number] = Field(default_factory=dict, max_length=MAX_METRIC_NAMES)
     best: bool = False
 
 

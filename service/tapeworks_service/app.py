@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI
 from sqlalchemy import insert, select
 
-from tapeworks_service import auth, health, openapi, problems
+from tapeworks_service import auth, health, openapi, problems, reference
 from tapeworks_service.artifacts import routes as artifacts
 from tapeworks_service.artifacts.store import Store
 from tapeworks_service.artifacts.sweep import sweep_forever
@@ -19,23 +19,28 @@ from tapeworks_service.bundles import routes as bundles
 from tapeworks_service.callers import Callers
 from tapeworks_service.catalogue import routes as catalogue
 from tapeworks_service.catalogue.catalogue import CatalogueCache
+from tapeworks_service.connections import Connections, Limits
 from tapeworks_service.context import Context
+from tapeworks_service.cursors import Cursors
 from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import installation
 from tapeworks_service.datasets import routes as datasets
 from tapeworks_service.jobs import record_routes, submit_routes
 from tapeworks_service.jobs import routes as jobs
 from tapeworks_service.jobs.bodies import Bodies
+from tapeworks_service.jobs.clock_steps import ClockWatch
 from tapeworks_service.jobs.reaper import reap_forever
 from tapeworks_service.jobs.tails import Tails
 from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.jobs.waiting import Waiting
 from tapeworks_service.leases import routes as leases
 from tapeworks_service.logs import RequestIds
+from tapeworks_service.loop_lateness import LoopLateness
 from tapeworks_service.packages import routes as packages
 from tapeworks_service.prometheus import Measured, Measures
 from tapeworks_service.settings import ServiceSettings, StartRefused
 from tapeworks_service.waking import Hub
+from tapeworks_service.work_budget import LongChecks
 from tapeworks_service.workers import routes as workers
 from tapeworks_service.workers.rows import Workers
 
@@ -56,15 +61,19 @@ def create_app(settings: ServiceSettings) -> FastAPI:
             async with database.write() as tx:
                 await tx.alone("start")
                 await auth.prepare(tx, settings)
-                await _prepare_secret(tx)
+                cursors = Cursors(await _prepared_secret(tx))
             store = Store(settings.artifacts)
             caches = (CatalogueCache(), FitCache(), Workers(), Waiting(), Bodies(), Tails(), Callers())
-            house = Context(settings, database, hub, store, *caches, measures)
+            watches = (ClockWatch(), LoopLateness(settings.lease_seconds, measures))
+            checks = LongChecks()
+            house = Context(settings, database, hub, store, *caches, *watches, checks, cursors, measures)
             app.state.context = house
-            rounds = [asyncio.create_task(work(house)) for work in (reap_forever, sweep_forever)]
+            works = (reap_forever(house), sweep_forever(house), house.loop.watch_forever())
+            rounds = [asyncio.create_task(work) for work in works]
             log.info("service_started", database=database.url.render_as_string(), data_dir=str(settings.data_dir))
             yield
             hub.close()
+            checks.close()
             for task in rounds:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
@@ -80,24 +89,30 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         version="0.1.0",
         description="Training as a service for TensorFlow and Keras 3.",
         lifespan=lifespan,
+        openapi_url=None,  # openapi.py
+        docs_url=None,  # reference.py
         redoc_url=None,
         # Nobody sets a provider up; to look for one costs each request 5 % of its time.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.hub = hub
+    app.state.connections = Connections(Limits.of(settings), measures)
     app.state.refused = None
     problems.install(app)
     openapi.install(app)
     app.add_middleware(Measured, measures=measures)
     app.add_middleware(RequestIds)
     rooms = (jobs, submit_routes, record_routes, artifacts, datasets, packages, bundles, catalogue, workers, leases)
-    for room in (*rooms, health):
+    for room in (*rooms, health, reference):
         app.router.routes.extend(room.router.routes)  # an included router matches each request a second time
     return app
 
 
-async def _prepare_secret(tx: Transaction) -> None:
-    """The secret that lease tokens are made from."""
-    known = select(installation.c.name).where(installation.c.name == "lease_secret")
-    if await tx.one(known) is None:
-        await tx.execute(insert(installation).values(name="lease_secret", value=secrets.token_bytes(32)))
+async def _prepared_secret(tx: Transaction) -> bytes:
+    """The secret that lease tokens and cursors are made from."""
+    known = await tx.one(select(installation.c.value).where(installation.c.name == "lease_secret"))
+    if known is not None:
+        return bytes(known["value"])
+    made = secrets.token_bytes(32)
+    await tx.execute(insert(installation).values(name="lease_secret", value=made))
+    return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -90,7 +90,7 @@ async def identify(request: Request, house: Context) -> Caller:
         caller = await _looked_up(hashed, house)
         house.callers.put(hashed, caller)
     if caller.keyless:
-        _refuse_other_sites(request)
+        _refuse_other_sites(request, house.settings.origins)
     return caller
 
 
@@ -113,25 +113,48 @@ async def _looked_up(hashed: str, house: Context) -> Caller:
     return Caller(row["project_id"], frozenset(row["scopes"]))
 
 
-def _refuse_other_sites(request: Request) -> None:
+def _refuse_other_sites(request: Request, origins: str) -> None:
     """Without keys, being on this machine is the only right: a web page open here must not borrow it."""
-    names = {_name_in(f"//{request.headers.get('host', '')}")}
-    if origin := request.headers.get("origin"):
-        names.add(_name_in(origin))
-    if not names <= _LOCAL_NAMES:
+    headers = request.headers
+    local, own = _allowed(headers.get("host", ""), headers.get("origin"), headers.get("sec-fetch-site"), origins)
+    if not local:
         raise Problem(
             ProblemCode.FORBIDDEN,
             "without a key the service answers requests to localhost only",
             hint="Use http://127.0.0.1, or start the service with a key.",
         )
+    if not own:
+        raise Problem(
+            ProblemCode.FORBIDDEN,
+            "without a key the service answers its own pages only, not those of another origin",
+            hint="Name the page's origin in TAPEWORKS_ORIGINS, or start the service with a key.",
+        )
 
 
 @lru_cache(maxsize=64)  # of each request, and nearly always the same
-def _name_in(url: str) -> str | None:
+def _allowed(host: str, origin: str | None, site: str | None, origins: str) -> tuple[bool, bool]:
+    """Whether a request is to this machine by its name, and from a page of the service or none.
+
+    Another port of localhost is another server: any program on this machine may serve pages there.
+    """
+    here = _place(f"http://{host}")
+    if here is None or here[0] not in _LOCAL_NAMES:
+        return False, False
+    if origin is None:
+        return True, site not in ("cross-site", "same-site")
+    if origin in {one.strip().rstrip("/") for one in origins.split(",")} - {""}:
+        return True, True
+    there = _place(origin)
+    return True, there is not None and there[0] in _LOCAL_NAMES and there[1] == here[1]
+
+
+def _place(url: str) -> tuple[str | None, int] | None:
+    """Host and port of a URL, None for what is none."""
     try:
-        return urlsplit(url).hostname
+        parts = urlsplit(url)
+        return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
-        return None  # no name of this machine
+        return None
 
 
 def require(caller: Caller, *scopes: str) -> None:
@@ -140,20 +163,16 @@ def require(caller: Caller, *scopes: str) -> None:
         raise Problem(ProblemCode.FORBIDDEN, f"this key lacks the scope {' or '.join(map(repr, scopes))}")
 
 
-async def still_reads(request: Request, house: Context, project_id: str) -> bool:
-    """Whether the key of a request that was let in still reads that project: a stream may outlive its key."""
-    try:
-        caller = await identify(request, house)
-    except Problem:
-        return False
-    return caller.project_id == project_id and "read" in caller.scopes
+async def _identified(request: Request, scopes: tuple[str, ...]) -> Caller:
+    found = await identify(request, context_of(request))
+    require(found, *scopes)
+    return found
 
 
 def _require(*scopes: str) -> Callable[..., Awaitable[Caller]]:
     async def caller(request: Request) -> Caller:  # of each request: a dependency of its own would cost it 3 %
-        found = await identify(request, context_of(request))
-        require(found, *scopes)
-        return found
+        request.state.identified = partial(_identified, request, scopes)
+        return await _identified(request, scopes)
 
     return caller
 

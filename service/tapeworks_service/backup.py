@@ -32,6 +32,11 @@ _FILES = f"""
         WHERE job_inputs.key IS NOT NULL AND jobs.state NOT IN ({_ENDED}) ORDER BY key
 """  # noqa: S608 — states of ours
 """What must be there: a job that has ended may outlive what it went on from."""
+_UPLOADS = """
+    SELECT key, bytes, sha256 FROM uploads WHERE job_id IS NULL AND completed_at IS NOT NULL
+        AND key NOT IN (SELECT key FROM assets) ORDER BY key
+"""
+"""What a project sent and made nothing of yet. Where one is gone, the service asks for its bytes again."""
 
 
 class BackupFailed(TapeworksError):
@@ -126,13 +131,16 @@ def _copy_files(database: Path, source: Path, target: Path) -> Copied:
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
     count = total = 0
     with closing(sqlite3.connect(database)) as rows:
-        for key, size, sha256 in rows.execute(_FILES):
+        needed = [(*row, True) for row in rows.execute(_FILES)]
+        for key, size, sha256, must in needed + [(*row, False) for row in rows.execute(_UPLOADS)]:
             path = target / key
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copyfile(source / key, path)
             except FileNotFoundError as error:
-                raise _Gone(key) from error
+                if must:
+                    raise _Gone(key) from error
+                continue
             if path.stat().st_size != size or _digest(path) != sha256:
                 raise BackupFailed(f"{source / key} is damaged: it has not the digest that was stored with it")
             count, total = count + 1, total + size

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fastapi import Request
+
 KNOWN_SECONDS = 1.0
 """How long a key that was revoked just now may still open the door."""
 _MOST = 10_000
@@ -19,6 +21,14 @@ class Caller:
     scopes: frozenset[str]
     keyless: bool = False
     """Let in because there is no key at all: only from this machine."""
+
+
+async def still_allowed(request: Request) -> None:
+    """Whether a request that was let in would be let in now: one that waits or streams may outlive its key.
+
+    Raises 401, 403.
+    """
+    await request.state.identified()
 
 
 class Callers:

@@ -135,6 +135,7 @@ def _key_file(settings: ServiceSettings, folder: Path) -> Path | None:
 
 def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None) -> None:
     from tapeworks_service.app import create_app
+    from tapeworks_service.connections import allow_many_files
     from tapeworks_service.embedded import (
         DRAIN_SECONDS,
         EmbeddedServer,
@@ -147,6 +148,7 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
     from tapeworks_service.settings import StartRefused
 
     configure(settings)
+    allow_many_files()
 
     logs = folder / "logs"
     with bound(settings.host, settings.port) as listening, announced(folder) as announce:
@@ -156,7 +158,12 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
         worker = None
         if options is not None:
             command = options.command(_reachable(url, settings.host), folder / "worker")
-            worker = EmbeddedWorker(command, logs / "worker.log", lambda text: typer.echo(text, err=True))
+            worker = EmbeddedWorker(
+                command,
+                logs / "worker.log",
+                lambda text: typer.echo(text, err=True),
+                silence_seconds=settings.worker_silence_seconds,
+            )
 
         def started() -> None:
             announce(url)

@@ -10,14 +10,18 @@ from fastapi import Depends, Request
 from tapeworks_service.artifacts.store import Store
 from tapeworks_service.callers import Callers
 from tapeworks_service.catalogue.catalogue import CatalogueCache
+from tapeworks_service.cursors import Cursors
 from tapeworks_service.database.engine import Database
 from tapeworks_service.jobs.bodies import Bodies
+from tapeworks_service.jobs.clock_steps import ClockWatch
 from tapeworks_service.jobs.tails import Tails
 from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.jobs.waiting import Waiting
+from tapeworks_service.loop_lateness import LoopLateness
 from tapeworks_service.prometheus import Measures
 from tapeworks_service.settings import ServiceSettings
 from tapeworks_service.waking import Hub
+from tapeworks_service.work_budget import LongChecks
 from tapeworks_service.workers.rows import Workers
 
 
@@ -36,6 +40,10 @@ class Context:
     bodies: Bodies
     tails: Tails
     callers: Callers
+    clock: ClockWatch
+    loop: LoopLateness
+    checks: LongChecks
+    cursors: Cursors
     measures: Measures
 
 

@@ -3,7 +3,7 @@
 Everything is written below one folder: the database and artifacts of the service, `worker/` of the
 worker, `logs/`, and `server.json` with the address while the server runs. One server per folder.
 
-The agent is started when the service listens, again when it dies, and is stopped before the service
+The agent is started when the service listens, again when it ends or stops answering, and is stopped before the service
 is, so that it can still hand its jobs back. It holds the read end of a pipe: when this process ends,
 however it ends, the pipe closes and the agent ends itself with all it started.
 """
@@ -16,10 +16,8 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,21 +26,13 @@ from types import FrameType
 
 import uvicorn
 
+from tapeworks.supervisor import Supervisor
 from tapeworks_service.server import Server
 from tapeworks_service.settings import StartRefused
 from tapeworks_service.waking import Hub
 
-STOP_SECONDS = 30.0
-"""How long the agent may take to end its runners; then it is killed, and they with it."""
 DRAIN_SECONDS = 3
 """How long open answers (streams, long polls) are waited for."""
-STEADY_SECONDS = 60.0
-"""An agent that lived so long is started again at once."""
-LONGEST_PAUSE = 30.0
-LIFELINE = "TAPEWORKS_WORKER_LIFELINE"
-"""The environment variable that tells the agent its end of the pipe."""
-USAGE = 2
-"""The agent's exit code for options or settings that it cannot take: another start would not help."""
 
 
 @dataclass(frozen=True)
@@ -68,78 +58,17 @@ class WorkerOptions:
         return line
 
 
-class EmbeddedWorker:
-    """The agent's process, kept alive by a thread until `stop`."""
+class EmbeddedWorker(Supervisor):
+    """The agent's process, kept alive by a thread until `stop`. Where it cannot be started this process ends."""
 
-    def __init__(self, command: list[str], log: Path, tell: Callable[[str], object]) -> None:
-        self._command, self._log, self._tell = command, log, tell
-        self.given_up = threading.Event()
-        self._stopping = threading.Event()
-        self._guard = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._keep, name="embedded-worker", daemon=True)
-
-    def start(self) -> None:
-        """Start the agent, and a thread that starts it again."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the agent: politely, then by force. Returns when it is gone."""
-        with self._guard:
-            self._stopping.set()
-            process = self._process
-        if process is not None and process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def kill(self) -> None:
-        """End the agent by force."""
-        self._stopping.set()
-        if self._process is not None:
-            self._process.kill()
-
-    def _keep(self) -> None:
-        pause = 1.0
-        while not self._stopping.is_set():
-            began = time.monotonic()
-            code = self._run()
-            if self._stopping.is_set():
-                return
-            if code == USAGE:
-                self._tell(f"the worker cannot be started like this, see {self._log}")
-                self.given_up.set()
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            pause = 1.0 if time.monotonic() - began > STEADY_SECONDS else pause
-            self._tell(f"the worker ended with code {code}, see {self._log}; it is started again in {pause:g} s")
-            self._stopping.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    def _run(self) -> int:
-        """One life of the agent; its exit code."""
-        reading, writing = os.pipe()
-        try:
-            with self._log.open("ab") as log, self._guard:
-                if self._stopping.is_set():
-                    return 0
-                self._process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(reading,),
-                    env={**os.environ, LIFELINE: str(reading)},
-                    start_new_session=True,  # a Ctrl-C reaches this process alone, which stops the agent in order
-                )
-            return self._process.wait()
-        finally:
-            os.close(reading)
-            os.close(writing)
+    def __init__(self, command: list[str], log: Path, tell: Callable[[str], object], *, silence_seconds: float) -> None:
+        super().__init__(
+            command,
+            log=log,
+            tell=tell,
+            give_up=lambda: os.kill(os.getpid(), signal.SIGTERM),
+            silence_seconds=silence_seconds,
+        )
 
 
 class EmbeddedServer(Server):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
@@ -13,10 +14,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from tapeworks.errors import ProblemCode
+from tapeworks_service.callers import still_allowed
 from tapeworks_service.problems import MEDIA_TYPE, Problem, of_validation
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
 
+SHORT_BYTES = 16 << 10
+"""A body of this size is read at once: a thread would wait longer for its turn than it works."""
+MOST_FIELDS = 1_000
+SLOW_SECONDS = 5.0
 _DRAIN_BYTES = 16 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
 
@@ -54,8 +60,12 @@ async def body_chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises 413."""
-    return b"".join([chunk async for chunk in body_chunks(request, limit)])
+    """The whole body. Raises 413, and 401 where the key was revoked while the body came slowly."""
+    began = time.monotonic()
+    body = b"".join([chunk async for chunk in body_chunks(request, limit)])
+    if time.monotonic() - began > SLOW_SECONDS:
+        await still_allowed(request)
+    return body
 
 
 async def read_message(request: Request, model: type[MessageT], limit: int) -> MessageT:
@@ -64,13 +74,22 @@ async def read_message(request: Request, model: type[MessageT], limit: int) -> M
     Workers relay what users' code printed and computed: NaN becomes a string and U+0000 the replacement
     character, or one odd line would block all that follow it.
     """
-    raw = (await read_body(request, limit)).replace(b"\\u0000", b"\\ufffd")
+    raw = await read_body(request, limit)
+    if len(raw) <= SHORT_BYTES:
+        return _message(raw, model)
+    return await asyncio.to_thread(_message, raw, model)
+
+
+def _message(raw: bytes, model: type[MessageT]) -> MessageT:
+    raw = raw.replace(b"\\u0000", b"\\ufffd")
     try:
         document = json.loads(raw.decode("utf-8"), parse_constant=str) if raw.strip() else {}
         if b"\\ud" in raw or b"\\uD" in raw:  # half a surrogate pair is no character: it becomes "?"
             document = json.loads(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         raise Problem(ProblemCode.INVALID_JSON, f"not valid JSON: {error}") from error
+    if isinstance(document, dict) and len(document) > MOST_FIELDS:
+        raise Problem(ProblemCode.INVALID_REQUEST, f"the message has more than {MOST_FIELDS} fields")
     try:
         return model.model_validate(document)
     except ValidationError as error:

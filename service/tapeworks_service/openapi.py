@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from functools import cache
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
 from pydantic.json_schema import models_json_schema
 
 from tapeworks import assets, wire
@@ -27,14 +31,24 @@ _BODIES = (
 
 
 def install(app: FastAPI) -> None:
-    """Serve the completed document; made at the first request for it."""
+    """Serve the completed document; made once, beside the loop: it takes half a second."""
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
-        return app.openapi_schema
+        with making:
+            if app.openapi_schema is None:
+                app.openapi_schema = _document(app)
+            return app.openapi_schema
 
+    @cache
+    def body() -> bytes:
+        return json.dumps(openapi(), ensure_ascii=False).encode()
+
+    async def serve(request: Request) -> Response:
+        return Response(await asyncio.to_thread(body), media_type="application/json")
+
+    making = threading.Lock()
     app.openapi = openapi  # type: ignore[method-assign]
+    app.add_route("/openapi.json", serve, include_in_schema=False)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -15,11 +15,13 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
-from starlette.routing import compile_path
+from starlette.requests import ClientDisconnect
 
+from tapeworks.canonical import MAX_FINDINGS
 from tapeworks.errors import PROBLEMS, Finding, ProblemCode, SpecInvalid
 from tapeworks.references import escape
 from tapeworks_service.database.engine import AWAY
@@ -105,7 +107,7 @@ def of_spec(error: SpecInvalid) -> Problem:
 def of_validation(error: ValidationError | RequestValidationError, *, within: str = "") -> Problem:
     """Pydantic's errors about a body or about parameters as one problem."""
     findings = []
-    for item in error.errors():
+    for item in error.errors()[:MAX_FINDINGS]:
         location = [step for step in item["loc"] if step not in ("body", "query", "path", "header")]
         pointer = within + "".join(f"/{escape(str(step))}" for step in location)
         code = {"extra_forbidden": ProblemCode.UNKNOWN_FIELD, "missing": ProblemCode.MISSING_FIELD}.get(
@@ -145,6 +147,8 @@ def to_problem(error: Exception) -> Problem:
     if isinstance(error, HTTPException):
         code = _HTTP_CODES.get(error.status_code, ProblemCode.INVALID_REQUEST)
         return Problem(code, str(error.detail), status=error.status_code, headers=error.headers)
+    if isinstance(error, ClientDisconnect):
+        return Problem(ProblemCode.INVALID_REQUEST, "the body ended early")  # nobody reads it
     if isinstance(error, OverflowError):
         return Problem(ProblemCode.INVALID_REQUEST, "a number is too large")
     if isinstance(getattr(error.__cause__, "__cause__", None), asyncpg.DataError):
@@ -159,9 +163,9 @@ def to_problem(error: Exception) -> Problem:
 def _methods(request: Request) -> set[str]:
     """All methods of a path: each operation is a route of its own, and the router knows of one only."""
     found: set[str] = set()
-    for template, operations in request.app.openapi()["paths"].items():
-        if compile_path(template)[0].match(request.url.path):
-            found |= {method.upper() for method in operations}
+    for route in request.app.routes:
+        if isinstance(route, APIRoute) and route.path_regex.match(request.url.path):
+            found |= route.methods or set()
     return found
 
 
@@ -183,6 +187,7 @@ def install(app: FastAPI) -> None:
         HTTPException,
         *AWAY,
         OverflowError,
+        ClientDisconnect,
         Exception,
     )
     for kind in kinds:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LATENESS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Measures:
@@ -28,6 +29,19 @@ class Measures:
         self.leases = Counter("tapeworks_leases", "Attempts handed to workers", registry=self.registry)
         self.reaped = Counter("tapeworks_leases_reaped", "Attempts taken from silent workers", registry=self.registry)
         self.ended = Counter("tapeworks_attempts_ended", "Attempts by outcome", ["outcome"], registry=self.registry)
+        self.lateness = Histogram(
+            "tapeworks_loop_lateness_seconds", "How late the event loop was, ten times a second",
+            buckets=LATENESS_SECONDS, registry=self.registry,
+        )  # fmt: skip
+        self.own_lateness = Histogram(
+            "tapeworks_loop_own_lateness_seconds", "How much of that lateness the service's own work can explain",
+            buckets=LATENESS_SECONDS, registry=self.registry,
+        )  # fmt: skip
+        self.steps = Counter("tapeworks_clock_steps", "Steps of the wall clock accounted for", registry=self.registry)
+        self.refused = Counter(
+            "tapeworks_connections_refused", "Connections and requests refused before a key", ["reason"],
+            registry=self.registry,
+        )  # fmt: skip
         self.uploaded = Counter("tapeworks_uploaded_bytes", "Bytes of parts stored", registry=self.registry)
 
     def render(self, *, jobs: Mapping[str, int], workers: Mapping[str, int]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import sys
 from types import FrameType
 from typing import Any
 
@@ -11,6 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from tapeworks_service.app import create_app
+from tapeworks_service.bounded_http import bounded_protocol
+from tapeworks_service.connections import Connections, allow_many_files
 from tapeworks_service.logs import configure
 from tapeworks_service.settings import ServiceSettings, StartRefused
 from tapeworks_service.waking import Hub
@@ -19,6 +22,9 @@ _GRACE_SECONDS = 10
 _COLLECTED_AFTER = (50_000, 20, 50)
 """New objects until the youngest are walked through, and how often that is done until the older ones are."""
 
+_SWITCH_SECONDS = 0.0005
+"""How long a thread that computes keeps the event loop waiting for its turn."""
+
 
 class Server(uvicorn.Server):
     """Says why it does not start, and lets waiting requests and streams go as soon as it is to stop."""
@@ -26,6 +32,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
         self._hub = hub
+        self._connections: Connections = config.app.state.connections  # type: ignore[union-attr]
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; once a second, close connections whose time is over."""
+        if counter % 10 == 0:
+            self._connections.sweep()
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen. Raises `StartRefused`."""
@@ -47,8 +60,11 @@ class Server(uvicorn.Server):
 
 
 def configured(app: FastAPI, **options: Any) -> uvicorn.Config:
-    """How uvicorn serves the application: the logs are ours, and nothing asks whence a request came."""
-    return uvicorn.Config(app, log_config=None, access_log=False, proxy_headers=False, **options)
+    """How uvicorn serves the application: the logs are ours, and `bounded_http.py` asks whence a request came."""
+    protocol = bounded_protocol(app.state.connections)
+    return uvicorn.Config(
+        app, http=protocol, ws="none", log_config=None, access_log=False, proxy_headers=False, **options
+    )
 
 
 def make_server(settings: ServiceSettings) -> Server:
@@ -67,11 +83,13 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECTED_AFTER)
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
 
 def run(settings: ServiceSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises `StartRefused` where the settings do not allow a start."""
     configure(settings)
+    allow_many_files()
     server = make_server(settings)
     settle()
     server.run()

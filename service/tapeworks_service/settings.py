@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tapeworks.bounds import YEAR
 from tapeworks.errors import TapeworksError
+from tapeworks.report_limits import LIMITS, ReportLimits
 from tapeworks.wire import PART_BYTES
 
 MIB = 1024 * 1024
@@ -41,6 +43,10 @@ class ServiceSettings(BaseSettings):
     api_key_file: Path | None = None
     """A file that holds that key, as container secrets do."""
 
+    origins: str = ""
+    """Origins (`http://localhost:3000`), separated by commas, of web pages that may send requests where there is no
+    key, beside the service's own."""
+
     lease_seconds: PositiveFloat = 20.0
     """An attempt that does not renew its lease for so long may be taken up by another."""
     heartbeat_seconds: PositiveFloat = 5.0
@@ -53,10 +59,35 @@ class ServiceSettings(BaseSettings):
     busy_seconds: PositiveFloat = 5.0
     """How long a request waits for the database before it is answered with 503."""
 
+    worker_silence_seconds: PositiveFloat = 30.0
+    """`tapeworks serve` replaces a worker's agent that does not answer for this long."""
+
     default_timeout_seconds: float = Field(default=7 * 86_400.0, gt=0, le=YEAR)
     """`limits.timeout_seconds` of a training job whose spec has none: no job may hold a worker for ever."""
 
+    max_connections: PositiveInt = 4096
+    """Open at once, beside those of workers; fewer where the process may have fewer open files."""
+    worker_connections: PositiveInt = 128
+    """More of them in which calls of workers alone are answered."""
+    max_connections_per_address: PositiveInt = 2048
+    max_header_bytes: PositiveInt = 32 * 1024
+    header_seconds: PositiveFloat = 10.0
+    """How long the header of a request may be on its way."""
+    body_seconds: PositiveFloat = 30.0
+    """How long its body may, and one second more for each 4 KiB that came."""
+    send_seconds: PositiveFloat = 60.0
+    """How long a client may not read what is sent to it."""
+    trusted_proxies: str = ""
+    """Addresses and networks of proxies, separated by commas, whose `X-Forwarded-For` is believed."""
+
     max_body_bytes: PositiveInt = MIB
+    max_job_events: PositiveInt = LIMITS.events
+    max_job_event_bytes: PositiveInt = LIMITS.event_bytes
+    max_job_log_lines: PositiveInt = LIMITS.log_lines
+    max_job_log_bytes: PositiveInt = LIMITS.log_bytes
+    max_job_points: PositiveInt = LIMITS.points
+    max_attempt_uploads: PositiveInt = LIMITS.uploads
+    """What a job may store of what its attempts report; docs/limits.md has the reasons."""
     max_registration_bytes: PositiveInt = 16 * MIB
     """A worker's catalogue holds the config schema of every component."""
     part_bytes: PositiveInt = PART_BYTES
@@ -88,6 +119,14 @@ class ServiceSettings(BaseSettings):
                 raise StartRefused("with a password file the database URL names a user and no password: USER@HOST/NAME")
             return f"{scheme}://{user}:{password}@{place}"
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'tapeworks.db'}"
+
+    @property
+    def report_limits(self) -> ReportLimits:
+        """What a job may report."""
+        return replace(
+            LIMITS, events=self.max_job_events, event_bytes=self.max_job_event_bytes, points=self.max_job_points,
+            log_lines=self.max_job_log_lines, log_bytes=self.max_job_log_bytes, uploads=self.max_attempt_uploads,
+        )  # fmt: skip
 
     @property
     def artifacts(self) -> Path:

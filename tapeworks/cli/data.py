@@ -93,8 +93,14 @@ def _show(dataset: Dataset) -> None:
         console.print(f"{counted} in {content.files:,} files, {dataset.bytes:,} bytes")
         columns = table("COLUMN", "DTYPE", "SHAPE")
         for column in content.columns:
-            columns.add_row(column.name, column.dtype, json_text.dumps(column.shape) if column.shape else "")
+            dtype = column.dtype if column.unit is None else f"{column.dtype}, {column.unit}"
+            columns.add_row(column.name, dtype, json_text.dumps(column.shape) if column.shape else "")
         console.print(columns)
+        for column in content.columns:
+            if column.unreadable is not None:
+                console.print(Text(f"a job cannot read column {column.name!r}: {column.unreadable}", style="yellow"))
+        for note in content.notes:
+            console.print(Text(note, style="yellow"))
         for name, count in content.classes.items():
             console.print(Text(f"  {name}: {count:,}"))
         if content.left_out:

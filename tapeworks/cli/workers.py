@@ -61,7 +61,8 @@ def _show(found: Sequence[WorkerInfo], *, json: bool) -> None:
     out().print(rows)
     for worker in found:
         for refused in worker.refused:
-            err().print(f"{worker.id} refused {refused.name}: {refused.reason}", markup=False)
+            hint = f". {refused.hint}" if refused.hint else ""
+            err().print(f"{worker.id} refused {refused.name}: {refused.reason}{hint}", markup=False)
 
 
 def _device(device: Device) -> str:

@@ -1,5 +1,6 @@
 """The container files name commands, ports, variables and files that exist."""
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -116,6 +117,18 @@ def test_the_gpu_worker_is_asked_for_and_reserves_its_devices() -> None:
     assert "nvidia-cudnn" in (ROOT / "requirements-gpu.lock").read_text()
 
 
+def test_workers_are_supervised_and_their_agents_are_checked() -> None:
+    """A hanging agent is replaced inside its container: Docker restarts what ends, not what is unhealthy."""
+    workers = [one for name, one in COMPOSE["services"].items() if name.startswith("worker")]
+    assert len(workers) == 2
+    for worker in workers:
+        assert worker["healthcheck"]["test"] == ["CMD", "python", "-m", "tapeworks_workers.health"]
+        assert worker["restart"] == "unless-stopped"
+    assert importlib.util.find_spec("tapeworks_workers.health") is not None
+    started = dict(instructions(ROOT / "workers/Dockerfile"))["CMD"]
+    assert "tapeworks worker --supervise" in started
+
+
 def test_volumes_are_declared_and_mounted_where_settings_point() -> None:
     for service in OURS.values():
         (volume,) = service["volumes"]
@@ -167,8 +180,8 @@ class TestDockerfile:
         text = " ".join(arguments for _, arguments in words)
         named = re.findall(r"tapeworks\"?,? \"?([a-z-]+)", text)
         assert set(named) <= commands()
-        for module in re.findall(r"\"-m\", \"(\w+)\"", text):
-            assert (ROOT / "service" / module / "__main__.py").exists()
+        for module in re.findall(r"\"-m\", \"([\w.]+)\"", text):
+            assert importlib.util.find_spec(module if "." in module else f"{module}.__main__") is not None
         for path in re.findall(r"127\.0\.0\.1:8000(/\w+)", text):
             assert path in {getattr(route, "path", None) for route in router.routes}
         assert named or "tapeworks_service" in text

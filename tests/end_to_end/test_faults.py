@@ -1,5 +1,7 @@
 """`tapeworks serve` that ends, in order or not: nothing is left behind, and jobs go on. Other faults: tests/faults."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -46,3 +48,23 @@ def test_a_killed_server_takes_the_worker_with_it(tmp_path: Path) -> None:
         assert not alive, alive
     with pytest.raises(httpx.ConnectError):
         httpx.get(served.url)
+
+
+def test_a_worker_that_is_stopped_is_replaced_and_its_job_goes_on(tmp_path: Path) -> None:
+    with serving(tmp_path, "--cpu-slots", "1", environment={"TAPEWORKS_WORKER_SILENCE_SECONDS": "5"}) as served:
+        job = running(served, served.client.submit(endless()), step=100)
+        former = served.agent
+        family = {*served.worker_processes(), former}
+        former.suspend()
+
+        def gone() -> bool:
+            return not any(process.is_running() for process in family)
+
+        eventually(gone, 90, "the stopped agent and all that it started have ended")
+        now = again(served, job)
+        assert now.progress.step >= 100
+        end(served, now)
+        health = [sys.executable, "-m", "tapeworks_workers.health", str(served.data / "worker")]
+        assert subprocess.run(health, check=False).returncode == 0
+        served.agent.suspend()  # and ends in order with the server
+    assert subprocess.run([*health[:-1], str(tmp_path)], check=False, capture_output=True).returncode == 1

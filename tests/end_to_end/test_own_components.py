@@ -19,6 +19,55 @@ def halve(x, y):
 '''
 
 
+HOSTILE = {
+    "acme_ends": ("import os\nos._exit(1)\n", "ends the process with exit status 1"),
+    "acme_waits": ("import time\ntime.sleep(600)\n", "did not end within 15 s"),
+    "acme_patches": ("import keras\nkeras.layers.Dense.call = lambda self, x: 0 * x\n", "Dense.call"),
+}
+"""Files that would end or change the process that all jobs are started from."""
+DIES = """
+import os
+import keras
+from tapeworks import component
+
+
+@component("acme/Dies", example={"inputs": {"shape": [None, 4]}})
+class Dies(keras.layers.Layer):
+    def call(self, x):
+        os._exit(1)
+
+
+@component("acme/Lives", example={"inputs": {"shape": [None, 4]}})
+class Lives(keras.layers.Layer):
+    def call(self, x):
+        return x
+"""
+
+
+def test_files_that_end_block_or_patch_are_refused_and_the_others_are_served(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(OWN_LOSS, own, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, (text, _) in HOSTILE.items():
+        (own / f"{name}.py").write_text(text)
+    (own / "acme_dies.py").write_text(DIES)
+    limit = {"TAPEWORKS_WORKER_COMPONENT_SECONDS": "15"}
+    with serving(tmp_path / "data", "--components", str(own), "--cpu-slots", "1", environment=limit) as served:
+        (worker,) = served.client.workers()
+        refused = {one.name: one for one in worker.refused}
+        assert set(refused) == {*(f"{name}.py" for name in HOSTILE), "acme/Dies"}
+        for name, (_, reason) in HOSTILE.items():
+            assert reason in refused[f"{name}.py"].reason
+            assert refused[f"{name}.py"].hint
+        assert "ended the process with exit status 1" in refused["acme/Dies"].reason
+        assert served.client.component("layer", "acme/Lives").workers
+        job = served.client.wait(served.client.submit(own / "job.json").id, 240)
+        assert job.state is State.SUCCEEDED, job.failure
+        assert job.metrics["test_sparse_categorical_accuracy"] > 0.9, "Dense is Keras' own"
+        log = (served.data / "logs" / "worker.log").read_text()
+        assert all(f"{name}.py" in log for name in HOSTILE)
+        assert log.count("worker ready") == 1
+
+
 def test_the_example_is_served_trained_and_loaded_again_when_it_changes(tmp_path: Path) -> None:
     own = tmp_path / "own"
     shutil.copytree(OWN_LOSS, own, ignore=shutil.ignore_patterns("__pycache__"))

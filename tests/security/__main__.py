@@ -18,10 +18,12 @@ import structlog
 
 from tests.security import escapes, outside
 from tests.security.house import housed
+from tests.security.protocol_fuzzer import fuzzed
 from tests.service.conftest import serving
 from tests.service.test_assets import DANGEROUS, HARMFUL
 from tests.service.uploading import make
 
+FUZZ_SECONDS = 60
 Row = tuple[str, str, str, int]
 """Kind, tried, refused by, how many got through."""
 
@@ -33,6 +35,10 @@ def of_sandbox(folder: Path) -> Iterator[Row]:
         for escape in escapes.ESCAPES:
             outcome = escape.run(house)
             yield "code", escape.tried, outcome.refused, int(outcome.through)
+        noticed = fuzzed(house, seed=1, tries=20, seconds=FUZZ_SECONDS)
+        told = ", ".join(f"{count} {what}" for what, count in noticed.outcomes.most_common())
+        what = f"speak the protocol wrongly in {noticed.outcomes.total()} jobs beside another project's"
+        yield "code", what, f"noticed by no other job: {told}", len(noticed.wrong)
 
 
 def at_the_door(folder: Path) -> Iterator[Row]:

@@ -145,12 +145,33 @@ def _link(house: House) -> Outcome:
     return Outcome(f"published: {', '.join(left) or 'nothing'}", through)
 
 
+def _leftovers(house: House) -> Outcome:
+    _, told = job(house, "leave", target="of the job before", number=4321)
+    if told.get("shared", -1) < 0:
+        raise AssertionError(f"nothing was left: {told}")
+    outcome = _printed("find", number=4321)(house)
+    return Outcome(outcome.refused if outcome.through else "nothing of it was there", outcome.through)
+
+
 def _kill_everything(house: House) -> Outcome:
     agent = house.served.agent.pid
     ended, _ = job(house, "kill_everything")
     again, _ = job(house, "nothing")
     alive = house.served.agent.pid == agent and again.state is State.SUCCEEDED
     return Outcome(f"its own job ended as {ended.state.value}, the worker lives", not alive)
+
+
+def _forged(house: House) -> Outcome:
+    ended, _ = job(house, "forge", export={})
+    return Outcome(f"{ended.failure and ended.failure.message}", ended.model is not None)
+
+
+def _sealed(house: House) -> Outcome:
+    """The module of the bundle that a verifier imports is the package's own, and what it changes would be published."""
+    ended, told = job(house, "nothing", export={})
+    if not told.get("reached") and (ended.model is None or "error" not in told):
+        raise AssertionError(f"the attempt itself went wrong: {ended.failure} {told}")
+    return Outcome(str(told.get("error")), bool(told["reached"]))
 
 
 def _crafted(house: House) -> Outcome:
@@ -190,8 +211,11 @@ ESCAPES = (
     Escape("memory", "fill the memory", _bounded("memory", "out_of_memory", resources={"memory_gib": MEMORY_GIB})),
     Escape("disk", "fill the disk", _bounded("disk", "storage_full")),
     Escape("tmp", "fill /tmp", _printed("temporary", number=4 << 30)),
+    Escape("leftovers", "find in /tmp, /dev/shm and shared memory what the job before left", _leftovers),
     Escape("link", "leave a link for the agent to upload", _link),
     Escape("crafted model", "run a command from a crafted .keras file", _crafted),
+    Escape("forged certificate", "publish 23 bytes as a verified model", _forged),
+    Escape("sealed bundle", "change a bundle after it was sealed", _sealed),
     Escape("outlive", "outlive its job", _outlive),
 )  # fmt: skip
 

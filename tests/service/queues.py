@@ -77,8 +77,12 @@ class Queue:
             await wishes.cancel(tx, job_id, project_id="default")
 
     async def reap(self) -> list[str]:
+        """End the attempts whose lease has expired by the database's clock."""
+        async with self.database.read() as tx:
+            now = await tx.now()
+            silent = {lease: 20.0 for lease in await queue.held_leases(tx) if lease.expires_at < now}
         async with self.database.write() as tx:
-            return await queue.reap(tx, retry_seconds=0.0)
+            return await queue.reap(tx, silent, retry_seconds=0.0)
 
     async def row(self, job_id: str) -> Any:
         async with self.database.read() as tx:

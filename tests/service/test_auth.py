@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,15 @@ def test_a_new_key_in_the_settings_replaces_the_old_one(own_service: Any, tmp_pa
 
 
 def test_without_a_key_only_this_machine_is_served(api: httpx.Client) -> None:
-    assert api.get("/v1/jobs", headers={"Origin": "http://localhost:3000"}).status_code == 200
+    port = api.base_url.port
+    for origin in (f"http://localhost:{port}", f"http://127.0.0.1:{port}"):
+        assert api.get("/v1/jobs", headers={"Origin": origin}).status_code == 200, "a page of the service's own"
     for headers in (
+        {"Origin": "http://localhost:3000"},
+        {"Origin": "http://localhost"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": f"http://attacker.example:{port}"},
         {"Host": "attacker.example"},
         {"Host": "["},
         {"Origin": "https://attacker.example"},
@@ -110,6 +118,23 @@ def test_without_a_key_only_this_machine_is_served(api: httpx.Client) -> None:
     ):
         refused = api.post("/v1/jobs", json={}, headers=headers)
         assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+
+
+def test_without_a_key_a_page_is_served_whose_origin_is_named(own_sqlite_service: Any) -> None:
+    named = {"Origin": "http://localhost:3000", "Sec-Fetch-Site": "same-site"}
+    with own_sqlite_service(origins="https://app.example, http://localhost:3000/") as (client, _):
+        assert client.get("/v1/jobs", headers=named).status_code == 200
+        assert client.get("/v1/jobs", headers={"Origin": "http://localhost:3001"}).status_code == 403
+
+
+def test_the_page_of_the_api_asks_no_other_server(api: httpx.Client) -> None:
+    page = api.get("/docs")
+    named = re.findall(r'(?:src|href)="([^"]*)"', page.text)
+    assert "//" not in page.text.replace("<!-- ", "").replace("// ", ""), page.text
+    assert len(named) == 3
+    for path in named:
+        assert api.get(path).is_success, path
+    assert api.get("/docs/nothing.js").status_code in (404, 422)
 
 
 @pytest.mark.parametrize("host", ["::", "192.0.2.1", "example.org"])

@@ -22,6 +22,7 @@ from tapeworks_service.database.engine import Database
 from tapeworks_service.database.tables import deletions, fits, workers
 from tapeworks_service.waking import Hub
 
+from .uploading import PART, begin, digest_header, send
 from .worker import HandLease, spec
 
 
@@ -204,6 +205,40 @@ def test_a_backup_of_a_running_instance_goes_on_elsewhere(
         assert set(states) == {backed_up["held"], backed_up["queued"]}
         events = client.get(f"/v1/jobs/{backed_up['held']}/events").json()["data"]
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+
+
+def test_uploads_that_are_nothing_yet_are_in_a_backup(own_sqlite_service: Any, tmp_path: Path) -> None:
+    data, half = b"a,b\n1,2\n", b"h" * (PART + 1)
+    with own_sqlite_service() as (client, _):
+        whole = send(client, data)
+        begun = begin(client, half)
+        path = f"/v1/uploads/{begun['id']}/parts/1"
+        assert client.put(path, content=half[:PART], headers=digest_header(half[:PART])).is_success
+        tapeworks("backup", str(tmp_path / "backup"), "--data-dir", str(own_sqlite_service.folder))
+    tapeworks("restore", str(tmp_path / "backup"), "--data-dir", str(tmp_path / "elsewhere"))
+    with type(own_sqlite_service)(tmp_path / "elsewhere", None)() as (client, _):
+        assert begin(client, data)["completed"]
+        made = client.post("/v1/datasets", json={"upload_id": whole, "name": "small", "format": "csv"})
+        assert made.status_code == 201, made.text
+        assert begin(client, half)["missing"] == [1, 2], "a part of which the bytes are not in the backup"
+        send(client, half)
+
+
+@pytest.mark.parametrize("asked", ["begin", "get", "create"])
+def test_an_upload_whose_bytes_are_gone_is_sent_again(own_service: Any, asked: str) -> None:
+    data = b"a,b\n1,2\n"
+    with own_service() as (client, _):
+        upload_id = send(client, data)
+        wanted = {"upload_id": upload_id, "name": "small", "format": "csv"}
+        for file in own_service.folder.glob("artifacts/*/files/*"):
+            file.unlink()  # as where the files that were restored are older than the database
+        if asked == "create":
+            refused = client.post("/v1/datasets", json=wanted)
+            assert (refused.status_code, "Send them again" in refused.text) == (422, True), refused.text
+        told = client.get(f"/v1/uploads/{upload_id}").json() if asked == "get" else begin(client, data)
+        assert (told["id"], told["completed"], told["missing"]) == (upload_id, False, [1])
+        assert send(client, data) == upload_id
+        assert client.post("/v1/datasets", json=wanted).status_code == 201
 
 
 def test_nothing_is_overwritten_and_damage_is_told(

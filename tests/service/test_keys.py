@@ -8,6 +8,7 @@ import logging
 import stat
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ import httpx_sse
 import pytest
 
 from tapeworks_service import keys
+from tapeworks_service.artifacts.downloads import CHECKED_SECONDS
 from tapeworks_service.settings import ServiceSettings
 
 from .conftest import OwnService
@@ -72,6 +74,58 @@ def test_a_stream_ends_when_its_key_is_revoked(own_service: Any, tapeworks: Call
             tapeworks("revoke", revoked["id"])
             assert list(messages) == []
         assert client.get(f"/v1/jobs/{job['id']}", headers=bearer(kept["key"])).json()["state"] == "queued"
+
+
+def test_requests_that_wait_end_when_their_key_is_revoked(own_service: Any, tapeworks: Callable[..., Any]) -> None:
+    with own_service(api_key="tw_first_key_of_the_tests") as (client, worker):
+        operator = bearer("tw_first_key_of_the_tests")
+        client.headers.update(operator)
+        worker.register()
+        job = worker.submit()
+        lease = worker.lease()
+        made = tapeworks("create", "bob", "--scope", "read", "--scope", "worker", "--json")
+        revoked = bearer(made["key"])
+        eventually(client, "/v1/jobs", 200, **revoked)
+        revision = worker.job(job["id"])["revision"]
+        waits: dict[str, Callable[[], httpx.Response]] = {
+            "get_job": lambda: client.get(f"/v1/jobs/{job['id']}?wait=30&unless={revision}", headers=revoked),
+            "commands": lambda: client.get(f"{lease.path}/commands?wait=30", headers={**lease.headers, **revoked}),
+            "lease_job": lambda: client.post(
+                "/v1/worker/leases",
+                json={"worker_id": "hand", "request_id": "waits", "wait_seconds": 10, "free_cpus": 4},
+                headers=revoked,
+            ),
+        }
+        with ThreadPoolExecutor() as pool:
+            answers = {name: pool.submit(wait) for name, wait in waits.items()}
+            tapeworks("revoke", made["id"])
+            eventually(client, "/v1/jobs", 401, **revoked)
+            worker.submit()
+            lease.heartbeat(step=1)  # what they wait for
+            assert {name: answer.result(40).status_code for name, answer in answers.items()} == dict.fromkeys(
+                waits, 401
+            )
+
+
+def test_a_download_breaks_off_when_its_key_is_revoked(own_service: Any, tapeworks: Callable[..., Any]) -> None:
+    with own_service(api_key="tw_first_key_of_the_tests") as (client, worker):
+        client.headers.update(bearer("tw_first_key_of_the_tests"))
+        worker.register()
+        job = worker.submit()
+        whole = bytes(40 << 20)
+        worker.lease().succeed(whole)
+        made = tapeworks("create", "bob", "--scope", "read", "--json")
+        eventually(client, "/v1/jobs", 200, **bearer(made["key"]))
+        received = 0
+        with client.stream("GET", f"/v1/jobs/{job['id']}/model", headers=bearer(made["key"])) as answer:
+            chunks = answer.iter_raw()
+            received += len(next(chunks))
+            tapeworks("revoke", made["id"])
+            eventually(client, "/v1/jobs", 401, **bearer(made["key"]))
+            time.sleep(CHECKED_SECONDS)
+            with pytest.raises(httpx.TransportError):
+                received += sum(len(chunk) for chunk in chunks)
+        assert received < len(whole)
 
 
 def test_the_last_key_of_a_user_is_not_revoked_by_accident(own_service: Any, tapeworks: Callable[..., Any]) -> None:

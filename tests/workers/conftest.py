@@ -18,6 +18,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.workers.stage import Stage, staged
+
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = 120, what: str = "") -> Any:
     """Wait for a condition and return what it gave; a test that waits for something never sleeps for luck."""
@@ -64,6 +66,8 @@ class Service:
     lease_seconds: int = 3
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    """Further ones."""
 
     def __post_init__(self) -> None:
         self.api = httpx.Client(base_url=self.url, timeout=60)
@@ -79,6 +83,7 @@ class Service:
             "LEASE_SECONDS": str(self.lease_seconds),
             "HEARTBEAT_SECONDS": "1",
             "REAPER_SECONDS": "1",
+            **self.settings,
         }
         environment = os.environ | {f"TAPEWORKS_{name}": value for name, value in settings.items()}
         command = [sys.executable, "-m", "tapeworks_service"]
@@ -203,7 +208,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @contextmanager
-def running_service(folder: Path, **settings: int) -> Iterator[Service]:
+def running_service(folder: Path, **settings: Any) -> Iterator[Service]:
     """A service that answers."""
     own = Service(folder, **settings)
     own.start()
@@ -225,3 +230,9 @@ def patient_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servic
 def start_worker() -> Callable[..., AbstractContextManager[WorkerProcess]]:
     """`with start_worker(service, folder, *options, **environment) as worker`."""
     return running_worker
+
+
+@pytest.fixture(scope="module")
+def stage(patient_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with staged(patient_service, tmp_path_factory.mktemp("stage")) as found:
+        yield found

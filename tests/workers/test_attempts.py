@@ -3,124 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from tapeworks import wire
-from tapeworks.jobs import Device
-from tapeworks_workers import lifelines
-from tapeworks_workers.attempts import Attempt, Terms
-from tapeworks_workers.cache import Cache
-from tapeworks_workers.launcher import ForkLauncher
-from tapeworks_workers.link import Link, canonical_digest
-from tapeworks_workers.rooms import Bounds
-from tapeworks_workers.settings import WorkerSettings
-
-ACTING = Path(__file__).with_name("acting_runner.py")
-SCHEMA = {"type": "object", "properties": {}, "additionalProperties": False}
-ROLES = {"models": ["model"], "optimizers": {}, "losses": [], "frozen": [], "validation_step": False}
-CATALOGUE = wire.Catalogue.model_validate(
-    {
-        "components": [
-            {"kind": kind, "name": name, "digest": "0" * 64, "config_schema": SCHEMA, "roles": roles}
-            for kind, name, roles in (("source", "rows", None), ("model", "net", None), ("step", "supervised", ROLES))
-        ]
-    }
-)
-Result = TypeVar("Result")
-
-
-@dataclass
-class Stage:
-    """A launcher of acting runners, and a service to lease jobs from."""
-
-    loop: asyncio.Runner
-    launcher: ForkLauncher
-    service: Any
-    folder: Path
-
-    def run(self, scene: Coroutine[Any, Any, Result]) -> Result:
-        return self.loop.run(scene)
-
-    @asynccontextmanager
-    async def linked(self) -> AsyncIterator[Link]:
-        link = Link(self.service.url, key=None)
-        digest = canonical_digest(CATALOGUE.model_dump(mode="json"))
-        devices = [Device(id="cpu0", kind="cpu")]
-        registration = wire.Registration(devices=devices, catalogue_digest=digest, catalogue=CATALOGUE)
-        try:
-            await link.register("stage", registration)
-            yield link
-        finally:
-            await link.aclose()
-
-    async def lease(self, link: Link, job_id: str, request_id: str) -> wire.Lease:
-        request = wire.LeaseRequest(worker_id="stage", request_id=request_id, free_cpus=4)
-        lease = await link.lease(request)
-        assert lease is not None
-        assert lease.job_id == job_id
-        return lease
-
-    def attempt(self, link: Link, lease: wire.Lease, **settings: Any) -> Attempt:
-        settings = {"work_dir": self.folder, "grace_seconds": 60, **settings}
-        terms = Terms(
-            WorkerSettings(**settings),
-            self.launcher,
-            {"CUDA_VISIBLE_DEVICES": "-1"},
-            heartbeat_seconds=0.5,
-            compiled=self.folder / "compiled",
-            cache=Cache(self.folder / "uploads", reserve=0),
-            rooms=None,
-            bounds=Bounds(1 << 40, 1 << 40),
-        )
-        return Attempt(lease, link.attempt(lease), terms)
-
-    def submit(self, name: str, **parts: Any) -> str:
-        data = {"source": "rows", "pipeline": [{"op": "batch", "batch_size": 2}]}
-        once = {"max_attempts": 1, **parts.pop("limits", {})}
-        return str(
-            self.service.submit({"name": name, "data": data, "model": "net", "export": None, "limits": once, **parts})
-        )
-
-    def play(self, name: str, *, cancel_in: str | None = None, **settings: Any) -> dict[str, Any]:
-        """Run one attempt of a job of that name; the job afterwards. `cancel_in`: cancel once it is in that state."""
-        limits = settings.pop("limits", {})
-
-        async def scene() -> dict[str, Any]:
-            async with self.linked() as link:
-                job_id = self.submit(name, limits=limits)
-                lease = await self.lease(link, job_id, job_id)
-                running = asyncio.create_task(self.attempt(link, lease, **settings).run())
-                if cancel_in is not None:
-                    await asyncio.to_thread(self.service.until, job_id, lambda job: job["state"] == cancel_in)
-                    await asyncio.to_thread(self.service.api.post, f"/v1/jobs/{job_id}/cancel")
-                await running
-                job: dict[str, Any] = self.service.job(job_id)
-                return job
-
-        job = self.run(scene())
-        assert list((self.folder / "attempts").iterdir()) == []
-        return job
-
-    def notes(self, job: dict[str, Any]) -> list[dict[str, Any]]:
-        events = self.service.data(f"/v1/jobs/{job['id']}/events")
-        return [event["data"] for event in events if event["type"] in ("note", "diagnostic")]
-
-
-@pytest.fixture(scope="module")
-def stage(patient_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    lifelines.become_subreaper()
-    with asyncio.Runner() as loop:
-        launcher = ForkLauncher(runner=f"{ACTING}:main", admission=f"{ACTING}:catalogue")
-        loop.run(launcher.start())
-        loop.run(launcher.load([]))
-        yield Stage(loop, launcher, patient_service, tmp_path_factory.mktemp("stage"))
-        loop.run(launcher.close())
+from tapeworks_workers.files import open_beneath
+from tapeworks_workers.link import AttemptLink
+from tests.workers.stage import Stage
 
 
 def test_a_crashed_runner_is_lost_with_its_last_words(stage: Stage) -> None:
@@ -149,9 +41,20 @@ def test_what_is_not_valid_is_told_and_what_is_not_its_own_left_out(stage: Stage
 
 
 def test_a_result_outside_the_folder_is_not_published(stage: Stage) -> None:
-    job = stage.play("escape")
+    job = stage.play("escape", export={})
     assert (job["state"], job["failure"]["code"]) == ("failed", "internal")
-    assert "records.jsonl" in job["failure"]["message"]
+    (note,) = stage.notes(job)
+    assert "'manifest.json' cannot be opened" in note["message"]
+
+
+@pytest.mark.parametrize("export", [None, {}])
+def test_what_a_runner_says_was_verified_is_not_published(stage: Stage, export: dict[str, Any] | None) -> None:
+    job = stage.play("forge", export=export)
+    assert job["model"] is None
+    assert stage.service.data(f"/v1/jobs/{job['id']}/artifacts") == []
+    if export is not None:
+        assert (job["state"], job["failure"]["code"]) == ("failed", "internal")
+        assert "its bundle was not verified" in job["failure"]["message"]
 
 
 def test_a_runner_that_does_not_heed_a_cancel_is_killed_after_a_grace(stage: Stage) -> None:
@@ -167,6 +70,12 @@ def test_a_cancel_while_exporting_kills_at_once(stage: Stage) -> None:
 def test_a_runner_beyond_its_time_is_killed(stage: Stage) -> None:
     job = stage.play("deaf", limits={"timeout_seconds": 1}, grace_seconds=0.5)
     assert (job["state"], job["failure"]["code"]) == ("failed", "timeout")
+
+
+def test_a_job_of_built_in_parts_has_a_memory_limit_too(stage: Stage) -> None:
+    job = stage.play("takes_memory", memory=250 << 20)
+    assert (job["state"], job["failure"]["code"]) == ("failed", "out_of_memory")
+    assert f"of {250 << 20} bytes" in job["failure"]["message"]
 
 
 def test_a_verification_that_fails_is_answered(stage: Stage) -> None:
@@ -225,14 +134,24 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stage: Stage, damage:
     assert note["resumes"] == [{"step": 1, "bytes": "the state at step 1"}]
 
 
+async def leave(link: AttemptLink, bundle: bytes, folder: Path) -> None:
+    """End an attempt as an agent does whose job left these bytes."""
+    (folder / "model.tar.gz").write_bytes(bundle)
+    with open_beneath(folder, "model.tar.gz") as file:
+        uploaded = await link.upload(file, "model.tar.gz")
+    (folder / "model.tar.gz").unlink()
+    published = wire.Published(bundle=uploaded, formats=["keras"])
+    await link.finish(wire.Finish(outcome="succeeded", published=published))
+
+
 def go_on(stage: Stage, bundle: str, damage: Callable[[Path, bytes], None] | None = None) -> dict[str, Any]:
     """A job that leaves a bundle, and one that waits for it and goes on from it; the latter as it ended."""
 
     async def scene() -> str:
         async with stage.linked() as link:
-            source = stage.submit("leaves", labels={"bundle": bundle})
+            source = stage.submit("leaves")
             job_id = stage.submit("goes_on", training={"epochs": 1, "initial_state": {"from": source}})
-            await stage.attempt(link, await stage.lease(link, source, source)).run()
+            await leave(link.attempt(await stage.lease(link, source, source)), bundle.encode(), stage.folder)
             if damage is not None:
                 damage(stage.service.folder, bundle.encode())
             await stage.attempt(link, await stage.lease(link, job_id, job_id)).run()

@@ -136,3 +136,16 @@ def test_what_is_no_frame_is_refused(wire: bytes) -> None:
 def test_a_message_too_large_is_refused_before_it_is_sent(pair: tuple[Channel, Channel]) -> None:
     with pytest.raises(FrameError, match="too large"):
         pair[0].send({"text": "x" * (frames.MAX_FRAME_BYTES + 1)})
+
+
+def test_what_an_agent_would_refuse_is_not_sent(pair: tuple[Channel, Channel]) -> None:
+    ours, theirs = pair
+    for large in ({"type": "record", "text": "x" * 300_000}, {"type": "finish", "rows": [[]] * 40_000}):
+        with pytest.raises(FrameError):
+            ours.send(large)
+    received: queue.Queue[dict[str, str] | None] = queue.Queue()
+    theirs.start_reader(received.put, lambda: received.put(None))
+    ours.send({"type": "finish", "text": "x" * 300_000})
+    message = received.get(timeout=10)
+    assert message is not None
+    assert len(message["text"]) == 300_000

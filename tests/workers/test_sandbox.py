@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,9 @@ from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers import agent, census, lifelines, sandbox
+from tapeworks_workers import agent, lifelines, sandbox
 from tapeworks_workers.forking import LaunchFailed
+from tapeworks_workers.processes import Work
 from tapeworks_workers.rooms import Bounds, Cell, Occupants, Rooms
 from tapeworks_workers.sandboxed_process import SandboxDescriptorRefused, SandboxedProcess
 from tapeworks_workers.settings import WorkerSettings
@@ -66,6 +66,75 @@ def test_a_room_is_warm_for_the_next_of_its_own_and_no_other(tmp_path: Path) -> 
 
     with_rooms(tmp_path, sandbox.of_this_machine(), scene)
     assert not list(tmp_path.iterdir()), "nothing of them stays"
+
+
+LEAVES = """
+import ctypes, os, pathlib, sys
+made = pathlib.Path("/tmp/made-at-import")
+made.mkdir(exist_ok=True)
+(made / "file").touch()
+
+def leave(how):
+    for place in ("/tmp", "/dev/shm"):
+        at = pathlib.Path(place)
+        (at / "left.txt").write_text("of the attempt before")
+        (at / "link").symlink_to("/etc")
+        os.chdir(at)
+        for _ in range(2000):
+            os.mkdir("a" * 50)
+            os.chdir("a" * 50)
+        (at / "a").mkdir()
+        (at / "closed").mkdir(mode=0)
+    ctypes.CDLL(None).shmget(0x1234, 4096, 0o1666)
+    if how == "changes":
+        (made / "file").write_text("of the attempt before")
+    return look()
+
+def look():
+    seen = [str(one) for place in ("/tmp", "/dev/shm") for one in sorted(pathlib.Path(place).iterdir())]
+    seen += ["shm"] * (ctypes.CDLL(None).shmget(0x1234, 4096, 0) >= 0)
+    return {"seen": seen}
+"""
+
+
+MADE_AT_IMPORT = "/tmp/made-at-import"  # noqa: S108 — in the sandbox
+LEFT = {"/tmp/left.txt", "/dev/shm/left.txt", "shm"}  # noqa: S108 — in the sandbox
+
+
+@pytest.mark.parametrize("how", ["leaves", "changes"])
+def test_an_attempt_finds_nothing_in_tmp_of_the_one_before(tmp_path: Path, how: str) -> None:
+    """The work folder lies below /tmp here, bound into the sandbox: it stays."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "leaves.py").write_text(LEAVES)
+    told = {"id": "pkg_1", "version": "1", "root": str(package), "modules": ["leaves"]}
+
+    async def asked(cell: Cell, function: str, **arguments: Any) -> list[str]:
+        zygote = await cell.launcher._living_zygote()
+        child = await zygote.launch(Work(f"leaves:{function}", arguments, frame=True))
+        result = await child.result()
+        await child.handle.wait()
+        os.close(child.stdout)
+        os.close(child.stderr)
+        assert result is not None
+        assert result["ok"], result
+        return list(result["report"]["seen"])
+
+    async def scene(rooms: Rooms) -> None:
+        cell = await take(rooms, packages=[told], readable=[package])
+        before = await asked(cell, "look")
+        assert MADE_AT_IMPORT in before
+        left = await asked(cell, "leave", how=how)
+        assert set(left) >= LEFT
+        (cell.run_folder / "own").write_text("of the attempt before")
+        await rooms.give_back(cell)
+        after = await take(rooms, packages=[told], readable=[package])
+        assert (after is cell) is (how == "leaves"), "what was changed cannot be trusted: another sandbox"
+        assert await asked(after, "look") == before
+        assert not list(after.run_folder.iterdir())
+        assert (package / "leaves.py").exists()
+
+    with_rooms(tmp_path / "rooms", sandbox.of_this_machine(), scene)
 
 
 def test_a_package_that_cannot_be_imported_leaves_no_room(tmp_path: Path) -> None:
@@ -241,14 +310,3 @@ def test_doctor_tells_which_layers_there_are() -> None:
     found = sandbox.of_this_machine()
     assert json.loads(done.stdout)["sandbox"] == dict(found.layers)
     assert done.exit_code == bool(found.missing)
-
-
-def test_the_quick_count_of_memory_is_never_below_the_exact_one() -> None:
-    code = "import sys; kept = bytearray(b'x') * (64 << 20); print('kept', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"kept\n"
-        living = {(process.pid, 0.0)}
-        assert 64 << 20 <= census.private_bytes(living) <= census.most_private_bytes(living)
-        process.kill()
-    assert census.most_private_bytes(living) == 0

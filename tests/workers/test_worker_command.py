@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -126,3 +127,28 @@ def test_no_tensorflow_and_no_service_in_the_agent() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_a_supervised_worker_is_started_again_and_says_whether_it_lives(tmp_path: Path, until: Any) -> None:
+    command = [sys.executable, "-m", "tapeworks_workers", "--supervise", "--server", "http://127.0.0.1:1"]
+    health = [sys.executable, "-m", "tapeworks_workers.health", str(tmp_path)]
+
+    def lives() -> bool:
+        return subprocess.run(health, check=False, capture_output=True).returncode == 0
+
+    def agent() -> psutil.Process | None:
+        return next(iter(psutil.Process(supervisor.pid).children()), None)
+
+    assert not lives()
+    supervisor = subprocess.Popen([*command, "--work-dir", str(tmp_path)], stderr=subprocess.DEVNULL)
+    try:
+        until(lives)
+        former = until(agent)
+        assert "--supervise" not in former.cmdline()
+        former.kill()
+        until(lambda: not former.is_running() and agent())
+        supervisor.terminate()
+        assert supervisor.wait(60) == 0
+    finally:
+        supervisor.kill()
+        supervisor.wait()

@@ -156,7 +156,9 @@ def test_a_killed_base_ends_neither_runner_nor_component_zygote(house: House, tm
     async def scene() -> dict[str, Any] | None:
         async with await runner(house.launcher, tmp_path) as talk:
             os.kill(base, signal.SIGKILL)
-            child = await house.launcher.verifier("reload", tmp_path / "none", environment={}, folder=tmp_path)
+            child = await house.launcher.verifier(
+                "reload", {"bundle": str(tmp_path / "none"), "into": str(tmp_path)}, environment={}, folder=tmp_path
+            )
             child.begin()
             result = await child.result()
             await child.handle.wait()
@@ -363,3 +365,18 @@ def test_a_held_process_that_could_not_load_says_so_once_it_is_asked(house: Hous
     told = house.run(scene())
     assert told is not None
     assert "no_such_module" in told["failure"]["message"]
+
+
+def test_a_discarded_process_leaves_neither_a_zombie_nor_descriptors(house: House, tmp_path: Path) -> None:
+    async def scene() -> int:
+        child = await house.launcher.runner(environment={}, folder=tmp_path)
+        child.discard()
+        while child.handle.pid in lifelines.held():
+            await asyncio.sleep(0.01)
+        return child.handle.pid
+
+    house.run(scene())  # what the first one makes stays open
+    before = psutil.Process().num_fds()
+    pid = house.run(scene())
+    assert not psutil.pid_exists(pid)
+    assert psutil.Process().num_fds() == before

@@ -40,7 +40,7 @@ def about() -> dict[str, Any]:
     }
 
 
-def catalogue(part: str) -> Any:
+def catalogue(part: str, **_: Any) -> Any:
     """The registry without admission: what was loaded and what was refused, of which nothing is shipped."""
     from tapeworks.components import registry
     from tapeworks.wire import Catalogue

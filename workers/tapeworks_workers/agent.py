@@ -26,10 +26,12 @@ import uuid_utils
 from tapeworks import wire
 from tapeworks.errors import ApiError, NotFound
 from tapeworks.spec import Resources
-from tapeworks_workers import compiled, lifelines, sandbox
+from tapeworks_workers import compiled, lifelines, memory_limit, sandbox
 from tapeworks_workers.attempts import Attempt, Terms
+from tapeworks_workers.beats import Beats
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.catalogue import Admitted, Snapshot, admit, snapshot
+from tapeworks_workers.cgroups import Cgroups, CgroupsUnavailable
 from tapeworks_workers.devices import Devices, DeviceTaken, Held
 from tapeworks_workers.file_trees import remove
 from tapeworks_workers.launcher import ForkLauncher, Launcher, LaunchFailed, SpawnLauncher
@@ -43,9 +45,6 @@ LEASE_WAIT = 30.0
 REGISTER_SECONDS = 30.0
 """A registration is repeated so often: memory and use of devices change."""
 WATCH_SECONDS = 1.0
-SHARE = 0.8
-LEAST_BYTES = 2 << 30
-"""Of the machine's memory what jobs in sandboxes may have together, and each of them at least."""
 REFUSED_SECONDS = 10.0
 """Between calls that the service refuses: a key that is not known, another version."""
 
@@ -84,7 +83,8 @@ class Agent:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._settings = settings
-        self._launcher = launcher or (ForkLauncher() if settings.runner == "fork" else SpawnLauncher())
+        launcher_of = ForkLauncher if settings.runner == "fork" else SpawnLauncher
+        self._launcher = launcher or launcher_of(import_seconds=settings.component_seconds)
         self._devices = Devices(cpu_slots=settings.cpu_slots, nvml=nvml)
         self._link = Link(settings.server, key=settings.key(), transport=transport)
         self._attempts: dict[asyncio.Task[None], Attempt] = {}
@@ -94,7 +94,7 @@ class Agent:
         self._cache = Cache(
             settings.work_dir / "uploads", reserve=settings.reserve_bytes, most_bytes=settings.cache_bytes
         )
-        self._sandbox = sandbox.of_this_machine() if settings.allow_packages else None
+        self._sandbox = sandbox.of_this_machine()
         self._rooms = _rooms(settings, self._sandbox)
         self._announced: Announced
         self._registered: wire.Registered
@@ -113,15 +113,16 @@ class Agent:
             stack.push_async_callback(self._launcher.close)
             if self._rooms is not None:
                 stack.push_async_callback(self._rooms.close)
+            beating = asyncio.create_task(Beats(self._settings.work_dir, self._settings.beat).keep())
             working = asyncio.create_task(self._work())
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 working.result()
             await self._hand_back()
-            working.cancel()
-            stopping.cancel()
-            for ended in await asyncio.gather(working, stopping, return_exceptions=True):
+            for task in (working, stopping, beating):
+                task.cancel()
+            for ended in await asyncio.gather(working, stopping, beating, return_exceptions=True):
                 if isinstance(ended, Exception):
                     log.error("an error while the worker stopped", error=str(ended))
         log.info("worker stopped")
@@ -172,7 +173,13 @@ class Agent:
     # ── what this worker is ──────────────────────────────────────────────────────────────────────
 
     async def _admit(self) -> Announced:
-        admitted = await admit(self._launcher, self._settings.components, folder=self._settings.work_dir / "catalogues")
+        settings = self._settings
+        admitted = await admit(
+            self._launcher,
+            settings.components,
+            folder=settings.work_dir / "catalogues",
+            seconds=settings.component_seconds,
+        )
         return Announced.of(admitted)
 
     async def _register(self) -> None:
@@ -184,8 +191,8 @@ class Agent:
             versions={"tapeworks": version("tapeworks"), **announced.versions},
             cpus=self._devices.cpus,
             memory_bytes=psutil.virtual_memory().total,
-            packages=self._rooms is not None,
-            sandbox=dict(self._sandbox.layers) if self._sandbox is not None else {},
+            packages=self._settings.allow_packages and self._rooms is not None,
+            sandbox=dict(self._sandbox.layers),
             catalogue_digest=announced.digest,
         )
         self._registered = await self._link.register(self._settings.id, registration)
@@ -294,11 +301,11 @@ class Agent:
         task.add_done_callback(self._attempts.pop)
 
     def _memory_for(self, resources: Resources, held: Held) -> int:
-        """What an attempt in a sandbox may have: what it asks for, or its cores' share of the machine's."""
+        """What an attempt may have: what it asks for, or its cores' share of the machine's."""
         if resources.memory_gib is not None:
             return int(resources.memory_gib * 1024**3)
         share = 1.0 if held.gpus else min(1.0, held.cpus / self._devices.cpus)
-        return max(LEAST_BYTES, int(SHARE * share * psutil.virtual_memory().total))
+        return memory_limit.default_bytes(share)
 
     async def _attend(self, attempt: Attempt, held: Held, stack: ExitStack) -> None:
         with stack:
@@ -354,8 +361,10 @@ async def _first_of(work: Any, other: Any) -> Any:
 
 
 def _rooms(settings: WorkerSettings, found: sandbox.Sandbox | None) -> Rooms | None:
-    """The sandboxes of a worker that takes packages; None where it takes none, and why is logged."""
-    if found is None:
+    """The sandboxes of a worker: for packages where it takes them, for inspections where all layers are there.
+
+    None where there are none; why is logged for a worker that is to take packages."""
+    if found is None or (found.missing and not settings.allow_packages):
         return None
     if found.missing:
         refused = settings.sandbox == "required"
@@ -363,7 +372,18 @@ def _rooms(settings: WorkerSettings, found: sandbox.Sandbox | None) -> Rooms | N
         log.warning(f"layers of the sandbox are missing: {told}", missing=found.missing)
         if refused:
             return None
-    return Rooms(settings.work_dir / "sandboxes", found)
+    return Rooms(settings.work_dir / "sandboxes", found, _cgroups(settings))
+
+
+def _cgroups(settings: WorkerSettings) -> Cgroups | None:
+    """Where cgroups for sandboxes are made; None where memory is counted from outside."""
+    try:
+        cgroups = Cgroups.found(settings.cgroup)
+        cgroups.prepare()
+    except CgroupsUnavailable as error:
+        log.info("the memory of sandboxes is counted from outside", reason=str(error))
+        return None
+    return cgroups
 
 
 def _new_id() -> str:

@@ -20,13 +20,16 @@ from pydantic import TypeAdapter, ValidationError
 from tapeworks import wire
 from tapeworks.errors import ApiError, FailureCode, JobFailure, Rejected
 from tapeworks.jobs import Failure, State
+from tapeworks.report_limits import LIMITS, ReportLimits
 from tapeworks_workers import endings
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.file_trees import remove
 from tapeworks_workers.launcher import Launcher, LaunchFailed
-from tapeworks_workers.link import AttemptLink, LeaseLost
+from tapeworks_workers.lease_verification import verification_of
+from tapeworks_workers.link import AttemptLink, LeaseLost, QuotaExceeded
 from tapeworks_workers.place import Place
 from tapeworks_workers.relay import Ended, Record, Relay, diagnostic, note
+from tapeworks_workers.report_quota import ReportQuota
 from tapeworks_workers.rooms import Bounds, Rooms
 from tapeworks_workers.settings import WorkerSettings
 from tapeworks_workers.spool import MAX_BATCH_RECORDS, Spool
@@ -57,6 +60,7 @@ class Terms:
     cache: Cache
     rooms: Rooms | None
     bounds: Bounds
+    limits: ReportLimits = LIMITS
 
     def place(self, folder: Path) -> Place:
         """Where an attempt with this folder runs."""
@@ -65,6 +69,7 @@ class Terms:
             self.launcher, folder, self.environment, self.compiled, self.cache, self.rooms, self.bounds,
             components=tuple(path.resolve() for path in settings.components),
             data_roots=tuple(root.resolve() for root in settings.data_roots),
+            packages=settings.allow_packages,
         )  # fmt: skip
 
 
@@ -88,7 +93,10 @@ class Attempt:
         self._spool: Spool
         self._overrun: JobFailure | None = None
         self._transfers = Transfers(link, self._place, self._keep, self._told)
-        self._relay = Relay(place=self._place, keep=self._keep, verify_seconds=terms.settings.verify_seconds)
+        self._quota = ReportQuota(terms.limits)
+        self._relay = Relay(
+            self._place, self._keep, terms.settings.verify_seconds, quota=self._quota, room=lambda: self._spool.room()
+        )
         self._log = log.bind(job=lease.job_id, attempt=lease.attempt)
 
     async def run(self) -> None:
@@ -147,7 +155,7 @@ class Attempt:
                 return self._given_up()
             if ended.finish is None:
                 return self._without_last_word(ended)
-            finish = await self._until_given_up(self._transfers.publish(ended.finish))
+            finish = await self._until_given_up(self._transfers.publish(ended.finish, self._relay.verification))
             return finish if finish is not None else self._given_up()
         except JobFailure as failed:
             return self._failed(endings.of_exception(failed))
@@ -180,6 +188,7 @@ class Attempt:
                 "uploads": self._place.uploads,
                 "resume": await self._transfers.download(self.lease.resume),
             }
+            self._relay.verification = verification_of(self.lease, self._place, self._terms.settings, keep=self._keep)
             await asyncio.to_thread(self._place.hand_over)
             ended = await self._relay.run(start)
             await self._relay.checkpoints.join()
@@ -231,8 +240,7 @@ class Attempt:
 
     async def _watch(self) -> None:
         """End an attempt that takes more than its sandbox gives."""
-        self._overrun = await self._place.overrun()
-        self._give_up.set()
+        self._end_with(await self._place.overrun())
 
     def _given_up(self) -> wire.Finish:
         if self._disk is not None:
@@ -276,6 +284,10 @@ class Attempt:
             batch = self._spool.batch(limit)
             try:
                 stored = await self._link.records(wire.Records.model_validate({"records": batch}))
+            except QuotaExceeded as error:
+                self._spool.abandon()
+                self._end_with(JobFailure(FailureCode.QUOTA_EXCEEDED, error.detail, retryable=False))
+                continue
             except (Rejected, ValidationError) as error:
                 if len(batch) == 1:
                     self._spool.replace_first(note(f"a record was refused: {str(error)[:500]}"))
@@ -300,12 +312,29 @@ class Attempt:
         except ValidationError as error:
             kept = note(f"the runner sent a record that is not valid: {str(error)[:500]}")
         try:
-            self._spool.append(kept)
-            if self._is_awaited(kept):
-                self._soon.set()
+            if self._admits(kept):
+                self._spool.append(kept)
+                if self._is_awaited(kept):
+                    self._soon.set()
+        except JobFailure as failed:
+            self._end_with(failed)
         except OSError as error:
             self._disk = error
             self._give_up.set()
+
+    def _admits(self, record: Record) -> bool:
+        """Whether a record is within the quota. Raises JobFailure where one that must be kept is not."""
+        admitted, used_up = self._quota.admits(record, len(str(record.get("data"))))
+        if used_up is not None:
+            what = used_up.replace("_", " ")
+            message = f"the attempt has used up its quota of {what}: further ones are dropped, the job continues"
+            self._keep(diagnostic(FailureCode.QUOTA_EXCEEDED, message))
+        return admitted
+
+    def _end_with(self, failed: JobFailure) -> None:
+        """End the attempt with a failure that is not the runner's."""
+        self._overrun = self._overrun or failed
+        self._give_up.set()
 
     def _is_awaited(self, record: Record) -> bool:
         """Whether what was gathered goes at once: a user waits for a state, and for the first step; both are few."""

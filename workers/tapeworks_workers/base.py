@@ -50,6 +50,7 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWNET = 0x40000000
 MAX_REQUEST_BYTES = 1 << 17
@@ -197,7 +198,7 @@ def run(request: Request, descriptors: Sequence[int], lifeline: Lifeline) -> Non
 
 def confine(terms: Request) -> None:
     """Give up, for good, what code of strangers must not have: `limits` (RLIMIT_… → value), the network where no
-    sandbox took it (`unshare`), this user (`uid`, as root only), and every way back."""
+    sandbox took it (`unshare`), this user (`uid`, as root only), system calls (`seccomp`), and every way back."""
     for name, value in terms["limits"].items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     with open("/proc/self/oom_score_adj", "w") as score:
@@ -211,6 +212,11 @@ def confine(terms: Request) -> None:
         os.setresuid(terms["uid"], terms["uid"], terms["uid"])
         _called(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "PR_SET_DUMPABLE")  # or /proc/self is closed to itself
     _called(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+    if terms.get("seccomp"):
+        program = bytes.fromhex(terms["seccomp"])
+        rules = ctypes.create_string_buffer(program, len(program))
+        filtered = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(rules))  # struct sock_fprog
+        _called(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filtered, 0, 0), "PR_SET_SECCOMP")
 
 
 def _called(result: int, what: str) -> None:

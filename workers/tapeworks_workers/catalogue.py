@@ -12,17 +12,25 @@ import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tapeworks.errors import FailureCode
 from tapeworks.wire import Catalogue
+from tapeworks_workers.endings import signal_name
+from tapeworks_workers.frames import MAX_MESSAGE_BYTES, FrameError
 from tapeworks_workers.launcher import Launcher, LaunchFailed
 from tapeworks_workers.output import Output
-from tapeworks_workers.processes import Child
+from tapeworks_workers.processes import Child, read_frame
 
 ADMISSION_SECONDS = 600.0
+"""What the admission of one component may take that is shipped with Tapeworks."""
+COMPONENT_SECONDS = 60.0
+_SLOW = "Give it a smaller example, and let neither __init__ nor its methods wait for something."
+_ENDS = "Construct it and call it on its example in a Python of its own: `python -X faulthandler`."
 _KEPT = 10
 _ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1"}
 
@@ -41,28 +49,62 @@ class Admitted(BaseModel):
     catalogue: Catalogue
 
 
-async def admit(launcher: Launcher, components: Sequence[Path], *, folder: Path) -> Admitted:
-    """Load the components in `components` and admit them all. Raises LaunchFailed."""
+@dataclass(frozen=True)
+class Stuck:
+    """A component in whose admission the process ended or stayed, and why it is refused."""
+
+    component: str
+    why: dict[str, str]
+
+    @classmethod
+    def of(cls, component: str | None, reason: str, hint: str, code: FailureCode, tail: str = "") -> Stuck:
+        """Raises LaunchFailed where no component had been begun."""
+        if component is None:
+            raise LaunchFailed(f"{reason} before the first component: {tail}".rstrip(": "))
+        return cls(component, {"reason": reason, "hint": hint, "code": code.value})
+
+
+async def admit(
+    launcher: Launcher, components: Sequence[Path], *, folder: Path, seconds: float = COMPONENT_SECONDS
+) -> Admitted:
+    """Load the components in `components` and admit them all; each may take that long. Raises LaunchFailed."""
     loaded = await launcher.load([path.resolve() for path in components])
     if not loaded.parts:
-        return await _admitted(launcher, "all")
+        admitted = await _admitted(launcher, "all", seconds)
+        _log_refused(admitted)
+        return admitted
     places = (folder, *_of_user())
     found: list[Admitted] = []
     for part, digest in loaded.parts.items():
         files = [place / f"{digest}.json" for place in places]
         known = _recalled(files)
         if known is None:
-            known = await _admitted(launcher, part)
-            await asyncio.to_thread(_remember_all, files, known)
+            known = await _admitted(launcher, part, seconds)
+            if all(one.code is not FailureCode.COMPONENT_TIMEOUT for one in known.catalogue.refused):
+                await asyncio.to_thread(_remember_all, files, known)  # a slow machine may be a faster one tomorrow
         found.append(known)
-    return _together(found)
-
-
-async def _admitted(launcher: Launcher, part: str) -> Admitted:
-    admitted = await _result(await launcher.admission(part, environment=_ON_CPU))
-    for one in admitted.catalogue.refused:
-        log.warning("a component was refused", component=one.name, reason=one.reason)
+    admitted = _together(found)
+    _log_refused(admitted)
     return admitted
+
+
+async def _admitted(launcher: Launcher, part: str, seconds: float) -> Admitted:
+    """Admit a part; a component that ends or blocks the process is refused, and the others are admitted without it."""
+    skipped: dict[str, dict[str, str]] = {}
+    allowed = ADMISSION_SECONDS if part == "shipped" else seconds
+    while True:
+        child = await launcher.admission(part, environment=_ON_CPU, skipped=skipped)
+        found = await _admission(child, allowed)
+        if isinstance(found, Admitted):
+            return found
+        if found.component in skipped:
+            raise LaunchFailed(f"admission cannot go on without {found.component}: {found.why['reason']}")
+        skipped[found.component] = found.why
+
+
+def _log_refused(admitted: Admitted) -> None:
+    for one in admitted.catalogue.refused:
+        log.warning("a component was refused", component=one.name, code=one.code, reason=one.reason, hint=one.hint)
 
 
 def _together(parts: Sequence[Admitted]) -> Admitted:
@@ -82,26 +124,42 @@ def _of_user() -> list[Path]:
         return []
 
 
-async def _result(child: Child) -> Admitted:
+async def _admission(child: Child, seconds: float) -> Admitted | Stuck:
+    """What an admission finds, or the component in which it ended or stayed. Raises LaunchFailed."""
     output = Output(lambda record: log.info("admission", text=record["text"]))
     printing = [
         asyncio.create_task(output.relay(child.stdout, "stdout")),
         asyncio.create_task(output.relay(child.stderr, "stderr")),
     ]
+    reader, writer = await asyncio.open_unix_connection(sock=child.sock)
+    closing = asyncio.create_task(child.close_when_gone(writer))
+    begun: str | None = None
     try:
-        async with asyncio.timeout(ADMISSION_SECONDS):
-            answer = await child.result()
-            status = await child.handle.wait()
-            await asyncio.wait(printing, timeout=2)
+        while True:
+            async with asyncio.timeout(seconds):
+                # A catalogue is one large message; the operator's own code is in no sandbox.
+                answer = await read_frame(reader, limit=MAX_MESSAGE_BYTES)
+            if answer is None or "begun" not in answer:
+                break
+            begun = str(answer["begun"])
+        status = await child.handle.wait()
+        await asyncio.wait(printing, timeout=2)
+    except FrameError as error:
+        raise LaunchFailed(f"admission sent a catalogue that cannot be read: {error}") from error
     except TimeoutError:
-        raise LaunchFailed(f"admission took more than {ADMISSION_SECONDS:g} s") from None
+        reason = f"its admission did not end within {seconds:g} s"
+        return Stuck.of(begun, reason, _SLOW, FailureCode.COMPONENT_TIMEOUT)
     finally:
+        closing.cancel()
+        writer.close()
         child.handle.kill_group()
         await child.handle.wait()
         for task in printing:
             task.cancel()
     if answer is None:
-        raise LaunchFailed(f"admission ended with status {status} and no catalogue: " + "\n".join(output.tail))
+        how = f"by {signal_name(-status)}" if status < 0 else f"with exit status {status}"
+        tail = "\n".join(output.tail)
+        return Stuck.of(begun, f"its admission ended the process {how}", _ENDS, FailureCode.COMPONENT_ERROR, tail)
     if not answer["ok"]:
         failure = answer["failure"]
         raise LaunchFailed(f"admission failed: {failure['message']}\n{failure.get('traceback_tail', '')}")

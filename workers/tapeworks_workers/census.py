@@ -34,12 +34,17 @@ def lives_in(pid: int, bases: Iterable[int], *, walled: bool, uid: int | None) -
     return any(found == pid for base in bases for found, _ in below(base))
 
 
-def _namespace_made_by(bwrap: int) -> str | None:
+def first_inside(bwrap: int) -> int | None:
+    """The first process in the namespace that a `bwrap` process made: `bwrap` itself again; None where it has ended."""
     try:
-        first = next(iter(psutil.Process(bwrap).children()))
+        return int(next(iter(psutil.Process(bwrap).children())).pid)
     except (psutil.Error, StopIteration):
         return None
-    namespace = _namespace(first.pid)
+
+
+def _namespace_made_by(bwrap: int) -> str | None:
+    first = first_inside(bwrap)
+    namespace = None if first is None else _namespace(first)
     return None if namespace == _namespace(os.getpid()) else namespace
 
 
@@ -79,27 +84,6 @@ def _known(pids: Iterator[int] | list[int]) -> Iterator[Inhabitant]:
                 yield pid, process.create_time()
         except psutil.Error:
             continue
-
-
-def private_bytes(inhabitants: set[Inhabitant]) -> int:
-    """Memory that they share with nobody: what a fork has of its zygote counts once it is written to."""
-    return _summed(inhabitants, "smaps_rollup", ("Private_Dirty:", "Swap:"))
-
-
-def most_private_bytes(inhabitants: set[Inhabitant]) -> int:
-    """No less than `private_bytes`, from what the kernel counts anyhow: that one walks through every page."""
-    return _summed(inhabitants, "status", ("RssAnon:", "RssShmem:", "VmSwap:"))
-
-
-def _summed(inhabitants: set[Inhabitant], file: str, wanted: tuple[str, ...]) -> int:
-    total = 0
-    for pid, _ in inhabitants:
-        try:
-            lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
-        except OSError:
-            continue  # it has ended
-        total += sum(int(line.split()[1]) for line in lines if line.startswith(wanted))
-    return total * 1024
 
 
 def disk_bytes(folder: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import psutil
 import typer
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from tapeworks.cli.console import ExitCode, Json, out, show_json, table
 from tapeworks_workers import sandbox
+from tapeworks_workers.cgroups import Cgroups, CgroupsUnavailable
 from tapeworks_workers.devices import Devices
 
 
@@ -26,6 +28,7 @@ def doctor(json: Json = False) -> None:
         "memory_bytes": psutil.virtual_memory().total,
         "devices": [device.model_dump(mode="json") for device in Devices().listing()],
         "sandbox": dict(found.layers),
+        "memory": _memory(),
     }
     if json:
         show_json(told)
@@ -33,6 +36,15 @@ def doctor(json: Json = False) -> None:
         _show(told, found)
     if found.missing:
         raise typer.Exit(ExitCode.NO)
+
+
+def _memory() -> str:
+    """How the memory of sandboxes is counted."""
+    named = os.environ.get("TAPEWORKS_WORKER_CGROUP")
+    try:
+        return f"cgroups below {Cgroups.found(Path(named) if named else None).folder}"
+    except CgroupsUnavailable as error:
+        return f"counted from outside: {error}"
 
 
 def _version(name: str) -> str | None:
@@ -54,5 +66,6 @@ def _show(told: dict[str, object], found: sandbox.Sandbox) -> None:
     for layer, state in found.layers.items():
         rows.add_row(layer, Text(state, style="green" if state == sandbox.ON else "red"))
     console.print(rows)
+    console.print(f"Memory of sandboxes: {told['memory']}")
     if found.missing:
         console.print("With TAPEWORKS_SANDBOX=required this machine would take no uploaded package.")

@@ -53,11 +53,15 @@ def of_exit(status: int, *, out_of_memory: bool, tail: Iterable[str]) -> Failure
         )
     if status >= 0:
         return failure(FailureCode.WORKER_LOST, f"the runner ended with status {status} and no result", tail=tail)
+    return failure(FailureCode.WORKER_LOST, f"the runner was killed by {signal_name(-status)}", tail=tail)
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9."""
     try:
-        name = signal.Signals(-status).name
+        return signal.Signals(number).name
     except ValueError:
-        name = f"signal {-status}"
-    return failure(FailureCode.WORKER_LOST, f"the runner was killed by {name}", tail=tail)
+        return f"signal {number}"
 
 
 def oom_kills() -> int:

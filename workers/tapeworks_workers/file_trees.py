@@ -69,6 +69,25 @@ def remove(path: Path) -> bool:
     return False
 
 
+def remove_below(folder: int, name: str, problems: list[OSError]) -> None:
+    """Remove an entry of an open folder with all below it. What stands in the way is added to `problems`."""
+    try:
+        try:
+            os.unlink(name, dir_fd=folder)
+            return
+        except IsADirectoryError:
+            inner = _opened(folder, name)
+        try:
+            _empty(inner, problems)
+        finally:
+            os.close(inner)
+        os.rmdir(name, dir_fd=folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        problems.append(error)
+
+
 def _empty(root: int, problems: list[OSError]) -> None:
     """Remove all that lies in an open folder: the folders in its folders come up to it first, one level at a time."""
     number = 0

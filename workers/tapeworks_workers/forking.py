@@ -26,6 +26,10 @@ class LaunchFailed(Exception):
     """No process could be started; the message says why."""
 
 
+class NoAnswer(LaunchFailed):
+    """A process gave no answer in time."""
+
+
 class Zygote:
     """A process that forks for us. Its first datagram says that it is ready.
 
@@ -47,21 +51,21 @@ class Zygote:
         """Whether it can be asked. A process's sockets close some moments before it has ended."""
         return not self._lost and self.handle.alive()
 
-    async def answer(self) -> dict[str, Any]:
-        """Its next datagram. Raises LaunchFailed where it is gone."""
-        message, descriptors = await self._answer()
+    async def answer(self, seconds: float = LOAD_SECONDS) -> dict[str, Any]:
+        """Its next datagram. Raises LaunchFailed where it is gone, its class NoAnswer where none comes in time."""
+        message, descriptors = await self._answer(seconds)
         _close(descriptors)
         return message
 
-    async def _answer(self) -> tuple[dict[str, Any], list[int]]:
+    async def _answer(self, seconds: float) -> tuple[dict[str, Any], list[int]]:
         """The next datagram and the descriptors that came with it."""
         try:
-            async with asyncio.timeout(LOAD_SECONDS):
+            async with asyncio.timeout(seconds):
                 await _readable(self._control)
             data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 17, 2, socket.MSG_CMSG_CLOEXEC)
         except TimeoutError:
             self._lost = True
-            raise LaunchFailed(f"the zygote gave no answer in {LOAD_SECONDS:g} s: an import does not end") from None
+            raise NoAnswer(f"the zygote gave no answer in {seconds:g} s") from None
         except OSError as error:
             raise self._gone(error) from error
         try:
@@ -80,7 +84,7 @@ class Zygote:
                 socket.send_fds(self._control, [json.dumps(request).encode()], list(descriptors))
             except OSError as error:
                 raise self._gone(error) from error
-            answer, received = await self._answer()
+            answer, received = await self._answer(LOAD_SECONDS)
         if "error" in answer:
             _close(received)
             raise LaunchFailed(f"the zygote could not fork: {str(answer['error'])[:1000]}")
@@ -153,6 +157,4 @@ def _discard(launching: asyncio.Task[Child]) -> None:
     """End a child that nobody waits for any more."""
     if launching.cancelled() or launching.exception() is not None:
         return
-    child = launching.result()
-    child.handle.kill_group()
-    child.close()
+    launching.result().discard()

@@ -4,8 +4,8 @@ A frame is a 4-byte big-endian length and so many bytes of UTF-8 JSON, one objec
 A message that wants an answer has an `id`; its answer has that number as `reply`. JSON has no NaN:
 a number that is not finite travels as "NaN", "Infinity" or "-Infinity", as in the HTTP contract.
 
-`Channel` is the blocking side, for processes with TensorFlow in them; standard library only. The
-agent reads the same bytes with asyncio streams, through `encode` and `decode`.
+`Channel` is the blocking side, for processes with TensorFlow in them. The agent reads the same bytes with asyncio
+streams, through `encode` and `decode`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from tapeworks.report_limits import MAX_FRAME_BYTES, MAX_FRAME_CONTAINERS, MAX_FRAME_ITEMS, MAX_RECORD_BYTES
+
 BUNDLE = "bundle"
-"""Where a runner writes its bundle, below the attempt's folder: verifiers are started for it before it asks."""
+"""Where a runner writes its bundle, below the attempt's folder; its frame `certify` names no path."""
 HEADER = struct.Struct(">I")
-MAX_FRAME_BYTES = 64 * 1024 * 1024
+SMALL = frozenset({"record", "checkpoint", "verify"})
+"""Types of frames that are parsed while others wait."""
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Of a frame from an agent, which is trusted: a start frame holds the whole spec."""
 
 Message = dict[str, Any]
 
@@ -34,18 +39,25 @@ class FrameError(Exception):
     """The peer sent bytes that are not a frame, or a message is too large for one."""
 
 
+class InvalidFrame(FrameError):
+    """The content of one frame is not what its sender may send; the frames after it can be read."""
+
+
 class ChannelClosed(ConnectionError):
     """The peer is gone: nothing can be sent and no answer will come."""
 
 
-def encode(message: Message) -> bytes:
-    """The frame of a message, length included. Raises FrameError above 64 MiB, TypeError for what JSON cannot hold."""
+def encode(message: Message, *, limit: int = MAX_FRAME_BYTES) -> bytes:
+    """The frame of a message, length included.
+
+    Raises FrameError above the limit, TypeError for what JSON cannot hold.
+    """
     try:
         body = json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
         body = json.dumps(finite(message), allow_nan=False, separators=(",", ":")).encode()
-    if len(body) > MAX_FRAME_BYTES:
-        raise FrameError(f"a message of {len(body)} bytes is too large for a frame (limit {MAX_FRAME_BYTES})")
+    if len(body) > limit:
+        raise FrameError(f"a message of {len(body)} bytes is too large for a frame (limit {limit})")
     return HEADER.pack(len(body)) + body
 
 
@@ -64,18 +76,28 @@ def decode(body: bytes) -> Message:
     """The message in a frame's body. Raises FrameError where it is not a JSON object."""
     try:
         message = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FrameError(f"the peer sent a frame that is not JSON: {error}") from error
     if not isinstance(message, dict):
         raise FrameError(f"a frame holds a JSON object, not {type(message).__name__}")
     return message
 
 
+def check_structure(body: bytes) -> None:
+    """Raises InvalidFrame for JSON that is dense with containers: parsing time depends on them. Takes microseconds."""
+    containers, items = body.count(b"[") + body.count(b"{"), body.count(b",")
+    if containers > MAX_FRAME_CONTAINERS or items > MAX_FRAME_ITEMS:
+        raise InvalidFrame(
+            f"a frame may have {MAX_FRAME_CONTAINERS} arrays and objects and {MAX_FRAME_ITEMS} items, "
+            f"got {containers} and {items}"
+        )
+
+
 def body_length(header: bytes) -> int:
-    """The length that a header announces, in bytes. Raises FrameError above 64 MiB."""
+    """The length that a header from an agent announces, in bytes. Raises FrameError above 64 MiB."""
     (length,) = HEADER.unpack(header)
-    if length > MAX_FRAME_BYTES:
-        raise FrameError(f"the peer announces a frame of {length} bytes (limit {MAX_FRAME_BYTES})")
+    if length > MAX_MESSAGE_BYTES:
+        raise FrameError(f"the peer announces a frame of {length} bytes (limit {MAX_MESSAGE_BYTES})")
     return int(length)
 
 
@@ -99,8 +121,9 @@ class Channel:
         self._reader: threading.Thread | None = None
 
     def send(self, message: Message) -> None:
-        """Send one message. Raises ChannelClosed where the peer is gone."""
-        frame = encode(message)
+        """Send one message. Raises ChannelClosed where the peer is gone, FrameError where the message is too large."""
+        frame = encode(message, limit=MAX_RECORD_BYTES if message.get("type") in SMALL else MAX_FRAME_BYTES)
+        check_structure(frame)
         with self._sending:
             try:
                 self._sock.sendall(frame)

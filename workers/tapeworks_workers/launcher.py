@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,19 +21,24 @@ from typing import Any, Protocol
 
 import structlog
 
+from tapeworks_workers.component_loading import ComponentLoading, Refusals, strings, units_of
 from tapeworks_workers.forking import LaunchFailed, Zygote
 from tapeworks_workers.lifelines import Handle
 from tapeworks_workers.processes import Child, Ends, Lifeline, Work, start_base
 
 __all__ = ["ForkLauncher", "LaunchFailed", "Launcher", "SpawnLauncher"]
 
+IMPORT_SECONDS = 60.0
+"""What the import of one module of components may take by default."""
 RELOAD = Path(__file__).with_name("reload.py")
 RUNNER = "tapeworks_workers.runner:main"
 ADMISSION = "tapeworks_workers.engine.admission:admit_all"
 CERTIFY = "tapeworks_workers.engine.certify:main"
 RESUME = "tapeworks_workers.engine.resume_test:main"
-VERIFIERS = {"reload": f"{RELOAD}:main", "certify": CERTIFY}
-"""Of a bundle. `resume` tests a checkpoint, with the components of a runner."""
+COMPARE = "tapeworks_workers.engine.certificate:main"
+VERIFIERS = {"reload": f"{RELOAD}:main", "certify": CERTIFY, "compare": COMPARE, "resume": RESUME}
+"""`reload` and `certify` run a bundle's code and write what they saw; `compare` runs none of it and makes the
+certificate; `resume` tests a checkpoint, with the components of a runner."""
 Spawn = Callable[[Lifeline, Sequence[str], Sequence[int]], Handle]
 """Starts `base.py` with arguments and descriptors that it inherits."""
 
@@ -46,10 +52,15 @@ class Loaded:
     versions: dict[str, str]
     parts: dict[str, str]
     """`shipped`, and `own` where there are others; empty where nothing is kept loaded."""
+    refused: Refusals
+    """Modules that would end, block or change the process that jobs are started from: path or name → why."""
 
 
 class Launcher(Protocol):
     """How an agent starts what has TensorFlow in it."""
+
+    refused: Refusals
+    """Modules that the last `load` left out."""
 
     async def start(self) -> None:
         """Begin to load TensorFlow, so that the first job need not wait for it."""
@@ -60,24 +71,25 @@ class Launcher(Protocol):
     async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
         """Start a runner. Raises LaunchFailed."""
 
-    async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
-        """Start verifier `reload`, `certify` or `resume`, held; `result()` is its report. Raises LaunchFailed."""
+    async def verifier(
+        self, which: str, arguments: Mapping[str, Any], *, environment: Mapping[str, str], folder: Path
+    ) -> Child:
+        """Start one of VERIFIERS, held; `result()` is its report. Raises LaunchFailed."""
 
-    async def admission(self, part: str, *, environment: Mapping[str, str]) -> Child:
-        """Start the admission of `shipped` components, the worker's `own`, or `all`; `result()` has their catalogue.
-
-        Raises LaunchFailed.
+    async def admission(self, part: str, *, environment: Mapping[str, str], skipped: Refusals | None = None) -> Child:
+        """Start the admission of `shipped` components, the worker's `own`, or `all`; see `zygote.catalogue` for its
+        frames and what is `skipped`. Raises LaunchFailed.
         """
 
     async def close(self) -> None:
         """End the zygotes. What they forked goes on."""
 
 
-def verification(which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Work:
+def verification(which: str, arguments: Mapping[str, Any], *, environment: Mapping[str, str], folder: Path) -> Work:
     """The work of a verifier; `reload` runs where Tapeworks cannot be imported."""
     return Work(
-        target=RESUME if which == "resume" else VERIFIERS[which],
-        arguments={"bundle": str(bundle)},
+        target=VERIFIERS[which],
+        arguments=dict(arguments),
         frame=True,
         held=True,
         bar=which == "reload",
@@ -88,7 +100,7 @@ def verification(which: str, bundle: Path, *, environment: Mapping[str, str], fo
 
 def admitting(arguments: dict[str, Any], environment: Mapping[str, str]) -> Work:
     """The work of an admission child."""
-    return Work("tapeworks_workers.zygote:catalogue", arguments, frame=True, environment=environment)
+    return Work("tapeworks_workers.zygote:catalogue", arguments, environment=environment)
 
 
 # ── plain processes ──────────────────────────────────────────────────────────────────────────────
@@ -97,31 +109,57 @@ def admitting(arguments: dict[str, Any], environment: Mapping[str, str]) -> Work
 class SpawnLauncher:
     """A plain process for each runner, verifier and admission; it imports TensorFlow itself."""
 
-    def __init__(self, *, runner: str = RUNNER, admission: str = ADMISSION) -> None:
+    def __init__(
+        self, *, runner: str = RUNNER, admission: str = ADMISSION, import_seconds: float = IMPORT_SECONDS
+    ) -> None:
         self._runner = runner
         self._admission = admission
         self._components: list[str] = []
+        self.refused: Refusals = {}
         self._lifeline = Lifeline()
+        self._loading = ComponentLoading(self._start_trial, import_seconds)
 
     async def start(self) -> None:
         """Nothing is kept loaded."""
 
     async def load(self, components: Sequence[Path]) -> Loaded:
-        self._components = [str(path) for path in components]
-        return Loaded(versions={}, parts={})
+        trial, _, refused = await self._loading.load(components, [], targets=[])
+        await trial.close()
+        self._components, self.refused = units_of(components), refused
+        return Loaded(versions={}, parts={}, refused=refused)
+
+    async def _start_trial(self, arguments: dict[str, Any]) -> Zygote:
+        """A plain process that loads components as a zygote does, to find those that every other process leaves out."""
+        request = Work("tapeworks_workers.zygote:serve", arguments).request() | {"serves": True}
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        given = [theirs.detach(), os.dup(2), os.dup(2)]
+        try:
+            handle = self._start_once(request, given)
+        except LaunchFailed:
+            ours.close()
+            raise
+        finally:
+            for descriptor in given:
+                os.close(descriptor)
+        return Zygote(handle, ours)
 
     async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
-        arguments = {"components": self._components, "target": self._runner}
+        arguments = {"components": self._components, "refused": self.refused, "target": self._runner}
         return self._spawn(Work("tapeworks_workers.zygote:run_once", arguments, environment=environment, folder=folder))
 
-    async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
-        work = verification(which, bundle, environment=environment, folder=folder)
+    async def verifier(
+        self, which: str, arguments: Mapping[str, Any], *, environment: Mapping[str, str], folder: Path
+    ) -> Child:
+        work = verification(which, arguments, environment=environment, folder=folder)
         if which == "resume":
-            work.arguments["components"] = self._components
+            work.arguments.update(components=self._components, refused=self.refused)
         return self._spawn(work)
 
-    async def admission(self, part: str, *, environment: Mapping[str, str]) -> Child:
-        arguments = {"admission": self._admission, "part": part, "components": self._components}
+    async def admission(self, part: str, *, environment: Mapping[str, str], skipped: Refusals | None = None) -> Child:
+        arguments = {
+            "admission": self._admission, "part": part, "skipped": skipped or {}, "components": self._components,
+            "refused": self.refused,
+        }  # fmt: skip
         return self._spawn(admitting(arguments, environment))
 
     async def close(self) -> None:
@@ -130,14 +168,20 @@ class SpawnLauncher:
     def _spawn(self, work: Work) -> Child:
         ends = Ends.open()
         try:
-            descriptors = [str(descriptor) for descriptor in ends.given()]
-            handle = start_base(self._lifeline, ["once", json.dumps(work.request()), *descriptors], ends.given())
-        except OSError as error:
+            handle = self._start_once(work.request(), ends.given())
+        except LaunchFailed:
             ends.close_ours()
-            raise LaunchFailed(f"no process could be started: {error}") from error
+            raise
         finally:
             ends.close_given()
         return ends.child(handle)
+
+    def _start_once(self, request: dict[str, Any], descriptors: Sequence[int]) -> Handle:
+        numbers = [str(descriptor) for descriptor in descriptors]
+        try:
+            return start_base(self._lifeline, ["once", json.dumps(request), *numbers], descriptors)
+        except OSError as error:
+            raise LaunchFailed(f"no process could be started: {error}") from error
 
 
 # ── forks of the zygotes ─────────────────────────────────────────────────────────────────────────
@@ -147,7 +191,8 @@ class ForkLauncher:
     """Keeps a base zygote, a component zygote, and one of the engine alone; replaces each when it dies.
 
     `spawn` starts the base, `output` is where zygotes write what they print: both are other ones in a sandbox.
-    `packages`: what uploaded packages bring, see `zygote.serve`; `belongs`: in a sandbox, whether a pid lives there.
+    `packages`: what uploaded packages bring, see `zygote.serve`; `belongs`: in a sandbox, whether a pid lives there;
+    `import_seconds`: what the import of one module of components may take; `known`: modules that are not to be tried.
     """
 
     def __init__(
@@ -159,7 +204,11 @@ class ForkLauncher:
         output: int = 2,
         packages: Sequence[Mapping[str, Any]] = (),
         belongs: Callable[[int], bool] | None = None,
+        import_seconds: float = IMPORT_SECONDS,
+        known: Refusals | None = None,
     ) -> None:
+        self._loading = ComponentLoading(self._start_zygote, import_seconds, belongs is None, known or {})
+        self.refused: Refusals = {}
         self._belongs = belongs
         self._runner = runner
         self._admission = admission
@@ -183,28 +232,37 @@ class ForkLauncher:
         await self._living_engine()
 
     async def load(self, components: Sequence[Path]) -> Loaded:
-        zygote, parts = await self._load(list(components))  # runners start from the former one meanwhile
+        zygote, parts, refused = await self._load(list(components))  # runners start from the former one meanwhile
         async with self._loads:
-            self._components = list(components)
+            self._components, self.refused = list(components), refused
             await self._adopt(zygote)
-        return Loaded(versions=self._versions, parts=parts)
+        return Loaded(versions=self._versions, parts=parts, refused=refused)
+
+    async def refusals(self, components: Sequence[Path]) -> Refusals:
+        """The modules that `load` would refuse; nothing is kept loaded. Raises LaunchFailed."""
+        zygote, _, refused = await self._loading.load(components, [], targets=[])
+        await zygote.close()
+        return refused
 
     async def runner(self, *, environment: Mapping[str, str], folder: Path) -> Child:
         work = Work(self._runner, environment=environment, folder=folder)
         return await self._from_components(work)
 
-    async def verifier(self, which: str, bundle: Path, *, environment: Mapping[str, str], folder: Path) -> Child:
-        work = verification(which, bundle, environment=environment, folder=folder)
+    async def verifier(
+        self, which: str, arguments: Mapping[str, Any], *, environment: Mapping[str, str], folder: Path
+    ) -> Child:
+        work = verification(which, arguments, environment=environment, folder=folder)
         if which == "resume":
             return await self._from_components(work)
-        living = self._living_engine if which == "certify" else self._living_base
+        living = self._living_base if which == "reload" else self._living_engine
         try:
             return await (await living()).launch(work)
         except LaunchFailed:  # it died since: the next one is new
             return await (await living()).launch(work)
 
-    async def admission(self, part: str, *, environment: Mapping[str, str]) -> Child:
-        return await self._from_components(admitting({"admission": self._admission, "part": part}, environment))
+    async def admission(self, part: str, *, environment: Mapping[str, str], skipped: Refusals | None = None) -> Child:
+        arguments = {"admission": self._admission, "part": part, "skipped": skipped or {}}
+        return await self._from_components(admitting(arguments, environment))
 
     async def close(self) -> None:
         self._closed = True
@@ -237,7 +295,7 @@ class ForkLauncher:
                     handle = self._spawn(self._lifeline, ["serve", str(theirs.fileno())], [theirs.fileno()])
                 base = Zygote(handle, ours, belongs=self._belongs)
                 self._base = base  # closed with the launcher even where the start is cut off
-                self._versions = _strings((await base.answer()).get("versions"))
+                self._versions = strings((await base.answer()).get("versions"))
             return self._base
 
     async def _living_engine(self) -> Zygote:
@@ -248,7 +306,9 @@ class ForkLauncher:
                     log.warning("the engine's zygote died and is replaced", pid=self._engine.handle.pid)
                     await self._engine.close()
                     self._engine = None
-                engine = await self._fork_zygote("tapeworks_workers.zygote:serve_empty", {"target": CERTIFY})
+                engine = await self._fork_zygote(
+                    "tapeworks_workers.zygote:serve_empty", {"targets": [CERTIFY, COMPARE]}
+                )
                 self._engine = engine  # closed with the launcher even where the start is cut off
                 if not (answer := await engine.answer()).get("ready"):
                     raise LaunchFailed(f"the engine cannot be forked: {str(answer.get('error'))[:1000]}")
@@ -260,7 +320,7 @@ class ForkLauncher:
             if self._zygote is None or not self._zygote.alive:
                 if self._zygote is not None:
                     log.warning("the component zygote died and is replaced", pid=self._zygote.handle.pid)
-                zygote, _ = await self._load(self._components)
+                zygote, _, _ = await self._load(self._components)
                 await self._adopt(zygote)
             assert self._zygote is not None  # noqa: S101 — adopted just now
             return self._zygote
@@ -290,33 +350,13 @@ class ForkLauncher:
         finally:
             self._replacing.discard(task)
 
-    async def _load(self, components: list[Path]) -> tuple[Zygote, dict[str, str]]:
-        """A new component zygote. A path that cannot stay in a process that forks is refused in the next try."""
-        refused: dict[str, str] = {}
-        named = {*map(str, components), *(package["id"] for package in self._packages)}
-        while True:
-            arguments = {
-                "components": [str(path) for path in components],
-                "packages": self._packages,
-                "refused": refused,
-                "targets": [self._runner, self._admission],
-            }
-            zygote = await self._fork_zygote("tapeworks_workers.zygote:serve", arguments)
-            try:
-                loaded = await zygote.answer()
-            except BaseException:
-                zygote.handle.kill_group()
-                await zygote.close()
-                raise
-            if loaded.get("ready"):
-                return zygote, _strings(loaded.get("parts"))
-            await zygote.close()
-            spoiled_by = str(loaded.get("spoiled_by"))
-            if spoiled_by in refused or spoiled_by not in named:  # or it would be asked for ever
-                raise LaunchFailed(f"the component zygote could not load: {str(loaded.get('error'))[:1000]}")
-            refused[spoiled_by] = (
-                "a TensorFlow operation runs while the module is imported: move it into a function, __init__ or build()"
-            )
+    async def _load(self, components: list[Path]) -> tuple[Zygote, dict[str, str], Refusals]:
+        """A new component zygote, without the modules that cannot stay in a process that forks."""
+        targets = [self._runner, self._admission]
+        return await self._loading.load(components, self._packages, targets=targets)
+
+    async def _start_zygote(self, arguments: dict[str, Any]) -> Zygote:
+        return await self._fork_zygote("tapeworks_workers.zygote:serve", arguments)
 
     async def _fork_zygote(self, target: str, arguments: dict[str, Any]) -> Zygote:
         request = Work(target, arguments).request() | {"serves": True}
@@ -328,8 +368,3 @@ class ForkLauncher:
             except LaunchFailed:  # it died since: the next one is new
                 handle = await (await self._living_base()).fork(request, given)
         return Zygote(handle, ours, belongs=self._belongs)
-
-
-def _strings(value: Any) -> dict[str, str]:
-    """What a zygote says in pairs of strings; {} for anything else."""
-    return {str(key): str(item) for key, item in value.items()} if isinstance(value, dict) else {}

@@ -37,6 +37,7 @@ LONGEST_PAUSE = 10.0
 """Seconds between two tries."""
 PARTS_AT_ONCE = 2
 """Of a file that is uploaded."""
+QUOTA_CODE = "quota_exceeded"
 STORE_CODES = {"storage_full": FailureCode.STORAGE_FULL, "storage_unavailable": FailureCode.STORAGE_UNAVAILABLE}
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -51,6 +52,10 @@ class LeaseLost(Exception):
 
 class StoreRefused(Unavailable):
     """The artifact store is full or away: not waited for as long as the service itself."""
+
+
+class QuotaExceeded(Rejected):
+    """The service stores no more of what the attempt reports."""
 
 
 class Link:
@@ -176,6 +181,8 @@ def refusal(answer: httpx.Response) -> ApiError:
     detail = str(problem.get("detail") or problem.get("title") or answer.reason_phrase)
     if code in STORE_CODES:
         return StoreRefused(status, code, detail, problem)
+    if code == QUOTA_CODE:
+        return QuotaExceeded(status, code, detail, problem)
     if status in (408, 425, 429) or status >= 500:
         return Unavailable(status, code, detail, problem)
     kind = {401: Unauthorized, 403: Unauthorized, 404: NotFound, 409: Conflict}.get(status, Rejected)

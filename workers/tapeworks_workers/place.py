@@ -14,10 +14,12 @@ from typing import Any
 
 from tapeworks import wire
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers import compiled
+from tapeworks.jobs import JobKind
+from tapeworks_workers import compiled, endings, memory_limit
 from tapeworks_workers.cache import Cache, Kept
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.launcher import Launcher
+from tapeworks_workers.lifelines import Process
 from tapeworks_workers.rooms import Bounds, Cell, Occupants, Rooms
 
 Fetch = Callable[[int, wire.LeaseInput, Path], Awaitable[None]]
@@ -37,11 +39,31 @@ class Place:
     bounds: Bounds
     components: tuple[Path, ...] = ()
     data_roots: tuple[Path, ...] = ()
+    packages: bool = True
+    """Whether uploaded packages may run here."""
     uploads: list[dict[str, Any]] = field(default_factory=list)
     """Of the start frame: where the datasets lie."""
+    trusted: Launcher = field(init=False)
+    """Starts processes outside of every sandbox, for what must not share one with uploaded code."""
+    own: Path = field(init=False)
+    """The attempt's folder, which only the agent writes to; no sandbox shows it."""
+    sealed: Path = field(init=False)
+    """Where the agent puts what a sandbox may read and not change."""
     _kept: list[Kept] = field(default_factory=list)
     _cell: Cell | None = None
-    _entered: asyncio.Event = field(default_factory=asyncio.Event)
+    _members: list[Process] = field(default_factory=list)
+    """Runner and verifiers."""
+    _settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.trusted = self.launcher
+        self.own = self.folder.parent
+        self.sealed = self.own / "sealed"
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether it is in a sandbox."""
+        return self._cell is not None
 
     async def settle(self, lease: wire.Lease, fetch: Fetch) -> None:
         """Fetch uploads, and take a room for code and models of strangers. Raises JobFailure, LeaseLost, OSError."""
@@ -54,11 +76,16 @@ class Place:
                     self.uploads.append({"id": one.from_, "path": str(kept.folder), "format": one.about["format"]})
                 else:
                     packages.append((one, kept))
-        if packages or (self.rooms is not None and _brings_a_bundle(lease)):
+        if packages or (self.rooms is not None and self._is_walled(lease)):
             await self._enter(lease, packages)
+        self._settled.set()
+
+    def _is_walled(self, lease: wire.Lease) -> bool:
+        """Whether a job without packages runs in a sandbox: one that reads what nobody has looked at yet."""
+        return lease.kind is JobKind.INSPECT or (self.packages and _brings_a_bundle(lease))
 
     async def _enter(self, lease: wire.Lease, packages: list[tuple[wire.LeaseInput, Kept]]) -> None:
-        if self.rooms is None:
+        if self.rooms is None or (packages and not self.packages):
             raise JobFailure(
                 FailureCode.NOT_SUPPORTED,
                 "this worker takes no uploaded packages",
@@ -81,6 +108,7 @@ class Place:
                 components=self.components,
                 readable=(self.cache.of_project(lease.project_id), *self.data_roots),
                 bounds=self.bounds,
+                refused=self.launcher.refused,
             )
         except LaunchFailed as error:
             if not packages:
@@ -91,8 +119,7 @@ class Place:
                 hint="Importing its modules must neither end the process nor go on for ever.",
             ) from error
         self.launcher, self.folder = self._cell.launcher, self._cell.run_folder
-        self.compiled = self._cell.compiled
-        self._entered.set()
+        self.compiled, self.sealed = self._cell.compiled, self._cell.sealed
         self.environment = {**self.environment, **compiled.environment(self.compiled, {})}
 
     def hand_over(self) -> None:
@@ -101,10 +128,19 @@ class Place:
             self._cell.own(self.folder)
 
     async def overrun(self) -> JobFailure:
-        """Wait until an attempt in a sandbox takes more than it may; for ever where it does not."""
-        await self._entered.wait()
-        assert self._cell is not None  # noqa: S101 — entered
+        """Wait until the attempt takes more than it may; for ever where it does not."""
+        await self._settled.wait()
+        if self._cell is None:
+            return await memory_limit.overrun(self._members, self.bounds.memory_bytes)
         return await self._cell.overrun()
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel killed because memory was used up, where the attempt runs."""
+        return endings.oom_kills() if self._cell is None else self._cell.oom_kills()
+
+    def started(self, process: Process) -> None:
+        """A runner or verifier of the attempt: its memory counts."""
+        self._members.append(process)
 
     async def leave(self) -> None:
         """The attempt has ended: the room is cleared, uploads may go."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tapeworks.report_limits import MAX_FRAME_BYTES
 from tapeworks_workers import frames
 from tapeworks_workers.lifelines import Handle, Process
 
@@ -51,6 +52,10 @@ class Work:
         }
 
 
+_ending: set[asyncio.Future[int]] = set()
+"""Discarded processes that have not ended yet."""
+
+
 @dataclass
 class Child:
     """A process of ours, its frame socket, and the reading ends of its output."""
@@ -66,17 +71,27 @@ class Child:
         os.close(self.stdout)
         os.close(self.stderr)
 
+    def discard(self) -> None:
+        """End a process that nobody needs. It is waited for in the background: until then its descriptors stay open."""
+        self.handle.kill_group()
+        self.close()
+        ending = asyncio.ensure_future(self.handle.wait())
+        _ending.add(ending)
+        ending.add_done_callback(_ending.discard)
+
     def begin(self) -> None:
         """Let a process that is `held` do its work. One that has ended already has said why: `result` tells."""
         with suppress(BrokenPipeError):
             self.sock.send(b"g")
 
-    async def result(self) -> dict[str, Any] | None:
-        """The one frame that a process with `frame` sends; None where it ended without one."""
+    async def result(self, *, limit: int = MAX_FRAME_BYTES) -> dict[str, Any] | None:
+        """The one frame that a process with `frame` sends; None where it ended without one.
+
+        Raises FrameError where it sends something else, or more bytes than the limit."""
         reader, writer = await asyncio.open_unix_connection(sock=self.sock)
         closing = asyncio.create_task(self.close_when_gone(writer))
         try:
-            return await read_frame(reader)
+            return await read_frame(reader, limit=limit)
         finally:
             closing.cancel()
             writer.close()
@@ -88,13 +103,27 @@ class Child:
         writer.close()
 
 
-async def read_frame(reader: asyncio.StreamReader) -> frames.Message | None:
-    """The next message, or None at the end of the stream, in the middle of a frame too."""
+async def read_body(reader: asyncio.StreamReader, *, limit: int = MAX_FRAME_BYTES) -> bytes | None:
+    """The next frame's bytes, or None at the end of the stream, in the middle of a frame too.
+
+    Raises FrameError above the limit: then nothing that follows can be read."""
     try:
-        length = frames.body_length(await reader.readexactly(frames.HEADER.size))
-        return frames.decode(await reader.readexactly(length))
+        (length,) = frames.HEADER.unpack(await reader.readexactly(frames.HEADER.size))
+        if length > limit:
+            raise frames.FrameError(f"a frame of {length} bytes was announced, at most {limit} are allowed")
+        return await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionResetError):
         return None
+
+
+async def read_frame(reader: asyncio.StreamReader, *, limit: int = MAX_FRAME_BYTES) -> frames.Message | None:
+    """The next message, or None at the end of the stream. Raises FrameError."""
+    body = await read_body(reader, limit=limit)
+    if body is None:
+        return None
+    if limit <= MAX_FRAME_BYTES:
+        frames.check_structure(body)
+    return await asyncio.to_thread(frames.decode, body)
 
 
 def clean_environment() -> dict[str, str]:

@@ -2,49 +2,50 @@
 
 `Relay.run` starts the runner, relays its frames until it ends, and says how it ended. Records and
 lines of output go to `keep`; checkpoints to a queue, opened at once so that the runner may remove
-their names; verify requests to a fresh process, whose answer goes back. `stop` kills the runner and
-its verifiers; `command` tells it something.
+their names. `certify` asks for the verification of the bundle (`verification.py`), `verify` for the test of a
+checkpoint in a fresh process; the answer goes back. `stop` kills the runner and its verifiers; `command` tells it
+something. Frames are typed (`runner_frames`), counted and paced (`report_quota`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
-from tapeworks.errors import FailureCode
+from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.jobs import State
-from tapeworks_workers import endings, frames
-from tapeworks_workers.files import OpenFile, UnsafePath, open_beneath
-from tapeworks_workers.launcher import VERIFIERS, LaunchFailed
+from tapeworks_workers import frames
+from tapeworks_workers.checkpoint_queue import CheckpointFile, CheckpointQueue
+from tapeworks_workers.files import UnsafePath, open_beneath
+from tapeworks_workers.launcher import LaunchFailed
 from tapeworks_workers.output import Output
 from tapeworks_workers.place import Place
-from tapeworks_workers.processes import Child, read_frame
+from tapeworks_workers.processes import Child, read_body
+from tapeworks_workers.report_quota import ReportQuota
+from tapeworks_workers.runner_frames import (
+    CertifyFrame,
+    CheckpointFrame,
+    FinishFrame,
+    InvalidFrame,
+    RecordFrame,
+    VerifyFrame,
+    parse,
+)
+from tapeworks_workers.verification import BundleVerification
+from tapeworks_workers.verifier_process import answer_of, end, refused, settle
 
 LEAVE_SECONDS = 10.0
 """From a runner's last frame until its process must be gone."""
-OUTPUT_SECONDS = 2.0
-"""From a process's end until its pipes are given up: something that it started may hold them open."""
-_BUNDLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_STATES = frozenset(State)
+_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 Record = Mapping[str, Any]
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class CheckpointFile:
-    """A checkpoint that the runner wrote: its announcement, and the open file."""
-
-    file: OpenFile
-    path: str
-    step: int
-    epoch: int
-    metrics: dict[str, Any]
-    best: bool
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,25 @@ class Relay:
     place: Place
     keep: Callable[[Record], None]
     verify_seconds: float
-    checkpoints: asyncio.Queue[CheckpointFile] = field(default_factory=asyncio.Queue)
+    verification: BundleVerification | None = None
+    """Of the bundle, where the job exports one; known once the place is settled."""
+    quota: ReportQuota = field(default_factory=ReportQuota)
+    room: Callable[[], Awaitable[None]] | None = None
+    """Waits while too many records are on their way: the runner waits with us."""
+    checkpoints: CheckpointQueue = field(default_factory=CheckpointQueue)
     state: State = State.STARTING
     phase: str | None = None
-    _held: dict[str, asyncio.Task[Child]] = field(default_factory=dict)
-    """Verifiers that have loaded what they need and wait for the bundle."""
     _writer: asyncio.StreamWriter | None = None
     _finish: dict[str, Any] | None = None
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, start: Mapping[str, Any]) -> Ended:
         """Start the runner, send it `start`, and relay until it ends. Raises LaunchFailed."""
-        kills = endings.oom_kills()
+        kills = self.place.oom_kills()
         output = Output(self.keep)
         place = self.place
         child = await place.launcher.runner(environment=place.environment, folder=place.folder)
+        place.started(child.handle)
         try:
             async with asyncio.TaskGroup() as group:
                 printing = [
@@ -89,17 +94,17 @@ class Relay:
                 await self._relay(child, dict(start), group)
                 status = await _leave(child)
                 stopping.cancel()
-                await _settle(printing)
+                await settle(printing)
         finally:
-            await _end(child)
-        out_of_memory = status == -9 and endings.oom_kills() > kills
+            await end(child)
+        out_of_memory = status == -9 and self.place.oom_kills() > kills
         return Ended(self._finish, status, out_of_memory, tuple(output.tail))
 
     def command(self, name: str) -> bool:
         """Tell the runner; whether there is one to tell."""
         if self._writer is None or self._writer.is_closing():
             return False
-        self._writer.write(frames.encode({"type": "command", "command": name}))
+        self._write({"type": "command", "command": name})
         return True
 
     @property
@@ -113,8 +118,7 @@ class Relay:
 
     def close(self) -> None:
         """Close checkpoints that nobody uploaded."""
-        while not self.checkpoints.empty():
-            self.checkpoints.get_nowait().file.close()
+        self.checkpoints.close()
 
     async def _kill_when_stopped(self, child: Child) -> None:
         await self._stopped.wait()
@@ -125,14 +129,24 @@ class Relay:
         closing = asyncio.create_task(child.close_when_gone(self._writer))
         verifying: set[asyncio.Task[None]] = set()
         try:
-            self._writer.write(frames.encode({"type": "start", **start}))
-            while (message := await read_frame(reader)) is not None:
-                if message.get("type") == "verify":
-                    verifying.add(group.create_task(self._verify(message)))
+            self._write({"type": "start", **start})
+            while self._finish is None and (body := await read_body(reader)) is not None:
+                await self._pace(len(body))
+                try:
+                    frame = parse(body)
+                except InvalidFrame as error:
+                    self.quota.count("invalid_frames")
+                    self.keep(note(f"the runner sent a frame that is not valid: {str(error)[:500]}"))
+                    continue
+                if isinstance(frame, CertifyFrame | VerifyFrame):
+                    self.quota.count("verifications")
+                    verifying.add(group.create_task(self._answer(frame)))
                 else:
-                    self._take(message)
+                    self._take(frame)
                 await self._writer.drain()
-        except (frames.FrameError, ConnectionError) as error:
+        except frames.FrameError as error:
+            raise JobFailure(FailureCode.QUOTA_EXCEEDED, f"the runner sent {error}", retryable=False) from error
+        except ConnectionError as error:
             log.warning("the runner's frames cannot be read", error=str(error))
             child.handle.kill_group()
         finally:
@@ -140,94 +154,71 @@ class Relay:
             for task in verifying:
                 task.cancel()
             self._writer.close()
-            for held in self._held.values():
-                held.add_done_callback(_discard)
+            if self.verification is not None:
+                self.verification.close()
 
-    def _take(self, message: dict[str, Any]) -> None:
-        kind = message.get("type")
-        if kind == "record" and isinstance(message.get("record"), dict):
-            record = message["record"]
-            if record.get("record") == "state" and record.get("state") in set(State):
-                self.state, self.phase = State(record["state"]), record.get("phase")
-                if self.state is State.EXPORTING:
-                    self._hold_verifiers()
-            self.keep(record)
-        elif kind == "checkpoint":
-            self._take_checkpoint(message)
-        elif kind == "finish":
-            self._finish = message
+    async def _pace(self, size: int) -> None:
+        """A runner that reports faster than it may, or than its records are stored, waits."""
+        await self.quota.pace(size)
+        if self.room is not None:
+            await self.room()
+
+    def _write(self, message: dict[str, Any]) -> None:
+        if self._writer is not None:
+            self._writer.write(frames.encode(message, limit=frames.MAX_MESSAGE_BYTES))
+
+    def _take(self, frame: RecordFrame | CheckpointFrame | FinishFrame) -> None:
+        if isinstance(frame, CheckpointFrame):
+            self.quota.count("checkpoints")
+            self._take_checkpoint(frame)
+        elif isinstance(frame, FinishFrame):
+            self._finish = frame.model_dump()
         else:
-            log.warning("the runner sent a frame of unknown type", type=kind)
+            self._take_record(frame.record)
 
-    def _take_checkpoint(self, message: dict[str, Any]) -> None:
+    def _take_record(self, record: dict[str, Any]) -> None:
+        state, phase = record.get("state"), record.get("phase")
+        if record.get("record") == "state" and isinstance(state, str) and state in _STATES:
+            self.state, self.phase = State(state), phase if isinstance(phase, str) else None
+            if self.state is State.EXPORTING and self.verification is not None:
+                self.verification.hold()
+        self.keep(record)
+
+    def _take_checkpoint(self, frame: CheckpointFrame) -> None:
         try:
-            file = open_beneath(self.place.folder, str(message.get("path")))
+            file = open_beneath(self.place.folder, frame.path)
         except UnsafePath as error:
             self.keep(note(f"a checkpoint could not be taken: {error}"))
             return
-        self.checkpoints.put_nowait(
-            CheckpointFile(
-                file,
-                path=str(message["path"]),
-                step=int(message["step"]),
-                epoch=int(message["epoch"]),
-                metrics=dict(message.get("metrics") or {}),
-                best=bool(message.get("best")),
-            )
-        )
+        parts = frame.model_dump(exclude={"type"})
+        superseded = self.checkpoints.put(CheckpointFile(file, **parts))
+        if superseded is not None:
+            self.keep(note(f"The checkpoint of step {superseded.step} was not uploaded: newer ones had been written."))
 
     # ── verification ─────────────────────────────────────────────────────────────────────────────
 
-    def _hold_verifiers(self) -> None:
-        """Start them while the bundle is written."""
-        for which in VERIFIERS:
-            if which not in self._held:
-                self._held[which] = asyncio.create_task(self._verifier(which, frames.BUNDLE))
+    async def _answer(self, request: CertifyFrame | VerifyFrame) -> None:
+        answer = await (self._certify() if isinstance(request, CertifyFrame) else self._verify(request))
+        self._write({**answer, "reply": request.id})
 
-    async def _verifier(self, which: str, bundle: str) -> Child:
-        place = self.place
-        return await place.launcher.verifier(
-            which, place.folder / bundle, environment=place.environment, folder=place.folder
-        )
+    async def _certify(self) -> dict[str, Any]:
+        if self.verification is None:
+            return refused(FailureCode.INTERNAL, "this job exports no bundle that could be verified")
+        return await self.verification.run()
 
-    async def _verify(self, message: dict[str, Any]) -> None:
-        which, bundle = str(message.get("verifier")), str(message.get("bundle"))
-        if which not in {*VERIFIERS, "resume"} or not _BUNDLE.fullmatch(bundle):
-            answer = _refused(FailureCode.INTERNAL, f"no verifier {which!r} of {bundle!r}")
-        else:
-            try:
-                answer = await self._verified(which, bundle)
-            except LaunchFailed as error:
-                answer = _refused(FailureCode.WORKER_LOST, f"the verifier {which!r} could not be started: {error}")
-        if self._writer is not None:
-            self._writer.write(frames.encode({**answer, "reply": message.get("id")}))
-
-    async def _verified(self, which: str, bundle: str) -> dict[str, Any]:
-        """The answer of a verifier, or a failure that says how it ended without one."""
-        kills = endings.oom_kills()
-        held = self._held.pop(which, None) if bundle == frames.BUNDLE else None
-        child = await (held or self._verifier(which, bundle))
-        child.begin()
-        lines = Output(self.keep)
-        printing = [
-            asyncio.create_task(lines.relay(child.stdout, "stdout")),
-            asyncio.create_task(lines.relay(child.stderr, "stderr")),
-        ]
+    async def _verify(self, request: VerifyFrame) -> dict[str, Any]:
+        """Test a checkpoint for the runner: what it makes of the answer is a diagnostic of its own."""
+        which, folder, place = request.verifier, request.bundle, self.place
+        if which != "resume" or not _FOLDER.fullmatch(folder):
+            return refused(FailureCode.INTERNAL, f"no verifier {which!r} of {folder!r}")
         try:
-            async with asyncio.timeout(self.verify_seconds):
-                answer = await child.result()
-                status = await child.handle.wait()
-            await _settle(printing)
-        except TimeoutError:
-            return _refused(FailureCode.TIMEOUT, f"the verifier {which!r} took more than {self.verify_seconds:g} s")
-        finally:
-            for task in printing:
-                task.cancel()
-            await _end(child)
-        if answer is not None:
-            return answer
-        ended = endings.of_exit(status, out_of_memory=status == -9 and endings.oom_kills() > kills, tail=lines.tail)
-        return {"ok": False, "failure": ended.model_dump(mode="json")}
+            child = await place.launcher.verifier(
+                which, {"bundle": str(place.folder / folder)}, environment=place.environment, folder=place.folder
+            )
+        except LaunchFailed as error:
+            return refused(FailureCode.WORKER_LOST, f"the verifier {which!r} could not be started: {error}")
+        place.started(child.handle)
+        return await answer_of(child, which, keep=self.keep, seconds=self.verify_seconds, oom_kills=place.oom_kills)
 
 
 def note(message: str) -> dict[str, Any]:
@@ -240,17 +231,6 @@ def diagnostic(code: FailureCode, message: str) -> dict[str, Any]:
     return {"record": "event", "type": "diagnostic", "data": {"code": code.value, "message": message}}
 
 
-def _refused(code: FailureCode, message: str) -> dict[str, Any]:
-    return {"ok": False, "failure": endings.failure(code, message).model_dump(mode="json")}
-
-
-def _discard(held: asyncio.Task[Child]) -> None:
-    """End a process that nobody needs any more."""
-    if not held.cancelled() and held.exception() is None:
-        held.result().handle.kill_group()
-        held.result().close()
-
-
 async def _leave(child: Child) -> int:
     """The exit status; a process that said its last word and stays is killed."""
     try:
@@ -259,20 +239,3 @@ async def _leave(child: Child) -> int:
     except TimeoutError:
         child.handle.kill_group()
         return await child.handle.wait()
-
-
-async def _settle(printing: list[asyncio.Task[None]]) -> None:
-    """Let the last lines come; then give the pipes up."""
-    await asyncio.wait(printing, timeout=OUTPUT_SECONDS)
-    for task in printing:
-        task.cancel()
-
-
-async def _end(child: Child) -> None:
-    """Make sure that the process is gone, and what it started; also while this task is being cancelled."""
-    child.handle.kill_group()
-    try:
-        await child.handle.wait()
-    except asyncio.CancelledError:
-        await child.handle.wait()  # killed: it takes a moment
-        raise

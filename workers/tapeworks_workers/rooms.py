@@ -20,13 +20,16 @@ import psutil
 import structlog
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers import census, compiled, file_trees
+from tapeworks_workers import census, compiled, endings, file_trees, memory_count, memory_limit
+from tapeworks_workers.cgroups import Cgroups
+from tapeworks_workers.component_loading import Refusals
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.launcher import ForkLauncher
 from tapeworks_workers.lifelines import Handle
 from tapeworks_workers.output import Output
 from tapeworks_workers.processes import Lifeline
 from tapeworks_workers.sandbox import Room, Sandbox
+from tapeworks_workers.temporary_files import NotClean, TemporaryFiles
 
 WATCH_SECONDS = 0.25
 EMPTY_WATCH_SECONDS = 1.0
@@ -36,6 +39,7 @@ DISK_EVERY = 4
 KEPT = 2
 """Rooms that stay warm while nobody is in them."""
 CLEAR_SECONDS = 10.0
+CGROUP_MARGIN_BYTES = 64 << 20
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +83,8 @@ class Cell:
     """The zygotes, who stay when an attempt ends."""
     resting_bytes: int = 0
     """What they take."""
+    temporary: TemporaryFiles | None = None
+    """What lay in its /tmp and /dev/shm before the first attempt; None where these are not its own."""
     printing: asyncio.Task[None] | None = None
     watch: asyncio.Task[None] | None = None
 
@@ -86,6 +92,11 @@ class Cell:
     def run_folder(self) -> Path:
         """Where an attempt writes."""
         return self.room.folder / "run"
+
+    @property
+    def sealed(self) -> Path:
+        """What the agent shows to the room; nobody inside can write to it."""
+        return self.room.folder.with_name(f"{self.room.folder.name}.sealed")
 
     @property
     def compiled(self) -> Path:
@@ -100,6 +111,12 @@ class Cell:
             return census.of_user(self.room.uid)
         return set().union(*(census.below(base.pid) for base in self.bases))
 
+    def first_process(self) -> int | None:
+        """The pid of bubblewrap's own process in it, through which its files are seen from out here."""
+        if self.sandbox.bubblewrap is None:
+            return None
+        return census.first_inside(self.bases[-1].pid)
+
     def guests(self) -> set[census.Inhabitant]:
         """Those that an attempt brought."""
         return self.inhabitants() - self.residents
@@ -111,8 +128,7 @@ class Cell:
             await asyncio.sleep(WATCH_SECONDS if self.taken else EMPTY_WATCH_SECONDS)
             used = await asyncio.to_thread(self._used_bytes)
             if used > self.bounds.memory_bytes:
-                message = f"{used} bytes of memory were taken in its sandbox; it may have {self.bounds.memory_bytes}"
-                return JobFailure(FailureCode.OUT_OF_MEMORY, message, hint="Ask for more with resources.memory_gib.")
+                return memory_limit.exceeded(used, self.bounds.memory_bytes, "the sandbox")
             looks += 1
             if looks % DISK_EVERY == 0 or not self.taken:
                 try:
@@ -122,16 +138,40 @@ class Cell:
                     hint = "Nest folders less deeply than a path can name (4096 bytes)."
                     return JobFailure(FailureCode.STORAGE_FULL, message, hint=hint, retryable=False)
                 if used > self.bounds.disk_bytes:
-                    message = f"{used} bytes were written in its sandbox; it may have {self.bounds.disk_bytes}"
+                    message = f"the sandbox exceeded its disk limit: {used} of {self.bounds.disk_bytes} bytes"
                     return JobFailure(FailureCode.STORAGE_FULL, message, retryable=False)
 
     def _used_bytes(self) -> int:
         """Beyond what rests in it. Exact only where it matters: an exact count takes milliseconds of each process."""
+        if self.room.cgroup is not None:
+            return self.room.cgroup.used_bytes() - self.resting_bytes
         inhabitants = self.inhabitants()
-        at_most = census.most_private_bytes(inhabitants) - self.resting_bytes
+        beside = self._temporary_bytes(inhabitants) - self.resting_bytes
+        at_most = memory_count.most_bytes(inhabitants) + beside
         if at_most <= self.bounds.memory_bytes:
             return at_most
-        return census.private_bytes(inhabitants) - self.resting_bytes
+        return memory_count.used_bytes(inhabitants) + beside
+
+    def resting(self) -> int:
+        """What its zygotes take."""
+        return (
+            self.room.cgroup.used_bytes() if self.room.cgroup is not None else memory_count.used_bytes(self.residents)
+        )
+
+    def limit_memory(self) -> None:
+        """Let the kernel hold the limit, where it counts: a little above, so that the cause is known."""
+        if self.room.cgroup is not None:
+            self.room.cgroup.limit(self.resting_bytes + self.bounds.memory_bytes + CGROUP_MARGIN_BYTES)
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel killed for memory, here or where no cgroup is the sandbox's own."""
+        return endings.oom_kills() if self.room.cgroup is None else self.room.cgroup.oom_kills()
+
+    def _temporary_bytes(self, inhabitants: set[census.Inhabitant]) -> int:
+        """Of the /tmp and /dev/shm that bubblewrap made."""
+        if self.sandbox.bubblewrap is None or not inhabitants:
+            return 0
+        return memory_count.temporary_bytes(min(inhabitants, key=lambda one: one[1])[0])
 
     def own(self, path: Path) -> None:
         """Give a file or folder, with all below it, to the room's user."""
@@ -145,8 +185,9 @@ class Cell:
 class Rooms:
     """The sandboxes of a worker, below one folder."""
 
-    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+    def __init__(self, folder: Path, sandbox: Sandbox, cgroups: Cgroups | None = None) -> None:
         self._folder = folder.resolve()
+        self._cgroups = cgroups
         self._sandbox = sandbox
         self._cells: list[Cell] = []
         self._changing = asyncio.Lock()
@@ -159,17 +200,21 @@ class Rooms:
         components: Sequence[Path],
         readable: Sequence[Path],
         bounds: Bounds,
+        refused: Refusals | None = None,
     ) -> Cell:
-        """A warm room for one attempt. Raises LaunchFailed where none can be made, JobFailure where its packages take
-        more than they may while they are imported."""
+        """A warm room for one attempt; `refused`: modules of components that the worker left out.
+
+        Raises LaunchFailed where none can be made, JobFailure where its packages take more than they may while they are
+        imported."""
         async with self._changing:
             for cell in self._cells:
                 if not cell.taken and cell.occupants == occupants:
                     self._unwatch(cell)
                     cell.taken, cell.bounds = True, bounds
+                    cell.limit_memory()
                     return cell
             await self._make_place()
-            cell = self._furnish(occupants, bounds, packages, (*readable, *components))
+            cell = self._furnish(occupants, bounds, packages, (*readable, *components), refused or {})
             self._cells.append(cell)
         try:
             await self._warm(cell, components)
@@ -200,7 +245,13 @@ class Rooms:
                 task.cancel()
             await asyncio.wait({loading, overrun})
         cell.residents = await asyncio.to_thread(cell.inhabitants)
-        cell.resting_bytes = await asyncio.to_thread(census.private_bytes, cell.residents)
+        cell.resting_bytes = await asyncio.to_thread(cell.resting)
+        cell.limit_memory()
+        if (first := cell.first_process()) is not None:
+            try:
+                cell.temporary = await asyncio.to_thread(TemporaryFiles.record, first)
+            except (NotClean, OSError) as error:
+                raise LaunchFailed(f"its temporary files cannot be read: {error}") from error
 
     def _watch(self, cell: Cell) -> None:
         """Nobody is in the room; what a package left in its zygotes may still grow."""
@@ -230,7 +281,9 @@ class Rooms:
                     _kill(guests)
                     await asyncio.sleep(0.02)
             await asyncio.to_thread(self._empty, cell)
-        except (TimeoutError, OSError) as error:
+            if cell.temporary is not None and (first := cell.first_process()) is not None:
+                await asyncio.to_thread(cell.temporary.clear, first)
+        except (TimeoutError, OSError, NotClean) as error:
             log.error("a sandbox could not be cleared and is given up", error=str(error))
             await self._close(cell)
             return
@@ -256,14 +309,20 @@ class Rooms:
         bounds: Bounds,
         packages: Sequence[Mapping[str, Any]],
         readable: tuple[Path, ...],
+        refused: Refusals,
     ) -> Cell:
         used = {cell.number for cell in self._cells}
         number = next(number for number in range(len(used) + 1) if number not in used)
-        folder = self._folder / str(number)
-        file_trees.remove(folder)
-        folder.mkdir(parents=True, mode=0o711)
+        folder, sealed = self._folder / str(number), self._folder / f"{number}.sealed"
+        for one in (folder, sealed):
+            file_trees.remove(one)
+            one.mkdir(parents=True, mode=0o711)
+        sealed.chmod(0o750)
         environment = {"CUDA_VISIBLE_DEVICES": "all"} if occupants.gpus else {}  # a fork is told which
-        room = Room(folder, self._sandbox.user(), readable, environment)
+        cgroup = None if self._cgroups is None else self._cgroups.make(f"{os.getpid()}-{number}")
+        room = Room(folder, self._sandbox.user(), (*readable, sealed), environment, cgroup)
+        if room.uid is not None:
+            os.chown(sealed, -1, room.uid)  # its group: to read, and no other sandbox's user
         output = Output(lambda record: log.debug("sandbox", number=number, text=record["text"]))
         reading, writing = os.pipe()
         bases: list[Handle] = []
@@ -277,11 +336,12 @@ class Rooms:
                 pid, [base.pid for base in bases], walled=self._sandbox.bubblewrap is not None, uid=room.uid
             )
 
-        launcher = ForkLauncher(spawn=spawn, output=writing, packages=packages, belongs=belongs)
+        launcher = ForkLauncher(spawn=spawn, output=writing, packages=packages, belongs=belongs, known=refused)
         cell = Cell(occupants, bounds, number, room, launcher, self._sandbox, output, bases=bases)
         cell.printing = asyncio.create_task(output.relay(reading, "stderr"))
         cell.printing.add_done_callback(lambda _: os.close(writing))
         self._empty(cell)
+        cell.limit_memory()
         return cell
 
     def _empty(self, cell: Cell) -> None:
@@ -290,6 +350,8 @@ class Rooms:
             file_trees.remove(cell.room.folder / name)
             (cell.room.folder / name).mkdir(mode=0o700)
             cell.own(cell.room.folder / name)
+        for sealed in cell.sealed.iterdir():
+            file_trees.remove(sealed)
         compiled.trim(cell.compiled)
         cell.own(cell.compiled)
 
@@ -307,7 +369,10 @@ class Rooms:
         _kill(await asyncio.to_thread(cell.inhabitants))
         if cell.printing is not None:
             cell.printing.cancel()
-        await asyncio.to_thread(file_trees.remove, cell.room.folder)
+        for folder in (cell.room.folder, cell.sealed):
+            await asyncio.to_thread(file_trees.remove, folder)
+        if cell.room.cgroup is not None:
+            cell.room.cgroup.remove()
         if cell.room.user is not None:
             cell.room.user.release()
         self._cells.remove(cell)

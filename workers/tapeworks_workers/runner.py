@@ -1,7 +1,7 @@
 """One attempt at a job, from the lease to the finish.
 
     prepare → pipeline → assemble → trace → restore → train → last checkpoint → test split
-            → export → verify in fresh processes → seal → finish
+            → export → the agent seals and verifies → finish
 
 A validation takes the same way as far as the trace, runs two seconds of steps, exports and reloads, and tells what it
 saw (`inspection`); it keeps no files.
@@ -18,12 +18,12 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tapeworks.errors import FailureCode, Location
+from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.jobs import JobKind, State
+from tapeworks.report_limits import MAX_FILE_LIST_BYTES
 from tapeworks_workers.engine import (
     broken_files,
     class_names,
@@ -37,7 +37,6 @@ from tapeworks_workers.engine.admission import admit_packaged
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.attempt import Attempt, put_together
-from tapeworks_workers.engine.bundle import seal
 from tapeworks_workers.engine.control import Control, Interrupted
 from tapeworks_workers.engine.datasets import describe
 from tapeworks_workers.engine.epochs import Training
@@ -46,18 +45,15 @@ from tapeworks_workers.engine.inspection import inspect
 from tapeworks_workers.engine.pipeline import Data, build_data
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.traces import Traces
-from tapeworks_workers.frames import BUNDLE, Channel, ChannelClosed
+from tapeworks_workers.frames import BUNDLE, Channel, ChannelClosed, FrameError
 
 LOOKS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     JobKind.INSPECT: lambda start: describe(start["uploads"]),
     JobKind.ADMIT: lambda start: admit_packaged(),
 }
-VERIFIERS = ("reload", "certify")
 PROBE_BATCHES = 2
 FILES_SKIPPED, FILES_LEFT_OUT = "files_skipped", "files_left_out"
 """Codes of diagnostics: files that cannot be read, and files of other formats in a dataset."""
-NOTHING: dict[str, Any] = {"bundle": None, "parts": {}, "formats": [], "verified": {}, "result": None}
-"""What a finish frame publishes, empty."""
 
 
 def main(sock: socket.socket) -> None:
@@ -84,13 +80,22 @@ def main(sock: socket.socket) -> None:
         finish = {"outcome": "failed", "failure": failure}
     kept = left_files(Path(start["folder"]), spec, reporter)
     ended.append(True)
-    channel.send({"type": "finish", "failure": None, "published": None, "files": kept, **finish})
+    last = {"type": "finish", "failure": None, "result": None, "files": kept}
+    try:
+        channel.send({**last, **finish})
+    except FrameError as error:
+        channel.send({**last, "outcome": "failed", "failure": too_large(error)})
+
+
+def too_large(error: FrameError) -> dict[str, Any]:
+    """The failure of a job whose result does not fit into a frame."""
+    return diagnostics.failure(JobFailure(FailureCode.QUOTA_EXCEEDED, f"the job's result: {error}"), spec={}, phase="")
 
 
 def looked(result: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """What a look at an upload publishes: a result, no files."""
+    """What a look at an upload gives: a result, no files."""
     reporter.enter(State.RUNNING)
-    return {"outcome": "succeeded", "published": {**NOTHING, "result": result}}
+    return {"outcome": "succeeded", "result": result}
 
 
 def left_files(folder: Path, spec: Mapping[str, Any], reporter: Reporter) -> list[str]:
@@ -101,7 +106,8 @@ def left_files(folder: Path, spec: Mapping[str, Any], reporter: Reporter) -> lis
         what = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
         reporter.diagnostic(
             FailureCode.STORAGE_FULL,
-            f"limits.max_artifact_bytes, {limit}, leaves no room for {what}: not kept",
+            f"limits.max_artifact_bytes, {limit}, or their list ({MAX_FILE_LIST_BYTES} bytes) "
+            f"leaves no room for {what}: not kept",
             hint="Raise limits.max_artifact_bytes, or write fewer or smaller files.",
         )
     return kept
@@ -130,6 +136,8 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
         reporter.diagnostic(
             resume_warnings.CODE, remark.message, hint=remark.hint, location=Location(component=remark.component)
         )
+    for component, note in data.notes:
+        reporter.diagnostic("left_out", note, location=Location(component=component))
     with broken_files.named(data.all_sources()):
         return trained(attempt, data, traces, channel, reporter, control, lineage=lineage, began=began)
 
@@ -159,7 +167,7 @@ def trained(
         result |= resume_test.tried(
             attempt, assembly, data, training=training, evaluation=evaluation, channel=channel, reporter=reporter
         )
-        return {"outcome": "succeeded", "published": {**NOTHING, "result": result}, "facts": {"lineage": lineage}}
+        return {"outcome": "succeeded", "result": result, "facts": {"lineage": lineage}}
     if attempt.number > 1 or attempt.resume:  # a retry may begin with the checkpoint of another job
         reporter.event("rewound", {"step": training.counters.step})
 
@@ -172,7 +180,6 @@ def trained(
         tested = evaluation.run(data.test, "test_")
         reporter.metrics(counters.step, tested)
         metrics |= tested
-    published = None
     if spec.export is not None:
         reporter.enter(State.EXPORTING)
         export_bundle(
@@ -180,16 +187,8 @@ def trained(
             folder=attempt.folder / BUNDLE, metrics=metrics, lineage=lineage, class_names=data.class_names,
         )  # fmt: skip
         reporter.enter(State.VERIFYING)
-        reports = verify(channel)
-        sealed = seal(attempt.folder / BUNDLE, reports, max_artifact_bytes=spec.limits.max_artifact_bytes)
-        published = {
-            **NOTHING,
-            "bundle": relative(sealed.bundle, attempt.folder),
-            "parts": {name: relative(part, attempt.folder) for name, part in sealed.parts.items()},
-            "formats": sealed.formats,
-            "verified": sealed.verified,
-        }
-    return {"outcome": "succeeded", "published": published, "metrics": metrics, "facts": {"lineage": lineage}}
+        verify(channel)
+    return {"outcome": "succeeded", "metrics": metrics, "facts": {"lineage": lineage}}
 
 
 def prove(
@@ -209,23 +208,8 @@ def prove(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def verify(channel: Channel) -> dict[str, dict[str, Any]]:
-    """Ask the agent for the verifications, each in a fresh process. Raises JobFailure with what the first one found.
-
-    At the same time, but on a GPU, whose memory holds the trained model too.
-    """
-
-    def one(verifier: str) -> dict[str, Any]:
-        reply = channel.request({"type": "verify", "verifier": verifier, "bundle": BUNDLE})
-        if not reply["ok"]:
-            raise diagnostics.revived(reply["failure"])
-        report: dict[str, Any] = reply["report"]
-        return report
-
-    with ThreadPoolExecutor(1 if environment.has_gpu() else len(VERIFIERS), "verify") as pool:
-        return dict(zip(VERIFIERS, pool.map(one, VERIFIERS), strict=True))
-
-
-def relative(path: Path, folder: Path) -> str:
-    """A path as the agent knows it."""
-    return path.relative_to(folder).as_posix()
+def verify(channel: Channel) -> None:
+    """Ask the agent to verify the bundle, in processes of its own. Raises JobFailure with what the first one found."""
+    reply = channel.request({"type": "certify"})
+    if not reply["ok"]:
+        raise diagnostics.revived(reply["failure"])

@@ -8,10 +8,11 @@
 | `network` | every network, this machine's own included |
 | `processes` | the sight of any process outside; all inside end with the sandbox |
 | `files` | every file but Python's, the packages', the project's inputs and a folder of its own |
+| `syscalls` | system calls that lead out of sandboxes, and memory that cannot be counted: see `seccomp` |
 
-The last two, and the network where the worker is not root, are bubblewrap's (`bwrap`). TAPEWORKS_SANDBOX=required
-takes no package where one is missing; `tapeworks doctor` tells which are there. GPUs are bound in as NVIDIA's container
-tools do it; that was written from their documentation and not run on one.
+`processes` and `files`, and the network where the worker is not root, are bubblewrap's (`bwrap`).
+TAPEWORKS_SANDBOX=required takes no package where one is missing; `tapeworks doctor` shows which are there. GPUs are
+bound in as NVIDIA's container tools do it; that was written from their documentation and not run on one.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import fcntl
 import glob
 import json
 import os
+import platform
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -33,10 +36,12 @@ from typing import Any
 
 import tapeworks
 import tapeworks_workers
+from tapeworks_workers import seccomp
+from tapeworks_workers.cgroups import Cgroup
 from tapeworks_workers.lifelines import Handle
 from tapeworks_workers.processes import BASE, Lifeline, clean_environment, start
 
-LAYERS = ("environment", "limits", "user", "network", "processes", "files")
+LAYERS = ("environment", "limits", "user", "network", "processes", "files", "syscalls")
 ON = "on"
 FIRST_UID, USERS = 61_184, 1_000
 """Of the range that systemd keeps for users of the moment; each sandbox at a time has its own."""
@@ -48,6 +53,7 @@ THREADS, THREADS_PER_CPU = 512, 128
 """Processes and threads at once: TensorFlow has pools for each core, in the runner and in two verifiers."""
 LIMITS = {
     "NOFILE": 4096, "NPROC": THREADS + THREADS_PER_CPU * (os.cpu_count() or 1), "FSIZE": FILE_BYTES, "CORE": 0,
+    "MSGQUEUE": 0,
 }  # fmt: skip
 _KEPT = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH",
@@ -98,6 +104,8 @@ class Room:
     """Files and folders at the same place inside, to read."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Beside what is kept of the worker's."""
+    cgroup: Cgroup | None = None
+    """Where the kernel counts its memory."""
 
     @property
     def uid(self) -> int | None:
@@ -113,6 +121,8 @@ class Sandbox:
     """Layer → `on`, or why it is not there."""
     bubblewrap: str | None
     root: bool
+    without_namespaces: bool = False
+    """Whether bubblewrap can forbid further user namespaces."""
 
     @property
     def missing(self) -> dict[str, str]:
@@ -130,14 +140,24 @@ class Sandbox:
     ) -> Handle:
         """Start `base.py` in a room, as `processes.start_base` does outside. Raises OSError."""
         alone = self.bubblewrap is None and self.root and self.layers["network"] == ON
-        confined = {"limits": _possible(LIMITS), "uid": room.uid, "unshare": alone}
+        filtered = seccomp.program() if self.layers["syscalls"] == ON else None
+        confined: dict[str, Any] = {"limits": _possible(LIMITS), "uid": room.uid, "unshare": alone}
+        if filtered is not None and self.bubblewrap is None:
+            confined["seccomp"] = filtered.hex()
         parent = os.getpid() if self.bubblewrap is None else 1
         options = ["--agent", str(parent), "--lifeline", str(lifeline.reading), "--confine", json.dumps(confined)]
-        command = [*self._walls(room), sys.executable, "-I", str(BASE), *options, *arguments]
-        return start(command, [lifeline.reading, *inherited], _environment(room), output=output)
+        command = [sys.executable, "-I", str(BASE), *options, *arguments]
+        descriptors = [lifeline.reading, *inherited]
+        if self.bubblewrap is None:
+            return start(_entering(room, command), descriptors, _environment(room), output=output)
+        with _readable(filtered) as rules:
+            walls = [*self._walls(room), *(["--seccomp", str(rules)] if rules is not None else [])]
+            given = descriptors if rules is None else [*descriptors, rules]
+            command = _entering(room, [*walls, "--", *command])
+            return start(command, given, _environment(room), output=output)
 
     def _walls(self, room: Room) -> list[str]:
-        """bubblewrap's command line; nothing where it is not there."""
+        """bubblewrap's command line, without what it runs; nothing where it is not there."""
         if self.bubblewrap is None:
             return []
         walls = [self.bubblewrap, "--die-with-parent", "--unshare-pid", "--unshare-net", "--unshare-ipc"]
@@ -145,7 +165,7 @@ class Sandbox:
         if self.root:  # `confine` becomes another user, and has no capability left then
             walls += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         else:
-            walls += ["--unshare-user"]
+            walls += ["--unshare-user", *(["--disable-userns"] if self.without_namespaces else [])]
         walls += ["--proc", "/proc", "--dev", "/dev"]
         for size, place in ((SHARED_BYTES, "/dev/shm"), (TEMPORARY_BYTES, "/tmp")):  # noqa: S108 — inside
             walls += ["--perms", "1777", "--size", str(size), "--tmpfs", place]
@@ -165,7 +185,11 @@ class Sandbox:
         if gpus:
             walls += ["--ro-bind", "/sys", "/sys"]
         walls += ["--bind", str(room.folder), str(room.folder), "--chdir", str(room.folder)]
-        return [*walls, "--remount-ro", "/", "--"]
+        return [*walls, "--remount-ro", "/"]
+
+
+def _entering(room: Room, command: list[str]) -> list[str]:
+    return command if room.cgroup is None else room.cgroup.entering(command)
 
 
 def _parents(places: Sequence[Path]) -> list[Path]:
@@ -217,23 +241,59 @@ def probed(bubblewrap: str | None) -> Sandbox:
     """Try each layer, with that bubblewrap or with none."""
     root = os.geteuid() == 0
     absent = _why_not(bubblewrap, root=root)
-    layers = dict.fromkeys(LAYERS, ON)
+    layers = dict.fromkeys(LAYERS, ON) | {"syscalls": _unfiltered() or ON}
     if absent is not None:
         layers |= {"processes": absent, "files": absent}
         if not root:
             layers |= {"user": f"the worker is not root, and {absent}", "network": absent}
         else:
             layers |= {"user": _another_user() or ON, "network": _unshared() or ON}
-    return Sandbox(layers, bubblewrap if absent is None else None, root)
+    forbids = (
+        absent is None and not root and _failed(_probe(bubblewrap, root=root, more=["--disable-userns"]), "") is None
+    )
+    return Sandbox(layers, bubblewrap if absent is None else None, root, forbids)
 
 
 def _why_not(bubblewrap: str | None, *, root: bool) -> str | None:
     """Why bubblewrap is of no use here."""
     if bubblewrap is None:
         return "bubblewrap (bwrap) is not installed"
-    namespaces = ["--unshare-pid", "--unshare-net", *([] if root else ["--unshare-user"])]
-    command = [bubblewrap, *namespaces, "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", "/bin/true"]
-    return _failed(command, "bubblewrap cannot make namespaces here")
+    return _failed(_probe(bubblewrap, root=root), "bubblewrap cannot make namespaces here")
+
+
+def _probe(bubblewrap: str | None, *, root: bool, more: Sequence[str] = ()) -> list[str]:
+    """A command that runs in namespaces and does nothing."""
+    namespaces = ["--unshare-pid", "--unshare-net", *([] if root else ["--unshare-user"]), *more]
+    return [str(bubblewrap), *namespaces, "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", "/bin/true"]
+
+
+def _unfiltered() -> str | None:
+    """Why system calls cannot be filtered here."""
+    if not seccomp.supported():
+        return f"the system calls of {platform.machine()} are not known"
+    return None if _has_seccomp() else "this kernel has no seccomp filters"
+
+
+def _has_seccomp() -> bool:
+    try:
+        return "errno" in Path("/proc/sys/kernel/seccomp/actions_avail").read_text().split()
+    except OSError:
+        return False
+
+
+@contextmanager
+def _readable(filtered: bytes | None) -> Iterator[int | None]:
+    """A descriptor from which bubblewrap reads the filter."""
+    if filtered is None:
+        yield None
+        return
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, filtered)  # some kilobytes: a pipe holds 64
+        os.close(writing)
+        yield reading
+    finally:
+        os.close(reading)
 
 
 def _another_user() -> str | None:

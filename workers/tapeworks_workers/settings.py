@@ -82,6 +82,8 @@ class WorkerSettings(BaseSettings):
         default="available", validation_alias=AliasChoices("sandbox", "TAPEWORKS_SANDBOX")
     )
     """`required`: no package is taken where a layer of the sandbox is missing."""
+    cgroup: Path | None = None
+    """A cgroup (version 2) in which the worker may make others, one for each sandbox: see docs/security.md."""
     sandbox_disk_bytes: Annotated[int, Field(gt=0)] = 20 * 1024**3
     """What a job in a sandbox may write."""
     cache_bytes: Annotated[int, Field(gt=0)] = 50 * 1024**3
@@ -89,6 +91,8 @@ class WorkerSettings(BaseSettings):
     runner: Literal["fork", "spawn"] = Field(
         default="fork", validation_alias=AliasChoices("runner", "TAPEWORKS_RUNNER")
     )
+    component_seconds: PositiveFloat = 60.0
+    """What the import of one module of components, or the admission of one component, may take; else it is refused."""
     grace_seconds: PositiveFloat = 20.0
     """From a cancel, a time limit or a drain until the runner is killed."""
     verify_seconds: PositiveFloat = 600.0
@@ -99,6 +103,10 @@ class WorkerSettings(BaseSettings):
     reserve_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
     """What checkpoints leave free of the work folder's disk."""
 
+    silence_seconds: PositiveFloat = 30.0
+    """`tapeworks worker --supervise` replaces an agent that does not answer for this long."""
+    beat: int | None = None
+    """Descriptor of a file for signs of life (`tapeworks serve`, `tapeworks worker --supervise`)."""
     lifeline: int | None = None
     """Descriptor of a pipe: the worker ends when its other end is closed (`tapeworks serve`)."""
 

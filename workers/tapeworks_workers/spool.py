@@ -3,7 +3,7 @@
 A record gets its index when it is appended, so the service sees each once and without gaps. What is
 stored there is forgotten here; the file is emptied whenever all of it is. On a full disk records wait in memory, up to
 a few MiB. Above its limit the spool drops log lines and metric points, before they have an index, and counts them;
-states, facts and events are always kept.
+states, facts and events are always kept: `room` lets their sender wait.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Spool:
         self._moved = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
+        self._abandoned = False
 
     def __enter__(self) -> Self:
         return self
@@ -65,6 +66,8 @@ class Spool:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record without index. Raises OSError where neither the disk nor memory takes what must be kept."""
+        if self._abandoned:
+            return
         line = json.dumps({**record, "index": self.last + 1}, separators=(",", ":")).encode()
         dispensable = record.get("record") in DISPENSABLE
         if dispensable and self._end + len(line) > self._limit:
@@ -108,6 +111,11 @@ class Spool:
     async def news(self) -> None:
         """Wait until a record is there that the service does not have."""
         await self._news.wait()
+
+    async def room(self) -> None:
+        """Wait while more than the limit waits for the service."""
+        while self._end > self._limit and not self._abandoned:
+            await self._moved.wait()
 
     async def reached(self, index: int) -> None:
         """Wait until the service has every record up to an index."""
@@ -157,6 +165,13 @@ class Spool:
             self._emptied.set()
             self._file.truncate(0)
             self._end = 0
+
+    def abandon(self) -> None:
+        """The service takes no more: what waits is given up, and nothing is added any more."""
+        self._abandoned = True
+        stored = self.stored
+        self.forget(stored + len(self._lines))
+        self.stored = self.last = stored
 
     def replace_first(self, record: Mapping[str, Any]) -> None:
         """Put another record in the place of the oldest one, which the service refuses."""

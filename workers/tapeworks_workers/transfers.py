@@ -6,7 +6,6 @@ stored ends no job: the job says so and goes on. A result that cannot be stored 
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,12 @@ from pydantic import ValidationError
 from tapeworks import wire
 from tapeworks.errors import ApiError, FailureCode, JobFailure, NotFound, Rejected
 from tapeworks.jobs import Failure
+from tapeworks_workers.checkpoint_queue import CheckpointFile, CheckpointQueue
 from tapeworks_workers.files import UnsafePath, open_beneath
-from tapeworks_workers.link import STORE_CODES, AttemptLink, StoreRefused
+from tapeworks_workers.link import STORE_CODES, AttemptLink, QuotaExceeded, StoreRefused
 from tapeworks_workers.place import Place
-from tapeworks_workers.relay import CheckpointFile, Record, diagnostic, note
+from tapeworks_workers.relay import Record, diagnostic, note
+from tapeworks_workers.verification import Archive, BundleVerification
 
 INPUT_TRIES = 3
 """An input whose bytes do not have its digest is downloaded so often."""
@@ -30,6 +31,10 @@ INPUT_TRIES = 3
 log = structlog.get_logger(__name__)
 
 
+BUNDLE = "model.tar.gz"
+PARTS = {"keras": "model.keras.tar.gz", "saved_model": "model.saved_model.tar.gz"}
+ARCHIVES = frozenset({BUNDLE, *PARTS.values()})
+"""Names of what was verified; no other file is published under one of them."""
 ARTIFACTS = "artifacts/"
 """Of the attempt's folder: a file below it is published under its path there."""
 
@@ -113,7 +118,7 @@ class Transfers:
         finally:
             os.close(descriptor)
 
-    async def announce(self, checkpoints: asyncio.Queue[CheckpointFile]) -> None:
+    async def announce(self, checkpoints: CheckpointQueue) -> None:
         """Upload and announce checkpoints as they come, for ever."""
         while True:
             checkpoint = await checkpoints.get()
@@ -131,40 +136,59 @@ class Transfers:
 
     # ── the result ───────────────────────────────────────────────────────────────────────────────
 
-    async def publish(self, frame: dict[str, Any]) -> wire.Finish:
-        """Upload what the runner's last frame names. Raises JobFailure, LeaseLost."""
+    async def publish(self, frame: dict[str, Any], verification: BundleVerification | None) -> wire.Finish:
+        """Upload what the attempt leaves: its verified bundle, and the files that the runner's last frame names.
+
+        Raises JobFailure, LeaseLost.
+        """
         finish = {name: frame[name] for name in ("outcome", "metrics", "facts") if frame.get(name) is not None}
         try:
             if frame.get("failure") is not None:
                 finish["failure"] = Failure.model_validate(frame["failure"])
-            if frame.get("published") is not None:
-                finish["published"] = await self._publish_model(frame["published"])
+            if finish.get("outcome") == "succeeded":
+                finish["published"] = await self._publish_model(frame.get("result"), verification)
             finish["files"] = [file for path in frame.get("files") or [] if (file := await self._offer(path))]
             return wire.Finish.model_validate(finish)
         except (ValidationError, UnsafePath) as error:
             raise JobFailure(FailureCode.INTERNAL, f"the runner's result cannot be published: {error}") from error
+        except QuotaExceeded as error:
+            raise JobFailure(FailureCode.QUOTA_EXCEEDED, error.detail, retryable=False) from error
         except ApiError as error:
             raise JobFailure(FailureCode.INTERNAL, f"the service did not take a file: {error}") from error
 
-    async def _publish_model(self, published: dict[str, Any]) -> wire.Published:
-        bundle = published.get("bundle")
+    async def _publish_model(
+        self, result: dict[str, Any] | None, verification: BundleVerification | None
+    ) -> wire.Published | None:
+        """What the comparing process packed, and what a look at a job or an upload found."""
+        if verification is None or not verification.terms.pack:
+            return None if result is None else wire.Published(result=result)
+        certified, folder = verification.certified, verification.archives
+        if certified is None or certified.archive is None:
+            raise JobFailure(
+                FailureCode.INTERNAL, "the runner ended as succeeded, and its bundle was not verified", retryable=False
+            )
         return wire.Published(
-            bundle=await self._upload(bundle) if bundle else None,
-            parts={name: await self._upload(path) for name, path in (published.get("parts") or {}).items()},
-            formats=published.get("formats") or [],
-            verified=published.get("verified") or {},
-            result=published.get("result"),
+            bundle=await self._upload(folder, BUNDLE, certified.archive),
+            parts={part: await self._upload(folder, PARTS[part], one) for part, one in certified.parts.items()},
+            formats=certified.formats,
+            verified=certified.verified,
         )
 
-    async def _upload(self, path: str) -> wire.ManifestFile:
-        with open_beneath(self.folder, path) as file:
-            return await self.link.upload(file, path)
+    async def _upload(self, folder: Path, path: str, expected: Archive) -> wire.ManifestFile:
+        with open_beneath(folder, path) as file:
+            uploaded = await self.link.upload(file, path)
+        if (uploaded.bytes, uploaded.sha256) != (expected.bytes, expected.sha256):
+            raise JobFailure(FailureCode.INTERNAL, f"{path} is not the file that was certified", retryable=False)
+        return uploaded
 
     async def _offer(self, path: str) -> wire.ManifestFile | None:
         """Upload a further artifact; one that is no file of the attempt is left out, and the job says so."""
+        name = path.removeprefix(ARTIFACTS)
         try:
+            if name in ARCHIVES:
+                raise UnsafePath(f"{name!r} is the name of a verified model")
             with open_beneath(self.folder, path) as file:
-                return await self.link.upload(file, path.removeprefix(ARTIFACTS))
+                return await self.link.upload(file, name)
         except UnsafePath as error:
             self.keep(note(f"an artifact was left out: {error}"))
             return None

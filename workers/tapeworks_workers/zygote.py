@@ -3,20 +3,25 @@
 `serve` is what the agent asks the base for. It answers with one datagram: under which digests its
 components stand; then it takes fork requests as the base does. `catalogue` and `run_once` are what
 its children are asked for, or plain processes where fork is not wanted. `serve_empty` is another one, which has
-imported the engine and no component, for verifier B: what it imports would else be imported for each bundle.
+imported the engine and no component, for verifier B and the process that compares: what it imports would else be
+imported for each bundle.
 
-A component file that runs a TensorFlow operation while it is imported would initialise the runtime
-here, and no child could be forked any more: the answer then names it as `spoiled_by`, and the
-agent starts another zygote without it.
+Before it imports a module of somebody else it names it to the agent in a datagram: where the import ends or blocks the
+process, the agent knows which one it was. A module that changes the process for the others (a TensorFlow runtime,
+without which nothing can be forked any more; a replaced method of Keras; `import_effects`) is named as `spoiled_by` in
+the answer. In each case the agent starts another zygote without it (`component_loading`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +30,12 @@ import tapeworks
 import tapeworks_workers
 from tapeworks.jobs import RefusedComponent
 from tapeworks_workers import base
+from tapeworks_workers.frames import encode
+from tapeworks_workers.import_effects import DESCRIPTORS_CLOSED, ImportGuard, adopting_orphans, described, identity
+
+_dumps = json.dumps
+"""As it was before any module of somebody else could replace it."""
+RUNS_OPERATIONS = "a TensorFlow operation runs while the module is imported"
 
 
 def serve(
@@ -32,82 +43,187 @@ def serve(
     *,
     lifeline: base.Lifeline,
     components: Sequence[str],
-    refused: Mapping[str, str],
+    refused: Mapping[str, Mapping[str, str]],
     targets: Sequence[str],
     packages: Sequence[Mapping[str, Any]] = (),
+    check_each: bool = False,
 ) -> None:
     """Load, say what was loaded, and fork until the agent closes its end.
 
-    `components`: paths of users' own files and folders; `refused`: those that are not to be loaded, and why;
-    `targets`: functions that children will be asked for, imported now so that they need not; `packages`: uploaded
-    ones, each with `id`, `version`, the folder `root` of its modules and the `modules` to import.
+    `components`: paths of users' own files and folders; `refused`: those that are not to be loaded, with `reason`,
+    `code` and `hint`; `targets`: functions that children will be asked for, imported now so that they need not;
+    `packages`: uploaded ones, each with `id`, `version`, the folder `root` of its modules and the `modules` to import;
+    `check_each`: compare the process after each import, to find the module that patches another one.
     """
+
+    def begin(unit: str) -> None:
+        sock.send(_dumps({"begun": unit}).encode())
+
+    watch = ImportWatch(begin, sock.fileno(), lifeline.pipe, check_each=check_each)
     try:
-        loaded = load(components, refused=refused, targets=targets, packages=packages)
+        loaded = load(components, refused=refused, targets=targets, packages=packages, watch=watch)
     except Exception as error:
-        sock.send(json.dumps({"ready": False, "error": f"{type(error).__name__}: {error}"}).encode())
+        sock.send(_dumps({"ready": False, "error": f"{type(error).__name__}: {error}"}).encode())
         raise
-    sock.send(json.dumps(loaded).encode())
+    if not watch.channel_is_open():
+        os._exit(DESCRIPTORS_CLOSED)
+    del watch  # what it recorded is not for the children
+    sock.send(_dumps(loaded).encode())
     if loaded["ready"]:
         base.serve(sock, lifeline)
 
 
-def serve_empty(sock: socket.socket, *, lifeline: base.Lifeline, target: str) -> None:
+def serve_empty(sock: socket.socket, *, lifeline: base.Lifeline, targets: Sequence[str]) -> None:
     """The same without a single component: for children that are to import those of a bundle, and no others."""
-    base.resolve(target)
-    sock.send(json.dumps({"ready": not base.runtime_initialized(), "error": "a TensorFlow runtime"}).encode())
+    for target in targets:
+        base.resolve(target)
+    sock.send(_dumps({"ready": not base.runtime_initialized(), "error": "a TensorFlow runtime"}).encode())
     base.serve(sock, lifeline)
 
 
-def run_once(sock: socket.socket, *, components: Sequence[str], target: str) -> None:
+def run_once(
+    sock: socket.socket, *, components: Sequence[str], refused: Mapping[str, Mapping[str, str]], target: str
+) -> None:
     """In a plain process: load, then do what a child of the zygote would."""
-    load(components, refused={}, targets=[target])
+    load(components, refused=refused, targets=[target])
     base.resolve(target)(sock)
 
 
-def catalogue(*, admission: str, part: str, components: Sequence[str] | None = None) -> dict[str, Any]:
-    """Admit this part of what is registered, in this process. A plain process is given the paths to load first."""
-    if components is not None:
-        load(components, refused={}, targets=[])
-    admitted: dict[str, Any] = base.resolve(admission)(part).model_dump(mode="json")
-    admitted["distributions"] = distributions()
-    return {"versions": base.import_tensorflow(), "catalogue": admitted}
+def catalogue(
+    sock: socket.socket,
+    *,
+    admission: str,
+    part: str,
+    skipped: Mapping[str, Mapping[str, str]],
+    components: Sequence[str] | None = None,
+    refused: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Admit this part of what is registered, in this process, but for what is `skipped` (kind and name → why).
+
+    Sends a frame before each component that is tried, `{"begun": kind and name}`, and one with the result. A plain
+    process is given the paths to load first.
+    """
+    try:
+        if components is not None:
+            load(components, refused=refused or {}, targets=[])
+        admitted = base.resolve(admission)(
+            part, skipped=skipped, begin=lambda name: sock.sendall(encode({"begun": name}))
+        ).model_dump(mode="json")
+        admitted["distributions"] = distributions()
+        result = {"ok": True, "report": {"versions": base.import_tensorflow(), "catalogue": admitted}}
+    except Exception as error:
+        traceback.print_exc()
+        result = {"ok": False, "failure": base.failure_of(error)}
+    sock.sendall(encode(result))
+
+
+class ImportWatch:
+    """What a zygote does around each import of somebody else's module.
+
+    `begin` is given the module's path or name before its import; the descriptors `channel` and `lifeline` must stay
+    what they are.
+    """
+
+    def __init__(self, begin: Callable[[str], None], channel: int, lifeline: int, *, check_each: bool) -> None:
+        self.begin = begin
+        self._channel = channel
+        self._channel_was = identity(channel)
+        self._descriptors = (channel, lifeline)
+        self._check_each = check_each
+        self._guard: ImportGuard | None = None
+
+    def channel_is_open(self) -> bool:
+        """Whether the agent can be answered."""
+        return identity(self._channel) == self._channel_was
+
+    def start(self) -> None:
+        """Record the process: what is ours has been imported."""
+        self._guard = ImportGuard(self._descriptors)
+
+    def spoiled(self) -> dict[str, str] | None:
+        """After an import: why no process may be forked from this one any more."""
+        assert self._guard is not None  # noqa: S101 — started
+        found = self._guard.effect()
+        if found is None and self._check_each and (patches := self._guard.patches()):
+            found = described(patches)
+        self._guard.extend()
+        return None if found is None else {"reason": found[0], "hint": found[1]}
+
+    def patched(self) -> bool:
+        """After the last import: whether one of them patched another module. Asked once, since it takes 0.1 s."""
+        assert self._guard is not None  # noqa: S101 — started
+        return bool(self._guard.patches())
 
 
 def load(
     components: Sequence[str],
     *,
-    refused: Mapping[str, str],
+    refused: Mapping[str, Mapping[str, str]],
     targets: Iterable[str],
     packages: Sequence[Mapping[str, Any]] = (),
+    watch: ImportWatch | None = None,
 ) -> dict[str, Any]:
     """Import installed and given components. What cannot be imported stands in `registry.refused`."""
-    from tapeworks.components import registry
-    from tapeworks.loading import load_components, load_installed, load_package
+    from tapeworks.loading import BUILT_IN, installed_modules, load_components, load_module, load_package
 
     for target in targets:
         base.resolve(target)
-    load_installed(keep_going=True)
-    for path in components:
-        reason = refused.get(path)
-        try:
-            if reason is None:
-                load_components([Path(path)], keep_going=True)
-        except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {error}"
-        if reason is not None:
-            registry.refused.append(RefusedComponent(name=Path(path).name, reason=reason))
-        if base.runtime_initialized():
-            return {"ready": False, "spoiled_by": path}
+    load_module(BUILT_IN, keep_going=True)
+    installed = [name for name in installed_modules() if name != BUILT_IN]
+    imports: list[tuple[str, str, Callable[[], Any]]] = [
+        *((name, name, partial(load_module, name, keep_going=True)) for name in installed),
+        *((path, Path(path).name, partial(load_components, [Path(path)], keep_going=True)) for path in components),
+    ]
+    if spoiled := _import_all(imports, refused, watch):
+        return {"ready": False, **spoiled}
     for package in packages:
-        reason = refused.get(package["id"])
-        if reason is None:
-            load_package(Path(package["root"]), package["modules"], id=package["id"], version=package["version"])
-        else:
-            registry.refused.append(RefusedComponent(name=", ".join(package["modules"]), reason=reason))
+        if package["id"] in refused:
+            _refuse(", ".join(package["modules"]), refused[package["id"]])
+            continue
+        load_package(Path(package["root"]), package["modules"], id=package["id"], version=package["version"])
         if base.runtime_initialized():
-            return {"ready": False, "spoiled_by": package["id"]}
+            return {"ready": False, "spoiled_by": package["id"], "reason": RUNS_OPERATIONS}
     return {"ready": True, "parts": digests()}
+
+
+def _import_all(
+    imports: Sequence[tuple[str, str, Callable[[], Any]]],
+    refused: Mapping[str, Mapping[str, str]],
+    watch: ImportWatch | None,
+) -> dict[str, Any] | None:
+    """Import modules of somebody else, each with its unit and name; why no process can be forked after that, if so."""
+    for unit, name, _ in imports:
+        if unit in refused:
+            _refuse(name, refused[unit])
+    wanted = [one for one in imports if one[0] not in refused]
+    if not wanted:
+        return None
+    with adopting_orphans():
+        if watch is not None:
+            watch.start()
+        for unit, name, import_ in wanted:
+            if spoiled := _imported(unit, name, import_, watch):
+                return {"spoiled_by": unit, **spoiled}
+        return {"check_each": True} if watch is not None and watch.patched() else None
+
+
+def _imported(unit: str, name: str, import_: Callable[[], Any], watch: ImportWatch | None) -> dict[str, str] | None:
+    """Import a module of somebody else; why the process cannot be forked after it, if so."""
+    if watch is not None:
+        watch.begin(unit)
+    try:
+        import_()
+    except Exception as error:
+        _refuse(name, {"reason": f"{type(error).__name__}: {error}"})
+    if base.runtime_initialized():
+        return {"reason": RUNS_OPERATIONS}
+    return watch.spoiled() if watch is not None else None
+
+
+def _refuse(name: str, told: Mapping[str, str]) -> None:
+    from tapeworks.components import registry
+
+    registry.refused.append(RefusedComponent.model_validate({"name": name, **told}))
 
 
 def distributions() -> dict[str, str]:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import base64
 import re
+import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
+import structlog
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import RowMapping
+from starlette.types import Send
 
 from tapeworks.errors import ProblemCode
 from tapeworks_service.artifacts.store import Store
+from tapeworks_service.callers import still_allowed
 from tapeworks_service.problems import Problem
+
+CHECKED_SECONDS = 2.0
+"""How often a download that lasts asks whether its key still opens."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,33 @@ async def download(request: Request, store: Store, file: StoredFile) -> Response
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.bytes}"
     headers["Content-Length"] = str(end - start)
     content = await store.read(file.key, start, end)
-    return StreamingResponse(content, status, headers, "application/octet-stream")
+    return _Download(_while_allowed(request, content), status, headers, "application/octet-stream")
+
+
+class _KeyRevoked(Exception):
+    """The caller may not read on."""
+
+
+class _Download(StreamingResponse):
+    """Breaks off where the key is revoked: the connection is closed before the announced length."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except _KeyRevoked:
+            log.warning("download_broken_off", reason="the key was revoked")
+
+
+async def _while_allowed(request: Request, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    checked = time.monotonic()
+    async for chunk in content:
+        yield chunk
+        if time.monotonic() - checked > CHECKED_SECONDS:
+            try:
+                await still_allowed(request)
+            except Problem as problem:
+                raise _KeyRevoked from problem
+            checked = time.monotonic()
 
 
 def _plain(name: str) -> str:

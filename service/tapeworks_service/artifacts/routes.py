@@ -28,6 +28,7 @@ from tapeworks_service.jobs.fence import Fence
 from tapeworks_service.jobs.routes import JobId
 from tapeworks_service.jobs.streams import job_of
 from tapeworks_service.problems import Problem, invalid_value, not_found
+from tapeworks_service.settings import ServiceSettings
 
 router = APIRouter(tags=["files"])
 
@@ -62,24 +63,27 @@ async def create_upload(request: Request, caller: Uploader, house: House, token:
         raise Problem(ProblemCode.PAYLOAD_TOO_LARGE, f"a file may have {house.settings.max_upload_bytes} bytes")
     house.store.check_room(wanted.bytes, house.settings.reserve_bytes)
     async with house.database.write() as tx:
-        row = await _begun(tx, caller, wanted, token, house.settings.part_bytes)
-        return answer(await uploads.status(tx, row), 201, {"Location": f"/v1/uploads/{row['id']}"})
+        row = await _begun(tx, caller, wanted, token, house.settings)
+        told = await uploads.status(tx, row)
+    told = await uploads.checked_status(house.database, house.store, row, told)
+    return answer(told, 201, {"Location": f"/v1/uploads/{row['id']}"})
 
 
 async def _begun(
-    tx: Transaction, caller: Caller, wanted: UploadRequest, token: str | None, part_bytes: int
+    tx: Transaction, caller: Caller, wanted: UploadRequest, token: str | None, settings: ServiceSettings
 ) -> RowMapping:
     of_attempt = (wanted.job_id, wanted.attempt, wanted.path, token)
     if of_attempt == (None,) * len(of_attempt):
         require(caller, "submit")
-        return await uploads.begin_own(tx, caller.project_id, wanted, part_bytes=part_bytes)
+        return await uploads.begin_own(tx, caller.project_id, wanted, part_bytes=settings.part_bytes)
     require(caller, "worker")
     if wanted.job_id is None or wanted.attempt is None or wanted.path is None or token is None:
         what = (
             f"a file of an attempt has job_id, attempt, path and the header {LEASE_HEADER}; one of a project has none"
         )
         raise invalid_value("/job_id", what)
-    return await uploads.begin(tx, Fence(wanted.job_id, wanted.attempt, token), wanted, part_bytes=part_bytes)
+    fence = Fence(wanted.job_id, wanted.attempt, token)
+    return await uploads.begin(tx, fence, wanted, part_bytes=settings.part_bytes, most=settings.max_attempt_uploads)
 
 
 @router.get(
@@ -92,7 +96,9 @@ async def _begun(
 async def get_upload(caller: Uploader, house: House, upload_id: UploadId) -> Response:
     """The parts that are missing."""
     async with house.database.read() as tx:
-        return answer(await uploads.status(tx, await uploads.readable(tx, upload_id, caller)))
+        row = await uploads.readable(tx, upload_id, caller)
+        told = await uploads.status(tx, row)
+    return answer(await uploads.checked_status(house.database, house.store, row, told))
 
 
 @router.put(

@@ -10,9 +10,10 @@ import asyncio
 import hashlib
 from typing import Any
 
-from sqlalchemy import RowMapping, delete, insert, select, update
+from sqlalchemy import RowMapping, delete, func, insert, select, update
 
 from tapeworks.errors import Finding, ProblemCode
+from tapeworks.report_limits import LIMITS
 from tapeworks.wire import LEASE_HEADER, ManifestFile, Upload, UploadRequest
 from tapeworks_service.artifacts.deletions import later_delete
 from tapeworks_service.artifacts.store import Digest, Store
@@ -21,6 +22,7 @@ from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import artifacts, checkpoints, upload_parts, uploads
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs.fence import Fence, held, hold
+from tapeworks_service.jobs.report_quota import exceeded
 from tapeworks_service.problems import Problem, invalid_value, not_found
 
 
@@ -41,8 +43,10 @@ def part_size(upload: RowMapping, number: int) -> int:
     return int(upload["bytes"] - (number - 1) * upload["part_bytes"])
 
 
-async def begin(tx: Transaction, fence: Fence, wanted: UploadRequest, *, part_bytes: int) -> RowMapping:
-    """The attempt's upload of this file: a new one, or the one begun before. Raises 404, 409."""
+async def begin(
+    tx: Transaction, fence: Fence, wanted: UploadRequest, *, part_bytes: int, most: int = LIMITS.uploads
+) -> RowMapping:
+    """The attempt's upload of this file: a new one, or the one begun before. Raises 404, 409; 403 above `most`."""
     job = await hold(tx, fence)
     same = (
         uploads.c.project_id == job["project_id"],
@@ -55,6 +59,10 @@ async def begin(tx: Transaction, fence: Fence, wanted: UploadRequest, *, part_by
     known = await tx.one(select(uploads).where(*same))
     if known is not None:
         return known
+    of_attempt = (uploads.c.project_id == job["project_id"], uploads.c.job_id == job["id"])
+    there = await tx.one(select(func.count().label("count")).where(*of_attempt, uploads.c.attempt == fence.attempt))
+    if there is not None and there["count"] >= most:
+        raise exceeded("uploads", there["count"] + 1, most)
     upload_id = new_id("up")
     row = {
         "project_id": job["project_id"], "job_id": job["id"], "id": upload_id, "attempt": fence.attempt,
@@ -137,6 +145,24 @@ async def status(tx: Transaction, upload: RowMapping) -> Upload:
         missing=[] if completed else [number for number in range(1, count + 1) if number not in stored],
         completed=completed,
     )
+
+
+async def checked_status(database: Database, store: Store, upload: RowMapping, told: Upload) -> Upload:
+    """The status of an upload as the store has it. Where its bytes are gone, all parts are missing again.
+
+    A database that was restored may be newer, or older, than the files beside it. Raises 503.
+    """
+    if len(told.missing) == told.parts or await store.first(whole_key(upload), upload["key"]) is not None:
+        return told
+    return await start_over(database, upload)
+
+
+async def start_over(database: Database, upload: RowMapping) -> Upload:
+    """Forget the parts of an upload whose bytes are gone: they are sent again, to the same place."""
+    async with database.write() as tx:
+        await tx.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload["id"]))
+        await tx.execute(update(uploads).where(uploads.c.id == upload["id"]).values(completed_at=None))
+        return await status(tx, await find(tx, upload["id"]))
 
 
 async def _parts(tx: Transaction, upload_id: str) -> list[RowMapping]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path as FilePath
 from typing import Annotated, Any, TypeVar
 
+import structlog
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 from pydantic import BaseModel
@@ -16,6 +17,7 @@ from tapeworks.archives import UnsafeArchive
 from tapeworks.errors import Finding, ProblemCode
 from tapeworks.jobs import Page
 from tapeworks_service.artifacts.deletions import delete_noted
+from tapeworks_service.artifacts.uploads import start_over
 from tapeworks_service.assets import rows
 from tapeworks_service.auth import Reader, Submitter
 from tapeworks_service.callers import Caller
@@ -24,6 +26,8 @@ from tapeworks_service.database.clock import instant
 from tapeworks_service.database.tables import assets
 from tapeworks_service.exchange import answer, problems
 from tapeworks_service.problems import Problem, invalid_value
+
+log = structlog.get_logger(__name__)
 
 AssetId = Annotated[str, Path(max_length=100, pattern=r"^[^\x00]*$")]
 Text = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
@@ -55,16 +59,13 @@ def collection(kind: str, model: type[BaseModel], document: Callable[[RowMapping
         if name is not None:
             statement = statement.where(assets.c.name == name)
         if after is not None:
-            if not (after.isascii() and after.isdigit() and len(after) <= 18):
-                raise invalid_value(
-                    "/after", "after is not a cursor of this list", "Use the `next` of the page before."
-                )
-            statement = statement.where(assets.c.asset_seq < int(after))
+            statement = statement.where(assets.c.asset_seq < house.cursors.read(caller.project_id, kind, after))
         async with house.database.read() as tx:
             found = await tx.all(statement.order_by(assets.c.asset_seq.desc()).limit(limit + 1))
         more, found = len(found) > limit, found[:limit]
         data = [document(row) for row in found]
-        return answer({"data": data, "has_more": more, "next": str(found[-1]["asset_seq"]) if more else None})
+        following = house.cursors.write(caller.project_id, kind, found[-1]["asset_seq"]) if more else None
+        return answer({"data": data, "has_more": more, "next": following})
 
     @router.get(
         "/{asset_id}",
@@ -105,8 +106,19 @@ async def looked_into(house: Context, caller: Caller, upload_id: str, look: Call
     except UnsafeArchive as error:
         finding = Finding("/upload_id", ProblemCode.INVALID_VALUE, str(error))
         raise Problem(ProblemCode.INVALID_REQUEST, str(error), errors=[finding]) from error
+    except FileNotFoundError as error:
+        await start_over(house.database, upload)
+        hint = "Send them again: POST /v1/uploads with the same size and digest says which parts are missing."
+        raise invalid_value("/upload_id", f"the bytes of the upload {upload_id} are gone", hint) from error
     except OSError as error:
         raise Problem(ProblemCode.STORAGE_UNAVAILABLE, "the artifact store cannot be read") from error
+    except Problem:
+        raise
+    except Exception as error:  # whatever a stranger's file does to its check is said of the file
+        log.error("upload_check_failed", upload_id=upload_id, exc_info=error)
+        message = f"the file cannot be read: {type(error).__name__}"
+        finding = Finding("/upload_id", ProblemCode.INVALID_VALUE, message, "Write it anew with another tool.")
+        raise Problem(ProblemCode.INVALID_REQUEST, message, errors=[finding]) from error
 
 
 async def created(

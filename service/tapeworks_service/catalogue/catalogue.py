@@ -10,17 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
-from referencing import Registry
 from sqlalchemy import select
 
 from tapeworks.jobs import ComponentEntry
 from tapeworks.references import Kind
+from tapeworks_service.catalogue.bounded_validator import bounded_validator
 from tapeworks_service.catalogue.packaged import Packaged, ProjectPackages
 from tapeworks_service.catalogue.versions import version_order
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import catalogues
+from tapeworks_service.work_budget import spend
 from tapeworks_service.workers.rows import WorkerRow, read_workers
 
 ComponentKey = tuple[str, str, str, str]
@@ -85,8 +85,7 @@ class Catalogue:
         """Of an entry's configs; made once for as long as workers have the same components."""
         key = (entry.kind, entry.name, entry.version)
         if key not in self._validators:
-            # An empty registry: without one a `$ref` to another server is fetched.
-            self._validators[key] = Draft202012Validator(entry.config_schema, registry=Registry())
+            self._validators[key] = bounded_validator(entry.config_schema)
         return self._validators[key]
 
     def kinds(self, name: str) -> list[Kind]:
@@ -95,6 +94,7 @@ class Catalogue:
 
     def close_names(self, name: str, kind: Kind | None) -> list[str]:
         """Names that may have been meant, `keras/Adam` for `Adam` and `adam` included."""
+        spend()
         names = {key[1] for key in self.entries if kind is None or key[0] == kind}
         bare: dict[str, str] = {known.rpartition("/")[2].lower(): known for known in sorted(names)}
         wanted = name.rpartition("/")[2].lower()

@@ -13,6 +13,7 @@ from tapeworks.errors import Finding, ProblemCode
 from tapeworks.jobs import ComponentEntry
 from tapeworks.references import Kind, escape
 from tapeworks_service.catalogue.catalogue import Catalogue
+from tapeworks_service.work_budget import WorkExceeded, spend
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +23,8 @@ def config_findings(catalogue: Catalogue, entry: ComponentEntry, config: Any, po
     try:
         for error in catalogue.validator(entry).iter_errors(config):
             yield from _findings(entry, error, pointer)
+    except WorkExceeded:
+        raise
     except Exception as error:  # a package's schema is a stranger's: whatever it raises is said of it
         log.warning("a component's schema cannot be followed", component=entry.name, error=repr(error)[:500])
         message = f"the JSON Schema of {entry.name!r} cannot be followed"
@@ -66,6 +69,7 @@ def _findings(entry: ComponentEntry, error: ValidationError, pointer: str) -> It
     names = sorted(known) if isinstance(known, dict) else []
     if error.validator == "additionalProperties" and not error.absolute_path and isinstance(error.instance, dict):
         for name in [name for name in error.instance if name not in names]:
+            spend()
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"It takes: {', '.join(names) or 'no arguments'}."
             message = f"{entry.name!r} has no argument {name!r}"

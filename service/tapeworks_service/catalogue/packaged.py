@@ -59,9 +59,9 @@ class _Package:
 
 def entries_of(document: Mapping[str, Any], version: str) -> tuple[list[ComponentEntry], list[dict[str, Any]]]:
     """What an admission found: components in the package's version, and those that were refused, with reasons."""
-    result = document.get("result") or {}
-    entries, refused = [], [one for one in result.get("refused", []) if isinstance(one, dict)]
-    for item in result.get("components", []):
+    result = document.get("result")
+    entries, refused = [], [one for one in _listed(result, "refused") if isinstance(one, dict)]
+    for item in _listed(result, "components"):
         try:
             entry = ComponentEntry.model_validate(item)
         except ValidationError:
@@ -76,6 +76,11 @@ def entries_of(document: Mapping[str, Any], version: str) -> tuple[list[Componen
             continue
         entries.append(entry.model_copy(update={"version": version, "config_schema": schema}))
     return entries, refused
+
+
+def _listed(result: Any, name: str) -> list[Any]:
+    value = result.get(name) if isinstance(result, dict) else None
+    return value if isinstance(value, list) else []
 
 
 def plain_schema(value: Any, depth: int = 0) -> Any:

@@ -42,7 +42,7 @@ installation = Table(
     Column("name", String(64), primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
-"""Secrets of this installation: `lease_secret`."""
+"""What this installation alone knows: `lease_secret`, and the last `clock_step` that was accounted for."""
 
 projects = Table(
     "projects",
@@ -111,6 +111,9 @@ jobs = Table(
     Column("log_seq", BigInteger, nullable=False),
     Column("metric_seq", BigInteger, nullable=False),
     Column("record_index", BigInteger, nullable=False),
+    # What its attempts stored, against their quotas:
+    Column("event_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("log_bytes", BigInteger, nullable=False, server_default="0"),
     # What nobody queries:
     Column("progress", Json, nullable=False),
     Column("spec", Json, nullable=False),

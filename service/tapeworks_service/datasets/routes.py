@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from sqlalchemy import RowMapping
 
 from tapeworks.archives import Archive, UnsafeArchive, check_array_file
-from tapeworks.assets import SOURCES, SUFFIXES, DataFormat, Dataset, DatasetRequest
+from tapeworks.assets import SOURCES, SUFFIXES, DataFormat, Dataset, DatasetRequest, is_of
 from tapeworks_service.assets.routes import CREATED, collection, created, looked_into, shared, state_of
 from tapeworks_service.assets.rows import NewAsset
 from tapeworks_service.auth import Submitter
@@ -63,7 +63,7 @@ def checked(path: Path, format: DataFormat) -> str | None:
     archive = Archive.open(path)
     if archive is not None and not (archive.kind == "zip" and format in _NEVER_ARCHIVES and _is_npz(archive)):
         names = [entry.name for entry in archive.check() if not entry.hidden]
-        if not any(name.lower().endswith(SUFFIXES[format]) for name in names):
+        if not any(is_of(name, format) for name in names):
             shown = ", ".join(SUFFIXES[format])
             raise UnsafeArchive(f"the archive has no file of the format {format.value}, by its name ({shown})")
         if format is DataFormat.NPZ:

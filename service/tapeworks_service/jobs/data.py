@@ -19,6 +19,7 @@ from tapeworks.jobs import ComponentEntry
 from tapeworks.operations import BATCHING, SourceBranch, batching, branch_of, function_kind, training_only
 from tapeworks.references import Kind, ReferenceFields, escape
 from tapeworks.spec import JobSpec
+from tapeworks_service.work_budget import spend
 
 Found = Callable[[Kind, str], ComponentEntry | None]
 """The catalogue's entry that a job uses."""
@@ -49,6 +50,7 @@ def branches(held: Any, pointer: str) -> Iterator[tuple[str, dict[str, Any], lis
     """
     items = list(enumerate(held)) if isinstance(held, list) else list(held.items()) if isinstance(held, dict) else []
     for key, value in items:
+        spend()
         at = f"{pointer}/{escape(str(key))}"
         document = branch_of(value)
         try:

@@ -100,9 +100,8 @@ async def resolve(tx: Transaction, project_id: str, references: Sequence[InputRe
     before the new job's row is there to hear of it.
     """
     uploaded = await _assets(tx, project_id, [one.value for one in references if _ASSET.fullmatch(one.value)])
-    owners = {
-        one.value: await _owner(tx, project_id, one.value) for one in references if not _ASSET.fullmatch(one.value)
-    }
+    others = dict.fromkeys(one.value for one in references if not _ASSET.fullmatch(one.value))
+    owners = {value: await _owner(tx, project_id, value) for value in others}
     sources = {owner: await _locked(tx, owner) for owner in sorted({owner for owner in owners.values() if owner})}
     found: dict[str, Input] = {}
     findings: list[Finding] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,6 @@ from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import job_labels, jobs, metric_points
 from tapeworks_service.jobs.bodies import GLANCE
 from tapeworks_service.jobs.document import number
-from tapeworks_service.problems import invalid_value
 
 Where = tuple[ColumnElement[bool], ...]
 
@@ -31,22 +29,6 @@ class Filters:
     labels: Sequence[tuple[str, str]] = ()
     name: str | None = None
     created_after: float | None = None
-
-
-def encode_cursor(queue_seq: int) -> str:
-    """An opaque word for a place in the list."""
-    return base64.urlsafe_b64encode(f"jobs:{queue_seq}".encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str) -> int:
-    """The place. Raises 422."""
-    try:
-        kind, _, value = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition(":")
-    except ValueError:
-        kind, value = "", ""
-    if kind != "jobs" or not value.isascii() or not value.isdigit() or len(value) > 18:
-        raise invalid_value("/after", "after is not a cursor of this list", "Use the `next` of the page before.")
-    return int(value)
 
 
 async def list_jobs(

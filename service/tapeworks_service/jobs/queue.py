@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, insert, select, update
 
 from tapeworks.errors import FAILURES, FailureCode
 from tapeworks.jobs import FINAL, HELD, Failure, Requested, State
@@ -26,13 +26,14 @@ from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import job_inputs, job_labels, jobs
 from tapeworks_service.jobs.fence import Fence, hold, lease_lost, lease_token, lock
 from tapeworks_service.jobs.journal import NewEvent, Owner, append_events
+from tapeworks_service.jobs.lease_watch import HeldLease
 from tapeworks_service.jobs.moves import Move, end, move
 from tapeworks_service.jobs.new_job import NewJob
 from tapeworks_service.jobs.turns import enter, head
 from tapeworks_service.waking import QUEUE
 from tapeworks_service.workers.rows import IS_HELD
 
-_LONGEST_PAUSE_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 60.0
 _INSERT = insert(jobs)
 _LEASE_COLUMNS = {"token_hash": None, "lease_expires_at": None, "worker_id": None, "gpus": 0, "phase": None}
 
@@ -141,7 +142,8 @@ async def advance(
     row = await hold(tx, fence)
     if to not in HELD or HELD.index(to) < HELD.index(State(row["state"])):
         return
-    await move(tx, row, Move(to, message=message, values={"phase": phase}, at=at))
+    values = {"phase": phase, "event_bytes": row["event_bytes"] + len(message or "")}
+    await move(tx, row, Move(to, message=message, values=values, at=at))
 
 
 # ── the end of an attempt ────────────────────────────────────────────────────────────────────────
@@ -204,7 +206,7 @@ def _failed(row: RowMapping, failure: Failure, change: Move, *, now: float, retr
     values = {**change.values, "failed_attempts": failed_attempts}
     change = replace(change, values=values, events=[NewEvent("attempt_failed", {"failure": told})])
     if failure.retryable and failed_attempts < row["max_attempts"]:
-        pause = min(retry_seconds * 2 ** (failed_attempts - 1), _LONGEST_PAUSE_SECONDS)
+        pause = min(retry_seconds * 2 ** (failed_attempts - 1), LONGEST_PAUSE_SECONDS)
         values["not_before"] = now + pause
         message = f"attempt {row['attempt']} failed ({failure.code.value}); {failed_attempts} of {row['max_attempts']}"
         return replace(change, to=State.QUEUED, message=message)
@@ -215,8 +217,10 @@ def _failed(row: RowMapping, failure: Failure, change: Move, *, now: float, retr
 # ── what silence means ───────────────────────────────────────────────────────────────────────────
 
 
-def _lapsed(now: float) -> ColumnElement[bool]:
-    return and_(IS_HELD, jobs.c.lease_expires_at < now)
+async def held_leases(tx: Transaction) -> list[HeldLease]:
+    """Every lease that a worker holds, as it is stored."""
+    columns = select(jobs.c.id, jobs.c.attempt, jobs.c.lease_expires_at)
+    return [HeldLease(*tuple(row)) for row in (await tx.execute(columns.where(IS_HELD))).all()]
 
 
 def _overdue(now: float) -> ColumnElement[bool]:
@@ -225,24 +229,31 @@ def _overdue(now: float) -> ColumnElement[bool]:
     )
 
 
-async def anything_to_reap(tx: Transaction) -> bool:
-    """Whether `reap` would find anything; needs no lock."""
-    now = await tx.now()
-    return await tx.one(select(jobs.c.id).where(or_(_lapsed(now), _overdue(now))).limit(1)) is not None
+async def any_overdue(tx: Transaction) -> bool:
+    """Whether `reap` would end a queued job whose time is over; needs no lock."""
+    return await tx.one(select(jobs.c.id).where(_overdue(await tx.now())).limit(1)) is not None
 
 
-async def reap(tx: Transaction, *, retry_seconds: float, limit: int = 100) -> list[str]:
-    """End the attempts whose lease ran out, and queued jobs whose time is over. Returns the ids of the former."""
+async def reap(
+    tx: Transaction, silent: Mapping[HeldLease, float], *, retry_seconds: float, limit: int = 100
+) -> list[str]:
+    """End the attempts that were silent for so many seconds, and queued jobs whose time is over.
+
+    A lease that was renewed since it was seen is left. Returns the ids of the jobs whose attempt was ended.
+    """
     now = await tx.now()
-    due = select(jobs).order_by(jobs.c.lease_expires_at).limit(limit).with_for_update(skip_locked=True)
+    due = select(jobs).limit(limit).with_for_update(skip_locked=True)
     reaped = []
-    for row in await tx.all(due.where(_lapsed(now))):
-        over = now - row["lease_expires_at"]
-        message = f"the worker {row['worker_id']} was not heard of for {over:.0f} s beyond its lease"
+    for lease, seconds in list(silent.items())[:limit]:
+        unchanged = (jobs.c.attempt == lease.attempt, jobs.c.lease_expires_at == lease.expires_at)
+        row = await tx.one(due.where(IS_HELD, jobs.c.id == lease.job_id, *unchanged))
+        if row is None:
+            continue
+        message = f"the worker {row['worker_id']} has not renewed its lease for {seconds:.0f} s"
         failure = Failure(code=FailureCode.WORKER_LOST, message=message, retryable=True)
         await finish(tx, row, Ending("failed", failure), retry_seconds=retry_seconds)
         reaped.append(row["id"])
-    for row in await tx.all(due.where(_overdue(now))):
+    for row in await tx.all(due.where(_overdue(now)).order_by(jobs.c.started_at)):
         message = f"the job's {row['timeout_seconds']:g} s were over before another attempt began"
         failure = Failure(code=FailureCode.TIMEOUT, message=message, hint=FAILURES[FailureCode.TIMEOUT].hint)
         values = {"finished_at": now, "not_before": None}

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import RowMapping, update
 
 from tapeworks.jobs import Progress
+from tapeworks.report_limits import LIMITS, ReportLimits
 from tapeworks.wire import EventRecord, FactsRecord, LogRecord, MetricRecord, Record, StateRecord
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import jobs
@@ -27,6 +28,7 @@ from tapeworks_service.jobs.journal import (
     append_lines,
     append_points,
 )
+from tapeworks_service.jobs.report_quota import admit, check_events, exceeded
 from tapeworks_service.waking import job_topic
 
 _LONGEST_OFFSET_SECONDS = 7 * 86_400.0
@@ -47,8 +49,10 @@ class _Batch:
     last: int = 0
 
 
-async def store(tx: Transaction, fence: Fence, records: list[Record]) -> int:
-    """Store the records that are new and contiguous. Returns the last index stored. Raises 404, 409."""
+async def store(tx: Transaction, fence: Fence, records: list[Record], limits: ReportLimits = LIMITS) -> int:
+    """Store the records that are new and contiguous, within the limits. Returns the last index stored.
+
+    Raises 403 `quota_exceeded`, 404, 409."""
     row = await hold(tx, fence)
     now = await tx.now()
     stored = int(row["record_index"])
@@ -61,13 +65,16 @@ async def store(tx: Transaction, fence: Fence, records: list[Record]) -> int:
         batch.last = record.index
         at = max(now - min(max(record.at_offset, 0.0), _LONGEST_OFFSET_SECONDS), row["started_at"] or now)
         if isinstance(record, StateRecord):
-            await _flush(tx, row, batch)
+            check_events(row, limits, count=len(batch.events) + 1, size=len(record.message or ""))
+            await _flush(tx, row, batch, limits)
             await queue.advance(tx, fence, record.state, phase=record.phase, message=record.message, at=at)
             row = await hold(tx, fence)
             batch = _Batch(last=record.index)
         else:
             _add(batch, record, row, at)
-    await _flush(tx, row, batch)
+    if batch.last > limits.records:
+        raise exceeded("records", batch.last, limits.records)
+    await _flush(tx, row, batch, limits)
     return batch.last
 
 
@@ -121,16 +128,26 @@ async def append(tx: Transaction, row: RowMapping, told: list[NewEvent], documen
     await _flush(tx, row, batch)
 
 
-async def _flush(tx: Transaction, row: RowMapping, batch: _Batch) -> None:
-    """Write a batch under new numbers: the row is locked, so the counters as read are the newest."""
+async def _flush(tx: Transaction, row: RowMapping, batch: _Batch, limits: ReportLimits | None = None) -> None:
+    """Write a batch under new numbers: the row is locked, so the counters as read are the newest.
+
+    Without limits nothing is left out or refused."""
     nothing = not (batch.events or batch.lines or batch.points or batch.document or batch.progress)
     if nothing and batch.last == row["record_index"]:
         return
+    counted: dict[str, Any] = {}
+    if limits is not None:
+        admitted = admit(
+            row, limits, events=batch.events, lines=batch.lines, points=batch.points, document=batch.document
+        )
+        batch.events, batch.lines, batch.points = admitted.events, admitted.lines, admitted.points
+        counted = {name: row[name] + added for name, added in admitted.added.items() if added}
     values: dict[str, Any] = {
         "event_seq": jobs.c.event_seq + len(batch.events),
         "log_seq": jobs.c.log_seq + len(batch.lines),
         "metric_seq": jobs.c.metric_seq + len(batch.points),
         "record_index": batch.last,
+        **counted,
     }
     if batch.document:
         values["document"] = {**row["document"], **batch.document}
@@ -139,8 +156,8 @@ async def _flush(tx: Transaction, row: RowMapping, batch: _Batch) -> None:
     if batch.document or batch.progress is not None or batch.events:
         values["revision"] = jobs.c.revision + 1
     changed = update(jobs).where(jobs.c.id == row["id"], jobs.c.attempt == row["attempt"]).values(values)
-    counted = changed.returning(jobs.c.event_seq, jobs.c.log_seq, jobs.c.metric_seq)
-    events, lines, points = tuple((await tx.execute(counted)).one())
+    numbered = changed.returning(jobs.c.event_seq, jobs.c.log_seq, jobs.c.metric_seq)
+    events, lines, points = tuple((await tx.execute(numbered)).one())
     owner = Owner(row["project_id"], row["id"], row["attempt"])
     await append_events(tx, owner, events - len(batch.events) + 1, batch.events)
     await append_lines(tx, owner, lines - len(batch.lines) + 1, batch.lines)

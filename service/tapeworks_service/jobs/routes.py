@@ -18,6 +18,7 @@ from tapeworks.jobs import FINAL, Job, JobKind, Page, State
 from tapeworks.spec import Label
 from tapeworks_service.artifacts.deletions import delete_noted
 from tapeworks_service.auth import Reader, Submitter
+from tapeworks_service.callers import still_allowed
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import job_labels, jobs
@@ -25,7 +26,7 @@ from tapeworks_service.exchange import answer, answered, encoded, problems, read
 from tapeworks_service.jobs import queue, wishes
 from tapeworks_service.jobs.document import etag, job_document
 from tapeworks_service.jobs.fence import lock
-from tapeworks_service.jobs.listing import Filters, decode_cursor, encode_cursor, list_jobs
+from tapeworks_service.jobs.listing import Filters, list_jobs
 from tapeworks_service.jobs.looks import bodies_of, body_of, glance, waiting
 from tapeworks_service.jobs.removal import remove
 from tapeworks_service.jobs.streams import job_of
@@ -87,12 +88,13 @@ async def list_(
         name=name,
         created_after=None if created_after is None else _seconds(created_after),
     )
-    before = None if after is None else decode_cursor(after)
+    before = None if after is None else house.cursors.read(caller.project_id, "jobs", after)
     async with house.database.read() as tx:
         rows = await list_jobs(tx, caller.project_id, filters, before=before, limit=limit)
         more, rows = len(rows) > limit, rows[:limit]
         data = b",".join(await bodies_of(tx, house, rows))
-    rest = encoded({"has_more": more, "next": encode_cursor(rows[-1]["queue_seq"]) if more else None})
+    following = house.cursors.write(caller.project_id, "jobs", rows[-1]["queue_seq"]) if more else None
+    rest = encoded({"has_more": more, "next": following})
     return answered(b'{"data":[' + data + b"]," + rest[1:])
 
 
@@ -163,6 +165,7 @@ async def get_job(
             if row["revision"] != unless or left <= 0 or State(row["state"]) in FINAL or house.hub.closing:
                 break
             await listener.wait(min(left, house.database.poll_seconds))
+            await still_allowed(request)
     body, (_, revision, reason) = await body_of(house, caller.project_id, row)
     headers = _headers(revision, reason)
     if _knows(request.headers.get("if-none-match"), headers["ETag"]):

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from sqlalchemy import RowMapping, Table, select
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from tapeworks_service.auth import still_reads
+from tapeworks_service.callers import still_allowed
 from tapeworks_service.context import Context
 from tapeworks_service.database.engine import AWAY, Transaction
 from tapeworks_service.database.looks import Look
@@ -19,7 +19,7 @@ from tapeworks_service.database.tables import events, jobs, logs, metric_points
 from tapeworks_service.exchange import answer, encoded
 from tapeworks_service.jobs.document import FINISHED
 from tapeworks_service.jobs.tails import Place, Told
-from tapeworks_service.problems import not_found
+from tapeworks_service.problems import Problem, not_found
 from tapeworks_service.waking import job_topic
 
 Row = Callable[[RowMapping], dict[str, Any]]
@@ -91,9 +91,10 @@ async def _messages(
     with house.hub.listen(job_topic(key[1])) as listener:
         while not house.hub.closing:
             try:
-                if not await still_reads(request, house, key[0]):
-                    return
+                await still_allowed(request)
                 state, told = await _news(house, table, row, key, after=after)
+            except Problem:
+                return
             except AWAY as error:  # the stream is open: it goes on where it stood once the database is back
                 log.warning("stream_waits_for_the_database", error=str(error))
                 await listener.wait(AWAY_SECONDS)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+import structlog
+
 from tapeworks.canonical import MAX_FINDINGS, fold, parse_spec
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.jobs import ComponentEntry
@@ -26,7 +28,13 @@ from tapeworks_service.jobs.inputs import InputReference, reference_finding
 from tapeworks_service.jobs.monitors import monitor_findings
 from tapeworks_service.jobs.roles import role_findings
 from tapeworks_service.jobs.unsupported import unsupported
+from tapeworks_service.work_budget import WorkExceeded, spend
 
+log = structlog.get_logger(__name__)
+
+MOST_INPUTS = 100
+"""Different jobs, checkpoints and uploads that one job reads: each is looked up while it is submitted."""
+_REPORT = "This is a fault of the service: its log has it under X-Request-Id."
 PRETRAINED = (Kind.MODEL, "pretrained")
 """The component whose argument `from` names a job or a checkpoint, wherever in a spec it stands."""
 
@@ -77,10 +85,23 @@ class _Pins:
 
 
 def accept(document: Any, catalogue: Catalogue, *, default_timeout_seconds: float) -> Accepted:
-    """Check a decoded JSON document as a job. Raises `SpecInvalid` with a finding for every wrong place.
+    """Check a decoded JSON document as a job. Raises `SpecInvalid` with its findings, `WorkExceeded`.
 
     A spec without a time limit gets the default one, so that the job's own record holds what it ran under.
     """
+    try:
+        return _accept(document, catalogue, default_timeout_seconds=default_timeout_seconds)
+    except (SpecInvalid, WorkExceeded):
+        raise
+    except RecursionError:
+        raise SpecInvalid([Finding("", ProblemCode.INVALID_SPEC, "the spec is nested too deeply")]) from None
+    except Exception as error:  # whatever a stranger's document does to the check is said of the document
+        log.error("spec_check_failed", exc_info=error)
+        message = f"the spec could not be checked: {type(error).__name__}"
+        raise SpecInvalid([Finding("", ProblemCode.INVALID_SPEC, message, _REPORT)]) from error
+
+
+def _accept(document: Any, catalogue: Catalogue, *, default_timeout_seconds: float) -> Accepted:
     spec = parse_spec(document)
     original = fold(document).original
     canonical = spec.document()
@@ -97,14 +118,26 @@ def accept(document: Any, catalogue: Catalogue, *, default_timeout_seconds: floa
     findings += monitor_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     step = pins.entries.get((Kind.STEP, spec.step.component))
     if step is not None and step.roles is not None:
-        findings += role_findings(spec, step.name, step.roles)
+        findings += _role_findings(spec, step)
     if findings:
         first = list(dict.fromkeys(findings))[:MAX_FINDINGS]
         raise SpecInvalid([replace(finding, pointer=original(finding.pointer)) for finding in first])
     warnings = [f"{entry.name}: {text}" for entry in pins.entries.values() for text in entry.warnings]
     read = [*pins.inputs, *pins.uploads]
+    if len({reference.value for reference in read}) > MOST_INPUTS:
+        message = f"a job reads at most {MOST_INPUTS} jobs, checkpoints and uploads"
+        raise SpecInvalid([Finding(original(read[MOST_INPUTS].pointer), ProblemCode.INVALID_SPEC, message)])
     inputs = [replace(reference, pointer=original(reference.pointer)) for reference in read]
     return Accepted(spec, canonical, *_pinned(pins), inputs, warnings)
+
+
+def _role_findings(spec: JobSpec, step: ComponentEntry) -> list[Finding]:
+    """What is wrong with the spec's roles; or with those that the step declares, which are a stranger's word."""
+    try:
+        return list(role_findings(spec, step.name, step.roles or {}))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        message = f"the roles that the step {step.name!r} declares cannot be read"
+        return [Finding("/step", ProblemCode.INVALID_VALUE, message, "Upload a corrected version of its package.")]
 
 
 def _pinned(pins: _Pins) -> tuple[list[PinnedComponent], list[PinnedComponent]]:
@@ -163,6 +196,7 @@ def _measures(pointer: str, kind: Kind, value: Any) -> Iterator[Place]:
 
 def _pin(place: Place, pins: _Pins) -> None:
     """Resolve one reference and those inside its config, in place; note what is wrong."""
+    spend()
     name, version = place.value["component"], place.value.get("version")
     if version is not None and not isinstance(version, str):
         pins.findings.append(Finding(f"{place.pointer}/version", ProblemCode.INVALID_VALUE, "a version is a string"))

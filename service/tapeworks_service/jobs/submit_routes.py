@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -16,13 +16,13 @@ from sqlalchemy import RowMapping, select, true
 from sqlalchemy.exc import IntegrityError
 
 from tapeworks.canonical import parse_json
-from tapeworks.errors import ProblemCode, SpecInvalid
+from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.jobs import FINAL, Job, JobKind, State, ValidationResult
 from tapeworks_service.auth import Submitter
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import checkpoints, jobs
-from tapeworks_service.exchange import answer, problems, read_body, read_message, takes
+from tapeworks_service.exchange import SHORT_BYTES, answer, problems, read_body, read_message, takes
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
 from tapeworks_service.jobs.checkpoints import checkpoints_of
@@ -36,12 +36,11 @@ from tapeworks_service.jobs.streams import job_of
 from tapeworks_service.jobs.submission import Accepted, accept
 from tapeworks_service.problems import Problem, invalid_value
 from tapeworks_service.usual import UsualRoute, usually
+from tapeworks_service.work_budget import AT_ONCE_SECONDS, LONGEST_SECONDS, WorkExceeded, budget
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=UsualRoute)
 
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")]
-SHORT_BYTES = 16 << 10
-"""A spec of this size is checked at once: a thread would wait longer for its turn than it works."""
 SPEC_BODY = {
     "requestBody": {
         "required": True,
@@ -210,10 +209,19 @@ async def _checked(house: Context, submission: Submission) -> Accepted:
         catalogue = await house.catalogues.of_project(tx, workers, submission.project_id)
     seconds = house.settings.default_timeout_seconds
 
-    def accepted() -> Accepted:
-        return accept(parse_json(body), catalogue, default_timeout_seconds=seconds)
+    def accepted(budget_seconds: float) -> Accepted:
+        with budget(budget_seconds):
+            return accept(parse_json(body), catalogue, default_timeout_seconds=seconds)
 
-    return accepted() if len(body) <= SHORT_BYTES else await asyncio.to_thread(accepted)
+    if len(body) <= SHORT_BYTES:
+        with suppress(WorkExceeded):
+            return accepted(AT_ONCE_SECONDS)
+    try:
+        return await house.checks.run(submission.project_id, lambda: accepted(LONGEST_SECONDS))
+    except WorkExceeded:
+        message = f"the check of this spec takes longer than {LONGEST_SECONDS:g} s"
+        hint = "Make the spec smaller: fewer components, shorter lists in their configs."
+        raise SpecInvalid([Finding("", ProblemCode.INVALID_SPEC, message, hint)]) from None
 
 
 async def _submit(house: Context, submission: Submission, *, status: int) -> Response:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import RowMapping, insert, select
 
 from tapeworks.errors import ProblemCode
+from tapeworks.report_limits import ReportLimits
 from tapeworks.wire import CheckpointAnnouncement, Finish, LeaseRequest, ManifestFile
 from tapeworks_service.artifacts import uploads
 from tapeworks_service.artifacts.deletions import later_delete
@@ -23,6 +24,7 @@ from tapeworks_service.jobs.fence import Fence, held, hold, holds, lease_lost, l
 from tapeworks_service.jobs.inputs import input_documents, resumed_from, users_of
 from tapeworks_service.jobs.journal import NewEvent
 from tapeworks_service.jobs.records import append, merged_facts
+from tapeworks_service.jobs.report_quota import check_events
 from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.problems import Problem, invalid_value
 from tapeworks_service.workers.rows import WorkerRow
@@ -119,13 +121,14 @@ async def lease_document(tx: Transaction, row: RowMapping, token: str) -> dict[s
 # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────
 
 
-async def announce(tx: Transaction, fence: Fence, told: CheckpointAnnouncement) -> str:
-    """Make an uploaded file a checkpoint of the job; the same upload again gives the same. Raises 409, 422."""
+async def announce(tx: Transaction, fence: Fence, told: CheckpointAnnouncement, limits: ReportLimits) -> str:
+    """Make an uploaded file a checkpoint of the job; the same upload again gives the same. Raises 403, 409, 422."""
     job = await hold(tx, fence)
     of_job = checkpoints_of(job["project_id"], job["id"])
     known = await tx.one(of_job.where(checkpoints.c.upload_id == told.upload_id))
     if known is not None:
         return str(known["id"])
+    check_events(job, limits, count=1)
     found = select(upload_rows).where(
         upload_rows.c.project_id == job["project_id"],
         upload_rows.c.id == told.upload_id,

@@ -27,6 +27,7 @@ from tapeworks.wire import (
 from tapeworks_service.artifacts.deletions import delete_noted
 from tapeworks_service.artifacts.downloads import StoredFile, download
 from tapeworks_service.auth import Worker
+from tapeworks_service.callers import still_allowed
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import checkpoints
@@ -84,6 +85,7 @@ async def lease_job(request: Request, caller: Worker, house: House) -> Response:
             if left <= 0 or house.hub.closing:
                 return Response(status_code=204)
             await listener.wait(min(left, LOOK_SECONDS))
+            await still_allowed(request)
 
 
 async def _heard_of(house: Context, worker_id: str) -> None:
@@ -97,6 +99,8 @@ async def _look(house: Context, wanted: LeaseRequest) -> tuple[bool, dict[str, A
     """One look at the queue: whether the request is answered for good, and its lease. Writes only if a job fits."""
     settings = house.settings
     async with house.database.read() as tx:
+        if await house.clock.step(tx) is not None:
+            return False, None  # time limits and pauses are measured again once the reaper has moved the rows
         worker = await read_worker(tx, wanted.worker_id, lost_after=settings.lease_seconds)
         if worker is None:
             raise not_found("worker", wanted.worker_id)
@@ -158,6 +162,7 @@ async def _command(tx: Transaction, row: RowMapping) -> Any:
     responses={204: {"description": "Nothing was asked in time"}, **REFUSALS},
 )
 async def commands(
+    request: Request,
     caller: Worker,
     house: House,
     job_id: JobId,
@@ -178,6 +183,7 @@ async def commands(
             if left <= 0 or house.hub.closing:
                 return Response(status_code=204)
             await listener.wait(min(left, house.database.poll_seconds))
+            await still_allowed(request)
 
 
 @router.post(
@@ -192,9 +198,11 @@ async def store_records(
     request: Request, caller: Worker, house: House, job_id: JobId, attempt: Attempt, token: TOKEN_HEADER
 ) -> Response:
     """A batch; records stored before are skipped, and what follows a gap is left for a resend."""
-    told = await read_message(request, Records, house.settings.max_registration_bytes)
+    told = await read_message(request, Records, house.settings.max_body_bytes)
     async with house.database.write() as tx:
-        stored = await records.store(tx, Fence(job_id, attempt, token), list(told.records))
+        stored = await records.store(
+            tx, Fence(job_id, attempt, token), list(told.records), house.settings.report_limits
+        )
     return answer(RecordsAnswer(stored=stored))
 
 
@@ -213,7 +221,7 @@ async def announce_checkpoint(
     """This makes it visible, and older ones beyond `training.checkpoint.keep` go."""
     told = await read_message(request, CheckpointAnnouncement, house.settings.max_body_bytes)
     async with house.database.write() as tx:
-        checkpoint_id = await attempts.announce(tx, Fence(job_id, attempt, token), told)
+        checkpoint_id = await attempts.announce(tx, Fence(job_id, attempt, token), told, house.settings.report_limits)
     await delete_noted(house.database, house.store)
     return answer(CheckpointAnnounced(checkpoint_id=checkpoint_id), 201)
 

@@ -61,7 +61,8 @@ class WorkerRow:
 
 
 def _row(row: RowMapping, *, now: float, lost_after: float) -> WorkerRow:
-    return WorkerRow(**row, lost=row["heartbeat_at"] < now - lost_after)
+    silent = abs(now - row["heartbeat_at"])  # heard of in the future: the clock was set back since
+    return WorkerRow(**row, lost=silent > lost_after)
 
 
 async def read_workers(tx: Transaction, *, lost_after: float) -> list[WorkerRow]:

@@ -34,6 +34,20 @@ def nothing(target, number):
     return {"reached": ""}
 
 
+def forge(target, number):
+    """Tell the agent in the runner's name that 23 bytes are a verified model, and end."""
+    import gc
+
+    from tapeworks_workers.frames import Channel
+
+    with open("model.tar.gz", "w") as file:
+        file.write("this is no model at all")
+    published = {"bundle": "model.tar.gz", "formats": ["keras"], "verified": {"reload": {"bit_equal": True}}}
+    channel = next(one for one in gc.get_objects() if isinstance(one, Channel))
+    channel.send({"type": "finish", "outcome": "succeeded", "failure": None, "files": [], "published": published})
+    os._exit(0)
+
+
 def read(target, number):
     with open(target) as file:
         return {"reached": file.read()[:200]}
@@ -161,6 +175,21 @@ def temporary(target, number):
     return {"reached": f"{written} bytes"}
 
 
+def leave(target, number):
+    """Files and shared memory for the job after this one."""
+    for place in ("/tmp", "/dev/shm"):
+        with open(f"{place}/left", "w") as file:
+            file.write(target)
+    return {"reached": "", "shared": ctypes.CDLL(None).shmget(number, 4096, 0o1666)}
+
+
+def find(target, number):
+    """What a job before this one left."""
+    found = [f"{place}/left" for place in ("/tmp", "/dev/shm") if os.path.exists(f"{place}/left")]
+    found += ["shared memory"] * (ctypes.CDLL(None).shmget(number, 4096, 0) >= 0)
+    return {"reached": ", ".join(found)}
+
+
 def link(target, number):
     """A link where files lie that are published."""
     os.makedirs("artifacts", exist_ok=True)
@@ -181,3 +210,12 @@ def outlive(target, number):
             time.sleep(600)
         os._exit(0)
     return {"reached": "", "error": "it runs now"}
+
+
+if os.path.isfile(os.path.join(os.path.dirname(__file__), "..", "manifest.json")):  # a verifier imports it
+    try:
+        with open(__file__, "a") as sealed:
+            sealed.write("# changed after it was sealed\n")
+        print("ESCAPE " + json.dumps({"reached": __file__}), flush=True)
+    except OSError as error:
+        print("ESCAPE " + json.dumps({"reached": "", "error": f"{type(error).__name__}: {error}"}), flush=True)

@@ -57,3 +57,18 @@ def test_what_a_callback_needs_of_its_own_jobs_is_a_note_and_the_job_beside_it_a
     assert "KeyError: 'val_recall'" in findings["Missing"].notes[0]
     (problem,) = findings["job.json"].problems
     assert "KeyError: 'val_recall'" in problem
+
+
+def test_modules_that_no_worker_would_serve_are_findings_and_the_others_are_tried(
+    tmp_path: Path, attempts: Attempts
+) -> None:
+    (tmp_path / "acme_ends.py").write_text("import os\nos._exit(3)\n")
+    (tmp_path / "acme_patches.py").write_text("import keras\nkeras.layers.Dense.call = lambda self, x: x\n")
+    (tmp_path / "acme_plain.py").write_text(
+        "from tapeworks import component\n\n\n@component('acme/third')\ndef third(x, y):\n    return x / 3.0, y\n"
+    )
+    found = {Path(one.name).name: one for one in found_in([tmp_path], attempts=attempts)}
+    assert set(found) == {"acme_ends.py", "acme_patches.py", "third"}
+    assert "ends the process with exit status 3" in found["acme_ends.py"].problems[0]
+    assert "Dense.call" in found["acme_patches.py"].problems[0]
+    assert found["third"].problems == []

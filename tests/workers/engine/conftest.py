@@ -1,7 +1,9 @@
 """Small real jobs, and the real zygote that verifies what they export."""
 
 import asyncio
+import json
 import os
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,8 +14,11 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.canonical import parse_spec
+from tapeworks.errors import JobFailure
 from tapeworks.loading import load_components, load_installed
+from tapeworks_workers.base import failure_of
 from tapeworks_workers.engine.assembly import Assembly, assemble
+from tapeworks_workers.engine.certificate import COMPARISONS
 from tapeworks_workers.engine.export import BundleDraft, export_bundle
 from tapeworks_workers.engine.step import compile_train_step
 from tapeworks_workers.launcher import ForkLauncher, Work
@@ -317,11 +322,20 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
 
 @pytest.fixture(scope="session")
 def verify(fork: Fork) -> Callable[[str, Path], dict[str, Any]]:
-    """`verify("reload" | "certify", bundle)`, as the agent does it."""
+    """`verify("reload" | "certify", bundle)`: the process that loads it, as the agent starts it, and the comparison."""
     from tapeworks_workers.launcher import verification
 
     def run(which: str, folder: Path) -> dict[str, Any]:
-        work = verification(which, folder, environment={}, folder=folder.parent)
-        return fork(work.target, bar=work.bar, **work.arguments)
+        with tempfile.TemporaryDirectory() as name:
+            arguments = {"bundle": str(folder), "into": f"{name}/{which}"}
+            work = verification(which, arguments, environment={}, folder=folder.parent)
+            answer = fork(work.target, bar=work.bar, **work.arguments)
+            if not answer["ok"]:
+                return answer
+            manifest = json.loads((folder / "manifest.json").read_text())
+            try:
+                return {"ok": True, "report": COMPARISONS[which](folder, manifest, Path(name), "cpu")}
+            except JobFailure as failure:
+                return {"ok": False, "failure": failure_of(failure)}
 
     return run

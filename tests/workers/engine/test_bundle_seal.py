@@ -38,7 +38,7 @@ def test_the_same_files_make_the_same_archives(draft: Path) -> None:
     assert first.formats == ["keras", "saved_model"]
     assert sorted(first.parts) == ["keras", "saved_model"]
     assert first.verified["reload"] == {"models": 1}
-    assert set(first.verified) == {"reload", "versions", "device", "tolerance"}
+    assert set(first.verified) == {"reload", "scope", "versions", "device", "tolerance"}
     assert names(first.bundle) == sorted(names(first.bundle))
     assert "saved_model/model/1/saved_model.pb" in names(first.parts["saved_model"])
     assert not any(name.startswith("models/") for name in names(first.parts["saved_model"]))

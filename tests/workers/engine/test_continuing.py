@@ -16,6 +16,7 @@ from tapeworks.canonical import parse_spec
 from tapeworks.errors import JobFailure
 from tapeworks.loading import load_components
 from tapeworks_workers.engine.assembly import assemble
+from tapeworks_workers.engine.bundle import seal
 from tapeworks_workers.engine.checkpoint import read_values
 from tapeworks_workers.engine.inputs import Inputs
 from tapeworks_workers.engine.starting import Start
@@ -42,7 +43,7 @@ class Earlier:
     def __init__(self, folder: Path, spec: Any) -> None:
         self.frames = attempt(spec, folder)
         assert self.frames[-1]["outcome"] == "succeeded", self.frames[-1]
-        self.bundle = folder / "model.tar.gz"
+        self.bundle = seal(folder / "bundle", {}).bundle
         self.checkpoint = folder / [f for f in self.frames if f["type"] == "checkpoint"][-1]["path"]
         self.state = read_values(folder / "bundle" / "training_state")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ import tensorflow as tf
 
 from tapeworks.assets import DataContent
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.loading import load_installed
+from tapeworks.references import Kind
+from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.datasets import describe
 from tapeworks_workers.engine.files import resolve_files, set_uploads
 
@@ -122,6 +126,71 @@ def test_a_file_that_is_not_what_it_says_is_told(
     with pytest.raises(JobFailure, match=why) as failed:
         looked(tmp_path, format)
     assert failed.value.code is FailureCode.INVALID_DATA
+
+
+def test_columns_that_a_job_cannot_read_are_described_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    table = {"s": [{"a": 1}, {"a": 2}], "n": [1, None], "when": pa.array([1, 2], pa.timestamp("ns")), "x": [1.0, 2.0]}
+    pq.write_table(pa.table(table), tmp_path / "p" / "a.parquet")
+    told = looked(tmp_path / "p", "parquet")
+    reasons = {column["name"]: column.get("unreadable") for column in told["columns"]}
+    assert reasons == {
+        "s": "is struct<a: int64>, which no tensor can hold",
+        "n": "a.parquet, row 2: column 'n' has no value (null); fill it, or choose features without it",
+        "when": "a.parquet, row 1: column 'when': 1 ns is no whole number of microseconds; give it the dtype float64",
+        "x": None,
+    }
+    assert (told["rows"], told["preview"]) == (2, [{"x": 1.0}, {"x": 2.0}])
+    assert told["notes"] == ["column 's' is left out: it is struct<a: int64>, which no tensor can hold"]
+
+
+def test_blanks_other_headers_and_encodings_are_described(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,x\n" + "".join(f"{n},{n}\n" for n in range(150)) + ",1\n")
+    (tmp_path / "b.csv").write_text("x,z\n1,2\n")
+    told = looked(tmp_path, "csv")
+    assert {column["name"]: column.get("unreadable") for column in told["columns"]} == {
+        "id": "is not in b.csv; a job can name the files that have it",
+        "x": None,
+        "z": "is not in a.csv; a job can name the files that have it",
+    }
+    assert told["rows"] == 152
+    (tmp_path / "b.csv").unlink()
+    (reason, *_) = [column["unreadable"] for column in looked(tmp_path, "csv")["columns"] if column["name"] == "id"]
+    assert reason == "has rows without a value; na_values reads them as NaN"
+    (tmp_path / "a.csv").write_bytes("größe,y\nx,1\n".encode("latin-1"))
+    told = looked(tmp_path, "csv")
+    assert [column["name"] for column in told["columns"]] == ["größe", "y"]
+    assert "are described as latin-1" in told["notes"][0]
+
+
+def test_shards_and_compressed_files_are_of_their_format(tmp_path: Path) -> None:
+    for number in range(2):
+        tfrecord(tmp_path)
+        (tmp_path / "a.tfrecord").rename(tmp_path / f"t.tfrecord-0000{number}-of-00002")
+    assert looked(tmp_path, "tfrecord")["rows"] == 6
+    for file in tmp_path.iterdir():
+        (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    assert looked(tmp_path, "tfrecord")["rows"] == 6
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"a\n1\n"))
+    assert looked(tmp_path, "csv")["preview"] == [{"a": 1}]
+
+
+def test_what_is_described_is_what_a_job_reads(tmp_path: Path) -> None:
+    """`named` gives the default form of each column: dtype and shape of the description are those of the element."""
+    load_installed()
+    for format, make in (("csv", csv), ("parquet", parquet), ("jsonl", jsonl)):
+        folder = tmp_path / format
+        folder.mkdir()
+        make(folder)
+        told = looked(folder, format)
+        source = build(
+            {"component": format, "config": {"files": "ds_1", "named": True}}, Kind.SOURCE, pointer="/data/source"
+        )
+        spec = source.dataset().element_spec
+        assert {name: one.dtype.name for name, one in spec.items()} == {
+            column["name"]: column["dtype"] for column in told["columns"]
+        }
 
 
 def test_a_part_of_a_dataset_is_named_by_a_glob_and_nothing_beside_it(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ CHANGES_OF_THE_SPEC: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 
 CHANGES_OF_CODE = {
     "numpy_in_graph", "variable_creation_in_graph", "python_control_flow", "graph_tensor_leaked", "broadcast_loss",
-    "no_gradient", "not_serializable", "reload_mismatch", "component_timeout",
+    "no_gradient", "not_serializable", "reload_mismatch", "component_timeout", "quota_exceeded",
 }  # fmt: skip
 OF_THE_INSTALLATION = {
     "worker_lost", "storage_full", "storage_unavailable", "checkpoint_corrupt", "dependency_failed", "internal",

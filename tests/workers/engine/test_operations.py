@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine.diagnostics import classify
 from tapeworks_workers.engine.feed import Feed
 from tapeworks_workers.engine.pipeline import Data, build_data
 from tests.workers.engine.trainings import BATCH, SHUFFLE, job, numbers, trained
@@ -114,13 +115,25 @@ def test_one_hot_dense_and_sparse_agree_with_tensorflow() -> None:
     for place in (0, 2):  # before and after the batch
         for sparse in (False, True):
             pipeline = [*plain_numbers]
-            pipeline.insert(place, {"op": "one_hot", "depth": 2, "sparse": sparse})
+            pipeline.insert(place, {"op": "one_hot", "depth": 2, "sparse": sparse, "outside": "zeros"})
             if place == 0:
                 pipeline.pop()
             data = data_of(numbers(30), *pipeline)
             assert [y for _, y in batches(data)] == [tf.one_hot(y, 2).numpy().tolist() for y in labels]
             assert isinstance(data.element_spec[1], tf.SparseTensorSpec) is sparse
             assert data.element_spec[1].shape.as_list() == [None, 2]
+
+
+def test_one_hot_of_an_id_outside_is_invalid_data() -> None:
+    for sparse in (False, True):
+        for place in (0, 1):
+            pipeline: list[dict[str, Any]] = [BATCH]
+            pipeline.insert(place, {"op": "one_hot", "depth": 2, "sparse": sparse})
+            with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+                batches(data_of(numbers(30), *pipeline))
+            failure = classify(caught.value)
+            assert failure.code == "invalid_data"
+            assert "one_hot with depth 2 takes ids from 0 to 1, and the data holds 2" in failure.message
 
 
 def test_fields_become_sparse_and_ragged() -> None:

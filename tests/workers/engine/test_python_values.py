@@ -80,7 +80,7 @@ def test_layers_losses_and_functions_of_the_pipeline(tmp_path: Path) -> None:
     model = {"component": "sequential", "config": {"layers": layers}}
     pipeline = [{"op": "map", "function": "values/Flip"}, {"op": "batch", "batch_size": 10}]
     spec = job(model=model, loss="values/Loss", data={"pipeline": pipeline})
-    result = attempt(spec, tmp_path, kind="validate")[-1]["published"]["result"]
+    result = attempt(spec, tmp_path, kind="validate")[-1]["result"]
     lines = {_line(one["location"]).rpartition("# ")[2] for one in result["warnings"] if one["location"]}
     assert {"layer", "calls", "loss", "map"} <= lines, result["warnings"]
 

@@ -266,7 +266,7 @@ def validated(given: JobSpec, folder: Path, fork: Any) -> tuple[dict[str, Any], 
 
     frames = attempt(given, folder, kind="validate", verify=verify)
     assert frames[-1]["outcome"] == "succeeded", frames[-1]["failure"]
-    result = frames[-1]["published"]["result"]
+    result = frames[-1]["result"]
     return result["resume"], [one for one in result["warnings"] if one["code"] == "inexact_resume"]
 
 

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine.diagnostics import classify
 from tapeworks_workers.engine.pipeline import Data, Split, build_data
 from tests.workers.engine.trainings import BATCH, SHUFFLE, job, numbers
 
@@ -137,6 +138,15 @@ def test_windows_of_a_series() -> None:
         windows(size=50)
     ahead = windows(size=2, horizon=3, target=0)
     assert ahead[5][1].tolist() == [7, 8, 9]
+
+
+def test_balance_over_a_class_that_does_not_occur() -> None:
+    balance = {"op": "apply", "function": {"component": "balance", "config": {"classes": 4, "take": 60}}}
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        rows(build_data(job(data={"source": numbers(60), "pipeline": [balance, BATCH]})))
+    failure = classify(caught.value)
+    assert failure.code == "invalid_data"
+    assert "no element has the label 3" in failure.message
 
 
 def test_balance_draws_classes_alike() -> None:

@@ -61,7 +61,7 @@ def test_an_if_on_a_tensor_is_a_branch_of_the_graph() -> None:
 
 def test_a_python_print_is_noted_once_with_its_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     frames = attempt(trapped("python_print"), tmp_path, kind="validate")
-    warnings = frames[-1]["published"]["result"]["warnings"]
+    warnings = frames[-1]["result"]["warnings"]
     (told,) = (told for told in warnings if told["code"] == "python_print")
     assert "tf.print" in told["hint"]
     assert told["location"]["component"] == "lab/Trapped"

@@ -117,7 +117,7 @@ def test_gradients_that_are_zero_in_the_whole_first_epoch(tmp_path: Path, optimi
 
 
 def test_a_validation_reports_them_too(tmp_path: Path) -> None:
-    result = attempt(job(model=DEAD), tmp_path, kind="validate")[-1]["published"]["result"]
+    result = attempt(job(model=DEAD), tmp_path, kind="validate")[-1]["result"]
     assert "zero_gradient" in {one["code"] for one in result["warnings"]}
 
 

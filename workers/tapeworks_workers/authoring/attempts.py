@@ -1,15 +1,17 @@
 """Attempts of an author's jobs in this process: the runner's own, with the verifiers of a worker.
 
 Interface: `with Attempts() as attempts: attempts.run(start)` gives the frames of one attempt. Verifiers run in forks of
-a zygote, as on a worker; the zygote starts with the first that is asked for.
+a zygote, as on a worker; the zygote starts with the first that is asked for. `attempts.refusals(paths)` imports modules
+in such a fork, and gives those that a worker would refuse.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -19,15 +21,22 @@ from tensorflow.python.framework.config import disable_op_determinism
 
 from tapeworks.errors import FailureCode
 from tapeworks_workers import runner
+from tapeworks_workers.engine.environment import has_gpu
 from tapeworks_workers.frames import Channel
-from tapeworks_workers.launcher import ForkLauncher
+from tapeworks_workers.launcher import IMPORT_SECONDS, ForkLauncher
 from tapeworks_workers.lifelines import become_subreaper
+from tapeworks_workers.verification import BundleVerification, VerificationPlace, VerificationTerms
+from tapeworks_workers.verifier_process import answer_of, refused
+
+VERIFY_SECONDS = 600.0
+"""What a verifier may take."""
 
 
 class Attempts:
     """Runs attempts one after another, and ends what it started."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, import_seconds: float = IMPORT_SECONDS) -> None:
+        self._import_seconds = import_seconds
         self._loop = asyncio.Runner()
         self._launcher: ForkLauncher | None = None
 
@@ -55,9 +64,8 @@ class Attempts:
                 working.start()
                 while (message := channel.receive()) is not None:
                     frames.append(message)
-                    if message["type"] == "verify":
-                        answer = self._verified(message, Path(start["folder"]))
-                        channel.send({**answer, "reply": message["id"]})
+                    if message["type"] in ("verify", "certify"):
+                        channel.send({**self._answered(message, start), "reply": message["id"]})
                     if message["type"] == "finish":
                         break
                 working.join()
@@ -68,28 +76,44 @@ class Attempts:
             raise RuntimeError("the runner ended without a last word")
         return frames
 
-    def _verified(self, message: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        which = str(message["verifier"])
+    def _answered(self, message: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
+        folder = Path(start["folder"])
         try:
-            return self._loop.run(self._verify(which, folder / str(message["bundle"]), folder))
+            if message["type"] == "certify":
+                return self._loop.run(self._certify(start["lease"]["spec"]["export"], folder))
+            return self._loop.run(self._verify(str(message["verifier"]), folder / str(message["bundle"]), folder))
         except Exception as error:  # raised further it would close the channel, which ends a runner's process
-            return _refused(f"the verifier {which!r} could not be run: {type(error).__name__}: {error}")
+            what = f"a verifier could not be run: {type(error).__name__}: {error}"
+            return refused(FailureCode.INTERNAL, what)
 
-    async def _verify(self, which: str, bundle: Path, folder: Path) -> dict[str, Any]:
+    async def _certify(self, export: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        launcher = self._forking()
+        with tempfile.TemporaryDirectory() as name:
+            own = Path(name)
+            verification = BundleVerification(
+                VerificationPlace(
+                    launcher, launcher, {}, run=folder, sealed=own / "sealed", own=own, started=lambda process: None
+                ),
+                VerificationTerms(tolerance=export["tolerance"], formats=export["formats"], gpu=has_gpu(), pack=False),
+                keep=_unheard,
+                seconds=VERIFY_SECONDS,
+            )
+            return await verification.run()
+
+    def refusals(self, components: Sequence[Path]) -> Mapping[str, Mapping[str, str]]:
+        """Modules that a worker would refuse because their import ends, blocks or changes its process: path → why."""
+        return self._loop.run(self._forking().refusals(components))
+
+    def _forking(self) -> ForkLauncher:
         if self._launcher is None:
             become_subreaper()  # what a zygote forks becomes this process's child
-            self._launcher = ForkLauncher()
-        child = await self._launcher.verifier(which, bundle, environment={}, folder=folder)
-        child.begin()
-        try:
-            answer = await child.result()
-            status = await child.handle.wait()
-        finally:
-            child.close()
-        if answer is not None:
-            return answer
-        return _refused(f"the verifier {which!r} ended with {status}")
+            self._launcher = ForkLauncher(import_seconds=self._import_seconds)
+        return self._launcher
+
+    async def _verify(self, which: str, bundle: Path, folder: Path) -> dict[str, Any]:
+        child = await self._forking().verifier(which, {"bundle": str(bundle)}, environment={}, folder=folder)
+        return await answer_of(child, which, keep=_unheard, seconds=VERIFY_SECONDS)
 
 
-def _refused(message: str) -> dict[str, Any]:
-    return {"ok": False, "failure": {"code": FailureCode.INTERNAL.value, "message": message}}
+def _unheard(record: Mapping[str, Any]) -> None:
+    """What verifiers print is no part of a finding."""

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +24,7 @@ from tapeworks.jobs import JobKind
 from tapeworks.references import Kind
 from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.component_jobs import told_failure, try_jobs
+from tapeworks_workers.component_loading import units_of
 from tapeworks_workers.engine.rehearsal import Finding, rehearse
 
 
@@ -47,17 +48,32 @@ def found_in(
     paths: Sequence[Path], data_roots: Sequence[Path] = (), *, attempts: Attempts | None = None
 ) -> list[Finding]:
     """Every component and job of these files and folders, tried."""
-    try:
-        findings = rehearse(paths)
-    except TapeworksError as error:
-        return [Finding(", ".join(map(str, paths)), "path", problems=[str(error)])]
+    with nullcontext(attempts) if attempts is not None else Attempts() as running:
+        refused = running.refusals([path.resolve() for path in paths])
+        left = [Path(unit) for unit in units_of([path.resolve() for path in paths]) if unit not in refused]
+        findings = [_refused(unit, told) for unit, told in refused.items()]
+        try:
+            return [*findings, *_tried(paths, left, data_roots, running)] if left else findings
+        except TapeworksError as error:
+            return [*findings, Finding(", ".join(map(str, paths)), "path", problems=[str(error)])]
+
+
+def _refused(unit: str, told: Mapping[str, str]) -> Finding:
+    """A module that no worker would serve."""
+    return Finding(unit, "module", problems=[f"{told['code']}: {told['reason']}. {told['hint']}"])
+
+
+def _tried(
+    paths: Sequence[Path], modules: Sequence[Path], data_roots: Sequence[Path], attempts: Attempts
+) -> list[Finding]:
+    """What these modules of the paths register, and the jobs beside them. Raises TapeworksError."""
+    findings = rehearse(modules)
     by_name = {(Kind(one.kind), one.name): one for one in findings}
     components = [one for one in registry if (one.kind, one.name) in by_name]
     folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
     files = [job for at in folders for job in sorted(at.glob("*.json"))]
-    with nullcontext(attempts) if attempts is not None else Attempts() as running:
-        try_jobs(components, by_name, running)
-        jobs = [rehearse_job(file, data_roots=data_roots, attempts=running) for file in files]
+    try_jobs(components, by_name, attempts)
+    jobs = [rehearse_job(file, data_roots=data_roots, attempts=attempts) for file in files]
     named = "".join(file.read_text(errors="replace") for file in files)
     for component in components:
         if component.kind is Kind.STEP and f'"{component.name}"' not in named:
@@ -82,7 +98,7 @@ def rehearse_job(file: Path, *, data_roots: Sequence[Path] = (), attempts: Attem
     with nullcontext(attempts) if attempts is not None else Attempts() as running:
         finish = _run(spec.document(), JobKind.VALIDATE, roots, running)
         if finish["failure"] is None:
-            finding.notes += [warning["message"] for warning in finish["published"]["result"]["warnings"]]
+            finding.notes += [warning["message"] for warning in finish["result"]["warnings"]]
             if spec.callbacks or spec.evaluators:
                 finish = _run(_first_epoch(spec.document()), JobKind.TRAIN, roots, running)
     failure = finish["failure"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import traceback
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -36,16 +37,27 @@ from tapeworks_workers.engine.trials import TRIALS
 __all__ = ["admit", "admit_all", "keras_entries"]
 
 
-def admit_all(part: str = "all") -> Catalogue:
+def admit_all(
+    part: str = "all",
+    *,
+    skipped: Mapping[str, Mapping[str, str]] | None = None,
+    begin: Callable[[str], None] = lambda _: None,
+) -> Catalogue:
     """The catalogue of this process's registry, in order of kind and name.
 
     `part`: `shipped` for Keras' classes and our components, `own` for other components and for every module that could
-    not be imported, or `all`.
+    not be imported, or `all`. `begin` is given the kind and name of each component before it is tried; those `skipped`
+    are refused untried, with `reason`, `code` and `hint`.
     """
     components = keras_entries() if part != "own" else []
     refused = list(registry.refused) if part != "shipped" else []
     wanted = {"all": (True, False), "shipped": (True,), "own": (False,)}[part]
     for component in (one for one in registry if one.shipped in wanted):
+        key = f"{component.kind} {component.name}"
+        if skipped and key in skipped:
+            refused.append(_untried(component, skipped[key]))
+            continue
+        begin(key)
         verdict = admit(component)
         if isinstance(verdict, ComponentEntry):
             components.append(verdict)
@@ -53,6 +65,11 @@ def admit_all(part: str = "all") -> Catalogue:
             refused.append(verdict)
     components.sort(key=lambda entry: (entry.kind, entry.name))
     return Catalogue(components=components, refused=refused)
+
+
+def _untried(component: Component, told: Mapping[str, str]) -> RefusedComponent:
+    named = {"kind": component.kind, "name": component.name, "version": component.version}
+    return RefusedComponent.model_validate({**named, **told})
 
 
 def admit_packaged() -> dict[str, Any]:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.report_limits import MAX_FILE_LIST_BYTES
 
 FOLDER = "artifacts"
 BLACK_BOX = "blackbox.tar"
 _RESERVED = frozenset({BLACK_BOX, "model.tar.gz", "model.keras.tar.gz", "model.saved_model.tar.gz"})
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _MAX_PATH = 500
+_ENTRY_BYTES = 200
+"""Of a published file beside its path: its size, digest and upload."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +61,17 @@ class Artifacts:
             )
 
     def published(self) -> tuple[list[str], list[str]]:
-        """(paths below the attempt's folder to publish, names of those the limit leaves no room for).
+        """(paths below the attempt's folder to publish, names of those the limits leave no room for).
 
         The black box goes first, then file by file in the order of their paths.
         """
         kept: list[str] = []
         left_out: list[str] = []
-        total = 0
+        total = listed = 0
         for file in sorted(self._files(), key=lambda file: (file.name != BLACK_BOX, file)):
             size = file.stat().st_size
-            if self.max_bytes is not None and total + size > self.max_bytes:
+            listed += len(file.relative_to(self.folder).as_posix()) + _ENTRY_BYTES
+            if listed > MAX_FILE_LIST_BYTES or (self.max_bytes is not None and total + size > self.max_bytes):
                 left_out.append(file.relative_to(self.folder).as_posix())
                 continue
             total += size

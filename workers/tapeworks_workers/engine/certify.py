@@ -1,11 +1,12 @@
-"""Verifier B: the bundle alone is enough to go on training.
+"""Verifier B, first half: the bundle alone is enough to continue training.
 
-`main(bundle)` runs in a fresh process whose registry is empty: a fork of the base zygote, or
-`python -m tapeworks_workers.engine.certify BUNDLE`. It imports the bundle's components, and no others, as real
+`main(bundle, into)` runs in a fresh process whose registry is empty: a fork of the engine's zygote, or
+`python -m tapeworks_workers.engine.certify BUNDLE INTO`. It imports the bundle's components, and no others, as real
 components; puts the job together from the manifest's spec; restores `training_state/`; takes one more step on the
-stored batch. Loss and values must be those that training memory recorded, within `next_step.TOLERANCE`. A `.keras`
-file alone could not do that: it keeps neither seeds nor an optimizer that spans two models. At the end `tapeworks.load`
-must give each model with the weights that were exported.
+stored batch; and loads each model with `tapeworks.load`. It holds the code that the bundle brings, so it decides
+nothing: what it saw is written to the folder `into` (`observation.py`), and `certificate.py` compares it in another
+process. Loss and values must be those that training memory recorded, within `next_step.TOLERANCE`. A `.keras` file
+alone could not do that: it keeps neither seeds nor an optimizer that spans two models.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +23,37 @@ from tapeworks.components import registry
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
 from tapeworks_workers.engine.again import put_together_again, verified
-from tapeworks_workers.engine.comparison import device, digest, versions, why_not_rebuilt
-from tapeworks_workers.engine.next_step import FOLDER, TOLERANCE, compare_next_step, device_kind, stored_batch
+from tapeworks_workers.engine.comparison import device, digest, why_not_rebuilt
+from tapeworks_workers.engine.nests import Arrays
+from tapeworks_workers.engine.next_step import FOLDER, retake_next_step, stored_batch
+from tapeworks_workers.engine.observation import digest_rows, write_observation
 
 
-def main(bundle: Path) -> dict[str, Any]:
-    """Certify the bundle in this folder: a report. Raises JobFailure `reload_mismatch`, or what building raises."""
+def main(bundle: str | Path, into: str | Path) -> dict[str, Any]:
+    """Take one more step from the bundle in this folder. Raises what building raises."""
     bundle = Path(bundle).resolve()
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    components = import_components(bundle, manifest)
-    tolerance = TOLERANCE["gpu" if "gpu" in (device_kind(), manifest["device"]["kind"]) else "cpu"]
+    arrays = Arrays()
+    facts: dict[str, Any] = {"components": import_components(bundle, manifest)}
     with verified("the bundle"):
         assembly, state = put_together_again(manifest, bundle / FOLDER, stored_batch(bundle / FOLDER))
-        report, off = compare_next_step(assembly, state, bundle / FOLDER, tolerance=tolerance)
-    if off is not None:
-        raise JobFailure(
-            FailureCode.RELOAD_MISMATCH,
-            f"one more training step from the bundle is not the step from memory: {off}",
-            hint="Something that training depends on is no variable: keep the state of a step, loss or layer in "
-            "tf.Variable or keras.Variable, and draw random numbers from `run` or a keras.random.SeedGenerator.",
-        )
-    loaded = _loaded(bundle, manifest)
-    return {
-        "verifier": "certify", "step": report, "loaded": loaded, "components": components, "versions": versions(),
-        "device": device(),
-    }  # fmt: skip
-
-
-def _loaded(bundle: Path, manifest: dict[str, Any]) -> list[str]:
-    """The roles that `tapeworks.load` gives. Raises JobFailure `reload_mismatch`."""
-    roles = [role for role, entry in manifest["models"].items() if entry["keras"]]
-    for role in roles:
+        facts["step"] = retake_next_step(assembly, state, bundle / FOLDER, arrays)
+    facts["device"] = device()
+    facts["loaded"] = loaded = {}
+    for role in keras_roles(manifest):
         try:
-            model = load(bundle, roles=[role])[role]
+            weights = load(bundle, roles=[role])[role].weights
         except Exception as error:
-            what = why_not_rebuilt(error, repr(role))
-            raise JobFailure(FailureCode.RELOAD_MISMATCH, f"tapeworks.load fails: {what}") from error
-        expected = manifest["models"][role]["weights"]
-        if [digest(weight.numpy()) for weight in model.weights] != [entry["sha256"] for entry in expected]:
-            raise JobFailure(FailureCode.RELOAD_MISMATCH, f"tapeworks.load gives {role!r} with other weights")
-    return roles
+            facts["failure"] = f"tapeworks.load fails: {why_not_rebuilt(error, repr(role))}"
+            break
+        loaded[role] = arrays.add(digest_rows([digest(weight.numpy()) for weight in weights]))
+    write_observation(Path(into), facts, arrays.arrays)
+    return {}
+
+
+def keras_roles(manifest: Mapping[str, Any]) -> list[str]:
+    """The roles of which the bundle has a `.keras` file."""
+    return [role for role, entry in manifest["models"].items() if entry["keras"]]
 
 
 def import_components(bundle: Path, manifest: dict[str, Any]) -> list[str]:
@@ -93,17 +85,5 @@ def import_components(bundle: Path, manifest: dict[str, Any]) -> list[str]:
     return sorted(f"{component.kind} {component.name}@{component.version}" for component in registry)
 
 
-def _script(bundle: str) -> int:
-    try:
-        answer: dict[str, Any] = main(Path(bundle))
-    except JobFailure as failure:
-        answer = {"failure": {"code": failure.code.value, "message": failure.message, "hint": failure.hint}}
-    except Exception as error:
-        traceback.print_exc()
-        answer = {"failure": {"code": "internal", "message": f"{type(error).__name__}: {error}", "hint": ""}}
-    sys.stdout.write(json.dumps(answer) + "\n")
-    return 1 if "failure" in answer else 0
-
-
 if __name__ == "__main__":
-    sys.exit(_script(sys.argv[1]))
+    main(*sys.argv[1:])

@@ -6,6 +6,8 @@ Files are read as their sources read them; nothing is executed, no pickle is loa
 
 from __future__ import annotations
 
+import codecs
+import functools
 import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +23,17 @@ from tapeworks_workers.components.sources.array_files import BrokenArrays
 from tapeworks_workers.components.sources.arrays import Arrays
 from tapeworks_workers.components.sources.csv import Csv
 from tapeworks_workers.components.sources.image_files import BrokenImage
-from tapeworks_workers.components.sources.tables import Jsonl, Parquet
+from tapeworks_workers.components.sources.jsonl import Jsonl
+from tapeworks_workers.components.sources.parquet import Parquet
+from tapeworks_workers.components.sources.text_files import TextFile
+from tapeworks_workers.components.sources.tfrecord import compression_of
 from tapeworks_workers.engine import folder_contents
 from tapeworks_workers.engine.files import files_of, left_out_of, set_uploads
 
 PREVIEW_ROWS = 5
 _LONGEST_TEXT = 200
 _MOST_VALUES = 20
+_HEAD_BYTES = 64 * 1024
 _COUNTED_BYTES = 256 << 20
 """Rows of larger files are not counted."""
 
@@ -49,7 +55,7 @@ def describe(uploads: Sequence[Mapping[str, Any]]) -> Content:
 
 
 def _invalid(message: str) -> JobFailure:
-    return JobFailure(FailureCode.INVALID_DATA, message, hint="Mend the file, or push it with its own format.")
+    return JobFailure(FailureCode.INVALID_DATA, message, hint="Correct the file, or push it with its own format.")
 
 
 def _of_elements(source: Any) -> Content:
@@ -67,17 +73,48 @@ def _columns(spec: Any) -> list[Content]:
     ]
 
 
-def _csv(files: list[Path]) -> Content:
-    """Numbers where the first rows hold them, else texts."""
-    paths: Any = [str(file) for file in files]
-    return _of_elements(Csv(files=paths, named=True, dtypes=Csv(files=paths).guessed()))
-
-
 def _table(kind: Callable[..., Any]) -> Callable[[list[Path]], Content]:
+    """Columns as a job reads them by default. What a job cannot read is described with the reason, and not judged."""
+
     def look(files: list[Path]) -> Content:
-        return _of_elements(kind(files=[str(file) for file in files], named=True))
+        paths = [str(file) for file in files]
+        source = kind(files=paths, named=True)
+        columns = source.describe()
+        readable = [one.name for one in columns if one.unreadable is None]
+        notes = source.left_out()
+        told: Content = {"rows": source.count(), "preview": []}
+        if readable and source.count():
+            told = _of_elements(kind(files=paths, named=True, features=readable))
+        told["columns"] = [
+            {"name": one.name, "dtype": one.dtype, "shape": list(one.shape)}
+            | {key: text for key in ("unreadable", "unit") if (text := getattr(one, key)) is not None}
+            for one in columns
+        ]
+        return told | ({"notes": notes} if notes else {})
 
     return look
+
+
+def _csv(files: list[Path]) -> Content:
+    """Files of another encoding are described by a guess, since only a job can name the encoding."""
+    guess = next((encoding for file in files if (encoding := _guessed_encoding(file)) is not None), None)
+    if guess is None:
+        return _table(Csv)(files)
+    told = _table(functools.partial(Csv, encoding=guess))(files)
+    note = f"the files are no UTF-8: they are described as {guess}; a job that reads them needs their encoding"
+    return told | {"notes": [note, *told.get("notes", [])]}
+
+
+def _guessed_encoding(file: Path) -> str | None:
+    """None where the first row of a file is UTF-8; else UTF-16 by its mark, or Latin-1, which any bytes are."""
+    head = next(TextFile(file).blocks(_HEAD_BYTES), b"")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    try:
+        head.partition(b"\n")[0].decode()
+    except UnicodeDecodeError:
+        return "latin-1"
+    return None
 
 
 def _npz(files: list[Path]) -> Content:
@@ -96,7 +133,10 @@ def _npz(files: list[Path]) -> Content:
 
 def _tfrecord(files: list[Path]) -> Content:
     """The features of the first records, as tf.train.Example stores them."""
-    records = tf.data.TFRecordDataset([str(file) for file in files])
+    paths = ([str(file) for file in files], [compression_of(file) for file in files])
+    records = tf.data.Dataset.from_tensor_slices(paths).flat_map(
+        lambda path, compression: tf.data.TFRecordDataset(path, compression_type=compression)
+    )
     preview: list[Content] = []
     columns: dict[str, Content] = {}
     for record in records.take(PREVIEW_ROWS):

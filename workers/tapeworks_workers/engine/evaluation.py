@@ -19,6 +19,7 @@ from tapeworks_workers.engine.environment import as_traced
 from tapeworks_workers.engine.evaluators import Measure
 from tapeworks_workers.engine.feed import Cursor
 from tapeworks_workers.engine.means import Means
+from tapeworks_workers.engine.non_finite_data import non_finite_note
 from tapeworks_workers.engine.pipeline import Split, empty
 from tapeworks_workers.engine.step import CompiledStep, compile_validation_step
 from tapeworks_workers.engine.traces import Traces
@@ -47,6 +48,8 @@ class Evaluation:
         self._datasets: dict[str, tuple[tf.data.Dataset, tf.data.Dataset]] = {}
         self.by_step = type(assembly.step).can_validate()
         """Whether the step says something of a batch; else the evaluators alone do."""
+        self._warned: set[str] = set()
+        """Splits whose values were not finite."""
         self._traced: list[tuple[Any, CompiledStep, Means, plans.Plan]] = []
 
     def trace(self, split: Split) -> tuple[Means, plans.Plan]:
@@ -104,7 +107,17 @@ class Evaluation:
                     )
                 values |= found
                 self._heed()
+        self._warn(split, values)
         return {prefix + name: value for name, value in values.items()}
+
+    def _warn(self, split: Split, values: dict[str, float]) -> None:
+        """Report, once for each split, that values are not finite."""
+        if self._traces is None or split.name in self._warned:
+            return
+        note = non_finite_note(split.name, values, self._batches(split)[0])
+        if note is not None:
+            self._warned.add(split.name)
+            self._traces.note(note)
 
     def _validated(self, split: Split, calls_of: int) -> dict[str, float]:
         """What the step's validation gives for the split."""

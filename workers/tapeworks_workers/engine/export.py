@@ -26,7 +26,7 @@ import numpy as np
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.assembly import Assembly
-from tapeworks_workers.engine.bundle import FORMAT, bundle_files, file_entry, write_json
+from tapeworks_workers.engine.bundle import BUNDLED_LOADER, FORMAT, bundle_files, file_entry, write_json
 from tapeworks_workers.engine.comparison import device, digest, versions
 from tapeworks_workers.engine.component_sources import copy_sources, used_components
 from tapeworks_workers.engine.inputs import ARCHITECTURES
@@ -96,7 +96,7 @@ def export_bundle(
         "device": device(),
         "components": copy_sources(used, folder / "components"),
     }
-    shutil.copyfile(Path(__file__).parent / "bundled" / "load.py", folder / "load.py")
+    shutil.copyfile(BUNDLED_LOADER, folder / "load.py")
     manifest["files"] = {name: file_entry(folder / name) for name in bundle_files(folder)}
     write_json(folder / "manifest.json", manifest)
     return BundleDraft(folder, manifest, roles, list(export.formats))

@@ -27,39 +27,45 @@ def on_element(function: Callable[..., Any], element: tuple[Any, ...], field: st
     if field is None:
         result = call_user_code(function, *element)
         return tuple(result) if isinstance(result, list) else result
-    parts = _replaced(element, field.split("."), function, field)
+    parts = _replaced(element, field, function, field)
     return parts if len(parts) > 1 else parts[0]
 
 
 def pick(element: tuple[Any, ...], field: str) -> Any:
     """What stands at a path. Raises JobFailure `invalid_data` saying what is there instead."""
     value: Any = element
-    for key in field.split("."):
-        value = value[_step(value, key, field)]
+    path = field
+    while path:
+        key, path = _step(value, path, field)
+        value = value[key]
     return value
 
 
-def _replaced(value: Any, path: list[str], function: Callable[..., Any], field: str) -> Any:
+def _replaced(value: Any, path: str, function: Callable[..., Any], field: str) -> Any:
     if not path:
         return call_user_code(function, value)
-    key = _step(value, path[0], field)
-    replaced = _replaced(value[key], path[1:], function, field)
+    key, rest = _step(value, path, field)
+    replaced = _replaced(value[key], rest, function, field)
     if isinstance(value, Mapping):
         return {**value, key: replaced}
     return (*value[:key], replaced, *value[key + 1 :])
 
 
-def _step(value: Any, key: str, field: str) -> Any:
-    """The index or key that one name of a path stands for."""
+def _step(value: Any, path: str, field: str) -> tuple[Any, str]:
+    """The index or key that a path begins with, and the rest of the path. Of keys with dots, the longest that fits."""
     if isinstance(value, tuple | list):
         names = FIELDS[: len(value)]
+        key, _, rest = path.partition(".")
         if key in names:
-            return names.index(key)
+            return names.index(key), rest
         raise _missing(f"the element has no {key!r}: it is ({', '.join(names)})")
-    if isinstance(value, Mapping) and key in value:
-        return key
+    if isinstance(value, Mapping):
+        fitting = [key for key in value if path == key or path.startswith(f"{key}.")]
+        if fitting:
+            longest = max(fitting, key=len)
+            return longest, path[len(longest) + 1 :]
     have = f"has {sorted(value)}" if isinstance(value, Mapping) else "is not a dict"
-    raise _missing(f"the element has no field {field!r}: the part before {key!r} {have}")
+    raise _missing(f"the element has no field {field!r}: the part before {path!r} {have}")
 
 
 def _missing(message: str) -> JobFailure:
@@ -95,13 +101,16 @@ def cast(value: Any, *, dtype: str) -> Any:
     return tf.nest.map_structure(lambda tensor: tf.cast(tensor, dtype), value)
 
 
-def one_hot(ids: Any, *, depth: int, dtype: str, sparse: bool) -> Any:
-    """`tf.one_hot`, or the same as a SparseTensor whose zeros are never made. Ids outside 0 … depth-1 have no one."""
+def one_hot(ids: Any, *, depth: int, dtype: str, sparse: bool, zeros_outside: bool = False) -> Any:
+    """`tf.one_hot`, or the same as a SparseTensor whose zeros are never made.
+
+    Ids outside 0 … depth-1 are refused when they come, unless `zeros_outside`: they have no one then.
+    """
     if isinstance(ids, tf.SparseTensor) or not ids.dtype.is_integer:
         raise JobFailure(
             FailureCode.INVALID_DATA, f"one_hot takes integers, not {_told(ids)}", hint="Cast the field first."
         )
-    ids = tf.cast(ids, tf.int64)
+    ids = tf.cast(ids, tf.int64) if zeros_outside else _in_range(tf.cast(ids, tf.int64), depth)
     if not sparse:
         return tf.one_hot(ids, depth, dtype=dtype)
     if isinstance(ids, tf.RaggedTensor):
@@ -118,6 +127,25 @@ def one_hot(ids: Any, *, depth: int, dtype: str, sparse: bool) -> Any:
     # The static shape: what the batch's spec tells the model of its last dimension.
     result.set_shape([*ids.shape.as_list(), depth])
     return result
+
+
+def _in_range(ids: Any, depth: int) -> Any:
+    """The ids; running them fails as invalid data where one has no place in the one-hot, which would be all zeros."""
+    flat = ids.flat_values if isinstance(ids, tf.RaggedTensor) else ids
+    values = tf.reshape(flat, [-1])
+    outside = tf.boolean_mask(values, (values < 0) | (values >= depth))
+    found = tf.strings.as_string(tf.concat([outside, [0]], 0)[0])
+    message = tf.strings.join(
+        [
+            "invalid data: one_hot with depth ",
+            str(depth),
+            f" takes ids from 0 to {depth - 1}, and the data holds ",
+            found,
+        ]
+    )
+    check = tf.debugging.Assert(tf.size(outside) == 0, [message])
+    with tf.control_dependencies([check] if check is not None else []):
+        return ids.with_flat_values(tf.identity(flat)) if isinstance(ids, tf.RaggedTensor) else tf.identity(flat)
 
 
 def to_sparse(value: Any) -> Any:

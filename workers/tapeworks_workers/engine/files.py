@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tapeworks.assets import SUFFIXES, DataFormat
+from tapeworks.assets import DataFormat, is_of
 from tapeworks.errors import FailureCode, JobFailure, Location
 
 _roots: list[Path] = []
@@ -41,13 +41,13 @@ def files_of(dataset: str) -> list[Path]:
     """The files of a dataset that are of its format, by their names. Raises KeyError."""
     folder, format = _uploads[dataset]
     found = sorted(file for file in folder.rglob("*") if file.is_file())
-    return [file for file in found if _is_of(file, format)]
+    return [file for file in found if is_of(file.name, format)]
 
 
 def left_out_of(dataset: str) -> dict[str, int]:
     """Suffix → files of a dataset that are not of its format, and that no pattern named. Raises KeyError."""
     folder, format = _uploads[dataset]
-    files = (file for file in folder.rglob("*") if file.is_file() and not _is_of(file, format))
+    files = (file for file in folder.rglob("*") if file.is_file() and not is_of(file.name, format))
     return dict(sorted(Counter(_suffix(file) for file in files if file not in _named).items()))
 
 
@@ -61,10 +61,6 @@ def left_out_messages() -> list[str]:
             told = f"{sum(others.values())} files of the dataset {dataset!r} are not {_uploads[dataset][1]}"
             messages.append(f"{told} and are left out: {counts}")
     return messages
-
-
-def _is_of(file: Path, format: DataFormat) -> bool:
-    return file.name.lower().endswith(SUFFIXES[format])
 
 
 def _suffix(file: Path) -> str:

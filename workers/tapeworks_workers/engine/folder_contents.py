@@ -14,9 +14,9 @@ from typing import Any
 
 import keras
 
-from tapeworks_workers.components.sources import array_files, image_files, text_files
+from tapeworks_workers.components.sources import array_files, image_files, text_encoding
 from tapeworks_workers.components.sources.image_files import BrokenImage
-from tapeworks_workers.components.sources.text_files import BrokenText
+from tapeworks_workers.components.sources.text_encoding import BrokenText
 
 _SHOWN = 5
 _CHANNELS = 3
@@ -48,7 +48,7 @@ def _readable(path: Path) -> None:
 
 def text(files: list[Path], preview_rows: int, *, counted: bool) -> Content:
     """`counted`: whether the files are small enough to be read whole."""
-    broken = _broken(files, lambda path: text_files.examine(path, text_files.UTF_8)) if counted else []
+    broken = _broken(files, lambda path: text_encoding.examine(path, text_encoding.UTF_8)) if counted else []
     count = sum(1 for line in _lines(files) if line.strip()) if counted else None
     preview = [{"x": line} for line in itertools.islice(filter(str.strip, _lines(files)), preview_rows)]
     folders = Counter(path.parent.name for path in files)

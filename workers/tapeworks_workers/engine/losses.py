@@ -19,6 +19,7 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine import logits, outputs
 from tapeworks_workers.engine.error_owners import of_part, shapes
 from tapeworks_workers.engine.example_axis import Added, crossings, declared, note_of, traced, without_examples
+from tapeworks_workers.engine.label_domains import LabelDomain
 from tapeworks_workers.engine.label_ranges import LabelRanges, takes_labels
 from tapeworks_workers.engine.metrics import RoleMetric
 from tapeworks_workers.engine.traces import Note
@@ -37,6 +38,7 @@ class OutputLoss:
         self.weight = weight
         known = getattr(getattr(loss, "fn", None), "__module__", type(loss).__module__).partition(".")[0] in _KNOWN
         self.ranges = LabelRanges(component, ignored=declared(loss, "ignore_class"), certain=known)
+        self.domain = LabelDomain.of(loss, component)
         self.notes: list[Note] = []
         """What was found while tracing and is no failure."""
         self._examined = False
@@ -50,6 +52,8 @@ class OutputLoss:
             value = self.loss(y_true, y_pred, sample_weight=sample_weight)
         if dense:
             self._check_labels(added, y_true, y_pred)
+            if self.domain is not None:
+                self.domain.keep(y_true, y_pred, sample_weight)
             self._check_examples(added, y_true, y_pred, sample_weight)
         return value
 
@@ -185,17 +189,25 @@ class RoleLoss:
         """What was found while tracing and is no failure."""
         return [note for loss in self.losses for note in loss.notes]
 
+    @property
+    def _watches(self) -> Iterator[LabelRanges | LabelDomain]:
+        """What looks at the labels of each loss."""
+        for loss in self.losses:
+            yield loss.ranges
+            if loss.domain is not None:
+                yield loss.domain
+
     def label_variables(self) -> list[tf.Variable]:
         """See `LabelRanges.variables`."""
-        return [one for loss in self.losses for one in loss.ranges.variables()]
+        return [one for watch in self._watches for one in watch.variables()]
 
     def labels_beyond(self) -> list[tf.Tensor]:
         """See `LabelRanges.beyond`."""
-        return [one for loss in self.losses for one in loss.ranges.beyond()]
+        return [one for watch in self._watches for one in watch.beyond()]
 
     def check_labels(self) -> list[Note]:
         """See `LabelRanges.check`."""
-        return [note for loss in self.losses for note in loss.ranges.check()]
+        return [note for watch in self._watches for note in watch.check()]
 
 
 def _sum(values: Sequence[tf.Tensor]) -> tf.Tensor:

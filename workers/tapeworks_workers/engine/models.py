@@ -288,14 +288,21 @@ def named_inputs(model: Any) -> list[str] | None:
 
 
 def keras_inputs(input_spec: Any) -> Any:
-    """A nest of `keras.Input` for a nest of batch specs, named by key."""
+    """A nest of `keras.Input` for a nest of batch specs, named by key; a slash, which Keras refuses, becomes `_`."""
+    taken: set[str] = set()
+
+    def named(path: tuple[Any, ...]) -> str | None:
+        name = "_".join(str(key) for key in path if isinstance(key, str)).replace("/", "_")
+        while name and name in taken:
+            name += "_"
+        taken.add(name)
+        return name or None
 
     def one(path: tuple[Any, ...], spec: Any) -> Any:
-        keys = [str(key) for key in path if isinstance(key, str)]
         return keras.Input(
             batch_shape=tuple(spec.shape),
             dtype=spec.dtype.name,
-            name="_".join(keys) or None,
+            name=named(path),
             ragged=isinstance(spec, tf.RaggedTensorSpec),
             sparse=isinstance(spec, tf.SparseTensorSpec),
         )

@@ -1,11 +1,13 @@
 """Nests of tensors and of specs as JSON, with the arrays beside it in one npz file (no pickles).
 
-`Arrays.add(nest)` gives a structure that `bundled.load.nest(structure, arrays)` turns into tensors again;
-`spec_document` and `spec_from_document` do the same for tf.TensorSpec, RaggedTensorSpec and SparseTensorSpec.
+`Arrays.add(nest)` gives a structure that `bundled.load.nest(structure, arrays)` turns into tensors again, and
+`stored_leaves` into plain arrays, without TensorFlow's runtime; `spec_document` and `spec_from_document` do the same
+for tf.TensorSpec, RaggedTensorSpec and SparseTensorSpec. `reload.py` imports this file by path.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ class Arrays:
     """Arrays on their way into one npz file."""
 
     def __init__(self) -> None:
-        self._arrays: dict[str, np.ndarray] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+        """By the names that structures have for them."""
 
     def add(self, nest: Any) -> dict[str, Any]:
         """Take a nest of arrays or tensors (ragged, sparse, strings, bfloat16 too); returns its structure as JSON."""
@@ -39,21 +42,52 @@ class Arrays:
         return self._add_array(np.asarray(nest))
 
     def _add_array(self, array: np.ndarray) -> dict[str, Any]:
-        name, dtype = str(len(self._arrays)), tf.as_dtype(array.dtype)
+        name, dtype = str(len(self.arrays)), tf.as_dtype(array.dtype)
         if dtype == tf.string:
             texts = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel().tolist()]
-            self._arrays[name] = np.frombuffer(b"".join(texts), np.uint8)
-            self._arrays[name + "_lengths"] = np.array([len(text) for text in texts], np.int64)
+            self.arrays[name] = np.frombuffer(b"".join(texts), np.uint8)
+            self.arrays[name + "_lengths"] = np.array([len(text) for text in texts], np.int64)
         elif dtype == tf.bfloat16:  # npz would write it as raw bytes of no known type
-            self._arrays[name] = array.view(np.uint16)
+            self.arrays[name] = array.view(np.uint16)
         else:
-            self._arrays[name] = array
+            self.arrays[name] = array
         return {"kind": "tensor", "array": name, "dtype": dtype.name, "shape": list(array.shape)}
 
     def write(self, file: Path) -> None:
         """Write the npz file."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, **self._arrays)  # type: ignore[arg-type]
+        np.savez(file, **self.arrays)  # type: ignore[arg-type]
+
+
+def stored_leaves(structure: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The arrays of a stored nest in the order of `tf.nest.flatten(nest, expand_composites=True)`."""
+    kind = structure["kind"]
+    if kind == "none":
+        return []
+    if kind == "dict":
+        parts = [structure["items"][key] for key in sorted(structure["items"])]
+    elif kind in ("list", "tuple"):
+        parts = structure["items"]
+    elif kind == "ragged":
+        parts = [structure["values"], *structure["row_splits"]]
+    elif kind == "sparse":
+        parts = [structure[part] for part in ("indices", "values", "dense_shape")]
+    else:
+        return [_stored_array(structure, arrays)]
+    return [leaf for part in parts for leaf in stored_leaves(part, arrays)]
+
+
+def _stored_array(structure: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    raw, dtype = arrays[structure["array"]], tf.as_dtype(structure["dtype"])
+    if dtype == tf.string:
+        ends = np.cumsum(arrays[structure["array"] + "_lengths"]).tolist()
+        data = raw.tobytes()
+        texts = np.empty(len(ends), object)
+        texts[:] = [data[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+        return texts.reshape(structure["shape"])
+    if raw.dtype != dtype.as_numpy_dtype:
+        raw = raw.view(dtype.as_numpy_dtype)
+    return raw.reshape(structure["shape"])
 
 
 _COMPOSITES = (tf.compat.v1.ragged.RaggedTensorValue, tf.compat.v1.SparseTensorValue)

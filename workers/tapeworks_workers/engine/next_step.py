@@ -1,5 +1,8 @@
 """One more training step, as evidence: taken in training memory, and again by verifier B from the bundle alone.
 
+`write_next_step` in the runner, `retake_next_step` in verifier B, `compare_next_step` in a process without the bundle's
+code.
+
 `training_state/` of a bundle holds every value of the job (checkpoint.py's format), one batch, and what the step on
 that batch gave: its logs, and each value's digest and elements. A large job's elements are sampled at even strides, the
 digests cover all of them.
@@ -8,6 +11,7 @@ digests cover all of them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +25,12 @@ from tapeworks_workers.engine.bundled.load import nest
 from tapeworks_workers.engine.checkpoint import Snapshot, restore, snapshot, write_values
 from tapeworks_workers.engine.comparison import digest
 from tapeworks_workers.engine.environment import as_traced, has_gpu
-from tapeworks_workers.engine.nests import Arrays
+from tapeworks_workers.engine.nests import Arrays, stored_leaves
+from tapeworks_workers.engine.observation import digest_rows, read_archive
 from tapeworks_workers.engine.step import CompiledStep, compile_train_step
 
 FOLDER = "training_state"
+STEP, SAMPLES = "next_step.json", "next_step.npz"
 TOLERANCE = {"cpu": 1e-6, "gpu": 1e-3}
 """Relative to each value's largest element. A CPU adds in another order when its threads are placed otherwise; a GPU's
 atomic additions and its choice of kernels differ from run to run."""
@@ -53,13 +59,13 @@ def write_next_step(assembly: Assembly, step: CompiledStep, counters: dict[str, 
             "shape": list(value.shape),
             "elements": samples.add(value.ravel()[::every]),
         }
-    samples.write(folder / "next_step.npz")
-    write_json(folder / "next_step.json", {"batch": structure, "logs": logs, "values": values, "every": every})
+    samples.write(folder / SAMPLES)
+    write_json(folder / STEP, {"batch": structure, "logs": logs, "values": values, "every": every})
 
 
 def stored_batch(folder: Path) -> Any:
     """The batch of the stored step, as tensors."""
-    structure = json.loads((folder / "next_step.json").read_text(encoding="utf-8"))["batch"]
+    structure = json.loads((folder / STEP).read_text(encoding="utf-8"))["batch"]
     return nest(structure, _read(folder / "batch.npz"))
 
 
@@ -70,34 +76,47 @@ def _taken(step: CompiledStep, batch: Any) -> dict[str, float]:
     return {name: float(np.asarray(value)) for name, value in scalars.items()}
 
 
-def compare_next_step(
-    assembly: Assembly, state: Snapshot, folder: Path, *, tolerance: float
-) -> tuple[dict[str, Any], str | None]:
-    """Restore the stored state and take the step again: how close it came, and the first value that is off."""
-    stored = json.loads((folder / "next_step.json").read_text(encoding="utf-8"))
+def retake_next_step(assembly: Assembly, state: Snapshot, folder: Path, arrays: Arrays) -> dict[str, Any]:
+    """Restore the stored state and take the step again: what it gave, for `compare_next_step` in another process."""
+    every = json.loads((folder / STEP).read_text(encoding="utf-8"))["every"]
     step = compile_train_step(assembly, eager=assembly.spec.training.execution.plan == "eager")
     restore(assembly, state)
     logs = _taken(step, stored_batch(folder))
-    after = snapshot(assembly, {})
-    samples = _read(folder / "next_step.npz")
+    after = snapshot(assembly, {}).values
+    return {
+        "logs": logs,
+        "names": list(after),
+        "digests": arrays.add(digest_rows([digest(value) for value in after.values()])),
+        "elements": [arrays.add(value.ravel()[::every]) for value in after.values()],
+    }
+
+
+def compare_next_step(
+    folder: Path, taken: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, tolerance: float
+) -> tuple[dict[str, Any], str | None]:
+    """Compare what the step gave again with what is stored: how close it came, and the first value that is off."""
+    stored = json.loads((folder / STEP).read_text(encoding="utf-8"))
+    samples = read_archive(folder / SAMPLES)
+    logs = {str(name): float(value) for name, value in taken["logs"].items()}
     expected_logs = {name: float(value) for name, value in stored["logs"].items()}  # "NaN" is a string in JSON
     off = _first_log_off(expected_logs, logs, tolerance)
-    largest, equal, missing = 0.0, True, sorted(stored["values"].keys() ^ after.values.keys())
+    found = dict(zip(taken["names"], taken["elements"], strict=True))
+    digests = {name: row.tobytes() for name, row in zip(found, arrays[taken["digests"]["array"]], strict=True)}
+    largest, equal, missing = 0.0, True, sorted(stored["values"].keys() ^ found.keys())
     if missing:
         off = off or f"{missing[0]} is held by one side only"
     for name, entry in stored["values"].items():
-        if name not in after.values:
+        if name not in found:
             continue
-        value = after.values[name]
-        equal = equal and digest(value) == entry["digest"]
-        expected = np.asarray(nest(entry["elements"], samples))
-        apart, scale = _distance(expected, value.ravel()[:: stored["every"]])
+        equal = equal and digests[name] == bytes.fromhex(entry["digest"])
+        (expected,), (value,) = stored_leaves(entry["elements"], samples), stored_leaves(found[name], arrays)
+        apart, scale = _distance(expected, value)
         largest = max(largest, apart)
-        if apart > tolerance * scale:
+        if not apart <= tolerance * scale:
             off = off or f"{name} differs by up to {apart:.3g} (its largest element is {scale:.3g})"
     report = {
-        "values": len(after.values),
-        "elements": sum(int(value.size) for value in after.values.values()),
+        "values": len(found),
+        "elements": sum(math.prod(entry["shape"]) for entry in stored["values"].values()),
         "elements_compared_one_in": stored["every"],
         "max_abs_difference": largest if np.isfinite(largest) else None,
         "bit_equal": equal and all(_same(value, logs.get(name)) for name, value in expected_logs.items()),

@@ -48,6 +48,8 @@ class Applied:
     """Of a shuffle."""
     place: str = ""
     """Where the spec names it."""
+    function: Any = None
+    """Of an `apply`: what is called with the dataset."""
     examine: Callable[[tf.data.Dataset], Applied] | None = None
     """Where only a trace tells what the function does: the operation as it is to be applied to such datasets."""
 
@@ -93,7 +95,11 @@ def _of_field(operation: Any) -> Callable[[Any], Any] | None:
             return functools.partial(fields.cast, dtype=operation.dtype)
         case spec_operations.OneHot():
             return functools.partial(
-                fields.one_hot, depth=operation.depth, dtype=operation.dtype, sparse=operation.sparse
+                fields.one_hot,
+                depth=operation.depth,
+                dtype=operation.dtype,
+                sparse=operation.sparse,
+                zeros_outside=operation.outside == "zeros",
             )
         case spec_operations.ToSparse():
             return fields.to_sparse
@@ -283,7 +289,9 @@ def _apply(operation: Any, function: Callable[..., Any], *, seed: int, place: st
         made = apply(dataset, 0)
         # Built anew for each pass, it shuffles as the pass says; a cache of its own would be lost with it.
         anew = reshuffles(made, until=dataset) and not caches(made, until=dataset)
-        return Applied(operation, apply, anew, batches, place=place).known(dataset, made)
+        return Applied(operation, apply, anew, batches, place=place, function=function).known(dataset, made)
 
     settled = seeded or not is_own(operation)
-    return Applied(operation, apply, seeded, batches, examine=None if settled else examine, place=place)
+    return Applied(
+        operation, apply, seeded, batches, examine=None if settled else examine, place=place, function=function
+    )

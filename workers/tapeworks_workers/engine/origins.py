@@ -26,7 +26,14 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.operations import SourceBranch, batching, branch_of, training_only
 from tapeworks.references import Kind, ReferenceFields, escape
 from tapeworks.spec import Split as SplitSpec
-from tapeworks_workers.engine import dataset_state, gathering, operations, splitting, stateless_random
+from tapeworks_workers.engine import (
+    dataset_state,
+    element_order,
+    gathering,
+    operations,
+    splitting,
+    stateless_random,
+)
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.gathering import Rows
 from tapeworks_workers.engine.randomness import derive_seed
@@ -50,6 +57,8 @@ class Raw:
     """The batches from a number on, pass after pass without end, where each is a function of its number."""
     rows: Rows | None = None
     """What the batches are gathered from, where nothing else is done to them."""
+    disorder: tuple[str, str] | None = None
+    """What changed the order of the source's elements, and the remedy; None where nothing did."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,10 @@ class Origin:
         if "/" in self.reference.component and (raw := self._examined(dataset, fractions)) is not None:
             return {rest: raw}
         cut = splitting.split(dataset, fractions, seed=self.setting.seed)
-        raws = {name: Raw(functools.partial(_always, one), self.source.batched) for name, one in cut.items()}
+        lost = element_order.lost_by_split(fractions)
+        raws = {
+            name: Raw(functools.partial(_always, one), self.source.batched, disorder=lost) for name, one in cut.items()
+        }
         return {rest if name == TRAINING else name: one for name, one in raws.items()}
 
     def _dataset(self, number: int) -> tf.data.Dataset:
@@ -118,6 +130,11 @@ class Origin:
     def named_sources(self) -> Iterator[tuple[str, Source]]:
         """The component and the source that reads data."""
         yield self.reference.component, self.source
+
+    def notes(self) -> Iterator[tuple[str, str]]:
+        """(component, sentence) of what the source leaves out by itself; once it has made its dataset."""
+        for note in self.source.left_out():
+            yield self.reference.component, note
 
 
 @dataclass(frozen=True)
@@ -162,12 +179,19 @@ class Branched:
                 raise _wrong(self.reference, "combine()", result)
             return result
 
-        return Raw(dataset, batched.pop(), varies=True)
+        own = element_order.lost_by_source(self.reference.component, self.source)
+        lost = [one for one in (own, *(raw.disorder for raw in parts.values())) if one is not None]
+        return Raw(dataset, batched.pop(), varies=True, disorder=lost[0] if lost else None)
 
     def named_sources(self) -> Iterator[tuple[str, Source]]:
         """The components and the sources that read data."""
         for origin, _, _ in self.branches.values():
             yield from origin.named_sources()
+
+    def notes(self) -> Iterator[tuple[str, str]]:
+        """See `Origin.notes`."""
+        for origin, _, _ in self.branches.values():
+            yield from origin.notes()
 
 
 def _always(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
@@ -254,13 +278,29 @@ def _wrong(reference: ReferenceFields, what: str, given: Any) -> JobFailure:
 
 def piped(raw: Raw, pipeline: list[Any], *, split: str, setting: Setting, pointer: str) -> Raw:
     """A pipeline over one split, less what is for training only where it is another. Raises JobFailure."""
-    applied = [
+    chosen = {
+        index: operation
+        for index, operation in enumerate(pipeline)
+        if split == TRAINING or not training_only(operation)
+    }
+    applied = _prepared(chosen, setting, pointer)
+    if (last := element_order.last_needing(applied)) is not None:
+        ordered = replace(setting, deterministic=True)  # else parallel calls of `map` end in any order
+        applied = [*_prepared(dict(list(chosen.items())[:last]), ordered, pointer), *applied[last:]]
+    lost = element_order.check(applied, raw.disorder, split=split, pointer=pointer)
+    return replace(_piped(raw, applied, split=split, setting=setting, pointer=pointer), disorder=lost)
+
+
+def _prepared(chosen: Mapping[int, Any], setting: Setting, pointer: str) -> list[operations.Applied]:
+    return [
         operations.prepare(
             operation, index=index, seed=setting.seed, deterministic=setting.deterministic, pointer=pointer
         )
-        for index, operation in enumerate(pipeline)
-        if split == TRAINING or not training_only(operation)
+        for index, operation in chosen.items()
     ]
+
+
+def _piped(raw: Raw, applied: list[operations.Applied], *, split: str, setting: Setting, pointer: str) -> Raw:
     makes_batches = {id(item.operation) for item in applied if item.batches}
     told = batching([item.operation for item in applied], raw.batched, lambda one: id(one) in makes_batches)
     if told.misplaced is not None:

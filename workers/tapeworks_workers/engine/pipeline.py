@@ -66,6 +66,8 @@ class Data:
     """One pass over the training split as other splits are seen: no shuffle, repeat or training-only operation."""
     remarks: Remarks = field(default_factory=lambda: Remarks(False), repr=False)
     """State that no checkpoint holds."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """(component, sentence): what its sources leave out by themselves."""
     class_names: Any = None
     """The names that labels number, in order: a list, or one by branch of `zip`; None where labels are numbers."""
     absent_classes: list[str] = field(default_factory=list)
@@ -128,6 +130,8 @@ def _built(spec: JobSpec, setting: Setting) -> Data:
     def one_pass() -> tf.data.Dataset:
         return origins.piped(cut[TRAINING], spec.data.pipeline, split="plain", setting=setting, pointer="").dataset(0)
 
+    # Once for sources that read the same files.
+    notes = dict.fromkeys((component, note) for one in opened.values() for component, note in one.notes())
     return Data(
         splits[TRAINING],
         splits.get("validation"),
@@ -135,6 +139,7 @@ def _built(spec: JobSpec, setting: Setting) -> Data:
         sources,
         plain,
         setting.remarks,
+        tuple(notes),
         names,
         class_names.absent(opened),
         read,

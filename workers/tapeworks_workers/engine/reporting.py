@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tapeworks.errors import Location
+from tapeworks.errors import FailureCode, Location
 from tapeworks.jobs import State
+from tapeworks_workers.frames import FrameError
 
 Send = Callable[[dict[str, Any]], None]
 """Sends one frame to the agent; `frames.Channel.send`."""
@@ -76,7 +77,16 @@ class Reporter:
         )
 
     def _record(self, kind: str, **fields: Any) -> None:
-        self._send({"type": "record", "record": {"record": kind, **fields}})
+        try:
+            self._send({"type": "record", "record": {"record": kind, **fields}})
+        except FrameError as error:
+            self._send({"type": "record", "record": _left_out(kind, error)})
+
+
+def _left_out(kind: str, error: FrameError) -> dict[str, Any]:
+    """A diagnostic in the place of a record that is too large to be sent."""
+    data = {"code": FailureCode.QUOTA_EXCEEDED.value, "message": f"a record ({kind}) was left out: {error}"}
+    return {"record": "event", "type": "diagnostic", "data": data}
 
 
 class Rate:

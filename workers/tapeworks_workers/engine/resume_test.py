@@ -75,12 +75,15 @@ def tried(
     return _result(not differing, differing, reporter)
 
 
-def main(bundle: str, components: Sequence[str] = ()) -> dict[str, Any]:
-    """Resume the job of a test and take its steps: what `tried` compares. `components`: to be loaded first."""
+def main(
+    bundle: str, components: Sequence[str] = (), refused: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, Any]:
+    """Resume the job of a test and take its steps: what `tried` compares. `components`: to be loaded first, but for
+    those that are `refused`."""
     if components:
         from tapeworks_workers.zygote import load
 
-        load(components, refused={}, targets=[])
+        load(components, refused=refused or {}, targets=[])
     attempt = Attempt.of(json.loads((Path(bundle) / START).read_text()))
     environment.prepare(attempt.spec)
     reporter = Reporter(lambda frame: None)

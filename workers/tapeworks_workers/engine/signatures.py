@@ -8,6 +8,7 @@ where there is one input only. Outputs come in parts likewise.
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,13 +17,16 @@ import keras
 import tensorflow as tf
 
 SERVING_FLAT = "serving_flat"
+_NOT_AS_ARGUMENTS = frozenset({"self", "args", "kwargs"})
+"""Names that TensorFlow's own functions have."""
 
 
 def named_specs(spec: Any) -> Any:
     """The specs named by their keys (`x` where there is but one): unnamed ones would be exported as x, x_1, ….
 
-    A nested key is joined by `_`; what TensorFlow's names cannot hold becomes `_`. Specs of ragged and sparse tensors
-    stay: they can have no name.
+    A nested key is joined by `_`; what TensorFlow's names cannot hold becomes `_`; words of Python get `x_` before
+    them, and names that differ by their case alone a `_` behind. Specs of ragged and sparse tensors stay: they can have
+    no name.
     """
     taken: set[str] = set()
 
@@ -41,9 +45,11 @@ def named_specs(spec: Any) -> Any:
 def _unique(path: tuple[str, ...], taken: set[str]) -> str:
     name = re.sub(r"\W+", "_", "_".join(path), flags=re.ASCII).strip("_") or "x"
     name = name if name[0].isalpha() else f"x_{name}"
-    while name in taken:
+    if keyword.iskeyword(name) or name in _NOT_AS_ARGUMENTS:
+        name = f"x_{name}"
+    while name.lower() in taken:  # a SavedModel's signature ignores their case
         name += "_"
-    taken.add(name)
+    taken.add(name.lower())
     return name
 
 

@@ -7,7 +7,7 @@ index and `tail` counts once. A source of known size that fits is read into memo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from tapeworks_workers.engine.randomness import derive_seed
 
 IN_MEMORY_BYTES = 512 * 1024 * 1024
 _BUCKETS = 1_000_000
+_AT_ONCE = 1024
 
 
 def split(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], *, seed: int) -> dict[str, tf.data.Dataset]:
@@ -90,8 +91,8 @@ def _where(dataset: tf.data.Dataset, of_split: np.ndarray, size: int) -> tf.data
     """The elements at the indices, in the source's order."""
     mask = np.zeros(size, bool)
     mask[of_split] = True
-    taken = dataset.take(size).enumerate().filter(lambda index, element: tf.constant(mask)[index])
-    return taken.map(lambda index, element: element).apply(tf.data.experimental.assert_cardinality(len(of_split)))
+    taken = _chosen(dataset.take(size), lambda index: tf.gather(tf.constant(mask), index))
+    return taken.apply(tf.data.experimental.assert_cardinality(len(of_split)))
 
 
 def _by_hash(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], seed: int) -> dict[str, tf.data.Dataset]:
@@ -104,10 +105,28 @@ def _by_hash(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], seed:
     salt = f":{derive_seed(seed, 'split')}"
 
     def between(low: int, high: int) -> tf.data.Dataset:
-        def inside(index: tf.Tensor, element: Any) -> tf.Tensor:
+        def inside(index: tf.Tensor) -> tf.Tensor:
             bucket = tf.strings.to_hash_bucket_fast(tf.strings.as_string(index) + salt, _BUCKETS)
             return (bucket >= low) & (bucket < high)
 
-        return dataset.enumerate().filter(inside).map(lambda index, element: element)
+        return _chosen(dataset, inside)
 
     return {name: between(*bound) for name, bound in bounds.items()}
+
+
+def _chosen(dataset: tf.data.Dataset, inside: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
+    """The elements whose indices are inside; `inside` takes one index or a vector of them.
+
+    Elements of one shape are taken many at a time: one by one, each costs a call of a traced function.
+    """
+    leaves = tf.nest.flatten(dataset.element_spec)
+    if not all(isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined() for leaf in leaves):
+        kept = dataset.enumerate().filter(lambda index, element: inside(index))
+        return kept.map(lambda index, element: element)
+
+    def of_rows(number: tf.Tensor, rows: Any) -> Any:
+        count = tf.shape(tf.nest.flatten(rows)[0], tf.int64)[0]
+        kept = inside(number * _AT_ONCE + tf.range(count))
+        return tf.nest.map_structure(lambda leaf: tf.boolean_mask(leaf, kept), rows)
+
+    return dataset.batch(_AT_ONCE).enumerate().map(of_rows).unbatch()

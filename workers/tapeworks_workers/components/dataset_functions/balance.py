@@ -30,6 +30,8 @@ class Balance:
         take: elements in an epoch; null: endless (training.steps_per_epoch or max_steps must end it).
     """
 
+    changes_order = True
+
     def __init__(self, classes: int, weights: list[float] | None = None, take: int | None = None) -> None:
         if classes < 2:
             raise ValueError(f"classes is 2 or more, not {classes}")
@@ -38,10 +40,26 @@ class Balance:
         self.classes, self.weights, self.take = classes, weights, take
 
     def __call__(self, dataset: tf.data.Dataset, seed: Any = 0) -> tf.data.Dataset:
-        of_class = [dataset.filter(self._is(number)).repeat() for number in range(self.classes)]
+        of_class = [
+            # Only a class without an element ends, and then the element after its end is read.
+            dataset.filter(self._is(number)).repeat().concatenate(dataset.take(1).map(self._absent(number)))
+            for number in range(self.classes)
+        ]
         weights = None if self.weights is None else [weight / sum(self.weights) for weight in self.weights]
         drawn = tf.data.Dataset.sample_from_datasets(of_class, weights, seed=seed, stop_on_empty_dataset=True)
         return drawn if self.take is None else drawn.take(self.take)
+
+    def _absent(self, number: int) -> Any:
+        @tf.autograph.experimental.do_not_convert
+        def fail(*element: Any) -> Any:
+            message = (
+                f"invalid data: balance: no element has the label {number}, and each of 0 … {self.classes - 1} must "
+                "occur: give balance the number of classes that there are, and map labels to numbers from 0"
+            )
+            with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
+                return tf.nest.map_structure(tf.identity, element)
+
+        return fail
 
     def _is(self, number: int) -> Any:
         @tf.autograph.experimental.do_not_convert

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tapeworks import component
+from tapeworks import component, errors
 
 _AT_ONCE = 256
 
@@ -19,43 +19,84 @@ _AT_ONCE = 256
 class Windows:
     """Slides over consecutive elements, the steps of one series: x is `size` of them, y what follows.
 
-    The element's x is a step, `(features,)` or a scalar; a y of its own is replaced. Elements are `(x, y)`: x of shape
-    `(size, …)`, y `(…)` with `horizon` 1, else `(horizon, …)`. Incomplete windows at the end are left out.
+    The element's x is a step: a scalar, `(features,)`, or a dict of those by column; a y of its own is replaced.
+    Elements are `(x, y)`: x of shape `(size, …)`, y `(…)` with `horizon` 1, else `(horizon, …)`; of a dict, each column
+    so. Incomplete windows at the end are left out. The steps must come in the order of the source: a job that shuffles
+    them before, or draws its splits at random, is refused.
 
     Args:
         size: steps in x.
         shift: steps from one window to the next.
         horizon: steps in y.
-        target: index of the feature that y holds; null: all of them.
+        target: index of the feature that y holds, or name of the column; null: all of them.
+        key: column of x that names the series of a step, where there are several, one after another: no window holds
+            steps of two. It is no part of the result.
     """
 
-    def __init__(self, size: int, shift: int = 1, horizon: int = 1, target: int | None = None) -> None:
+    needs_order = True
+
+    def __init__(
+        self,
+        size: int,
+        shift: int = 1,
+        horizon: int = 1,
+        target: int | str | None = None,
+        key: str | None = None,
+    ) -> None:
         if min(size, shift, horizon) < 1:
             raise ValueError(f"size, shift and horizon are 1 or more, not {size}, {shift} and {horizon}")
-        self.size, self.shift, self.horizon, self.target = size, shift, horizon, target
+        self.size, self.shift, self.horizon, self.target, self.key = size, shift, horizon, target, key
 
     def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         whole = self.size + self.horizon
         # Many windows are cut from one longer stretch of steps: a dataset for each window is some 50 times slower.
         stretch = (_AT_ONCE - 1) * self.shift + whole
+        spec = dataset.element_spec
+        self._check(spec[0] if isinstance(spec, tuple) else spec)
 
         @tf.autograph.experimental.do_not_convert
         def stretches(*window: Any) -> tf.data.Dataset:
-            return window[0].batch(stretch)
+            steps = window[0]
+            return (tf.data.Dataset.zip(steps) if isinstance(steps, dict) else steps).batch(stretch)
 
         @tf.autograph.experimental.do_not_convert
-        def windows(steps: tf.Tensor) -> tf.data.Dataset:
-            starts = tf.range(0, tf.shape(steps)[0] - whole + 1, self.shift)
-            return tf.data.Dataset.from_tensor_slices(tf.gather(steps, starts[:, None] + tf.range(whole)))
+        def windows(steps: Any) -> tf.data.Dataset:
+            count = tf.shape(tf.nest.flatten(steps)[0])[0]
+            starts = tf.range(0, count - whole + 1, self.shift)
+            if self.key is not None:
+                keys = tf.gather(steps[self.key], starts[:, None] + tf.range(whole))
+                starts = tf.boolean_mask(starts, tf.reduce_all(keys == keys[:, :1], 1))
+            taken = {name: one for name, one in steps.items() if name != self.key} if self.key is not None else steps
+            places = starts[:, None] + tf.range(whole)
+            return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda one: tf.gather(one, places), taken))
 
         @tf.autograph.experimental.do_not_convert
-        def parted(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            after = steps[self.size :] if self.target is None else steps[self.size :, ..., self.target]
-            return steps[: self.size], after[0] if self.horizon == 1 else after
+        def parted(steps: Any) -> tuple[Any, Any]:
+            after = tf.nest.map_structure(lambda one: one[self.size :], steps)
+            if isinstance(self.target, str):
+                after = after[self.target]
+            elif self.target is not None:
+                after = after[..., self.target]
+            x = tf.nest.map_structure(lambda one: one[: self.size], steps)
+            return x, after if self.horizon > 1 else tf.nest.map_structure(lambda one: one[0], after)
 
         long = dataset.window(stretch, shift=_AT_ONCE * self.shift).flat_map(stretches)
         cut = long.flat_map(windows).map(parted)
         steps = int(dataset.cardinality())
-        if steps < 0:
+        if steps < 0 or self.key is not None:
             return cut  # endless, or known by iterating only
         return cut.apply(tf.data.experimental.assert_cardinality(max(0, (steps - whole) // self.shift + 1)))
+
+    def _check(self, x: Any) -> None:
+        """Raise JobFailure `invalid_spec` where `target` or `key` is not in x."""
+        columns = list(x) if isinstance(x, dict) else []
+        for argument, name in (("target", self.target), ("key", self.key)):
+            if isinstance(name, str) and name not in columns:
+                has = f"x has {columns}" if columns else "x has no named columns: give the source named = true"
+                raise _refused(f"windows: {argument} {name!r} is no column of x; {has}")
+        if columns and isinstance(self.target, int):
+            raise _refused(f"windows: x has the columns {columns}, so target is the name of one, not {self.target}")
+
+
+def _refused(message: str) -> errors.JobFailure:
+    return errors.JobFailure(errors.FailureCode.INVALID_SPEC, message, location=errors.Location(component="windows"))

@@ -36,6 +36,8 @@ class Dice(keras.losses.Loss):
         from_logits: whether outputs are logits (True) or probabilities.
     """
 
+    label_domain = (0.0, 1.0)
+
     def __init__(self, smooth: float = 1.0, from_logits: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if smooth < 0:

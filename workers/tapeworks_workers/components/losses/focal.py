@@ -30,6 +30,8 @@ class Focal(keras.losses.Loss):
         from_logits: whether outputs are logits (True) or probabilities.
     """
 
+    label_domain = (0.0, 1.0)
+
     def __init__(
         self,
         gamma: float = 2.0,

@@ -36,6 +36,8 @@ class Tversky(keras.losses.Loss):
         from_logits: whether outputs are logits (True) or probabilities.
     """
 
+    label_domain = (0.0, 1.0)
+
     def __init__(
         self,
         alpha: float = 0.3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -131,7 +132,10 @@ class Draft:
                 tensors[node["name"]] = layer(**argument) if isinstance(argument, dict) else layer(argument)
             except Exception as error:
                 raise ValueError(f"the node {node['name']!r}: {type(error).__name__}: {error}") from error
-        return keras.Model(given, _chosen(self._outputs, tensors), name=self._name)
+        with warnings.catch_warnings():
+            # An input cannot have the name of every column ("a/b"); a dict goes by its keys.
+            warnings.filterwarnings("ignore", message="When providing `inputs` as a dict")
+            return keras.Model(given, _chosen(self._outputs, tensors), name=self._name)
 
     def _given_inputs(self) -> Any:
         """One keras.Input, or a dict of them where there are several."""
@@ -145,7 +149,7 @@ class Draft:
                     f"inputs.{name} is {{shape, dtype, ragged, sparse}}, shape a list; it has {sorted(spec)}"
                 )
             made[name] = keras.Input(
-                tuple(spec["shape"]), dtype=spec.get("dtype"), name=name,
+                tuple(spec["shape"]), dtype=spec.get("dtype"), name=name.replace("/", "_"),
                 ragged=spec.get("ragged", False), sparse=spec.get("sparse", False),
             )  # fmt: skip
         return made if len(made) > 1 else made[self.input_names[0]]

@@ -7,6 +7,7 @@ its suffix.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
+
+from tapeworks_workers.components.sources.unpacked_size import check_arrays
 
 _ZIP, _NUMPY = b"PK", b"\x93NUMPY"
 _CSR_PARTS = ("data", "indices", "indptr", "shape")
@@ -126,7 +129,20 @@ def _inside(path: Path) -> list[str] | None:
     return [*(name for name in members if name not in parts), *sorted(sparse)]
 
 
+def _check_claims(path: Path, inside: str | None) -> None:
+    """What the headers claim, before memory is taken for it. Raises JobFailure, ValueError."""
+    with path.open("rb") as raw:
+        if raw.read(len(_NUMPY)) == _NUMPY:
+            raw.seek(0)
+            shape, dtype = _header(raw)
+            if math.prod(shape) * dtype.itemsize > path.stat().st_size:
+                raise ValueError(f"the array claims the shape {shape}, its bytes are fewer")
+            return
+    check_arrays(path, None if inside is None else [inside, *(f"{inside}.{part}" for part in _CSR_PARTS)])
+
+
 def _read(path: Path, inside: str | None) -> Any:
+    _check_claims(path, inside)
     # Opened here: np.load leaves a broken file open.
     with path.open("rb") as raw:
         loaded = np.load(raw, allow_pickle=False)

@@ -9,7 +9,21 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tapeworks_workers.components.sources.parts import Array
+from tapeworks_workers.components.sources.arrow_columns import values_of
+from tapeworks_workers.components.sources.safe_casts import Array, Unfit
+
+
+@dataclass(frozen=True)
+class Description:
+    """A column as a job reads it by default, for the content of a dataset."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] = ()
+    unreadable: str | None = None
+    """Why a job cannot read it."""
+    unit: str | None = None
+    """What the integers of times are."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,8 @@ class Column:
     """Of one row; None: it varies."""
     size: int | None = None
     """Of a sparse vector."""
+    explicit: bool = False
+    """Whether the spec names the dtype: integers may then be rounded to floats."""
 
     @property
     def ragged(self) -> int:
@@ -36,26 +52,34 @@ class Column:
         return [dtype, tf.int64, tf.int64] if self.size is not None else [dtype, *[tf.int64] * self.ragged]
 
     def arrays(self, column: Any) -> list[Array]:
-        """The arrays of a pyarrow column. Raises ValueError for what does not fit."""
+        """The arrays of a pyarrow array. Raises Unfit with the row, ValueError for what does not fit."""
+        check_nulls(column, self.name)
         if self.size is not None:
             return self._sparse(column)
         splits: list[Array] = []
+        rows = np.arange(len(column))
         for index, length in enumerate(self.shape):
-            lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+            lengths = _lengths(column)
             if length is not None and not np.all(lengths == length):
-                raise ValueError(f"column {self.name!r} holds a list of another length than {length}")
+                row = int(rows[np.flatnonzero(lengths != length)[0]])
+                raise Unfit(row, f"column {self.name!r} holds a list of another length than {length}")
             if index < self.ragged:
                 splits.append(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
             column = column.flatten()
-            check_nulls(column, self.name)
-        return [values_of(column, self.dtype), *splits]
+            rows = np.repeat(rows, lengths)
+            check_nulls(column, self.name, rows)
+        try:
+            return [values_of(column, self.dtype, explicit=self.explicit), *splits]
+        except Unfit as unfit:
+            raise Unfit(int(rows[unfit.position]), f"column {self.name!r}: {unfit.message}") from unfit
 
     def _sparse(self, column: Any) -> list[Array]:
         indices, values = column.field("indices"), column.field("values")
-        lengths = indices.value_lengths().to_numpy(zero_copy_only=False)
-        if not np.array_equal(lengths, values.value_lengths().to_numpy(zero_copy_only=False)):
+        lengths = _lengths(indices)
+        if not np.array_equal(lengths, _lengths(values)):
             raise ValueError(f"column {self.name!r} holds indices and values of different lengths")
-        at, given = values_of(indices.flatten(), "int64"), values_of(values.flatten(), self.dtype)
+        at = values_of(indices.flatten(), "int64", explicit=True)
+        given = values_of(values.flatten(), self.dtype, explicit=True)
         if len(at) and (at.min() < 0 or at.max() >= int(self.size or 0)):
             raise ValueError(f"column {self.name!r} holds an index outside 0 … {int(self.size or 0) - 1}")
         row = np.repeat(np.arange(len(lengths)), lengths)
@@ -76,17 +100,17 @@ class Column:
         return values
 
 
-def check_nulls(column: Any, name: str) -> None:
-    """Raises ValueError where a value is missing."""
+def check_nulls(column: Any, name: str, rows: Array | None = None) -> None:
+    """Raises Unfit where a value is missing. `rows`: the row of each value, where there are several in a row."""
     if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise ValueError(f"column {name!r} has no value (null) in row {row + 1} of this part")
+        position = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        row = position if rows is None else int(rows[position])
+        raise Unfit(row, f"column {name!r} has no value (null); fill it, or choose features without it")
 
 
-def values_of(column: Any, dtype: str) -> Array:
-    """What a column without nulls holds, texts as bytes."""
+def _lengths(column: Any) -> Array:
     import pyarrow as pa
 
-    if dtype == "string":
-        return np.asarray(column.cast(pa.binary()).to_numpy(zero_copy_only=False), object)
-    return np.asarray(column.to_numpy(zero_copy_only=False)).astype(tf.as_dtype(dtype).as_numpy_dtype)
+    if pa.types.is_fixed_size_list(column.type):
+        return np.full(len(column), column.type.list_size)
+    return np.asarray(column.value_lengths().to_numpy(zero_copy_only=False))

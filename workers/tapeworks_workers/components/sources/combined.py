@@ -94,6 +94,8 @@ class Sample(SourceOfSources):
             what one that has would have got: an endless one (`repeat` in its pipeline) keeps its share.
     """
 
+    changes_order = True
+
     def __init__(self, sources: list[Branch], weights: list[float] | None = None) -> None:
         if weights is not None and (len(weights) != len(sources) or min(weights) < 0 or not sum(weights)):
             raise ValueError(f"weights are 0 or more, one for each of {len(sources)} sources, not {weights}")

@@ -1,42 +1,73 @@
-"""`csv`: comma-separated files with a line of column names, read as a stream."""
+"""`csv`: rows of texts between delimiters, read as a stream."""
 
 from __future__ import annotations
 
 import csv
 import functools
 import io
-import itertools
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
+import keras
 import tensorflow as tf
 
 from tapeworks import Files, Source, component, errors
-from tapeworks_workers.components.sources.columns import values_of
-from tapeworks_workers.components.sources.parts import PART_BYTES, Array, Part, lines_of, stream
+from tapeworks_workers.components.sources.columns import Description
+from tapeworks_workers.components.sources.csv_columns import BadRow, Fields, Kind, Values, Wanted
+from tapeworks_workers.components.sources.csv_rows import Dialect, Rows, Unclosed
+from tapeworks_workers.components.sources.partitions import constant, partitions
+from tapeworks_workers.components.sources.parts import PART_BYTES, Part, sampled, stream
+from tapeworks_workers.components.sources.safe_casts import Array
+from tapeworks_workers.components.sources.text_files import BOM, TextFile, Undecodable
 
-DType = Literal["float32", "float64", "int32", "int64", "string"]
-_CHECKED_BYTES = 8 * 1024 * 1024
-_LONGEST_PART = 64 * 1024 * 1024
+DType = Literal["float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint64", "bool", "string"]
+_LONGEST_HEADER = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file, and where its rows are."""
+
+    text: TextFile
+    names: list[str]
+    """Of its fields, as its header has them, then made unique."""
+    unnamed: list[str]
+    """Those to which the header gives no name."""
+    parts: list[Rows]
 
 
 @component("csv")
 class Csv(Source):
-    """Rows of one or several files with the same header; `x` is a vector of the feature columns.
+    """Rows of one or several files; `x` is a vector of the feature columns, or with `named` a dict.
 
-    Files are read one after another, in order of name, about 1 MiB at a time. The first 8 MiB of each are checked when
-    the job starts, and say file and line of what is wrong; files smaller than that also let the job know how many rows
-    there are. Empty lines are left out.
+    Files are read one after another, in order of name, about 1 MiB at a time; `.gz` files too. Quotation marks count as
+    in RFC 4180, and rows end with LF, CR LF or CR; empty lines are left out. When the job starts all rows are counted,
+    and columns of integers, numbers, booleans and texts are told apart by rows of all files. A value that does not
+    fit is refused with file, line and column. Columns in the names of folders (`country=de/a.csv`) come after
+    those of the file. A first column without a name is pandas' index: it is left out unless `features` has it, as
+    `Unnamed: 0`.
 
     Args:
         files: a glob, or several, below a data root.
         labels: the column y; a list of columns gives a vector; null: elements are x alone.
         features: columns of x, in this order; default: all that are neither labels nor weight.
         weight: the column of sample weights.
-        named: x is a dict of scalars by column; needed where the features' dtypes differ.
-        dtypes: column → dtype. Default: float32; labels: int64 where the first rows hold whole numbers.
+        named: x is a dict of scalars by column, each with a dtype of its own.
+        dtypes: column → dtype. Default: integers int64, numbers the job's float, true and false bool, other texts
+            string; in the vector all are the job's float.
         delimiter: between the fields.
+        decimal: the decimal point of numbers.
+        thousands: between the thousands of numbers.
+        quotechar: around fields that hold delimiters or line ends.
+        comment: the character from which on the rest of a line is left out.
+        encoding: of the files, as Python names it.
+        header: whether the first line names the columns.
+        names: of the columns where there is no header; default: f0, f1, ….
+        na_values: texts that are read as NaN in columns of numbers.
+        true_values: texts that are true, besides True, TRUE and true.
+        false_values: texts that are false, besides False, FALSE and false.
     """
 
     def __init__(
@@ -48,11 +79,24 @@ class Csv(Source):
         named: bool = False,
         dtypes: dict[str, DType] | None = None,
         delimiter: str = ",",
+        decimal: str = ".",
+        thousands: str | None = None,
+        quotechar: str = '"',
+        comment: str | None = None,
+        encoding: str = "utf-8",
+        header: bool = True,
+        names: list[str] | None = None,
+        na_values: list[str] | None = None,
+        true_values: list[str] | None = None,
+        false_values: list[str] | None = None,
     ) -> None:
         if weight is not None and labels is None:
             raise ValueError("a sample weight needs labels: the element is (x, y, sample_weight)")
-        if len(delimiter) != 1 or delimiter in '"\r\n':
-            raise ValueError(f"delimiter is one character between fields, not {delimiter!r}")
+        if names is not None and header:
+            raise ValueError("names are those of files without a header: set header to false")
+        _check_characters(
+            delimiter=delimiter, quotechar=quotechar, comment=comment, decimal=decimal, thousands=thousands
+        )
         self.paths = [Path(path) for path in files]
         self.labels = [labels] if isinstance(labels, str) else labels or []
         self.one_label = isinstance(labels, str)
@@ -60,28 +104,46 @@ class Csv(Source):
         self.weight = weight
         self.named = named
         self.dtypes = dict(dtypes or {})
-        self.delimiter = delimiter
+        self.header = header
+        self.names = names
+        self.dialect = Dialect(delimiter, quotechar, comment)
+        values = Values(decimal, thousands, tuple(na_values or ()), tuple(true_values or ()), tuple(false_values or ()))
+        self.fields = Fields(self.dialect, values)
+        try:
+            self.texts = {path: TextFile(path, encoding) for path in self.paths}
+        except LookupError as error:
+            raise ValueError(f"encoding: {error}; give the name of a Python codec, as latin-1 or cp1252") from error
 
     def files(self) -> list[Path]:
         return self.paths
 
+    def left_out(self) -> list[str]:
+        left_out = sorted(self._left_out() - {*self.labels, self.weight}) if self.chosen is None else []
+        return [
+            f"column {name!r} is left out: the header gives it no name, as for pandas' index; name it in features "
+            "to use it"
+            for name in left_out
+        ]
+
     def dataset(self) -> tf.data.Dataset:
-        header = self._header()
-        features = self.chosen or [name for name in header if name not in {*self.labels, self.weight}]
+        features = self.chosen if self.chosen is not None else self._default_features()
         columns = list(dict.fromkeys([*features, *self.labels, *([self.weight] if self.weight else [])]))
-        self._check_columns(columns, header)
-        dtypes = self._resolved(features, columns, header)
-        counts = [self._checked(path, header, dtypes) for path in self.paths]
-        parts = [self._parts(path) for path in self.paths]
-        read = functools.partial(self._read, header=header, dtypes=dtypes)
+        self._check_columns([*columns, *self.dtypes])
+        wanted = self._wanted(features, columns)
+        parts = [[(part.start, part.end) for part in file.parts] for file in self.opened.values()]
+        counts = [sum(part.count for part in file.parts) for file in self.opened.values()]
+        if not any(counts):
+            raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows below the header")
+        read = functools.partial(self._read, wanted=wanted)
+        first = next(index for index, of_file in enumerate(parts) if of_file)
+        read(self.paths[first], parts[first][0])  # what does not fit from the first rows on is refused at once
 
         def element(flat: list[tf.Tensor]) -> Any:
-            return self._element({name: tf.ensure_shape(flat.pop(0), [None]) for name in dtypes}, features)
+            return self._element({name: tf.ensure_shape(flat.pop(0), [None]) for name in wanted}, features)
 
-        if all(count == 0 for count in counts):
-            raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows below the header")
-        outputs = [tf.as_dtype(dtype) for dtype in dtypes.values()]
-        return stream(self.paths, parts, read, outputs, element, counts=counts)
+        outputs = [tf.as_dtype(one.dtype) for one in wanted.values()]
+        size = sum(end - start for of_file in parts for start, end in of_file)
+        return stream(self.paths, parts, read, outputs, element, counts=counts, size=size)
 
     def _element(self, columns: dict[str, tf.Tensor], features: list[str]) -> Any:
         x = {name: columns[name] for name in features} if self.named else _vectors(columns, features)
@@ -90,150 +152,203 @@ class Csv(Source):
         y = columns[self.labels[0]] if self.one_label else _vectors(columns, self.labels)
         return (x, y, columns[self.weight]) if self.weight else (x, y)
 
-    # ── the parts ──
-
-    def _parts(self, path: Path) -> list[Part]:
-        """About 1 MiB each, cut where a row ends: at an end of line outside of quotes."""
-        parts: list[Part] = []
-        with path.open("rb") as file:
-            start = self._row_end(path, file, 0, 0)  # of the header
-            while end := self._row_end(path, file, start, PART_BYTES):
-                parts.append((start, end))
-                start = end
-        if not parts and next(self._rows(path), None):
-            raise self._invalid(f"{path.name}: its lines end in CR alone; they must end in LF or CR LF")
-        return parts
-
-    def _row_end(self, path: Path, file: BinaryIO, start: int, size: int) -> int:
-        """Where the first row ends that ends at least so many bytes after the start of another; 0 at the file's end."""
-        file.seek(start)
-        quotes = file.read(size).count(b'"')
-        while line := file.readline():
-            quotes += line.count(b'"')
-            if quotes % 2 == 0:
-                break
-            if file.tell() - start > _LONGEST_PART:
-                raise self._invalid(f"{lines_of(path, (start, 0))}: a quotation mark that nothing closes")
-        return file.tell() if file.tell() > start else 0
-
-    def _read(self, path: Path, part: Part, header: list[str], dtypes: dict[str, DType]) -> list[Array]:
-        import pyarrow as pa
-        import pyarrow.csv
-
-        with path.open("rb") as file:
-            file.seek(part[0])
-            block = file.read(part[1] - part[0])
-        types = {name: pa.binary() if dtype == "string" else getattr(pa, dtype)() for name, dtype in dtypes.items()}
+    def _read(self, path: Path, part: Part, wanted: Mapping[str, Wanted]) -> list[Array]:
+        file = self.opened[path]
+        rows = self._rows_of[path][part]
+        text = self._text(path, part)
+        folders = {name: one for name, one in wanted.items() if name in self.partitions and name not in file.names}
+        fields = {name: one for name, one in wanted.items() if name not in folders}
         try:
-            table = pyarrow.csv.read_csv(
-                io.BytesIO(block),
-                pyarrow.csv.ReadOptions(use_threads=False, column_names=header, block_size=len(block) + 1),
-                pyarrow.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
-                pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(dtypes), null_values=[]),
-            )
-        except ValueError as error:  # pyarrow's are
-            raise self._invalid(f"{lines_of(path, part)}: {error}") from error
-        return [values_of(table[name], dtype) for name, dtype in dtypes.items()]
-
-    # ── what is checked before the first row is trained on ──
-
-    def _header(self) -> list[str]:
-        headers = {path: self._names(path) for path in self.paths}
-        first = headers[self.paths[0]]
-        for path, names in headers.items():
-            if names != first:
-                raise self._invalid(f"the header of {path.name} is not that of {self.paths[0].name}")
-        return first
-
-    def _names(self, path: Path) -> list[str]:
-        _, names = next(self._lines(path), (0, []))
-        if not names:
-            raise self._invalid(f"{path.name} is empty: its first line names the columns")
-        if len(set(names)) < len(names):
-            raise self._invalid(f"the header of {path.name} names a column twice")
-        return names
-
-    def _check_columns(self, columns: list[str], header: list[str]) -> None:
-        for name in [*columns, *self.dtypes]:
-            if name not in header:
-                raise self._invalid(f"{self.paths[0].name} has no column {name!r}; it has {', '.join(header)}")
-
-    def _resolved(self, features: list[str], columns: list[str], header: list[str]) -> dict[str, DType]:
-        dtypes: dict[str, DType] = {name: self.dtypes.get(name, "float32") for name in columns}
-        undecided = [name for name in self.labels if name not in self.dtypes]
-        if undecided and self._all(int, undecided, header):
-            dtypes.update(dict.fromkeys(undecided, "int64"))
-        for group, what in ((features, "features"), ([] if self.one_label else self.labels, "labels")):
-            kinds = {dtypes[name] for name in group}
-            if len(kinds) > 1 and not (self.named and what == "features"):
-                raise self._invalid(f"the {what} have dtypes {', '.join(sorted(kinds))}: one vector takes one dtype")
-        return dtypes
-
-    def guessed(self) -> dict[str, DType]:
-        """Each column as the first rows hold it: whole numbers, numbers, else texts."""
-        header = self._header()
-        dtypes: dict[str, DType] = {}
-        for name in header:
-            whole, number = self._all(int, [name], header), self._all(float, [name], header)
-            dtypes[name] = "int64" if whole else "float32" if number else "string"
-        return dtypes
-
-    def _all(self, parser: type[int] | type[float], names: list[str], header: list[str]) -> bool:
-        """Whether the first hundred rows of the first file hold such numbers in these columns."""
-        at = [header.index(name) for name in names]
-        for _, (_, row) in zip(range(100), self._rows(self.paths[0]), strict=False):
-            if len(row) == len(header) and not all(_is(parser, row[index]) for index in at):
-                return False
-        return True
-
-    def _rows(self, path: Path) -> Iterator[tuple[int, list[str]]]:
-        """Line number and fields of each row below the header."""
-        return itertools.islice(self._lines(path), 1, None)
-
-    def _lines(self, path: Path) -> Iterator[tuple[int, list[str]]]:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines, delimiter=self.delimiter)
+            found = self.fields.arrays(text, file.names, fields, rows) if fields else {}
+        except BadRow as bad:
+            raise self._bad_row(path, part, bad) from bad
+        for name, one in folders.items():
             try:
-                for row in reader:
-                    if row:  # empty lines are no rows
-                        yield reader.line_num, row
-            except (UnicodeDecodeError, csv.Error) as error:
-                raise self._invalid(f"{path.name}, after line {reader.line_num}: {error}") from error
+                found[name] = constant(self.partitions[name][path], one.dtype, rows)
+            except (ValueError, TypeError) as error:
+                raise self._invalid(f"{path.name}: column {name!r}, from the name of its folder: {error}") from error
+        return [found[name] for name in wanted]
 
-    def _checked(self, path: Path, header: list[str], dtypes: dict[str, DType]) -> int | None:
-        """How many rows the file has; None where it is too large to look at all of it."""
-        parsers = {
-            header.index(name): float if dtype.startswith("float") else int
-            for name, dtype in dtypes.items()
-            if dtype != "string"
-        }
-        count, size = 0, 0
-        for line, row in self._rows(path):
-            if len(row) != len(header):
-                raise self._invalid(f"{path.name}, line {line}: {len(row)} fields under {len(header)} columns")
-            for index, parser in parsers.items():
-                if not _is(parser, row[index]):
-                    raise self._invalid(
-                        f"{path.name}, line {line}: column {header[index]!r} holds {row[index]!r}, "
-                        f"not {'a number' if parser is float else 'a whole number'}"
-                    )
-            count += 1
-            size += sum(map(len, row)) + len(row)
-            if size > _CHECKED_BYTES:
-                return None
-        return count
+    # ── what the files hold ──
+
+    @functools.cached_property
+    def opened(self) -> dict[Path, _File]:
+        """Each file with its names and parts. Raises JobFailure."""
+        return {path: self._open(path) for path in self.paths}
+
+    @functools.cached_property
+    def _rows_of(self) -> dict[Path, dict[Part, int]]:
+        return {path: {(part.start, part.end): part.count for part in file.parts} for path, file in self.opened.items()}
+
+    @functools.cached_property
+    def partitions(self) -> dict[str, dict[Path, int | str | None]]:
+        """Columns that the names of folders hold."""
+        return partitions(self.paths)
+
+    @functools.cached_property
+    def kinds(self) -> dict[str, Kind]:
+        """What each column of any file holds, by rows of all files. Raises JobFailure."""
+        kinds: dict[str, Kind] = {}
+        chosen = sampled([file.parts for file in self.opened.values()], lambda part: part.end - part.start)
+        for (path, file), parts in zip(self.opened.items(), chosen, strict=True):
+            for part in parts:
+                place = (part.start, part.end)
+                try:
+                    found = self.fields.kinds(self._text(path, place), file.names)
+                except BadRow as bad:
+                    raise self._bad_row(path, place, bad) from bad
+                for name, kind in found.items():
+                    kinds[name] = kinds[name].joined(kind) if name in kinds else kind
+            for name in file.names:
+                kinds.setdefault(name, Kind("blank"))
+        for name, values in self.partitions.items():
+            whole = all(isinstance(value, int) for value in values.values())
+            kinds.setdefault(name, Kind("integer" if whole else "string", None in values.values()))
+        return kinds
+
+    def count(self) -> int:
+        """The rows of all files. Raises JobFailure."""
+        return sum(part.count for file in self.opened.values() for part in file.parts)
+
+    def describe(self) -> list[Description]:
+        """All columns as a job reads them by default; those that it cannot read with the reason."""
+        return [Description(name, kind.dtype, (), self._unreadable(name, kind)) for name, kind in self.kinds.items()]
+
+    def _unreadable(self, name: str, kind: Kind) -> str | None:
+        for path, file in self.opened.items():
+            if name not in file.names and name not in self.partitions:
+                return f"is not in {path.name}; a job can name the files that have it"
+        if kind.name == "binary":
+            return "is no UTF-8; give the source its encoding, as latin-1"
+        if kind.blanks and kind.name in ("integer", "number", "boolean"):
+            return "has rows without a value; na_values reads them as NaN"
+        return None
+
+    def _open(self, path: Path) -> _File:
+        text = self.texts[path]
+        try:
+            head, start = self._first_row(text)
+            fields = next(csv.reader(io.StringIO(head, newline=""), delimiter=self.dialect.delimiter,
+                                     quotechar=self.dialect.quotechar), [])  # fmt: skip
+            if not fields:
+                raise self._invalid(f"{path.name} is empty: its first line names the columns")
+            names, unnamed = self._names(path, fields)
+            parts = list(self.dialect.parts(text.blocks(PART_BYTES), start))
+        except (Undecodable, csv.Error) as error:
+            raise self._invalid(f"{path.name} {error}") from error
+        except Unclosed as error:
+            raise self._invalid(f"{path.name}, line {text.line_at(error.offset)}: {error}") from error
+        return _File(text, names, unnamed, parts)
+
+    def _first_row(self, text: TextFile) -> tuple[str, int]:
+        """The first row that is not empty, and where the rows of values begin."""
+        head, start = b"", 0
+        for block in text.blocks():
+            head += block
+            ends, _ = self.dialect.breaks(head, final=False)
+            if len(self.dialect.starts(head[: ends[-1]] if len(ends) else head)) > 1 or len(head) > _LONGEST_HEADER:
+                break
+        if head.startswith(BOM):
+            head, start = head[len(BOM) :], len(BOM)
+        begins = self.dialect.starts(head)
+        if not len(begins):
+            return "", 0
+        end = int(begins[1]) if len(begins) > 1 else len(head)
+        row = self.dialect.without_comments(head[int(begins[0]) : end]).rstrip(b"\r\n")
+        try:
+            return row.decode(), start + end if self.header else start
+        except UnicodeDecodeError as error:
+            line = text.line_at(start + int(begins[0]))
+            raise Undecodable(f"is no UTF-8 in line {line}: {error.reason}; give its encoding, as latin-1") from error
+
+    def _names(self, path: Path, fields: list[str]) -> tuple[list[str], list[str]]:
+        """The columns' names as pandas gives them, and which of them have none in the header."""
+        if not self.header:
+            names = self.names or [f"f{index}" for index in range(len(fields))]
+            if len(names) != len(fields):
+                raise self._invalid(f"{path.name} has {len(fields)} columns, {len(names)} names were given")
+            return names, []
+        names, unnamed = [], []
+        for index, field in enumerate(fields):
+            name = field or f"Unnamed: {index}"
+            copies = 0
+            while name in names:
+                copies += 1
+                name = f"{field}.{copies}"
+            names.append(name)
+            unnamed += [] if field else [name]
+        return names, unnamed
+
+    def _left_out(self) -> set[str]:
+        """Columns that are no features unless they are named: pandas' index, and what trailing delimiters make."""
+        found = set()
+        for file in self.opened.values():
+            first = file.names[0]
+            if first in file.unnamed or (first == "Unnamed: 0" and self.kinds[first].name == "integer"):
+                found.add(first)
+            found |= {name for name in file.unnamed if self.kinds[name].name == "blank"}
+        return found
+
+    def _default_features(self) -> list[str]:
+        first, *others = self.opened.items()
+        for path, file in others:
+            if set(file.names) != set(first[1].names):
+                raise self._invalid(
+                    f"the header of {path.name} is not that of {first[0].name}: name the features, or files of one kind"
+                )
+        others_of_x = {*self.labels, self.weight, *self._left_out()}
+        names = [name for name in [*first[1].names, *self.partitions] if name not in others_of_x]
+        return list(dict.fromkeys(names))
+
+    def _check_columns(self, columns: Sequence[str]) -> None:
+        for path, file in self.opened.items():
+            known = list(dict.fromkeys([*file.names, *self.partitions]))
+            for name in columns:
+                if name not in known:
+                    raise self._invalid(f"{path.name} has no column {name!r}; it has {', '.join(known)}")
+
+    def _wanted(self, features: list[str], columns: list[str]) -> dict[str, Wanted]:
+        floatx = str(keras.config.floatx())
+        dtypes = {name: self.dtypes.get(name) or self.kinds[name].dtype for name in columns}
+        for group, together in ((features, not self.named), (self.labels, not self.one_label)):
+            undecided = [name for name in group if name not in self.dtypes]
+            if together and not (group is self.labels and {dtypes[name] for name in undecided} == {"int64"}):
+                dtypes.update(dict.fromkeys(undecided, floatx))
+            kinds = {dtypes[name] for name in group}
+            if together and len(kinds) > 1:
+                what = "features" if group is features else "labels"
+                raise self._invalid(f"the {what} have dtypes {', '.join(sorted(kinds))}: one vector takes one dtype")
+        if self.weight and self.weight not in self.dtypes:
+            dtypes[self.weight] = floatx
+        return {name: Wanted(dtype, self.kinds[name], name in self.dtypes) for name, dtype in dtypes.items()}
+
+    # ── places ──
+
+    def _text(self, path: Path, part: Part) -> bytes:
+        try:
+            return self.texts[path].read(*part)
+        except Undecodable as error:
+            raise self._invalid(f"{path.name} {error}") from error
+
+    def _bad_row(self, path: Path, part: Part, bad: BadRow) -> errors.JobFailure:
+        begins = self.dialect.starts(self._text(path, part))
+        offset = part[0] + (int(begins[bad.row]) if bad.row < len(begins) else 0)
+        return self._invalid(f"{path.name}, line {self.texts[path].line_at(offset)}: {bad.message}")
 
     def _invalid(self, message: str) -> errors.JobFailure:
         return errors.JobFailure(errors.FailureCode.INVALID_DATA, message, location=errors.Location(component="csv"))
 
 
+def _check_characters(**given: str | None) -> None:
+    for name, character in given.items():
+        if character is not None and (len(character) != 1 or not character.isascii() or character in "\r\n\0"):
+            raise ValueError(f"{name} is one ASCII character, not {character!r}")
+    used = [character for character in (given["delimiter"], given["quotechar"], given["comment"]) if character]
+    if len(set(used)) < len(used):
+        raise ValueError("delimiter, quotechar and comment must differ")
+    if given["decimal"] == given["thousands"]:
+        raise ValueError("decimal and thousands must differ")
+
+
 def _vectors(columns: dict[str, tf.Tensor], names: list[str]) -> tf.Tensor:
     return tf.stack([columns[name] for name in names], axis=1)
-
-
-def _is(parser: type[int] | type[float], text: str) -> bool:
-    try:
-        parser(text)
-    except ValueError:
-        return False
-    return "_" not in text and text.lstrip()[0] != "+"  # Python reads 1_000 and +1, pyarrow does not

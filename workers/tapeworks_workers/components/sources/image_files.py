@@ -20,6 +20,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from tapeworks_workers.components.sources.unpacked_size import check_pixels
+
 FORMATS = "PNG, JPEG, GIF, BMP, WebP, TIFF or PPM"
 TENSORFLOW, TENSORFLOW_16, PILLOW = range(3)
 """Decoders."""
@@ -64,7 +66,8 @@ class ImageFile:
 
 
 def examine(path: Path, channels: int) -> ImageFile:
-    """Read the headers of a file. Raises BrokenImage."""
+    """Read the headers of a file. Raises BrokenImage, and JobFailure for more pixels than a picture may have."""
+    check_pixels(path)
     with path.open("rb") as file:
         head = file.read(26)
         if head.startswith(_PNG) and (channels != 4 or head[24:26] in _WITH_ALPHA):

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tapeworks import Source, errors
 from tapeworks_workers.components.sources.image_files import BrokenImage
-from tapeworks_workers.components.sources.text_files import BrokenText
+from tapeworks_workers.components.sources.text_encoding import BrokenText
 
 _SHOWN = 5
 

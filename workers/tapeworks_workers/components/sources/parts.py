@@ -8,25 +8,29 @@ that: restored from a saved state it leaves rows out.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from tapeworks import errors
+from tapeworks_workers.components.sources.safe_casts import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
+T = TypeVar("T")
 Part = tuple[int, int]
 """What its reader knows a part by: its first and last byte, or the number of a row group."""
 
 PART_BYTES = 1024 * 1024
 WHOLE_FILE_BYTES = 8 * 1024 * 1024
 """Files that have no more together are read at once,"""
+SAMPLE_BYTES = 8 * 1024 * 1024
+"""Of the parts that the types of columns are taken from: all of small files, some of each large one."""
 WHOLE_ROW_BYTES = 64 * 1024 * 1024
 """unless their rows have more."""
+_AT_ONCE = 2
+"""Parts that are read while the rows of an earlier one are taken."""
 
 
 def stream(
@@ -37,39 +41,41 @@ def stream(
     element: Callable[[list[tf.Tensor]], Any],
     *,
     counts: Sequence[int | None],
-    at_once: int = 1,
+    size: int | None = None,
 ) -> tf.data.Dataset:
-    """The rows of the files in a fixed order: of small ones one file after another, else so many files in turns.
+    """The rows of the files in order, one file after another.
 
     Args:
         parts: of each file.
         read: the arrays of a part, as many as `dtypes`. A JobFailure of it ends the job as invalid data.
         counts: rows of each file, None where that is not known.
         element: from those arrays as tensors to a nest whose tensors all begin with the rows' dimension.
+        size: bytes of the files as they are read, where they are compressed; default: their sizes.
     """
-    whole = _whole(paths, parts, read, dtypes, element)
+    size = sum(path.stat().st_size for path in paths) if size is None else size
+    whole = None if size > WHOLE_FILE_BYTES else _whole(paths, parts, read, dtypes, element)
     if whole is not None:
         return tf.data.Dataset.from_tensor_slices(whole)
-    of_files = tf.ragged.constant([list(one) for one in parts], dtype=tf.int64, inner_shape=(2,), ragged_rank=1)
+    places = [(number, *part) for number, of_file in enumerate(parts) for part in of_file]
 
-    def arrays(file: Array, part: Array) -> list[Array]:
+    def arrays(place: Array) -> list[Array]:
+        file, *part = (int(one) for one in place)
         try:
-            return list(read(paths[int(file)], (int(part[0]), int(part[1]))))
+            return list(read(paths[file], (part[0], part[1])))
         except errors.JobFailure as failure:
             raise ValueError(f"invalid data: {failure.message}") from failure
 
-    def rows(file: tf.Tensor, part: tf.Tensor) -> tf.data.Dataset:
+    def read_part(place: tf.Tensor) -> Any:
         # Stateless, since all that it reads is named by its arguments: so the iterator can be saved.
-        flat = list(tf.numpy_function(arrays, [file, part], list(dtypes), stateful=False))
+        return element(list(tf.numpy_function(arrays, [place], list(dtypes), stateful=False)))
+
+    def rows(*nest: Any) -> tf.data.Dataset:
         # Not from_tensor_slices: inside a graph it warns of the type of ragged tensors, for every job.
-        return tf.data.Dataset.from_tensors(element(flat)).unbatch()
+        return tf.data.Dataset.from_tensors(nest if len(nest) > 1 else nest[0]).unbatch()
 
-    def of_file(file: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(of_files[file]).flat_map(functools.partial(rows, file))
-
-    dataset = tf.data.Dataset.range(len(paths)).interleave(
-        of_file, cycle_length=min(at_once, len(paths)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    of_parts = tf.data.Dataset.from_tensor_slices(np.asarray(places, np.int64).reshape(-1, 3))
+    read_ahead = of_parts.map(read_part, num_parallel_calls=_AT_ONCE, deterministic=True)
+    dataset = read_ahead.flat_map(rows)
     known = [count for count in counts if count is not None]
     return dataset.apply(tf.data.experimental.assert_cardinality(sum(known))) if len(known) == len(counts) else dataset
 
@@ -82,8 +88,6 @@ def _whole(
     element: Callable[[list[tf.Tensor]], Any],
 ) -> Any:
     """All rows as one nest of tensors; None where they are too many."""
-    if sum(path.stat().st_size for path in paths) > WHOLE_FILE_BYTES:
-        return None
     nests, size = [], 0
     for path, of_file in zip(paths, parts, strict=True):
         for part in of_file:
@@ -99,11 +103,9 @@ def _joined(leaves: Sequence[Any]) -> Any:
     return tf.sparse.concat(0, list(leaves)) if isinstance(leaves[0], tf.SparseTensor) else tf.concat(leaves, 0)
 
 
-def lines_of(path: Path, part: Part) -> str:
-    """Where a part of a file of lines begins, for a message."""
-    line, left = 1, part[0]
-    with path.open("rb") as file:
-        while left and (block := file.read(min(left, PART_BYTES))):
-            line += block.count(b"\n")
-            left -= len(block)
-    return f"{path.name}, lines from {line} on"
+def sampled(parts: Sequence[Sequence[T]], size: Callable[[T], int]) -> list[list[T]]:
+    """The parts of each file that types are taken from: the first and the last of each, and others at even distances
+    as long as they are no more than `SAMPLE_BYTES` together."""
+    total = sum(size(part) for of_file in parts for part in of_file)
+    step = max(1, -(-total // SAMPLE_BYTES))
+    return [[*of_file[:-1:step], *of_file[-1:]] for of_file in parts]

@@ -1,12 +1,12 @@
-"""`parquet` and `jsonl`: rows with numbers, texts, lists of any length, and sparse vectors, read as a stream.
+"""What `parquet` and `jsonl` share: rows with numbers, texts, times, lists of any length, and sparse vectors.
 
-A part is a row group, or about 1 MiB of lines. Several files are read in turns, in a fixed order.
+A part is a row group, or about 1 MiB of lines. Files are read one after another, in order of name.
+The columns of all files are compared when the job starts; each value is cast safely when it is read.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tapeworks import Files, Source, component, errors
-from tapeworks_workers.components.sources.columns import Column, check_nulls
-from tapeworks_workers.components.sources.parts import PART_BYTES, Array, Part, lines_of, stream
+from tapeworks import Files, Source, errors
+from tapeworks_workers.components.sources.arrow_columns import Form, Unreadable, form_of, joined
+from tapeworks_workers.components.sources.columns import Column, Description
+from tapeworks_workers.components.sources.partitions import constant, partitions
+from tapeworks_workers.components.sources.parts import Part, stream
+from tapeworks_workers.components.sources.safe_casts import Array, Unfit
 
-_FILES_AT_ONCE = 4
-_COUNTED_BYTES = 8 * 1024 * 1024
+_EXAMINED_BYTES = 64 * 1024 * 1024
+"""Files that have no more together are described by all their values, larger ones by the first part of each."""
 
 
-class _Table(Source):
-    """What both formats share: from columns to elements."""
+class Table(Source):
+    """A source of rows with named columns of Arrow types."""
 
     def __init__(
         self,
@@ -50,50 +53,93 @@ class _Table(Source):
     def files(self) -> list[Path]:
         return self.paths
 
-    @abstractmethod
-    def _schema(self) -> dict[str, Any]:
-        """Column → pyarrow type, of the first file."""
+    def left_out(self) -> list[str]:
+        if self.features is not None:
+            return []
+        index = [f"column {name!r} is left out: it is pandas' index; name it in features to use it"
+                 for name in self.indices]  # fmt: skip
+        return index + [
+            f"column {name!r} is left out: it {form}"
+            for name, form in self.forms.items()
+            if isinstance(form, Unreadable) and name not in self.sparse
+        ]
+
+    # ── what a format defines ──
+
+    @functools.cached_property
+    def types(self) -> dict[Path, dict[str, Any]]:
+        """The Arrow types of each file's own columns. Raises JobFailure."""
+        return {path: self._types(path) for path in self.paths}
+
+    @functools.cached_property
+    def indices(self) -> list[str]:
+        """Columns that are an index of pandas, and no features unless they are named."""
+        return []
 
     @abstractmethod
-    def _parts(self, path: Path) -> tuple[list[Part], int | None]:
-        """The parts of a file, a pair of numbers each, and how many rows it has where that is known."""
+    def _types(self, path: Path) -> dict[str, Any]:
+        """Column → Arrow type of one file."""
+
+    @abstractmethod
+    def _parts(self, path: Path) -> tuple[list[Part], int]:
+        """The parts of a file, a pair of numbers each, and how many rows it has."""
 
     @abstractmethod
     def _table(self, path: Path, part: Part, names: list[str]) -> Any:
-        """The columns of one part as a pyarrow.Table."""
+        """Columns of one part as a pyarrow.Table."""
+
+    @abstractmethod
+    def _place(self, path: Path, part: Part, row: int) -> str:
+        """Where a row of a part is, for a message."""
+
+    def _size(self) -> int | None:
+        """Bytes of all files as they are read; None: as they are stored."""
+        return None
+
+    # ── from columns to elements ──
+
+    def _check_size(self, path: Path, names: list[str]) -> None:
+        """Raises JobFailure where the columns of a file unpack to more than they may."""
+
+    def _unpacked(self, path: Path, name: str, whole: Any) -> Any:
+        """A column of a part, as its type is: texts may have been read as a dictionary. Raises JobFailure."""
+        return whole
 
     def dataset(self) -> tf.data.Dataset:
         features, columns = self._columns()
-        names = [column.name for column in columns]
-        told = [self._parts(path) for path in self.paths]
-        read = functools.partial(self._rows, names=names, columns=columns)
-        read(self.paths[0], told[0][0][0]) if told[0][0] else None  # a first look: a mistake is told at once
+        for path in self.paths:
+            self._check_size(path, [column.name for column in columns])
+        found = [self._parts(path) for path in self.paths]
+        parts, counts = [one for one, _ in found], [count for _, count in found]
+        if not any(counts):
+            raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows")
+        read = functools.partial(self._rows, columns=columns)
+        first = next(index for index, of_file in enumerate(parts) if of_file)
+        read(self.paths[first], parts[first][0])  # what does not fit from the first rows on is refused at once
 
         def element(flat: list[tf.Tensor]) -> Any:
             tensors = {column.name: column.tensor([flat.pop(0) for _ in column.outputs]) for column in columns}
             return self._element(tensors, features)
 
         dtypes = [dtype for column in columns for dtype in column.outputs]
-        parts, counts = [one for one, _ in told], [count for _, count in told]
-        if all(count == 0 for count in counts):
-            raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows")
-        return stream(self.paths, parts, read, dtypes, element, counts=counts, at_once=_FILES_AT_ONCE)
+        return stream(self.paths, parts, read, dtypes, element, counts=counts, size=self._size())
 
-    def _rows(self, path: Path, part: Part, names: list[str], columns: list[Column]) -> list[Array]:
+    def _rows(self, path: Path, part: Part, columns: list[Column]) -> list[Array]:
+        own = self.types[path]
+        names = [column.name for column in columns if column.name in own]
         try:
             table = self._table(path, part, names)
             arrays: list[Array] = []
             for column in columns:
-                whole = table[column.name].combine_chunks()
-                whole = whole.dictionary_decode() if hasattr(whole, "dictionary_decode") else whole
-                check_nulls(whole, column.name)
-                arrays += column.arrays(whole)
+                if column.name in own:
+                    arrays += column.arrays(self._unpacked(path, column.name, table[column.name].combine_chunks()))
+                else:
+                    arrays.append(constant(self.partitions[column.name][path], column.dtype, table.num_rows))
             return arrays
-        except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:  # pyarrow's are ValueErrors too
-            raise self._invalid(f"{self._where(path, part)}: {error}") from error
-
-    def _where(self, path: Path, part: Part) -> str:
-        return f"{path.name}, part {part[0]}"
+        except Unfit as unfit:
+            raise self._invalid(f"{self._place(path, part, unfit.position)}: {unfit.message}") from unfit
+        except (ValueError, TypeError, KeyError, OSError, AttributeError, NotImplementedError) as error:
+            raise self._invalid(f"{self._place(path, part, 0)}: {error}") from error  # pyarrow's are such errors too
 
     def _element(self, tensors: dict[str, Any], features: list[str]) -> Any:
         if isinstance(self.features, str):
@@ -109,16 +155,70 @@ class _Table(Source):
 
     # ── which columns, of what dtype ──
 
+    @functools.cached_property
+    def partitions(self) -> dict[str, dict[Path, int | str | None]]:
+        """Columns that the names of folders hold."""
+        return partitions(self.paths)
+
+    @functools.cached_property
+    def forms(self) -> dict[str, Form | Unreadable]:
+        """Each column of any file, with its form, or why a job cannot read it."""
+        names = dict.fromkeys(name for types in self.types.values() for name in types)
+        forms: dict[str, Form | Unreadable] = {}
+        for name in names:
+            try:
+                lacking = next((path.name for path, types in self.types.items() if name not in types), None)
+                if lacking is not None:
+                    raise Unreadable(f"is not in {lacking}; a job can name the files that have it")
+                form = joined({path.name: form_of(types[name]) for path, types in self.types.items()})
+                _ = form.dtype
+                forms[name] = form
+            except Unreadable as unreadable:
+                forms[name] = unreadable
+        for name, values in self.partitions.items():
+            known = [value for value in values.values() if value is not None]
+            whole = all(isinstance(value, int) for value in known)
+            form = Form("int64" if whole else "string")
+            forms.setdefault(name, form if len(known) == len(values) else Unreadable("has folders without a value"))
+        return forms
+
+    def count(self) -> int:
+        """The rows of all files. Raises JobFailure."""
+        return sum(self._parts(path)[1] for path in self.paths)
+
+    def describe(self) -> list[Description]:
+        """All columns as a job reads them by default; those that it cannot read with the reason."""
+        return [self._description(name, form) for name, form in self.forms.items()]
+
+    def _description(self, name: str, form: Form | Unreadable) -> Description:
+        if isinstance(form, Unreadable):
+            kinds = (str(types[name]) for types in self.types.values() if name in types)
+            return Description(name, next(kinds, "null"), (), str(form))
+        reason = None
+        try:
+            for path, parts in zip(self.paths, self._examined_parts(), strict=True):
+                for part in parts:
+                    self._rows(path, part, [self._column(name)])
+        except errors.JobFailure as failure:
+            reason = failure.message
+        return Description(name, form.dtype, form.shape, reason, form.unit)
+
+    def _examined_parts(self) -> list[list[Part]]:
+        """The parts whose values a description is made of."""
+        size = sum(path.stat().st_size for path in self.paths) if self._size() is None else self._size() or 0
+        found = [self._parts(path)[0] for path in self.paths]
+        return found if size <= _EXAMINED_BYTES else [parts[:1] for parts in found]
+
     def _columns(self) -> tuple[list[str], list[Column]]:
-        schema = self._schema()
         labels = [self.labels] if isinstance(self.labels, str) else self.labels or []
-        chosen = [self.features] if isinstance(self.features, str) else self.features
-        features = chosen or [name for name in schema if name not in {*labels, self.weight}]
+        features = [self.features] if isinstance(self.features, str) else self.features
+        if features is None:
+            features = self._default_features({*labels, self.weight, *self.indices})
         names = list(dict.fromkeys([*features, *labels, *([self.weight] if self.weight else [])]))
         for name in [*names, *self.dtypes, *self.shapes, *self.sparse]:
-            if name not in schema:
-                raise self._invalid(f"{self.paths[0].name} has no column {name!r}; it has {', '.join(schema)}")
-        columns = [self._column(name, schema[name]) for name in names]
+            if name not in self.forms:
+                raise self._invalid(f"{self.paths[0].name} has no column {name!r}; it has {', '.join(self.forms)}")
+        columns = [self._column(name) for name in names]
         if isinstance(self.features, str) or self.named:
             return features, columns
         floatx = keras.config.floatx()
@@ -128,153 +228,54 @@ class _Table(Source):
             what = f"{wrong[0].name!r} is no number" if wrong else "the features have several dtypes"
             raise self._invalid(f"{what}: one vector takes numbers of one dtype; name one feature, or set named")
         return features, [
-            Column(one.name, vector[one.name], one.shape) if one.name in vector else one for one in columns
+            Column(one.name, vector[one.name], one.shape, explicit=one.explicit) if one.name in vector else one
+            for one in columns
         ]
 
-    def _column(self, name: str, kind: Any) -> Column:
+    def _default_features(self, others: set[str | None]) -> list[str]:
+        for path, types in self.types.items():
+            lacking = [name for name in self.types[self.paths[0]] if name not in types]
+            more = [name for name in types if name not in self.types[self.paths[0]]]
+            if lacking or more:
+                what = f"has no column {lacking[0]!r}" if lacking else f"has another column {more[0]!r}"
+                raise self._invalid(
+                    f"{path.name} {what}, unlike {self.paths[0].name}: name the features, or files of one kind"
+                )
+        readable = [name for name, form in self.forms.items() if isinstance(form, Form) or name in self.sparse]
+        features = [name for name in readable if name not in others]
+        if not features:
+            raise self._invalid(f"{self.paths[0].name} has no column that can be a feature")
+        return features
+
+    def _column(self, name: str) -> Column:
         import pyarrow as pa
 
+        form = self.forms[name]
         if name in self.sparse:
-            if not pa.types.is_struct(kind):
+            kind = self.types[self.paths[0]].get(name)
+            if kind is None or not pa.types.is_struct(kind):
                 raise self._invalid(f'column {name!r} is {kind}: a sparse one holds {{"indices": […], "values": […]}}')
             return Column(name, self.dtypes.get(name, keras.config.floatx()), (), self.sparse[name])
-        shape: list[int | None] = []
-        while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-            shape.append(kind.list_size if pa.types.is_fixed_size_list(kind) else None)
-            kind = kind.value_type
-        given = self.shapes.get(name, shape)
-        if len(given) != len(shape):
-            raise self._invalid(f"column {name!r} has {len(shape)} dimensions, the shape {given} {len(given)}")
-        return Column(name, self.dtypes.get(name) or self._dtype(name, kind), tuple(given))
-
-    def _dtype(self, name: str, kind: Any) -> str:
-        import pyarrow as pa
-
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if pa.types.is_floating(kind):
-            return keras.config.floatx()
-        if pa.types.is_integer(kind):
-            return str(kind)
-        if pa.types.is_boolean(kind):
-            return "bool"
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
-            return "string"
-        raise self._invalid(f"column {name!r} is {kind}, of which no tensor is made: choose features without it")
+        if isinstance(form, Unreadable):
+            raise self._invalid(f"column {name!r} {form}: choose features and labels without it")
+        given = self.shapes.get(name, form.shape)
+        if len(given) != len(form.shape):
+            raise self._invalid(f"column {name!r} has {len(form.shape)} dimensions, the shape {given} {len(given)}")
+        dtype = self.dtypes.get(name)
+        if dtype is not None and not _is_dtype(dtype):
+            raise self._invalid(
+                f"dtypes of {name!r}: {dtype!r} is no dtype; give float32, int64, bool, string or alike"
+            )
+        return Column(name, dtype or form.dtype, tuple(given), explicit=dtype is not None)
 
     def _invalid(self, message: str) -> errors.JobFailure:
         name = type(self).__name__.lower()
         return errors.JobFailure(errors.FailureCode.INVALID_DATA, message, location=errors.Location(component=name))
 
 
-@component("parquet")
-class Parquet(_Table):
-    """Rows of Parquet files with the same columns; a row group is read at a time.
-
-    Numbers keep their dtype, floats take the job's; lists become RaggedTensors, fixed-size ones dense.
-
-    Args:
-        files: a glob, or several, below a data root.
-        labels: the column y; a list of columns gives a dict; null: elements are x alone.
-        features: the column x, as it is; a list of columns gives a vector (numbers of one dtype) or, with `named`, a
-            dict. Default: all that are neither labels nor weight.
-        weight: the column of sample weights.
-        named: x is a dict by column.
-        dtypes: column → dtype to cast to.
-        shapes: column → shape of one row's list, null where the length varies: `[null, 3]` a series of three values.
-        sparse: column of `{indices, values}` → its size: rows become SparseTensors, never made dense.
-    """
-
-    def _schema(self) -> dict[str, Any]:
-        schema = self._open(self.paths[0]).schema_arrow
-        return dict(zip(schema.names, schema.types, strict=True))
-
-    def _open(self, path: Path) -> Any:
-        import pyarrow.parquet
-
-        try:
-            return pyarrow.parquet.ParquetFile(path)
-        except (ValueError, OSError) as error:
-            raise self._invalid(f"{path.name} cannot be read as Parquet: {error}") from error
-
-    def _parts(self, path: Path) -> tuple[list[Part], int | None]:
-        metadata = self._open(path).metadata
-        return [(group, 0) for group in range(metadata.num_row_groups)], metadata.num_rows
-
-    def _table(self, path: Path, part: Part, names: list[str]) -> Any:
-        with self._open(path) as file:
-            return file.read_row_group(part[0], columns=names, use_threads=False)
-
-
-@component("jsonl")
-class Jsonl(_Table):
-    """One JSON object a line, all with the same fields; about 1 MiB of lines is read at a time.
-
-    What the fields hold is taken from the first lines: whole numbers are int64, others take the job's float dtype,
-    lists become RaggedTensors. A field that is whole in the first MiB and is not later needs its `dtypes`.
-
-    Args:
-        files: a glob, or several, below a data root.
-        labels: the field y; a list of fields gives a dict; null: elements are x alone.
-        features: the field x, as it is; a list of fields gives a vector (numbers of one dtype) or, with `named`, a
-            dict. Default: all that are neither labels nor weight.
-        weight: the field of sample weights.
-        named: x is a dict by field.
-        dtypes: field → dtype.
-        shapes: field → shape of one row's list, null where the length varies: `[null, 3]` a series of three values.
-        sparse: field of `{"indices": […], "values": […]}` → its size: rows become SparseTensors, never made dense.
-    """
-
-    def _schema(self) -> dict[str, Any]:
-        parts, _ = self._parts(self.paths[0])
-        if not parts:
-            raise self._invalid(f"{self.paths[0].name} is empty")
-        try:
-            schema = self._read(self.paths[0], parts[0], None).schema
-        except ValueError as error:
-            raise self._invalid(f"{self._where(self.paths[0], parts[0])}: {error}") from error
-        return {name: self._wider(name, kind) for name, kind in zip(schema.names, schema.types, strict=True)}
-
-    def _wider(self, name: str, kind: Any) -> Any:
-        import pyarrow as pa
-
-        return pa.float64() if pa.types.is_integer(kind) and self.dtypes.get(name, "").startswith("float") else kind
-
-    def _parts(self, path: Path) -> tuple[list[Part], int | None]:
-        size = path.stat().st_size
-        parts, start = [], 0
-        with path.open("rb") as lines:
-            count = sum(1 for line in lines if line.strip()) if size <= _COUNTED_BYTES else None
-            while start < size:
-                lines.seek(min(start + PART_BYTES, size))
-                lines.readline()
-                parts.append((start, lines.tell()))
-                start = lines.tell()
-        return parts, count
-
-    def _table(self, path: Path, part: Part, names: list[str]) -> Any:
-        import pyarrow as pa
-
-        schema = self._schema_of_columns
-        return self._read(path, part, pa.schema([(name, schema[name]) for name in names]))
-
-    @functools.cached_property
-    def _schema_of_columns(self) -> dict[str, Any]:
-        return self._schema()
-
-    def _read(self, path: Path, part: Part, schema: Any) -> Any:
-        import pyarrow.json
-
-        with path.open("rb") as lines:
-            lines.seek(part[0])
-            block = lines.read(part[1] - part[0])
-        return pyarrow.json.read_json(
-            io.BytesIO(block),
-            pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
-            pyarrow.json.ParseOptions(
-                explicit_schema=schema, unexpected_field_behavior="ignore" if schema else "infer"
-            ),
-        )
-
-    def _where(self, path: Path, part: Part) -> str:
-        return lines_of(path, part)
+def _is_dtype(name: str) -> bool:
+    try:
+        dtype = tf.as_dtype(name)
+    except TypeError:
+        return False
+    return bool(dtype.is_integer or dtype.is_floating or dtype.is_bool or dtype == tf.string)

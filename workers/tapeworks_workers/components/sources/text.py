@@ -9,9 +9,9 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from tapeworks import Files, component
-from tapeworks_workers.components.sources import text_files
+from tapeworks_workers.components.sources import text_encoding
 from tapeworks_workers.components.sources.labelled_files import LabelledFiles
-from tapeworks_workers.components.sources.text_files import BrokenText, TextFile
+from tapeworks_workers.components.sources.text_encoding import BrokenText, TextFile
 
 _FILES_AT_ONCE = 4
 
@@ -49,7 +49,7 @@ class Text(LabelledFiles):
         self.per = per
         self.labels = labels
         self.classes = classes
-        self.encoding = text_files.codec(encoding)
+        self.encoding = text_encoding.codec(encoding)
         self.on_error = on_error
         self.max_skipped = max_skipped
 
@@ -70,16 +70,16 @@ class Text(LabelledFiles):
 
     @tf.autograph.experimental.do_not_convert
     def _whole(self, path: tf.Tensor, label: tf.Tensor) -> Any:
-        text = text_files.whole(path, self.encoding)
+        text = text_encoding.whole(path, self.encoding)
         return (text, label) if self.labels else text
 
     @tf.autograph.experimental.do_not_convert
     def _lines(self, marked: bool, path: tf.Tensor, label: tf.Tensor) -> tf.data.Dataset:
-        lines = text_files.lines(path, self.encoding, marked).filter(_not_empty)
+        lines = text_encoding.lines(path, self.encoding, marked).filter(_not_empty)
         return tf.data.Dataset.zip(lines, tf.data.Dataset.from_tensors(label).repeat()) if self.labels else lines
 
     def _examine(self, path: Path) -> TextFile:
-        return text_files.examine(path, self.encoding)
+        return text_encoding.examine(path, self.encoding)
 
     def _tried(self, path: Path) -> TextFile | str:
         try:

@@ -1,122 +1,136 @@
-"""Text files: the encoding is checked before anything is read, and what is no UTF-8 becomes UTF-8.
+"""Files of lines as UTF-8 bytes: plain, gzip'd, or in another encoding.
 
-`examine(path, encoding)` reads a whole file once and raises BrokenText with the line that cannot be decoded.
-`lines(path, encoding)` and `whole(path, encoding)` are functions of a graph. A byte order mark is no part of a text.
+Offsets are those of the UTF-8 text. A plain file is read at any offset; a gzip'd or recoded one has to be read from
+its start, so streams stay open, and the next part continues where the one before it ended.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
-from dataclasses import dataclass
+import gzip
+import io
+import threading
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-import numpy as np
-import tensorflow as tf
-
-UTF_8 = "utf-8"
-_CHUNK_BYTES = 1 << 20
-_UTF_16 = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-
-
-class BrokenText(ValueError):
-    """A file that is not in the encoding; the message names the file and the line."""
+_OPEN_STREAMS = 4
+BLOCK_BYTES = 1024 * 1024
+BOM = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b\x08"
+_UTF_8 = ("utf-8", "utf-8-sig", "ascii")
 
 
-@dataclass(frozen=True)
+class Undecodable(ValueError):
+    """Bytes that are no text of the encoding, or no gzip."""
+
+
 class TextFile:
-    """A file that can be decoded."""
+    """One file.
 
-    path: Path
-    marked: bool = False
-    """Whether it begins with UTF-8's byte order mark."""
+    Args:
+        path: of the file; its first bytes say whether it is compressed.
+        encoding: a Python codec's name.
 
+    Raises LookupError where it names none.
+    """
 
-def codec(encoding: str) -> str:
-    """Python's name of a text encoding. Raises ValueError."""
-    try:
-        "".encode(encoding)  # refuses codecs that are not of text
-        name = codecs.lookup(encoding).name
-    except LookupError as error:
-        raise ValueError(
-            f'encoding must be one that Python knows ("utf-8", "latin-1", "utf-16", "cp1252"), not {encoding!r}'
-        ) from error
-    return UTF_8 if name in ("utf-8-sig", "ascii") else name
+    def __init__(self, path: Path, encoding: str = "utf-8") -> None:
+        self.path = path
+        b"a".decode(encoding, "ignore")  # refuses codecs that give no text, as zip
+        codecs.getincrementaldecoder(encoding)
+        self._codec = codecs.lookup(encoding).name
+        with path.open("rb") as file:
+            self._packed = file.read(len(_GZIP)) == _GZIP
+        self._plain = self._codec in _UTF_8 and not self._packed
+        self._streams: list[tuple[int, BinaryIO]] = []
+        self._lock = threading.Lock()
 
+    def blocks(self, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+        """The whole text in blocks of a size. Raises Undecodable."""
+        with self._opened() as stream:
+            while block := _read(stream, size):
+                yield block
 
-def examine(path: Path, encoding: str) -> TextFile:
-    """Decode a file, part by part. Raises BrokenText."""
-    decoder, line = codecs.getincrementaldecoder(encoding)(), 1
-    marked = False
-    with path.open("rb") as file:
-        for number in range(path.stat().st_size // _CHUNK_BYTES + 2):
-            chunk = file.read(_CHUNK_BYTES)
-            if number == 0:
-                marked = encoding == UTF_8 and chunk.startswith(codecs.BOM_UTF8)
-                _check_utf_16(path, chunk, encoding)
-            try:
-                line += decoder.decode(chunk, final=not chunk).count("\n")
-            except UnicodeDecodeError as error:
-                raise _broken(path, encoding, line, error) from error
-            if not chunk:
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to before `end`. Raises Undecodable."""
+        if self._plain:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+        with self._lock:
+            position, stream = self._nearest(start)
+            while position < start and (skipped := _read(stream, min(start - position, BLOCK_BYTES))):
+                position += len(skipped)
+            content = _read(stream, end - start)
+            self._streams.append((position + len(content), stream))
+            return content
+
+    def line_at(self, offset: int) -> int:
+        """The number of the line that begins at or before an offset."""
+        line, before, left = 1, b"", offset
+        for block in self.blocks():
+            block = block[:left]
+            left -= len(block)
+            joined = before[-1:] + block
+            line += block.count(b"\n") + block.count(b"\r") - joined.count(b"\r\n")
+            before = block
+            if not left:
                 break
-    return TextFile(path, marked)
+        return line
+
+    def _nearest(self, start: int) -> tuple[int, BinaryIO]:
+        """The open stream that needs least reading to come to `start`, else a new one."""
+        usable = [one for one in self._streams if one[0] <= start]
+        if usable:
+            best = max(usable, key=lambda one: one[0])
+            self._streams.remove(best)
+            return best
+        if len(self._streams) >= _OPEN_STREAMS:
+            self._streams.pop(0)[1].close()
+        return 0, self._opened()
+
+    def _opened(self) -> BinaryIO:
+        raw: BinaryIO = gzip.open(self.path, "rb") if self._packed else self.path.open("rb")  # type: ignore[assignment]
+        if self._codec in _UTF_8:
+            return raw
+        return io.BufferedReader(_Recoded(raw, self._codec), BLOCK_BYTES)
 
 
-def _check_utf_16(path: Path, head: bytes, encoding: str) -> None:
-    if encoding != UTF_8:
-        return
-    if head[:2] in _UTF_16:
-        raise BrokenText(f'{path.parent.name}/{path.name} is UTF-16, not UTF-8; give "encoding": "utf-16"')
-    if len(head) >= 4 and (head[1:4:2] == b"\0\0" or head[0:4:2] == b"\0\0"):
-        order = "utf-16-le" if head[1] == 0 else "utf-16-be"
-        raise BrokenText(f'{path.parent.name}/{path.name} is UTF-16, not UTF-8; give "encoding": "{order}"')
+def _read(stream: BinaryIO, size: int) -> bytes:
+    try:
+        return stream.read(size)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Undecodable(f"cannot be decompressed: {error}") from error
 
 
-def _broken(path: Path, encoding: str, line: int, error: UnicodeDecodeError) -> BrokenText:
-    line += error.object[: error.start].count(b"\n")
-    remedy = 'give its "encoding", such as "latin-1" or "cp1252"' if encoding == UTF_8 else "give its own encoding"
-    byte = error.object[error.start]
-    return BrokenText(f"{path.parent.name}/{path.name}, line {line}: byte 0x{byte:02x} is not {encoding}; {remedy}")
+class _Recoded(io.RawIOBase):
+    """A stream of one encoding, read as UTF-8."""
 
+    def __init__(self, raw: BinaryIO, encoding: str) -> None:
+        self._raw = raw
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._encoding = encoding
+        self._ready = b""
 
-# ── in a graph ───────────────────────────────────────────────────────────────────────────────────
+    def readable(self) -> bool:
+        return True
 
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while not self._ready:
+            block = self._raw.read(BLOCK_BYTES // 4)
+            try:
+                self._ready = self._decoder.decode(block, final=not block).encode()
+            except UnicodeError as error:
+                raise Undecodable(f"is not {self._encoding}: {error}") from error
+            if not block:
+                break
+        size = min(len(buffer), len(self._ready))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
 
-def whole(path: tf.Tensor, encoding: str) -> tf.Tensor:
-    """The text of a file as UTF-8, a string scalar."""
-    if encoding == UTF_8:
-        text = tf.io.read_file(path)
-        mark = tf.constant(codecs.BOM_UTF8)
-        marked = tf.strings.substr(text, 0, len(codecs.BOM_UTF8)) == mark
-        return tf.cond(marked, lambda: tf.strings.substr(text, len(codecs.BOM_UTF8), -1), lambda: text)
-    return _python(lambda name: np.array(_decoded(name, encoding).encode(), object), path, [])
-
-
-def lines(path: tf.Tensor, encoding: str, marked: bool) -> tf.data.Dataset:
-    """The lines of a file as UTF-8, empty ones included. `marked`: whether some file begins with a byte order mark."""
-    if encoding != UTF_8:
-        split = _python(lambda name: _lines(_decoded(name, encoding)), path, [None])
-        return tf.data.Dataset.from_tensor_slices(split)
-    found = tf.data.TextLineDataset(path)
-    return found.enumerate().map(_unmarked) if marked else found
-
-
-@tf.autograph.experimental.do_not_convert
-def _unmarked(index: tf.Tensor, line: tf.Tensor) -> tf.Tensor:
-    return tf.cond(index == 0, lambda: tf.strings.regex_replace(line, "^\ufeff", ""), lambda: line)
-
-
-def _python(function: Callable[[bytes], np.ndarray], path: tf.Tensor, shape: list[int | None]) -> tf.Tensor:
-    """Stateless, so the iterator can be saved."""
-    return tf.ensure_shape(tf.numpy_function(function, [path], tf.string, stateful=False), shape)
-
-
-def _decoded(name: bytes, encoding: str) -> str:
-    return Path(name.decode()).read_bytes().decode(encoding).removeprefix("\ufeff")
-
-
-def _lines(text: str) -> np.ndarray:
-    """As TextLineDataset cuts them: at LF, less a CR before it."""
-    found = [line.removesuffix("\r").encode() for line in text.split("\n")]
-    return np.array(found if found[-1] else found[:-1], object).reshape(-1)
+    def close(self) -> None:
+        self._raw.close()
+        super().close()

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tapeworks import Files, Source, component, errors
 
-_FILES_AT_ONCE = 4
 _PARSED_AT_ONCE = 64
 _STORED = {"float32": "float32", "int64": "int64", "string": "string"}
 """What an Example can hold."""
@@ -18,7 +17,7 @@ _STORED = {"float32": "float32", "int64": "int64", "string": "string"}
 
 @component("tfrecord")
 class TFRecord(Source):
-    """Records of tf.train.Example, parsed many at a time; several files are read in turns, in a fixed order.
+    """Records of tf.train.Example, parsed many at a time; several files are read one after another, in order of name.
 
     Args:
         files: a glob, or several, below a data root.
@@ -30,7 +29,7 @@ class TFRecord(Source):
         labels: the feature y; a list gives a dict; null: elements are x alone.
         weight: the feature of sample weights.
         dtypes: feature → dtype to cast to; default: floats take the job's.
-        compression: of the files.
+        compression: of the files; default: gzip'd files are found by their first bytes.
     """
 
     def __init__(
@@ -62,23 +61,22 @@ class TFRecord(Source):
         return self.paths
 
     def dataset(self) -> tf.data.Dataset:
-        for path in self.paths:
-            self._check(path)
-        records = tf.data.Dataset.from_tensor_slices([str(path) for path in self.paths]).interleave(
-            lambda path: tf.data.TFRecordDataset(path, compression_type=self.compression or ""),
-            cycle_length=min(_FILES_AT_ONCE, len(self.paths)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+        compressions = [self.compression or compression_of(path) for path in self.paths]
+        for path, compression in zip(self.paths, compressions, strict=True):
+            self._check(path, compression)
+        files = ([str(path) for path in self.paths], compressions)
+        records = tf.data.Dataset.from_tensor_slices(files).flat_map(
+            lambda path, compression: tf.data.TFRecordDataset(path, compression_type=compression)
         )
         parsed = records.batch(_PARSED_AT_ONCE).map(
             self._parsed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         return parsed.unbatch()
 
-    def _check(self, path: Path) -> None:
+    def _check(self, path: Path, compression: str) -> None:
         """Parse the first record here, where a mistake can be told with its file."""
         try:
-            first = next(iter(tf.data.TFRecordDataset(str(path), compression_type=self.compression or "")), None)
+            first = next(iter(tf.data.TFRecordDataset(str(path), compression_type=compression)), None)
             if first is not None:
                 self._parsed(first[None])
         except tf.errors.OpError as error:
@@ -108,6 +106,18 @@ class TFRecord(Source):
             value = value.with_values(tf.ensure_shape(_dense(value.values), [None, *shape[1:]]))
         dtype = self.dtypes.get(name, keras.config.floatx() if value.dtype.is_floating else None)
         return value if dtype is None else tf.cast(value, dtype)
+
+
+def compression_of(path: Path) -> str:
+    """`GZIP` where a file begins as gzip does and its first record can be read so; else none."""
+    with path.open("rb") as file:
+        if file.read(3) != b"\x1f\x8b\x08":
+            return ""
+    try:
+        next(iter(tf.data.TFRecordDataset(str(path), compression_type="GZIP")), None)
+    except tf.errors.DataLossError:
+        return ""  # the length of a first record can look like gzip
+    return "GZIP"
 
 
 def _dense(values: Any) -> tf.Tensor:
