@@ -24,7 +24,15 @@ from typing import Any
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.jobs import JobKind, State
 from tapeworks.report_limits import MAX_FILE_LIST_BYTES
-from tapeworks_workers.engine import broken_files, diagnostics, environment, files, resume_test, resume_warnings
+from tapeworks_workers.engine import (
+    broken_files,
+    class_names,
+    diagnostics,
+    environment,
+    files,
+    resume_test,
+    resume_warnings,
+)
 from tapeworks_workers.engine.admission import admit_packaged
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
@@ -116,8 +124,8 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
         data = build_data(spec)
     lineage = {**environment.lineage(spec), "sources": data.sources, "components": attempt.components}
     if data.class_names is not None:
-        lineage["class_names"] = data.class_names
-        reporter.event("class_names", {"class_names": data.class_names})
+        lineage["class_names"] = class_names.reported(data.class_names)
+        reporter.event("class_names", {"class_names": lineage["class_names"]})
     for message in data.absent_classes:
         reporter.note(message)
     reporter.facts(lineage=lineage)
@@ -176,7 +184,7 @@ def trained(
         reporter.enter(State.EXPORTING)
         export_bundle(
             assembly, training.step, counters=counters.document(), batches=data.training.first(PROBE_BATCHES),
-            folder=attempt.folder / BUNDLE, metrics=metrics, lineage=lineage,
+            folder=attempt.folder / BUNDLE, metrics=metrics, lineage=lineage, class_names=data.class_names,
         )  # fmt: skip
         reporter.enter(State.VERIFYING)
         verify(channel)

@@ -1,5 +1,6 @@
 """One list of classes for a job: of folders that lack a class, of several sources, as lineage and bundle name it."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine import class_names, origins
 from tapeworks_workers.engine.building import set_data_roots
 from tapeworks_workers.engine.pipeline import Data, Split, build_data
 from tests.workers.engine.test_runner import events, records
@@ -162,6 +164,13 @@ def test_lineage_event_and_bundle_name_the_classes_and_what_was_skipped(root: Pa
     assert json.loads(manifest.read_text())["class_names"] == names
 
 
+def test_names_too_long_for_a_job_object_are_counted() -> None:
+    few, many = ["cat", "dog"], [f"{number:04}" * 8 for number in range(3000)]
+    assert class_names.reported(few) == few
+    assert class_names.reported(many) == 3000
+    assert class_names.reported({"a": few, "b": many}) == {"a": 2, "b": 3000}
+
+
 def test_a_file_damaged_inside_ends_the_job_as_invalid_data_with_its_name(root: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3)).astype("uint8")
     path = root / "train" / "dog" / "3.png"
@@ -178,3 +187,16 @@ def test_a_file_damaged_inside_ends_the_job_as_invalid_data_with_its_name(root: 
     split = {"source": images("train/*/*"), "validation": 0.2, "pipeline": [BATCH]}
     failure = attempt(job(data=split, model=MODEL, export=None), tmp_path / "job", data_roots=[root])[-1]["failure"]
     assert failure["message"].startswith("dog/3.png cannot be decoded"), failure
+
+
+@pytest.mark.usefixtures("root")
+def test_the_lineage_of_many_files_is_cut_and_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = data_of(images("train/*/*")).sources["training"]
+    assert len(whole["files"]) == 18
+    assert "file_count" not in whole
+    monkeypatch.setattr(origins, "LISTED_BYTES", 500)
+    cut = data_of(images("train/*/*")).sources["training"]
+    assert 0 < len(cut["files"]) < 6
+    assert cut["files"] == whole["files"][: len(cut["files"])]
+    lines = "".join(f"{one['sha256']}  {one['name']}\n" for one in whole["files"])
+    assert (cut["file_count"], cut["sha256"]) == (18, hashlib.sha256(lines.encode()).hexdigest())

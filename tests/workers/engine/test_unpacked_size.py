@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.components.sources.arrays import Arrays
-from tapeworks_workers.components.sources.folders import Images
-from tapeworks_workers.components.sources.tables import Parquet
+from tapeworks_workers.components.sources.images import Images
+from tapeworks_workers.components.sources.parquet import Parquet
 from tapeworks_workers.components.sources.unpacked_size import MAX_PIXELS, check_arrays, check_pixels
 from tapeworks_workers.engine.datasets import describe
 

@@ -9,6 +9,7 @@ splits are numbered by the training list, and what it lacks is refused.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.origins import TRAINING, Branched, Origin
 
 _SHOWN = 10
+REPORTED_BYTES = 64 * 1024
+"""Of the names in a job object and its event; a bundle's manifest has all."""
 Field = tuple[str, ...]
 """The names of the branches of `zip` that lead to a source; empty without them."""
 
@@ -70,6 +73,13 @@ def absent(origins: Mapping[str, Origin | Branched]) -> list[str]:
             if missing := [name for name in names if name not in found[field]]:
                 messages.append(f"the {split} data holds nothing of {_listed(missing)}")
     return messages
+
+
+def reported(names: Any) -> Any:
+    """The list as a job object holds it; the number of classes alone where the names are too long for one."""
+    if len(json.dumps(names)) <= REPORTED_BYTES:
+        return names
+    return {field: len(one) for field, one in names.items()} if isinstance(names, dict) else len(names)
 
 
 def _named(origin: Origin | Branched, field: Field = ()) -> Iterator[tuple[Field, _Named]]:

@@ -60,11 +60,13 @@ def export_bundle(
     folder: Path,
     metrics: Mapping[str, float],
     lineage: Mapping[str, Any],
+    class_names: Any = None,
 ) -> BundleDraft:
     """Write the bundle below `folder`, which must not exist.
 
     `step`: the one that trained it. `batches`: one or more real training batches, nests of host arrays as the step
-    takes them; `counters`: what checkpoints keep of the loop. Raises JobFailure `not_serializable`, `invalid_spec`.
+    takes them; `counters`: what checkpoints keep of the loop.
+    `class_names`: of the labels. Raises JobFailure `not_serializable`, `invalid_spec`.
     """
     export = assembly.spec.export
     if export is None or not batches:
@@ -88,7 +90,7 @@ def export_bundle(
         "dtype_policy": keras.config.dtype_policy().name,
         "metrics": {name: float(value) for name, value in metrics.items() if np.isfinite(value)},
         "lineage": dict(lineage),
-        "class_names": lineage.get("class_names"),
+        "class_names": class_names,
         "counters": counters,
         "versions": {**versions(), "tapeworks": metadata.version("tapeworks")},
         "device": device(),

@@ -10,6 +10,9 @@ splits of unpaired sources never share an element, however they are combined aft
 from __future__ import annotations
 
 import functools
+import hashlib
+import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +40,8 @@ from tapeworks_workers.engine.randomness import derive_seed
 from tapeworks_workers.engine.resume_warnings import Remarks
 
 TRAINING = "training"
+LISTED_BYTES = 32 * 1024
+"""Of the files that the lineage lists for one split."""
 
 
 @dataclass(frozen=True)
@@ -228,12 +233,30 @@ def _branch(
 
 
 def lineage(origin: Origin | Branched, digest: Callable[[Path], str]) -> dict[str, Any]:
-    """The component, and the files that it and the sources inside it read."""
+    """The component, and the files that it and the sources inside it read; `skipped`: why some are left out.
+
+    A job object holds no list of 100,000 images: what is longer is cut, and `file_count` and `sha256` (of the lines
+    "digest  name" of all files, as sha256sum writes them) stand for all.
+    """
     files = {file: None for _, source in origin.named_sources() for file in source.files()}
     skipped = [reason for _, source in origin.named_sources() for reason in source.skipped()]
-    listed = [{"name": file.name, "bytes": file.stat().st_size, "sha256": digest(file)} for file in files]
-    told = {"component": origin.reference.component, "version": origin.reference.version, "files": listed}
-    return {**told, "skipped": skipped} if skipped else told
+    entries = [{"name": file.name, "bytes": file.stat().st_size, "sha256": digest(file)} for file in files]
+    listed = _first(entries)
+    told: dict[str, Any] = {
+        "component": origin.reference.component,
+        "version": origin.reference.version,
+        "files": listed,
+    }
+    if len(listed) < len(entries):
+        lines = "".join(f"{one['sha256']}  {one['name']}\n" for one in entries)
+        told |= {"file_count": len(entries), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    return {**told, "skipped": _first(skipped), "skipped_count": len(skipped)} if skipped else told
+
+
+def _first(entries: list[Any]) -> list[Any]:
+    """As many as a job object holds."""
+    sizes = itertools.accumulate(len(json.dumps(one)) for one in entries)
+    return entries[: sum(1 for size in sizes if size <= LISTED_BYTES)]
 
 
 def _refused(pointer: str, message: str, reference: ReferenceFields) -> JobFailure:
