@@ -187,7 +187,9 @@ class Table(Source):
         return sum(self._parts(path)[1] for path in self.paths)
 
     def describe(self) -> list[Description]:
-        """All columns as a job reads them by default; those that it cannot read with the reason."""
+        """All columns as a job reads them by default; those that it cannot read with the reason. Raises JobFailure."""
+        for path, types in self.types.items():
+            self._check_size(path, list(types))
         return [self._description(name, form) for name, form in self.forms.items()]
 
     def _description(self, name: str, form: Form | Unreadable) -> Description:
