@@ -45,7 +45,6 @@ def compiled_model(setup: Setup) -> keras.Model:
 
 def fitted(setup: Setup, model: keras.Model) -> Training:
     """Train it."""
-    x, y, weight = (*setup.training, None)[:3]
     batch = keras.tree.map_structure(lambda array: array[:2], elements(setup.training))
     if not model.built:
         model(keras.tree.map_structure(tf.convert_to_tensor, batch[0]))
@@ -60,8 +59,10 @@ def fitted(setup: Setup, model: keras.Model) -> Training:
     options: dict[str, Any] = {"epochs": setup.epochs, "shuffle": False, "verbose": 0, "callbacks": callbacks}
     options["class_weight"] = setup.class_weight
     if setup.from_arrays:
+        x, y, weight = (*_flat_weights(setup.training), None)[:3]
+        validated = None if setup.validation is None else _flat_weights(setup.validation)
         history = model.fit(x, y, sample_weight=weight, batch_size=BATCH, validation_batch_size=BATCH,
-                            validation_data=setup.validation, **options)  # fmt: skip
+                            validation_data=validated, **options)  # fmt: skip
     else:
         validation = None if setup.validation is None else dataset(setup.validation)
         training = dataset(setup.training)
@@ -70,6 +71,16 @@ def fitted(setup: Setup, model: keras.Model) -> Training:
         history = model.fit(training, validation_data=validation, steps_per_epoch=setup.steps_per_epoch, **options)
     named = {name: [one for value in several for one in np.ravel(value)] for name, several in _flat(history.history)}
     return Training(names, start, values(model)[1], curve.losses, named)
+
+
+def _flat_weights(split: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arrays of a split, weights of shape (n, 1) as (n,).
+
+    Of arrays, and only of them, Keras averages such weights apart from the losses where y is in a structure.
+    """
+    if len(split) == 3 and isinstance(split[1], list | dict) and np.shape(split[2])[1:] == (1,):
+        return (*split[:2], split[2][:, 0])
+    return split
 
 
 def _flat(history: dict[str, list[Any]]) -> list[tuple[str, list[Any]]]:
