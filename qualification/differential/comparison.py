@@ -35,7 +35,7 @@ class Verdict(StrEnum):
     BROKEN = "broken"
     """It failed with an error of no code."""
     UNFIT = "unfit"
-    """`fit` itself fails: nothing to compare with."""
+    """`fit` itself fails, or gives something else each time: nothing to compare with."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,15 @@ def _outcome(setup: Setup) -> Outcome:
     except Exception as error:
         return Outcome(Verdict.BROKEN, [*traceback.format_exc().splitlines()[-12:], _line(error)])
     found = list(differences(ours, theirs))
+    if found and not _repeats(setup, theirs):
+        return Outcome(Verdict.UNFIT, ["fit does not repeat itself: Keras loses a seed when it copies a layer"])
     return Outcome(Verdict.DIFFERENT if found else Verdict.EQUAL, found)
+
+
+def _repeats(setup: Setup, first: Training) -> bool:
+    """Whether `fit` gives the same once more."""
+    _fresh(setup)
+    return _close(fitted(setup, compiled_model(setup)).losses, first.losses)
 
 
 def differences(ours: Training, theirs: Training) -> Iterator[str]:
