@@ -2,34 +2,25 @@
 
     python benchmarks/model_libraries.py [NAME…]     without names: all; one line for each, exits 1 where one fails
 
-Each is small and starts from its initialisers: a few steps of a real job, its bundle, and both verifiers as scripts.
+Each is small and starts from its initialisers: a few steps of a real job, its bundle and the certificate.
 KerasHub is no dependency of Tapeworks: `pip install keras-hub` in an environment of your own.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import tensorflow as tf
 
 from tapeworks.canonical import parse_spec
 from tapeworks.components import Component, registry
-from tapeworks.errors import JobFailure
-from tapeworks.jobs import RefusedComponent
+from tapeworks.jobs import JobKind, RefusedComponent
 from tapeworks.loading import load_components, load_installed
-from tapeworks_workers import reload
+from tapeworks_workers.authoring.attempts import Attempts
+from tapeworks_workers.authoring.component_jobs import told_failure
+from tapeworks_workers.authoring.trial_jobs import trial_job
 from tapeworks_workers.engine.admission import admit
-from tapeworks_workers.engine.assembly import assemble
-from tapeworks_workers.engine.certificate import COMPARISONS
-from tapeworks_workers.engine.export import export_bundle
-from tapeworks_workers.engine.step import compile_train_step
 
 IMAGES = """
 import keras
@@ -127,9 +118,6 @@ def vit():
 """
 
 
-_CAUSAL = ("hub/GPT2", "hub/Llama", "hub/Gemma")
-
-
 def main(names: list[str]) -> int:
     """Run each architecture that is named, or all. The exit status."""
     with tempfile.TemporaryDirectory(prefix="architectures-") as folder:
@@ -142,67 +130,25 @@ def main(names: list[str]) -> int:
         offered = [one for one in registry if one.name.startswith(("applications/", "hub/"))]
         chosen = [one for one in offered if not names or one.name in names]
         wrong = 0
-        for component in chosen:
-            problem = attempted(component, Path(folder) / component.name)
-            wrong += problem is not None
-            sys.stdout.write(f"{component.name}: {problem or 'certified'}\n")
-            sys.stdout.flush()
+        with Attempts() as attempts:
+            for component in chosen:
+                problem = attempted(component, Path(folder) / component.name, attempts)
+                wrong += problem is not None
+                sys.stdout.write(f"{component.name}: {problem or 'certified'}\n")
+                sys.stdout.flush()
     return int(wrong > 0 or not chosen)
 
 
-def attempted(component: Component, folder: Path) -> str | None:
-    """What is wrong with an architecture; None where its bundle is certified."""
+def attempted(component: Component, folder: Path, attempts: Attempts) -> str | None:
+    """What is wrong with an architecture; None where the bundle of a small job of it is certified."""
     verdict = admit(component)
     if isinstance(verdict, RefusedComponent):
         return f"refused: {verdict.reason}"
-    try:
-        bundle = trained_and_exported(component, folder)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    scripts = {"reload": [str(reload.__file__)], "certify": ["-m", "tapeworks_workers.engine.certify"]}
-    for verifier, script in scripts.items():
-        command = [sys.executable, *script, str(bundle), str(folder / "observed" / verifier)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            return done.stderr[-1000:]
-        try:
-            COMPARISONS[verifier](bundle, manifest, folder / "observed", "cpu")
-        except JobFailure as failure:
-            return failure.message
-    return None
-
-
-def trained_and_exported(component: Component, folder: Path) -> Path:
-    """The bundle of a job of three steps."""
-    batches = list(random_batches(dict(component.example or {})["inputs"], component.name in _CAUSAL))
-    element = tf.nest.map_structure(lambda a: tf.TensorSpec([None, *a.shape[1:]], a.dtype), batches[0])
-    spec = {
-        "data": {"source": "iris", "pipeline": [{"op": "batch", "batch_size": 4}]},
-        "model": component.name,
-        "optimizer": "keras/Adam",
-        "loss": {"component": "keras/SparseCategoricalCrossentropy", "config": {"from_logits": True}},
-    }
-    assembly = assemble(parse_spec(spec), element)
-    step = compile_train_step(assembly)
-    for batch in batches:
-        step(batch)
-    return export_bundle(
-        assembly, step, counters={"step": 3}, batches=batches, folder=folder, metrics={}, lineage={}
-    ).folder
-
-
-def random_batches(inputs: Any, per_token: bool) -> Any:
-    """Three batches of what the model takes, and labels of three classes."""
-    random = np.random.default_rng(0)
-    for rows in (4, 4, 2):
-        x = tf.nest.map_structure(lambda spec, rows=rows: _numbers(random, rows, spec), inputs)
-        yield x, random.integers(0, 3, (rows, 6) if per_token else rows)
-
-
-def _numbers(random: np.random.Generator, rows: int, spec: Any) -> np.ndarray:
-    shape = (rows, *spec.shape[1:])
-    return np.ones(shape, np.int32) if spec.dtype.is_integer else random.random(shape, np.float32)
+    spec = parse_spec(trial_job(component).spec).document()
+    folder.mkdir(parents=True)
+    lease = {"kind": JobKind.TRAIN, "attempt": 1, "spec": spec, "timeout_seconds": None}
+    failure = attempts.run({"lease": lease, "folder": str(folder), "resume": []})[-1]["failure"]
+    return None if failure is None else told_failure(failure)
 
 
 if __name__ == "__main__":

@@ -214,3 +214,19 @@ class Tracked(TrainingStep):
     def scalars(self, loss: Any) -> Any:
         result, passed = self.track(loss)
         return {"loss": result, "root": tf.sqrt(result), "mean": loss, "passed": passed}
+
+
+@component("hooks/Compiled", example={"inputs": tf.TensorSpec([None, 4], tf.float32)})
+class Compiled(keras.Model):
+    """Compiles itself when it is made, as models of libraries do: what it is compiled with is not the job's."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.out = keras.layers.Dense(3)
+        self.largest = keras.metrics.Mean(name="largest")
+        self.compile("adam", "mse", metrics=["mae"])
+
+    def call(self, x: Any) -> Any:
+        outputs = self.out(x)
+        self.largest.update_state(keras.ops.max(outputs))
+        return outputs

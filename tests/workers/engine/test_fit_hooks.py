@@ -72,6 +72,7 @@ def check(ours: Trained, optimizer: Any = SGD) -> set[str]:
         ("OwnLoss", set()),
         ("MoreLoss", {"term", "val_term"}),
         ("OwnMetrics", {"largest", "val_largest"}),
+        ("Compiled", {"largest", "val_largest"}),
         ("LastBatch", {"last", "val_last"}),
         ("OnlyTracker", {"loss", "val_loss"}),
         ("NamedResults", {"f1", "val_f1", "seen", "val_seen", "doubled", "val_doubled"}),

@@ -23,7 +23,7 @@ from tapeworks.references import Kind
 from tapeworks.spec import JobSpec, LossSpec, OutputLosses
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.comparison import recurrent_states
-from tapeworks_workers.engine.fit_hooks import own_metrics, uncalled_hooks
+from tapeworks_workers.engine.fit_hooks import metrics_of, own_metrics, uncalled_hooks
 from tapeworks_workers.engine.gradients import build_minimizers, build_transforms, named_metrics
 from tapeworks_workers.engine.held_state import held_metrics, held_variables
 from tapeworks_workers.engine.initial_weights import Taken
@@ -119,7 +119,7 @@ class Assembly:
 
     def held_metrics(self) -> list[keras.metrics.Metric]:
         """The metrics that the models hold, and those that the step's attributes do: no metrics of the spec."""
-        of_models = {id(metric) for model in self.models.values() for metric in model.metrics}
+        of_models = {id(metric) for model in self.models.values() for metric in metrics_of(model)}
         of_step = [metric for metric in held_metrics(self.step, skip=Run) if id(metric) not in of_models]
         return [*own_metrics(self.models.values()), *of_step]
 

@@ -83,7 +83,7 @@ class SpecCompilation:
         """Update all metrics; the results of the model's own by name, as `fit` logs them."""
         if not overrides(self._model, *_OF_METRICS):
             self._metrics.update_state(y, y_pred, sample_weight)
-            return self._named(_results(self._model.metrics))
+            return self._named(_results(metrics_of(self._model)))
         with self.applied():
             logs = self._model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
             # As in fit: at the end of an epoch the metrics are read anew, unless the hook gave other names.
@@ -101,7 +101,7 @@ class SpecCompilation:
 
     def _named(self, results: Mapping[str, Any]) -> dict[str, Any]:
         taken = self._metrics.names()
-        own = [metric.name for metric in self._model.metrics]
+        own = [metric.name for metric in metrics_of(self._model)]
         if clash := sorted({*own} & taken):
             raise JobFailure(
                 FailureCode.INVALID_SPEC,
@@ -140,7 +140,16 @@ def reset_metrics(models: Iterable[keras.Model]) -> list[Callable[[], Any]]:
 
 def own_metrics(models: Iterable[keras.Model]) -> list[keras.metrics.Metric]:
     """The metrics that Keras resets for models, sublayers included."""
-    return [metric for model in models if not overrides(model, "reset_metrics") for metric in model.metrics]
+    return [metric for model in models if not overrides(model, "reset_metrics") for metric in metrics_of(model)]
+
+
+def metrics_of(model: keras.Model) -> list[keras.metrics.Metric]:
+    """The metrics that a model and its layers hold, without those that it was compiled with: a job has its own.
+
+    Models of libraries compile themselves when they are made.
+    """
+    compiled = [model._loss_tracker, model._compile_metrics, *getattr(model._compile_loss, "metrics", ())]
+    return [metric for metric in model.metrics if not any(metric is one for one in compiled)]
 
 
 def _results(metrics: Iterable[keras.metrics.Metric]) -> dict[str, Any]:
