@@ -85,7 +85,7 @@ class Postgres:
 
     def start(self) -> None:
         """Start again after `stop` or `kill`; returns when it takes connections."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while True:
             try:
                 self._server.start()

@@ -104,7 +104,7 @@ def _attacked(client: httpx.Client, key: str, seconds: float, seed: int, threads
             attackers.append(threading.Thread(target=_send, args=(client, made, began + seconds, report)))
         for one in attackers:
             one.start()
-        _watch_memory(attackers, report)
+        _watch_memory(client.base_url.port, attackers, report)
         report.seconds = time.monotonic() - began
         after = _lateness(client), _lateness(client, "own_")
     finally:
@@ -119,11 +119,17 @@ def _attacked(client: httpx.Client, key: str, seconds: float, seed: int, threads
     return report
 
 
-def _watch_memory(attackers: list[threading.Thread], report: Report) -> None:
-    (service,) = (one for one in psutil.Process().children() if "tapeworks_service" in one.cmdline())
+def _watch_memory(port: int | None, attackers: list[threading.Thread], report: Report) -> None:
+    (service,) = (one for one in psutil.Process().children() if _listens(one, port))
     while busy := [one for one in attackers if one.is_alive()]:
         report.memory.append(service.memory_info().rss)
         busy[0].join(1.0)
+
+
+def _listens(process: psutil.Process, port: int | None) -> bool:
+    if process.status() == psutil.STATUS_ZOMBIE:
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in process.net_connections("tcp"))
 
 
 def _lateness(client: httpx.Client, whose: str = "") -> dict[float, float]:

@@ -31,7 +31,7 @@ class Plain:
 
 
 @component("hidden/Layer", example={"inputs": tf.TensorSpec([None, 4], tf.float32)})
-class Hidden(keras.layers.Layer):
+class ScaledByState(keras.layers.Layer):
     """Scales its input by what it keeps; `way` says where."""
 
     def __init__(self, way: str = "generator", **kwargs: Any) -> None:
