@@ -39,6 +39,10 @@ def _regularizers(choices: Choices, *places: str) -> dict[str, Any]:
 def dense(choices: Choices, units: int, activation: str | None, **more: Any) -> Part:
     config = {"units": units, "activation": activation, "kernel_initializer": start(choices.integer(0, 99)), **more}
     config |= _regularizers(choices, "kernel", "bias", "activity")
+    kernel = config["kernel_initializer"], config.get("kernel_regularizer")
+    if all(isinstance(one, Part) and "Orthogonal" in one.name for one in kernel):
+        # Rows are orthogonal but for rounding, and the gradient of the penalty is the sign of that.
+        del config["kernel_regularizer"]
     constraints = (
         Part(Kind.CONSTRAINT, "keras/MaxNorm", {"max_value": 0.8, "axis": 0}),
         Part(Kind.CONSTRAINT, "keras/NonNeg", {}),
