@@ -90,6 +90,10 @@ class Remembering(keras.layers.Layer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.seeds = keras.random.SeedGenerator(2)
+        self.hidden = {
+            "count": [tf.Variable(0.0, trainable=False)],
+            "noise": tf.random.Generator.from_seed(4, alg="philox"),
+        }
 
     def build(self, shape: Any) -> None:
         self.seen = self.add_weight(shape=(shape[-1],), initializer="zeros", trainable=False, name="seen")
@@ -98,6 +102,8 @@ class Remembering(keras.layers.Layer):
         if training:
             self.seen.assign(0.9 * self.seen + 0.1 * keras.ops.cast(keras.ops.mean(x, 0), self.seen.dtype))
             x = x + 0.1 * keras.random.normal(keras.ops.shape(x), seed=self.seeds, dtype=x.dtype)
+            drawn = self.hidden["noise"].uniform([]) * self.hidden["count"][0].assign_add(1.0)
+            x = x * (1.0 + 0.001 * tf.cast(drawn, x.dtype))
         return x - keras.ops.cast(self.seen, x.dtype)
 
 
@@ -107,10 +113,13 @@ class Warming(keras.losses.Loss):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.calls = keras.Variable(0.0, trainable=False)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         loss = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
-        return loss * (1.0 + keras.random.uniform((), 0.0, 0.1, dtype=loss.dtype))
+        self.calls.assign_add(1.0)
+        grown = 1.0 + 0.01 * keras.ops.cast(self.calls, loss.dtype)
+        return loss * (grown + keras.random.uniform((), 0.0, 0.1, dtype=loss.dtype))
 
 
 @component("fuzz/Largest")
@@ -179,7 +188,7 @@ class Halving(Callback):
         self.waited += 1
         if self.waited == 2:
             self.waited = 0
-            run.set_learning_rate("model", run.learning_rate("model") / 2)
+            run.learning_rate("model", run.learning_rate("model") / 2)
 
     def state(self) -> dict[str, Any]:
         return {"waited": self.waited}
