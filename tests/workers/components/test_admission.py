@@ -51,7 +51,6 @@ def test_every_built_in_is_admitted_in_little_time() -> None:
     assert set(BUILT_IN) <= set(entries)
     untried = {name: one.warnings for (_, name), one in entries.items() if one.warnings and "/" not in name}
     files = {"arrays", "csv", "images", "jsonl", "parquet", "text", "tfrecord"}
-    untried.pop("balance", None)  # invented labels may lack a class
     assert set(untried) == files | {"pretrained"}, "they read files or jobs"
     assert ("layer", "keras/Dense") in entries
     assert seconds < 90, "about 5 s of one core, and more for what other tests of the process have registered"

@@ -13,7 +13,7 @@ from tapeworks import component
     "balance",
     kind="dataset_function",
     example={
-        "config": {"classes": 2},
+        "config": {"classes": 2, "take": 0},  # invented labels may lack a class
         "inputs": (tf.TensorSpec([3], tf.float32), tf.TensorSpec([], tf.int64)),
     },
 )
