@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 	lock clean
 
 help:
-	@sed -n '1,11s/^# //p' Makefile
+	@sed -n '1,10s/^# //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/python -m examples.demo

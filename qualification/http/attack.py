@@ -64,7 +64,7 @@ class Report:
 
 
 def attack(seconds: float, *, seed: int, database: str = "sqlite", threads: int = 8) -> Report:
-    """Attack a new service for so many seconds."""
+    """Attack a new service for `seconds`."""
     with TemporaryDirectory() as name, postgres() if database == "postgresql" else nullcontext() as server:
         folder, port = Path(name), free_port()
         given = {

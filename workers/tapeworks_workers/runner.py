@@ -136,7 +136,7 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
         reporter.diagnostic(
             resume_warnings.CODE, remark.message, hint=remark.hint, location=Location(component=remark.component)
         )
-    for component, note in data.notes:
+    for component, note in data.left_out():
         reporter.diagnostic("left_out", note, location=Location(component=component))
     with broken_files.named(data.all_sources()):
         return trained(attempt, data, traces, channel, reporter, control, lineage=lineage, began=began)

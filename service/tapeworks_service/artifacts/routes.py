@@ -64,9 +64,9 @@ async def create_upload(request: Request, caller: Uploader, house: House, token:
     house.store.check_room(wanted.bytes, house.settings.reserve_bytes)
     async with house.database.write() as tx:
         row = await _begun(tx, caller, wanted, token, house.settings)
-        told = await uploads.status(tx, row)
-    told = await uploads.checked_status(house.database, house.store, row, told)
-    return answer(told, 201, {"Location": f"/v1/uploads/{row['id']}"})
+        status = await uploads.status(tx, row)
+    checked = await uploads.checked_status(house.database, house.store, row, status)
+    return answer(checked, 201, {"Location": f"/v1/uploads/{row['id']}"})
 
 
 async def _begun(
@@ -97,8 +97,8 @@ async def get_upload(caller: Uploader, house: House, upload_id: UploadId) -> Res
     """The parts that are missing."""
     async with house.database.read() as tx:
         row = await uploads.readable(tx, upload_id, caller)
-        told = await uploads.status(tx, row)
-    return answer(await uploads.checked_status(house.database, house.store, row, told))
+        status = await uploads.status(tx, row)
+    return answer(await uploads.checked_status(house.database, house.store, row, status))
 
 
 @router.put(

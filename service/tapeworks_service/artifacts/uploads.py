@@ -147,13 +147,13 @@ async def status(tx: Transaction, upload: RowMapping) -> Upload:
     )
 
 
-async def checked_status(database: Database, store: Store, upload: RowMapping, told: Upload) -> Upload:
+async def checked_status(database: Database, store: Store, upload: RowMapping, status: Upload) -> Upload:
     """The status of an upload as the store has it. Where its bytes are gone, all parts are missing again.
 
     A database that was restored may be newer, or older, than the files beside it. Raises 503.
     """
-    if len(told.missing) == told.parts or await store.first(whole_key(upload), upload["key"]) is not None:
-        return told
+    if len(status.missing) == status.parts or await store.first(whole_key(upload), upload["key"]) is not None:
+        return status
     return await start_over(database, upload)
 
 

@@ -8,6 +8,7 @@ import keras
 import pytest
 
 from tapeworks.components import registry
+from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.loading import load_installed
 from tapeworks.references import Kind
 from tapeworks_workers.components.sources import parts
@@ -54,3 +55,20 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 def source(name: str, **config: Any) -> Any:
     return build({"component": name, "config": config}, Kind.SOURCE, pointer="/data/source")
+
+
+def columns_of(one: Any) -> dict[str, list[Any]]:
+    """The columns of a source of dicts."""
+    (batch,) = one.dataset().batch(1_000_000)
+    return {name: [_plain(value) for value in tensor.numpy().tolist()] for name, tensor in batch.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def fails_at_once(one: Any, message: str) -> None:
+    """The source is refused before a row is read."""
+    with pytest.raises(JobFailure, match=message) as refused:
+        one.dataset()
+    assert refused.value.code is FailureCode.INVALID_DATA

@@ -14,24 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.components.sources.safe_casts import Unfit, fitted
-from tests.workers.components.conftest import source
-
-
-def columns_of(one: Any) -> dict[str, list[Any]]:
-    (batch,) = one.dataset().batch(1_000_000)
-    return {name: [_plain(value) for value in tensor.numpy().tolist()] for name, tensor in batch.items()}
-
-
-def _plain(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def fails(one: Any, message: str) -> None:
-    with pytest.raises(JobFailure, match=message) as refused:
-        one.dataset()
-    assert refused.value.code is FailureCode.INVALID_DATA
+from tests.workers.components.conftest import columns_of, source
+from tests.workers.components.conftest import fails_at_once as fails
 
 
 def parquet(root: Path, **files: dict[str, Any]) -> Any:

@@ -3,33 +3,16 @@
 import gzip
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
 
-from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.errors import JobFailure
 from tapeworks_workers.components.sources import csv as csv_source
-from tests.workers.components.conftest import source
-
-
-def columns_of(one: Any) -> dict[str, list[Any]]:
-    """The columns of a source of dicts."""
-    (batch,) = one.dataset().batch(1_000_000)
-    return {name: [_plain(value) for value in tensor.numpy().tolist()] for name, tensor in batch.items()}
-
-
-def _plain(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def fails(one: Any, message: str) -> None:
-    with pytest.raises(JobFailure, match=message) as refused:
-        one.dataset()
-    assert refused.value.code is FailureCode.INVALID_DATA
-
+from tests.workers.components.conftest import columns_of, source
+from tests.workers.components.conftest import fails_at_once as fails
 
 # ── rows ──
 

@@ -115,16 +115,6 @@ def no_dataset(dataset: Any) -> Any:
     return 3
 
 
-@component("lab/slow_first")
-class SlowFirst:
-    """Takes longest for the first of each few elements."""
-
-    def __call__(self, x: Any, y: Any) -> Any:
-        rounds = tf.where(tf.cast(x[0], tf.int32) % 4 == 0, 3_000, 1)
-        wait = tf.while_loop(lambda count: count < rounds, lambda count: (count + 1,), (tf.constant(0),))
-        return x + tf.cast(wait[0] * 0, x.dtype), y
-
-
 @component("lab/Jitter")
 class Jitter:
     """Adds seeded noise to x."""

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.loading import load_components
 from tapeworks_workers.engine.building import set_data_roots
 from tapeworks_workers.engine.pipeline import Data, build_data
 from tests.workers.engine.trainings import SHUFFLE, job, numbers
 
+load_components([Path(__file__).with_name("element_order_parts.py")])
 BATCH = {"op": "batch", "batch_size": 32}
 MAPPED = {"op": "cast", "dtype": "float32", "field": "x"}
 SERIES = numbers(400, "index")
@@ -78,7 +80,7 @@ def test_what_the_hints_say_is_taken() -> None:
 
 
 def test_parallel_calls_before_windows_keep_the_order() -> None:
-    uneven = {"op": "map", "function": "lab/slow_first"}
+    uneven = {"op": "map", "function": "order/SlowFirst"}
     assert in_order(built([uneven, MAPPED, windows(), BATCH], training={"deterministic": False})) == 396
 
 

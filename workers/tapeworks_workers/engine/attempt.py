@@ -24,7 +24,7 @@ from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly, assemble
 from tapeworks_workers.engine.building import set_data_roots
 from tapeworks_workers.engine.callbacks import Callbacks
-from tapeworks_workers.engine.captured_state import captured_variables, operation_notes, refuse_operations
+from tapeworks_workers.engine.captured_state import captured_variables, operation_notes
 from tapeworks_workers.engine.checkpoint import Snapshot, snapshot
 from tapeworks_workers.engine.checkpoint_files import CheckpointFiles, opened
 from tapeworks_workers.engine.control import Control
@@ -172,8 +172,7 @@ def find_captured(assembly: Assembly, steps: Sequence[CompiledStep]) -> list[Not
     assembly.captured = captured_variables(graphs, known)
     if not assembly.spec.training.deterministic:
         return []
-    refuse_operations(graphs)
-    return list(operation_notes(graphs))
+    return operation_notes(graphs)
 
 
 def reported(assembly: Assembly, step: CompiledStep, evaluation: Evaluation, data: Data) -> list[str] | None:

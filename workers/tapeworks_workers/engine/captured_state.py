@@ -2,8 +2,7 @@
 that keep a state of their own.
 
     captured_variables(graphs, known)   the variables, to be saved with the others
-    refuse_operations(graphs)           raises JobFailure for state that no checkpoint can hold
-    operation_notes(graphs)             what only Python could tell
+    operation_notes(graphs)             what to report of operations; raises JobFailure where one keeps a state
 """
 
 from __future__ import annotations
@@ -54,8 +53,12 @@ def captured_variables(graphs: Iterable[Any], known: Iterable[tf.Variable]) -> d
     return found
 
 
-def refuse_operations(graphs: Iterable[Any]) -> None:
-    """Raise JobFailure `nondeterministic_op` for the first operation whose state no checkpoint holds."""
+def operation_notes(graphs: Iterable[Any]) -> list[Note]:
+    """What to report of operations whose state no checkpoint may hold: Python code, once.
+
+    Raises JobFailure `nondeterministic_op` for the first of those that certainly keep one.
+    """
+    notes: list[Note] = []
     for operation in _operations(graphs):
         if operation.type in RANDOM:
             raise JobFailure(
@@ -75,21 +78,18 @@ def refuse_operations(graphs: Iterable[Any]) -> None:
                 hint="Keep what changes in a tf.Variable, or set training.deterministic to false.",
                 location=places.of_operation(operation),
             )
-
-
-def operation_notes(graphs: Iterable[Any]) -> Iterator[Note]:
-    """Python code inside the steps, which may keep state."""
-    for operation in _operations(graphs):
-        if operation.type in _PYTHON:
-            yield Note(
-                "inexact_resume",
-                "a step runs Python code (tf.py_function or tf.numpy_function): if it keeps state, no checkpoint holds "
-                "it, and a job that is resumed ends with other weights",
-                "Write it with TensorFlow's operations. Where it keeps no state and draws no random numbers, a resumed "
-                "job is exact and nothing needs to be done.",
-                places.of_operation(operation),
+        if operation.type in _PYTHON and not notes:
+            notes.append(
+                Note(
+                    "inexact_resume",
+                    "a step runs Python code (tf.py_function or tf.numpy_function): if it keeps state, no checkpoint "
+                    "holds it, and a job that is resumed ends with other weights",
+                    "Write it with TensorFlow's operations. Where it keeps no state and draws no random numbers, a "
+                    "resumed job is exact and nothing needs to be done.",
+                    places.of_operation(operation),
+                )
             )
-            return
+    return notes
 
 
 def _operations(graphs: Iterable[Any]) -> Iterator[tf.Operation]:

@@ -131,11 +131,6 @@ class Origin:
         """The component and the source that reads data."""
         yield self.reference.component, self.source
 
-    def notes(self) -> Iterator[tuple[str, str]]:
-        """(component, sentence) of what the source leaves out by itself; once it has made its dataset."""
-        for note in self.source.left_out():
-            yield self.reference.component, note
-
 
 @dataclass(frozen=True)
 class Branched:
@@ -187,11 +182,6 @@ class Branched:
         """The components and the sources that read data."""
         for origin, _, _ in self.branches.values():
             yield from origin.named_sources()
-
-    def notes(self) -> Iterator[tuple[str, str]]:
-        """See `Origin.notes`."""
-        for origin, _, _ in self.branches.values():
-            yield from origin.notes()
 
 
 def _always(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:

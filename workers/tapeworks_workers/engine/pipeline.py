@@ -66,8 +66,6 @@ class Data:
     """One pass over the training split as other splits are seen: no shuffle, repeat or training-only operation."""
     remarks: Remarks = field(default_factory=lambda: Remarks(False), repr=False)
     """State that no checkpoint holds."""
-    notes: tuple[tuple[str, str], ...] = ()
-    """(component, sentence): what its sources leave out by themselves."""
     class_names: Any = None
     """The names that labels number, in order: a list, or one by branch of `zip`; None where labels are numbers."""
     absent_classes: list[str] = field(default_factory=list)
@@ -83,6 +81,11 @@ class Data:
     def all_sources(self) -> list[Source]:
         """Every source that reads data."""
         return [source for sources in self.read.values() for source in sources]
+
+    def left_out(self) -> list[tuple[str, str]]:
+        """(component, sentence) of what sources leave out by themselves, once for sources that read the same files."""
+        found = ((name, note) for name, sources in self.read.items() for one in sources for note in one.left_out())
+        return list(dict.fromkeys(found))
 
     def skipped(self) -> list[str]:
         """What sources leave out because it cannot be read, a message for each source."""
@@ -130,8 +133,6 @@ def _built(spec: JobSpec, setting: Setting) -> Data:
     def one_pass() -> tf.data.Dataset:
         return origins.piped(cut[TRAINING], spec.data.pipeline, split="plain", setting=setting, pointer="").dataset(0)
 
-    # Once for sources that read the same files.
-    notes = dict.fromkeys((component, note) for one in opened.values() for component, note in one.notes())
     return Data(
         splits[TRAINING],
         splits.get("validation"),
@@ -139,7 +140,6 @@ def _built(spec: JobSpec, setting: Setting) -> Data:
         sources,
         plain,
         setting.remarks,
-        tuple(notes),
         names,
         class_names.absent(opened),
         read,

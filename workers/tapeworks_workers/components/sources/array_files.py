@@ -11,13 +11,13 @@ import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from tapeworks_workers.components.sources.unpacked_size import check_arrays
+from tapeworks_workers.components.sources.unpacked_size import array_header, check_arrays
 
 _ZIP, _NUMPY = b"PK", b"\x93NUMPY"
 _CSR_PARTS = ("data", "indices", "indptr", "shape")
@@ -69,14 +69,14 @@ class Table:
             with path.open("rb") as raw:
                 if raw.read(len(_NUMPY)) == _NUMPY:
                     raw.seek(0)
-                    return _header(raw)
+                    return array_header(raw)
             with zipfile.ZipFile(path) as archive:
                 if f"{inside}.npy" in archive.namelist():
                     with archive.open(f"{inside}.npy") as member:
-                        return _header(member)
+                        return array_header(member)
                 if inside is not None:
                     with archive.open(f"{inside}.data.npy") as member, np.load(path, allow_pickle=False) as file:
-                        return tuple(map(int, file[f"{inside}.shape"])), _header(member)[1]
+                        return tuple(map(int, file[f"{inside}.shape"])), array_header(member)[1]
                 matrix = _scipy(path)
                 return matrix.shape, matrix.dtype
         except _UNREADABLE as error:
@@ -134,7 +134,7 @@ def _check_claims(path: Path, inside: str | None) -> None:
     with path.open("rb") as raw:
         if raw.read(len(_NUMPY)) == _NUMPY:
             raw.seek(0)
-            shape, dtype = _header(raw)
+            shape, dtype = array_header(raw)
             if math.prod(shape) * dtype.itemsize > path.stat().st_size:
                 raise ValueError(f"the array claims the shape {shape}, its bytes are fewer")
             return
@@ -197,15 +197,6 @@ def _checked(values: Any) -> Any:
     if why := unusable(values.dtype):
         raise BrokenArrays(f"the matrix holds {why}")
     return values
-
-
-def _header(file: BinaryIO | Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-    if read is None:  # (3, 0): names of fields beyond latin-1
-        raise ValueError(f"a .npy of version {version}")
-    shape, _, dtype = read(file)
-    return shape, dtype
 
 
 def _broken(path: Path, error: BaseException) -> BrokenArrays:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,13 +63,13 @@ class LabelledFiles(Source):
             )
         return [result for result in results if not isinstance(result, str)], broken
 
+    @abstractmethod
     def _examine(self, path: Path) -> Any:
         """A file by its headers, or by all of it where these leave a doubt. Raises BrokenImage, BrokenText."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _tried(self, path: Path) -> Any:
         """A file that was decoded, or why it cannot be."""
-        raise NotImplementedError
 
     def _numbers(self, paths: Sequence[Path]) -> tf.Tensor:
         """The number of each file's class. Raises JobFailure for what is no class."""

@@ -100,7 +100,9 @@ def check_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, tu
         for name in members if names is None else names:
             if (member := members.get(name)) is not None:
                 with archive.open(member) as stream:
-                    found[name] = _array_header(stream)
+                    found[name] = array_header(stream)
+                if found[name][1].hasobject:
+                    raise ValueError("Object arrays are pickles, which are not read")
                 shape, dtype = found[name]
                 if math.prod(shape) * dtype.itemsize > member.file_size:
                     raise ValueError(f"the array {name!r} claims the shape {shape}, its bytes are fewer")
@@ -109,12 +111,13 @@ def check_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, tu
     return found
 
 
-def _array_header(stream: Any) -> tuple[tuple[int, ...], Any]:
+def array_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of a `.npy`. Raises ValueError."""
     version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:  # (3, 0): names of fields beyond latin-1
+        raise ValueError(f"a .npy of version {version}")
     shape, _, dtype = read(stream)
-    if dtype.hasobject:
-        raise ValueError("Object arrays are pickles, which are not read")
     return shape, dtype
 
 
