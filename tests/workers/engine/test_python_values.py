@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from tapeworks.components import registry
 from tapeworks.jobs import ComponentEntry, RefusedComponent
 from tapeworks.loading import load_components
 from tapeworks.references import Kind
+from tapeworks_workers.engine import python_randomness
 from tapeworks_workers.engine.admission import admit
 from tapeworks_workers.engine.python_state import UserCode
 from tests.workers.engine.trainings import CROSS_ENTROPY, attempt, job, mlp, prepared
@@ -29,6 +33,28 @@ def reported(spec: Any, folder: Path) -> list[tuple[str, str, str]]:
     """(code, message, source line) of each diagnostic that the trace gives."""
     found = prepared(spec, folder).events("diagnostic")
     return [(one["code"], one["message"], _line(one["location"])) for one in found]
+
+
+def test_calls_of_other_threads_are_not_the_components() -> None:
+    over, called = threading.Event(), threading.Event()
+
+    def clock() -> None:
+        while not over.is_set():
+            time.process_time()
+            called.set()
+            over.wait(0.001)
+
+    other = threading.Thread(target=clock)
+    noted: list[str] = []
+    with python_randomness.watching(lambda what, hint, location: noted.append(what), eager=True):
+        other.start()
+        try:
+            assert called.wait(10)
+            random.random()
+        finally:
+            over.set()
+            other.join()
+    assert noted == ["random.random()"]
 
 
 def _line(location: dict[str, Any]) -> str:

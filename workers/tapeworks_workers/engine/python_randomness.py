@@ -12,6 +12,7 @@ import functools
 import random
 import secrets
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -51,10 +52,10 @@ Note = Callable[[str, str, Location], None]
 
 @contextlib.contextmanager
 def watching(note: Note, *, eager: bool = False) -> Iterator[None]:
-    """Note every such call that a user's own line makes inside a graph; `eager`: outside of one too."""
+    """Note every such call that a user's own line makes inside a graph; `eager`: outside of one too, in this thread."""
     wrapped: list[tuple[ModuleType, str, Any]] = []
     # Empty once the block has ended: who has taken a wrapped function meanwhile keeps one that only passes on.
-    active = [eager]
+    active = [threading.get_ident() if eager else None]
     for module, spoken, names in _MODULES:
         hint = CLOCK_HINT if module is time else RANDOM_HINT
         for name in names or _draws(module):
@@ -77,13 +78,14 @@ def _draws(module: ModuleType) -> tuple[str, ...]:
     return tuple(name for name in [*found, *({"default_rng"} & vars(module).keys())] if name not in _NO_DRAWS)
 
 
-def _watched(function: Any, spoken: str, hint: str, note: Note, active: list[bool]) -> Any:
+def _watched(function: Any, spoken: str, hint: str, note: Note, active: list[int | None]) -> Any:
     name = spoken.rpartition(".")[2]
 
     @functools.wraps(function)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        traced = bool(active) and (active[0] or tf.inside_function())
-        if traced and not (name in _SEEDED and (args or kwargs)) and _called_by_user():
+        # Other threads of the process have clocks of their own; whether a graph is being made is known for each thread.
+        watches = bool(active) and (active[0] == threading.get_ident() or tf.inside_function())
+        if watches and not (name in _SEEDED and (args or kwargs)) and _called_by_user():
             location = places.here()
             if location is not None:
                 note(f"{spoken}()", hint, location)
