@@ -47,14 +47,15 @@ def encoded(content: Any) -> bytes:
 async def body_chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
     """The body as it comes in. Raises 413 as soon as it is known to be longer than `limit` bytes."""
     declared = request.headers.get("content-length", "")
+    stream = request.stream()
     if declared.isdigit() and int(declared) > limit:
-        await _drain(request)
+        await _drain(request, stream)
         raise _too_large(limit)
     total = 0
-    async for chunk in request.stream():
+    async for chunk in stream:
         total += len(chunk)
         if total > limit:
-            await _drain(request)
+            await _drain(request, stream)
             raise _too_large(limit)
         yield chunk
 
@@ -96,14 +97,14 @@ def _message(raw: bytes, model: type[MessageT]) -> MessageT:
         raise of_validation(error) from error
 
 
-async def _drain(request: Request) -> None:
+async def _drain(request: Request, stream: AsyncIterator[bytes]) -> None:
     """Take in a little more: a client that is still sending reads no answer, and a reset would swallow it."""
     if request.headers.get("expect", "").lower() == "100-continue":
         return
     total = 0
     try:
         async with asyncio.timeout(_DRAIN_SECONDS):
-            async for chunk in request.stream():
+            async for chunk in stream:
                 total += len(chunk)
                 if total > _DRAIN_BYTES:
                     return

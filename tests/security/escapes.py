@@ -11,15 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tapeworks.jobs import Job, State
+from tapeworks.report_limits import LIMITS
 from tests.security.house import CANARY, DISK_BYTES, House
 from tests.service.uploading import a_bundle
 
 HOSTILE = Path(__file__).parent / "hostile"
 MEMORY_GIB = 2
 BOMB = 5_000
+DEEP = 20_000
 SECONDS = 120
 
 
@@ -153,6 +158,52 @@ def _leftovers(house: House) -> Outcome:
     return Outcome(outcome.refused if outcome.through else "nothing of it was there", outcome.through)
 
 
+def _nested(house: House) -> Outcome:
+    """The folders are deeper than a path can name, so nothing that calls itself for each can remove them."""
+    ended, _ = job(house, "nested", number=DEEP)
+    end = time.monotonic() + SECONDS
+    while left := [one for one in (house.work_dir / "attempts").glob("*") if ended.id in one.name]:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    again, _ = job(house, "nothing")
+    what = f"its job ended as {ended.failure.code if ended.failure else ended.state.value}"
+    return Outcome(f"{what}, {len(left)} folders left, the next job {again.state.value}", bool(left) or not _ran(again))
+
+
+def _ran(ended: Job) -> bool:
+    return ended.state is State.SUCCEEDED
+
+
+def _flood(house: House) -> Outcome:
+    """Events of 60 kB as fast as they go, for twenty seconds."""
+    before = _stored(house)
+    ended, _ = job(house, "flood", limits={"max_attempts": 1, "timeout_seconds": 20})
+    grown = _stored(house) - before
+    again, _ = job(house, "nothing")
+    refused = f"{ended.failure and ended.failure.code}; {grown >> 20} MiB were kept, the next job {again.state.value}"
+    return Outcome(refused, not _ran(again) or grown > 40 * LIMITS.bytes_per_second + 2 * LIMITS.bytes_at_once)
+
+
+def _stored(house: House) -> int:
+    """Bytes of the service's database and of what the worker has yet to hand over."""
+    files = [*house.served.data.glob("tapeworks.db*"), *house.work_dir.rglob("*spool*")]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _bomb(house: House) -> Outcome:
+    """A Parquet file of some kilobytes that unpacks to gigabytes, looked at when it is uploaded."""
+    file = house.private.with_name("bomb.parquet")
+    column = pa.array(np.zeros(8_000_000, "int64"))
+    pq.write_table(pa.table({f"n{at}": column for at in range(10)}), file, row_group_size=8_000_000)
+    dataset = house.client.datasets.settled(house.client.datasets.push(file), SECONDS)
+    again, _ = job(house, "nothing")
+    size = file.stat().st_size
+    return Outcome(
+        f"{size} bytes: {dataset.failure and dataset.failure.message}", dataset.failure is None or not _ran(again)
+    )
+
+
 def _kill_everything(house: House) -> Outcome:
     agent = house.served.agent.pid
     ended, _ = job(house, "kill_everything")
@@ -210,6 +261,10 @@ ESCAPES = (
     Escape("fork bomb", f"start {BOMB} processes", _fork_bomb),
     Escape("memory", "fill the memory", _bounded("memory", "out_of_memory", resources={"memory_gib": MEMORY_GIB})),
     Escape("disk", "fill the disk", _bounded("disk", "storage_full")),
+    Escape("memfds", "hold memory that no heap has", _printed("memfds", number=8 << 30)),
+    Escape("nested", f"leave {DEEP} folders in one another", _nested),
+    Escape("flood", "send events for twenty seconds", _flood),
+    Escape("bomb", "have a file read that unpacks to gigabytes", _bomb),
     Escape("tmp", "fill /tmp", _printed("temporary", number=4 << 30)),
     Escape("leftovers", "find in /tmp, /dev/shm and shared memory what the job before left", _leftovers),
     Escape("link", "leave a link for the agent to upload", _link),

@@ -11,7 +11,6 @@ was at worst, and how much its memory grew. Ends with 1 where anything was notic
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import shutil
 import sys
@@ -27,10 +26,9 @@ from typing import Any
 
 from tapeworks.client import Client
 from tapeworks.jobs import Job, State
-from tapeworks_service import keys
-from tapeworks_service.settings import ServiceSettings
 from tapeworks_workers.health import age
-from tests.end_to_end.serving import endless, eventually, spec
+from tests.end_to_end.serving import eventually, spec
+from tests.security.beside import job_beside, other_project
 from tests.security.house import House, housed
 
 PARTS = Path(__file__).parent / "protocol"
@@ -47,36 +45,12 @@ class Noticed:
     wrong: list[str] = field(default_factory=list)
     latest: float = 0.0
     """Seconds that the agent's loop stood still at worst."""
+    longest_pause: float = 0.0
+    """Seconds without progress of the other project's job at worst."""
     growth_bytes: int = 0
     """Of the agent's memory, from the first try to the last."""
     descriptors: int = 0
     """That the agent has open after the last try, and had not before the first."""
-
-
-@contextmanager
-def other_project(house: House) -> Iterator[Client]:
-    """A client of another project of the same server."""
-
-    async def made() -> str:
-        settings = ServiceSettings(data_dir=house.served.data)
-        async with keys.opened(settings) as database, database.write() as tx:
-            _, text = await keys.create(tx, name="beside", project="beside", scopes=["read", "submit"])
-            return str(text)
-
-    with Client(house.served.url, asyncio.run(made())) as client:
-        yield client
-
-
-@contextmanager
-def job_beside(client: Client) -> Iterator[str]:
-    """A job that trains until the end; its id."""
-    job = client.submit(endless())
-    eventually(lambda: client.get(job.id).progress.step > 0, SECONDS, "the job beside trains")
-    try:
-        yield job.id
-    finally:
-        client.cancel(job.id)
-        client.wait(job.id, SECONDS)
 
 
 @contextmanager
@@ -125,9 +99,11 @@ def fuzzed(house: House, *, seed: int, tries: int, seconds: float, per_zygote: i
     """Try until there were so many, or so long; a new wrong zygote after each `per_zygote` jobs of frames."""
     noticed = Noticed()
     deadline = time.monotonic() + seconds
-    with other_project(house) as other:
+    with other_project(house.served) as other:
         with job_beside(other) as beside, lateness(house, noticed):
-            _try_all(house, other, beside, noticed, seed=seed, tries=tries, deadline=deadline, per_zygote=per_zygote)
+            beside.longest_pause()
+            _try_all(house, other, beside.id, noticed, seed=seed, tries=tries, deadline=deadline, per_zygote=per_zygote)
+            noticed.longest_pause = beside.longest_pause()
         noticed.wrong += [f"an ordinary job afterwards: {one}" for one in _next_jobs(house.client, other)]
     return noticed
 
@@ -195,7 +171,8 @@ def main() -> int:
         noticed = fuzzed(house, seed=options.seed, tries=sys.maxsize, seconds=options.seconds)
     told = {
         "tries": noticed.outcomes.total(), "outcomes": dict(noticed.outcomes.most_common()),
-        "latest_seconds": round(max(0.0, noticed.latest), 2), "growth_mib": noticed.growth_bytes >> 20,
+        "latest_seconds": round(max(0.0, noticed.latest), 2), "longest_pause": round(noticed.longest_pause, 2),
+        "growth_mib": noticed.growth_bytes >> 20,
         "descriptors": noticed.descriptors,
         "wrong": noticed.wrong,
     }  # fmt: skip

@@ -280,6 +280,14 @@ def test_a_body_without_a_length_is_counted_while_it_comes(api: httpx.Client) ->
     assert answer.status_code == 413
 
 
+def test_the_last_chunk_may_be_the_one_that_is_too_much(url: str) -> None:
+    address, body = urlsplit(url), b"[" + b", ".join([b"[]"] * 300_000) + b"]"
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413")
+
+
 def test_a_giant_that_says_so_is_refused_before_it_is_sent(url: str) -> None:
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:

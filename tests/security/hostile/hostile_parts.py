@@ -163,6 +163,42 @@ def disk(target, number):
         count += 1
 
 
+def memfds(target, number):
+    """Memory that belongs to no process's heap: memfds, then files of /dev/shm."""
+    try:
+        kept = [os.memfd_create("kept")]
+        error = ""
+    except OSError as refused:
+        kept, error = [os.open("/dev/shm/kept", os.O_CREAT | os.O_RDWR)], refused.strerror
+    block, written = os.urandom(1 << 20), 0
+    try:
+        while written < number:
+            written += os.write(kept[0], block)
+    except OSError as refused:
+        return {"reached": "", "error": f"memfd: {error}; /dev/shm: {refused.strerror} after {written >> 20} MiB"}
+    return {"reached": f"{written} bytes"}
+
+
+def nested(target, number):
+    """Folders in folders, deeper than any path can name."""
+    for _ in range(number):
+        os.mkdir("d")
+        os.chdir("d")
+    return {"reached": ""}
+
+
+def flood(target, number):
+    """More events than anybody reads, until the job's time is over."""
+    import gc
+
+    from tapeworks_workers.frames import Channel
+
+    channel = next(one for one in gc.get_objects() if isinstance(one, Channel))
+    while True:
+        data = {"message": "x" * 60_000}
+        channel.send({"type": "record", "record": {"record": "event", "type": "note", "data": data}})
+
+
 def temporary(target, number):
     block, written = os.urandom(1 << 20), 0
     try:
