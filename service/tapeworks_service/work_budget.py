@@ -20,6 +20,8 @@ ResultT = TypeVar("ResultT")
 
 AT_ONCE_SECONDS = 0.01
 """What a check may take within the loop."""
+BESIDE_SECONDS = 5.0
+"""How long all checks of a project are made beside the loop after one of them took longer than that."""
 LONGEST_SECONDS = 4.0
 """What a check may take at all. A spec of the largest size with 15 000 layers takes 1.5 s."""
 
@@ -54,9 +56,17 @@ class LongChecks:
         self._beside = ThreadPoolExecutor(1, "checks")
         self._turn = asyncio.Lock()
         self._projects: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._beside_until: dict[str, float] = {}
+
+    def at_once(self, project_id: str) -> bool:
+        """Whether a check of this project may be tried within the loop: not where one was long a moment ago."""
+        return time.monotonic() >= self._beside_until.get(project_id, 0.0)
 
     async def run(self, project_id: str, work: Callable[[], ResultT]) -> ResultT:
         """What the work returns or raises."""
+        now = time.monotonic()
+        self._beside_until = {name: until for name, until in self._beside_until.items() if until > now}
+        self._beside_until[project_id] = now + BESIDE_SECONDS
         lock, users = self._projects.get(project_id, (asyncio.Lock(), 0))
         self._projects[project_id] = lock, users + 1
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from tapeworks.canonical import parse_json
 from tapeworks.errors import SpecInvalid
 from tapeworks_service.catalogue.bounded_validator import bounded_validator
 from tapeworks_service.catalogue.packaged import entries_of
-from tapeworks_service.work_budget import WorkExceeded, budget
+from tapeworks_service.work_budget import LongChecks, WorkExceeded, budget
 
 from .worker import COMPONENTS, HandWorker, spec
 
@@ -149,3 +150,14 @@ def test_every_list_in_a_query_has_a_most(api: httpx.Client) -> None:
         if schema.get("type") == "array" and schema.get("maxItems", 10**9) > 20
     ]
     assert unbounded == []
+
+
+def test_after_a_long_check_a_project_is_checked_beside_the_loop() -> None:
+    async def run() -> tuple[bool, bool, bool]:
+        checks = LongChecks()
+        before = checks.at_once("slow")
+        assert await checks.run("slow", lambda: 5) == 5
+        checks.close()
+        return before, checks.at_once("slow"), checks.at_once("another")
+
+    assert asyncio.run(run()) == (True, False, True)

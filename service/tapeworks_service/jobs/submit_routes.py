@@ -192,11 +192,19 @@ class Submission:
         return hashlib.sha256(purpose + self.body).hexdigest()
 
 
+_WITHOUT_CATALOGUE = {
+    ProblemCode.INVALID_JSON, ProblemCode.INVALID_SPEC, ProblemCode.UNKNOWN_FIELD, ProblemCode.MISSING_FIELD,
+}  # fmt: skip
+"""What no newer catalogue changes."""
+
+
 async def _accept(house: Context, submission: Submission) -> Accepted:
     """Check the spec. Raises SpecInvalid."""
     try:
         return await _checked(house, submission)
-    except SpecInvalid:
+    except SpecInvalid as invalid:
+        if {finding.code for finding in invalid.findings} <= _WITHOUT_CATALOGUE:
+            raise
         if not (house.workers.forget() | house.catalogues.forget_packages(submission.project_id)):
             raise
         return await _checked(house, submission)  # what it names may have been announced just now
@@ -213,7 +221,7 @@ async def _checked(house: Context, submission: Submission) -> Accepted:
         with budget(budget_seconds):
             return accept(parse_json(body), catalogue, default_timeout_seconds=seconds)
 
-    if len(body) <= SHORT_BYTES:
+    if len(body) <= SHORT_BYTES and house.checks.at_once(submission.project_id):
         with suppress(WorkExceeded):
             return accepted(AT_ONCE_SECONDS)
     try:
