@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 
@@ -42,15 +43,17 @@ class Measures:
             "tapeworks_connections_refused", "Connections and requests refused before a key", ["reason"],
             registry=self.registry,
         )  # fmt: skip
+        self._rendering = threading.Lock()
         self.uploaded = Counter("tapeworks_uploaded_bytes", "Bytes of parts stored", registry=self.registry)
 
     def render(self, *, jobs: Mapping[str, int], workers: Mapping[str, int]) -> bytes:
         """The text that Prometheus scrapes."""
-        for gauge, counts in ((self.jobs, jobs), (self.workers, workers)):
-            gauge.clear()
-            for state, count in counts.items():
-                gauge.labels(state).set(count)
-        return generate_latest(self.registry)
+        with self._rendering:  # on a thread, where another scrape may be at it
+            for gauge, counts in ((self.jobs, jobs), (self.workers, workers)):
+                gauge.clear()
+                for state, count in counts.items():
+                    gauge.labels(state).set(count)
+            return generate_latest(self.registry)
 
 
 class Measured:
