@@ -10,7 +10,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
@@ -18,13 +17,12 @@ from pydantic import BaseModel, ValidationError
 from tapeworks.bounds import OUT_OF_BOUNDS
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.references import escape
+from tapeworks.shorthand import _SINGULAR, Folded, fold
 from tapeworks.spelling import remedy
 
 if TYPE_CHECKING:
     from tapeworks.spec import JobSpec
 
-_SINGULAR = {"model": "models", "optimizer": "optimizers", "loss": "losses"}
-_ROLE = "model"
 MAX_FINDINGS = 50
 """More mistakes of one spec than these are not listed."""
 MAX_CONTAINERS = 100_000
@@ -33,84 +31,6 @@ MAX_ENTRIES = 10_000
 """Fields and list items of one spec outside the configs of components."""
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """U+0000 as json.dumps writes it, told apart from an escaped backslash before `u0000`."""
-
-
-@dataclass(frozen=True)
-class Folded:
-    """A spec document in plural form, and where its parts stood in the original."""
-
-    document: dict[str, Any]
-    moved: dict[str, str] = field(default_factory=dict)
-    """Plural pointer → pointer in the user's document: `/models/model` → `/model`."""
-
-    def original(self, pointer: str) -> str:
-        """The user's own pointer for a place of the canonical document."""
-        pointer = self._as_written(pointer)
-        for plural, singular in self.moved.items():
-            if pointer == plural or pointer.startswith(plural + "/"):
-                return singular + pointer[len(plural) :]
-        return pointer
-
-    def _as_written(self, pointer: str) -> str:
-        """A bare string stands for a reference: what is said of its name or config is said of the string."""
-        value: Any = self.document
-        for position, step in enumerate(pointer.split("/")[1:]):
-            if isinstance(value, str):
-                return "/".join(pointer.split("/")[: position + 1])
-            key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(value, dict) and key in value:
-                value = value[key]
-            elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
-                value = value[int(key)]
-            else:
-                break
-        return pointer
-
-
-def fold(document: dict[str, Any]) -> Folded:
-    """Rewrite the singular forms as plural ones. Both at once raises `SpecInvalid`."""
-    folded = dict(document)
-    moved: dict[str, str] = {}
-    for singular, plural in _SINGULAR.items():
-        if singular not in folded:
-            continue
-        if plural in folded and folded[singular] is not None:
-            raise SpecInvalid(
-                [
-                    Finding(
-                        f"/{singular}",
-                        ProblemCode.INVALID_VALUE,
-                        f"{singular!r} and {plural!r} are one thing: both are given",
-                        f"Keep {plural!r} and put the other under a role of it.",
-                    )
-                ]
-            )
-        value = folded.pop(singular)
-        if value is not None:
-            folded[plural] = {_ROLE: value}
-            moved[f"/{plural}/{_ROLE}"] = f"/{singular}"
-    if isinstance(folded.get("models"), dict):
-        folded["models"] = _filled_copies(folded["models"])
-    metrics = folded.get("metrics")
-    if isinstance(metrics, list) or (isinstance(metrics, dict) and set(metrics) == {"outputs"}):
-        folded["metrics"] = {_ROLE: metrics}
-        moved[f"/metrics/{_ROLE}"] = "/metrics"
-    return Folded(folded, moved)
-
-
-def _filled_copies(models: dict[str, Any]) -> dict[str, Any]:
-    """`{"copy_of": ROLE}` alone is that role's component and config, and what it adapts."""
-
-    def filled(model: Any) -> Any:
-        if not isinstance(model, dict) or "component" in model or not isinstance(model.get("copy_of"), str):
-            return model
-        origin = models.get(model["copy_of"])
-        origin = {"component": origin} if isinstance(origin, str) else origin
-        if not isinstance(origin, dict):
-            return model
-        return {**{key: origin[key] for key in ("component", "version", "config", "adapt") if key in origin}, **model}
-
-    return {role: filled(model) for role, model in models.items()}
 
 
 def _no_constant(name: str) -> NoReturn:

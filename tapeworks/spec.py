@@ -46,9 +46,9 @@ from tapeworks.bounds import (
     Weight,
     Workers,
 )  # fmt: skip
-from tapeworks.canonical import fold
 from tapeworks.operations import Operation
 from tapeworks.references import Reference, ReferenceFields, from_name
+from tapeworks.shorthand import fold
 
 DEFAULT_ROLE = "model"
 """The role of the one model of a plain job, and the name of its optimizer."""

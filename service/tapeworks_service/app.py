@@ -11,14 +11,14 @@ import structlog
 from fastapi import FastAPI
 from sqlalchemy import insert, select
 
-from tapeworks_service import auth, health, openapi, problems, reference
+from tapeworks_service import health, keys, openapi, problems, reference
 from tapeworks_service.artifacts import routes as artifacts
 from tapeworks_service.artifacts.store import Store
 from tapeworks_service.artifacts.sweep import sweep_forever
 from tapeworks_service.bundles import routes as bundles
 from tapeworks_service.callers import Callers
 from tapeworks_service.catalogue import routes as catalogue
-from tapeworks_service.catalogue.catalogue import CatalogueCache
+from tapeworks_service.catalogue.cache import CatalogueCache
 from tapeworks_service.connections import Connections, Limits
 from tapeworks_service.context import Context
 from tapeworks_service.cursors import Cursors
@@ -60,7 +60,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
             await database.open()
             async with database.write() as tx:
                 await tx.alone("start")
-                await auth.prepare(tx, settings)
+                await keys.prepare(tx, settings)
                 cursors = Cursors(await _prepared_secret(tx))
             store = Store(settings.artifacts)
             caches = (CatalogueCache(), FitCache(), Workers(), Waiting(), Bodies(), Tails(), Callers())

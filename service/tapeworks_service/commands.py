@@ -7,14 +7,13 @@ missing, where only the client is installed.
 from __future__ import annotations
 
 import asyncio
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tapeworks.errors import TapeworksError
 from tapeworks_service import key_commands
+from tapeworks_service.extras import require
 
 if TYPE_CHECKING:
     from tapeworks_service.embedded import WorkerOptions
@@ -89,12 +88,6 @@ def restore(
     folder = _settings(None, None, data_dir).data_dir.absolute()
     copied = put_back(source.absolute(), folder)
     typer.echo(f"{folder}: the database and {copied.files} files, {copied.bytes} bytes")
-
-
-def require(module: str, extra: str, what: str) -> None:
-    """Raises TapeworksError where a module is missing, with the extra that has it."""
-    if find_spec(module) is None:
-        raise TapeworksError(f"{what} needs the extra {extra!r}: python -m pip install 'tapeworks[{extra}]'")
 
 
 def _settings(host: str | None, port: int | None, data_dir: Path | None) -> ServiceSettings:

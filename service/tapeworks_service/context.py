@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 
 from tapeworks_service.artifacts.store import Store
 from tapeworks_service.callers import Callers
-from tapeworks_service.catalogue.catalogue import CatalogueCache
+from tapeworks_service.catalogue.cache import CatalogueCache
 from tapeworks_service.cursors import Cursors
 from tapeworks_service.database.engine import Database
 from tapeworks_service.jobs.bodies import Bodies

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
-from pydantic_core import to_json
 
 from tapeworks.errors import ProblemCode
 from tapeworks_service.callers import still_allowed
+from tapeworks_service.encoding import encoded
 from tapeworks_service.problems import MEDIA_TYPE, Problem, of_validation
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
@@ -37,11 +37,6 @@ def answer(content: Any, status: int = 200, headers: dict[str, str] | None = Non
 def answered(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """An answer whose JSON is there."""
     return Response(body, status, headers=headers, media_type="application/json")
-
-
-def encoded(content: Any) -> bytes:
-    """JSON as it is sent."""
-    return to_json(content, inf_nan_mode="strings")
 
 
 async def body_chunks(request: Request, limit: int) -> AsyncIterator[bytes]:

@@ -78,7 +78,7 @@ def revoke(
 
 def _do(data_dir: Path | None, work: Callable[[Transaction], Awaitable[T]]) -> T:
     """Work in a transaction of its own."""
-    from tapeworks_service.commands import require
+    from tapeworks_service.extras import require
     from tapeworks_service.settings import read_settings
 
     require("fastapi", "service", "tapeworks keys")

@@ -6,24 +6,29 @@ its hash is stored. A service that runs hears of a new or a revoked key within a
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import RowMapping, insert, select, update
 
 from tapeworks.errors import TapeworksError
-from tapeworks_service.auth import DEFAULT_PROJECT, SCOPES, WORKERS_OWN, key_hash, locked, valid
 from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import api_keys, projects
 from tapeworks_service.ids import new_id
-from tapeworks_service.settings import ServiceSettings
+from tapeworks_service.settings import ServiceSettings, StartRefused
 from tapeworks_service.waking import Hub
 
+DEFAULT_PROJECT = "default"
+SCOPES = ("read", "submit", "admin", "worker")
+WORKERS_OWN = {"worker"}
+"""The scopes of a key with which a worker does its work, and nothing else."""
 PREFIX = "tw_"
 _BYTES = 32
+_VALID = select(api_keys.c.scopes).where(api_keys.c.revoked_at.is_(None))
 
 
 class KeyRefused(TapeworksError):
@@ -117,3 +122,51 @@ async def worker_key(settings: ServiceSettings, known: str | None) -> str:
 def _key(row: Mapping[Any, Any]) -> Key:
     names = ("id", "name", "created_at", "last_used_at", "revoked_at")
     return Key(project=row["project_id"], scopes=tuple(row["scopes"]), **{name: row[name] for name in names})
+
+
+def key_hash(key: str) -> str:
+    """What is stored of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+async def prepare(tx: Transaction, settings: ServiceSettings) -> None:
+    """At start: the first project and key. Raises `StartRefused` for an open door on a public address."""
+    now = await tx.now()
+    if await tx.one(select(projects).where(projects.c.id == DEFAULT_PROJECT)) is None:
+        await tx.execute(insert(projects).values(id=DEFAULT_PROJECT, created_at=now))
+    key = settings.first_key()
+    if key is not None:
+        await _take_over(tx, key_hash(key))
+    if not settings.loopback and not await locked(tx):
+        raise StartRefused(
+            f"without a key the service listens on loopback only, not on {settings.host}: "
+            "make one (tapeworks keys create), set TAPEWORKS_API_KEY_FILE, or listen on 127.0.0.1"
+        )
+
+
+async def _take_over(tx: Transaction, hashed: str) -> None:
+    """The settings' key is the one that counts: an earlier one of the settings is revoked."""
+    now = await tx.now()
+    await tx.execute(
+        update(api_keys)
+        .where(api_keys.c.from_settings, api_keys.c.key_hash != hashed, api_keys.c.revoked_at.is_(None))
+        .values(revoked_at=now)
+    )
+    known = await tx.execute(update(api_keys).where(api_keys.c.key_hash == hashed).values(revoked_at=None))
+    if known.rowcount == 0:
+        await tx.execute(
+            insert(api_keys).values(
+                id=new_id("key"), project_id=DEFAULT_PROJECT, name="first", key_hash=hashed,
+                scopes=list(SCOPES), from_settings=True, created_at=now,
+            )
+        )  # fmt: skip
+
+
+async def valid(tx: Transaction, hashed: str) -> RowMapping | None:
+    """The key with that hash, where it still opens."""
+    return await tx.one(select(api_keys).where(api_keys.c.key_hash == hashed, api_keys.c.revoked_at.is_(None)))
+
+
+async def locked(tx: Transaction) -> bool:
+    """Whether a user has a key, so that nobody is let in without one. A worker's own is no user's."""
+    return any(set(row["scopes"]) != WORKERS_OWN for row in await tx.all(_VALID))

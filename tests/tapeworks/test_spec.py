@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapeworks.canonical import fold, parse_json, parse_spec
+from tapeworks.canonical import parse_json, parse_spec
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
+from tapeworks.shorthand import fold
 from tapeworks.spec import JobSpec, editor_schema
 
 SMALLEST: dict[str, Any] = {

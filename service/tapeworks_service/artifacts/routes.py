@@ -20,13 +20,14 @@ from tapeworks_service.auth import Reader, Uploader, require
 from tapeworks_service.callers import Caller
 from tapeworks_service.context import House
 from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.joins import checkpoints_of
 from tapeworks_service.database.tables import artifacts, checkpoints
 from tapeworks_service.exchange import answer, problems, read_body, read_message, takes
-from tapeworks_service.jobs.checkpoints import checkpoints_of
 from tapeworks_service.jobs.document import artifact_document, checkpoint_document
 from tapeworks_service.jobs.fence import Fence
 from tapeworks_service.jobs.routes import JobId
 from tapeworks_service.jobs.streams import job_of
+from tapeworks_service.leases.uploads import begin, of_caller, readable
 from tapeworks_service.problems import Problem, invalid_value, not_found
 from tapeworks_service.settings import ServiceSettings
 
@@ -83,7 +84,7 @@ async def _begun(
         )
         raise invalid_value("/job_id", what)
     fence = Fence(wanted.job_id, wanted.attempt, token)
-    return await uploads.begin(tx, fence, wanted, part_bytes=settings.part_bytes, most=settings.max_attempt_uploads)
+    return await begin(tx, fence, wanted, part_bytes=settings.part_bytes, most=settings.max_attempt_uploads)
 
 
 @router.get(
@@ -96,7 +97,7 @@ async def _begun(
 async def get_upload(caller: Uploader, house: House, upload_id: UploadId) -> Response:
     """The parts that are missing."""
     async with house.database.read() as tx:
-        row = await uploads.readable(tx, upload_id, caller)
+        row = await readable(tx, upload_id, caller)
         status = await uploads.status(tx, row)
     return answer(await uploads.checked_status(house.database, house.store, row, status))
 
@@ -126,7 +127,7 @@ async def put_part(
     """Parts are numbered from 1, all but the last `part_bytes` long; sent again, a part replaces itself."""
     sha256 = _digest(content_digest)
     async with house.database.read() as tx:
-        upload = await uploads.of_caller(tx, upload_id, caller, token)
+        upload = await of_caller(tx, upload_id, caller, token)
     data = await read_body(request, upload["part_bytes"])
     await uploads.store_part(house.database, house.store, upload, number, data=data, sha256=sha256)
     house.measures.uploaded.inc(len(data))
@@ -155,7 +156,7 @@ def _digest(header: str) -> str:
 async def complete_upload(caller: Uploader, house: House, upload_id: UploadId, token: LeaseToken = None) -> Response:
     """Puts the parts together and reads the whole again; 409 names the parts that are missing."""
     async with house.database.read() as tx:
-        upload = await uploads.of_caller(tx, upload_id, caller, token)
+        upload = await of_caller(tx, upload_id, caller, token)
     return answer(await uploads.complete(house.database, house.store, upload))
 
 

@@ -6,22 +6,17 @@ Catalogues are immutable and known by digest, so each is read and indexed once p
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from jsonschema.protocols import Validator
-from sqlalchemy import select
 
 from tapeworks.jobs import ComponentEntry
 from tapeworks.references import Kind
 from tapeworks_service.catalogue.bounded_validator import bounded_validator
-from tapeworks_service.catalogue.packaged import Packaged, ProjectPackages
 from tapeworks_service.catalogue.versions import version_order
-from tapeworks_service.database.engine import Transaction
-from tapeworks_service.database.tables import catalogues
 from tapeworks_service.work_budget import spend
-from tapeworks_service.workers.rows import WorkerRow, read_workers
 
 ComponentKey = tuple[str, str, str, str]
 """kind, name, version, digest: what a job is pinned to."""
@@ -119,54 +114,17 @@ def _place(key: tuple[Kind, str, str]) -> tuple[str, str, list[tuple[int, int | 
     return (key[0], key[1], version_order(key[2]))
 
 
-class CatalogueCache:
-    """Catalogues by digest, parsed once."""
+@dataclass(frozen=True)
+class Packaged:
+    """An admitted package."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, Known] = {}
-        self._merged: tuple[Any, Catalogue] = ((), Catalogue())
-        self._packages = ProjectPackages()
+    id: str
+    name: str
+    version: str
+    modules: tuple[str, ...]
+    """Its top-level names: two packages of one job must not share any."""
 
-    async def known(self, tx: Transaction, digest: str) -> Known:
-        """The catalogue with that digest; an empty one where no worker sent it yet."""
-        if digest not in self._known:
-            row = await tx.one(select(catalogues.c.document).where(catalogues.c.digest == digest))
-            if row is None:
-                return _EMPTY
-            self._known[digest] = _index(row["document"])
-        return self._known[digest]
-
-    def forget(self, used: Iterable[str]) -> None:
-        """Drop what no worker uses any more."""
-        keep = set(used)
-        self._known = {digest: known for digest, known in self._known.items() if digest in keep}
-
-    async def merged(self, tx: Transaction, workers: Sequence[WorkerRow]) -> Catalogue:
-        """What all workers together can build; of two that differ, what the one has that has been here longer."""
-        ordered = sorted(workers, key=lambda one: (one.lost, one.registered_at, one.id))
-        parts = [(worker.id, await self.known(tx, worker.catalogue_digest)) for worker in ordered]
-        if parts != self._merged[0]:
-            catalogue = Catalogue()
-            for worker_id, known in parts:
-                catalogue.add(known, worker_id)
-            self._merged = (parts, catalogue)
-        return self._merged[1]
-
-    async def of_project(self, tx: Transaction, workers: Sequence[WorkerRow], project_id: str) -> Catalogue:
-        """The same, and what the project's admitted packages bring."""
-        return await self._packages.over(tx, await self.merged(tx, workers), workers, project_id)
-
-    def forget_packages(self, project_id: str) -> bool:
-        """Read a project's packages anew next time. Whether what was known could have been an older state."""
-        return self._packages.forget(project_id)
-
-    async def current(self, tx: Transaction, project_id: str, *, lost_after: float) -> Catalogue:
-        """What may be named in a spec now."""
-        self.forget_packages(project_id)
-        return await self.of_project(tx, await read_workers(tx, lost_after=lost_after), project_id)
-
-
-def _index(document: dict[str, Any]) -> Known:
-    entries = tuple(ComponentEntry.model_validate(item) for item in document["components"])
-    keys = frozenset((entry.kind.value, entry.name, entry.version, entry.digest) for entry in entries)
-    return Known(entries, keys, tuple(document.get("refused", ())), document.get("distributions", {}))
+    @property
+    def told(self) -> str:
+        """As messages name it."""
+        return f"{self.name} {self.version}"

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from sqlalchemy import RowMapping
 
 from tapeworks.jobs import ComponentEntry, JobKind, State
+from tapeworks_service.catalogue.catalogue import Packaged
 from tapeworks_service.catalogue.schema_limits import SchemaRefused, check_schema
 from tapeworks_service.catalogue.versions import version_order
 from tapeworks_service.database.engine import Transaction
@@ -28,22 +29,6 @@ if TYPE_CHECKING:
 _MOST_DEPTH = 40
 _DROPPED = frozenset({"pattern", "patternProperties", "$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$schema"})
 """Of a package's schemas: an expression may run for ever, and what names other places is not followed."""
-
-
-@dataclass(frozen=True)
-class Packaged:
-    """An admitted package."""
-
-    id: str
-    name: str
-    version: str
-    modules: tuple[str, ...]
-    """Its top-level names: two packages of one job must not share any."""
-
-    @property
-    def told(self) -> str:
-        """As messages name it."""
-        return f"{self.name} {self.version}"
 
 
 @dataclass(frozen=True)

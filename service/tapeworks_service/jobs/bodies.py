@@ -11,7 +11,7 @@ from collections import OrderedDict
 from sqlalchemy import RowMapping
 
 from tapeworks_service.database.tables import jobs
-from tapeworks_service.exchange import encoded
+from tapeworks_service.encoding import encoded
 from tapeworks_service.jobs.document import job_document
 from tapeworks_service.joined import Joined
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tapeworks.canonical import Folded, findings
+from tapeworks.canonical import findings
 from tapeworks.errors import Finding, ProblemCode
 from tapeworks.jobs import ComponentEntry
 from tapeworks.operations import BATCHING, SourceBranch, batching, branch_of, function_kind, training_only
 from tapeworks.references import Kind, ReferenceFields, escape
+from tapeworks.shorthand import Folded
 from tapeworks.spec import JobSpec
 from tapeworks_service.work_budget import spend
 

@@ -16,22 +16,14 @@ from sqlalchemy import ColumnElement, RowMapping, Select, and_, select
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.jobs import FINAL, JobKind, State
 from tapeworks_service.database.engine import Transaction
-from tapeworks_service.database.joins import assets_and_looks
+from tapeworks_service.database.joins import assets_and_looks, checkpoints_of
 from tapeworks_service.database.tables import artifacts, assets, checkpoints, job_inputs, jobs
-from tapeworks_service.jobs.checkpoints import checkpoints_of
+from tapeworks_service.jobs.input_references import InputReference
 
 _ID = re.compile(r"(job|ckpt|bundle)_[0-9A-Za-z]{1,57}")
 _ASSET = re.compile(r"(ds|pkg|bundle)_[0-9A-Za-z]{1,57}")
 ASSETS = {"ds": "dataset", "pkg": "package", "bundle": "bundle"}
 """Prefix of an id → kind of what was uploaded."""
-
-
-@dataclass(frozen=True)
-class InputReference:
-    """A `from` of a spec, and its place in what the user wrote."""
-
-    pointer: str
-    value: str
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from tapeworks_service.callers import still_allowed
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import job_labels, jobs
-from tapeworks_service.exchange import answer, answered, encoded, problems, read_message, takes
+from tapeworks_service.encoding import encoded
+from tapeworks_service.exchange import answer, answered, problems, read_message, takes
 from tapeworks_service.jobs import queue, wishes
 from tapeworks_service.jobs.document import etag, job_document
 from tapeworks_service.jobs.fence import lock

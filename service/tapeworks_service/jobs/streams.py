@@ -16,7 +16,8 @@ from tapeworks_service.context import Context
 from tapeworks_service.database.engine import AWAY, Transaction
 from tapeworks_service.database.looks import Look
 from tapeworks_service.database.tables import events, jobs, logs, metric_points
-from tapeworks_service.exchange import answer, encoded
+from tapeworks_service.encoding import encoded
+from tapeworks_service.exchange import answer
 from tapeworks_service.jobs.document import FINISHED
 from tapeworks_service.jobs.tails import Place, Told
 from tapeworks_service.problems import Problem, not_found

@@ -13,18 +13,19 @@ from typing import Any
 
 import structlog
 
-from tapeworks.canonical import MAX_FINDINGS, fold, parse_spec
+from tapeworks.canonical import MAX_FINDINGS, parse_spec
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.jobs import ComponentEntry
 from tapeworks.optimizers import doubled_arguments
 from tapeworks.references import Kind, escape, kind_of_argument, nested_references
+from tapeworks.shorthand import fold
 from tapeworks.spec import JobSpec
 from tapeworks.wire import PinnedComponent
-from tapeworks_service.catalogue.catalogue import Catalogue
+from tapeworks_service.catalogue.catalogue import Catalogue, Packaged
 from tapeworks_service.catalogue.configs import config_findings, kind_in_schema, named_datasets
-from tapeworks_service.catalogue.packaged import Packaged
 from tapeworks_service.jobs.data import branch_arguments, branch_places, branches, data_findings, pipeline_places
-from tapeworks_service.jobs.inputs import InputReference, reference_finding
+from tapeworks_service.jobs.input_references import InputReference
+from tapeworks_service.jobs.inputs import reference_finding
 from tapeworks_service.jobs.monitors import monitor_findings
 from tapeworks_service.jobs.roles import role_findings
 from tapeworks_service.jobs.unsupported import unsupported

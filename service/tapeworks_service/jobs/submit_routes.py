@@ -21,11 +21,11 @@ from tapeworks.jobs import FINAL, Job, JobKind, State, ValidationResult
 from tapeworks_service.auth import Submitter
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.joins import checkpoints_of
 from tapeworks_service.database.tables import checkpoints, jobs
 from tapeworks_service.exchange import SHORT_BYTES, answer, problems, read_body, read_message, takes
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
-from tapeworks_service.jobs.checkpoints import checkpoints_of
 from tapeworks_service.jobs.examples import SPEC
 from tapeworks_service.jobs.fence import lock
 from tapeworks_service.jobs.fit import Needs

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 
 from tapeworks.jobs import State
-from tapeworks_service.catalogue.catalogue import CatalogueCache
+from tapeworks_service.catalogue.cache import CatalogueCache
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import fits
 from tapeworks_service.jobs.fit import Needs, why_unschedulable

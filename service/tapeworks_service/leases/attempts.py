@@ -12,13 +12,13 @@ from tapeworks.report_limits import ReportLimits
 from tapeworks.wire import CheckpointAnnouncement, Finish, LeaseRequest, ManifestFile
 from tapeworks_service.artifacts import uploads
 from tapeworks_service.artifacts.deletions import later_delete
-from tapeworks_service.catalogue.catalogue import CatalogueCache
+from tapeworks_service.catalogue.cache import CatalogueCache
 from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.joins import checkpoints_of
 from tapeworks_service.database.tables import artifacts, checkpoints, installation, lease_requests
 from tapeworks_service.database.tables import uploads as upload_rows
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
-from tapeworks_service.jobs.checkpoints import checkpoints_of
 from tapeworks_service.jobs.document import checkpoint_document
 from tapeworks_service.jobs.fence import Fence, held, hold, holds, lease_lost, lease_token, lock
 from tapeworks_service.jobs.inputs import input_documents, resumed_from, users_of

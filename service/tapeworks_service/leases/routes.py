@@ -30,10 +30,10 @@ from tapeworks_service.auth import Worker
 from tapeworks_service.callers import still_allowed
 from tapeworks_service.context import Context, House
 from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.joins import checkpoints_of
 from tapeworks_service.database.tables import checkpoints
 from tapeworks_service.exchange import answer, problems, read_message, takes
 from tapeworks_service.jobs import queue, records
-from tapeworks_service.jobs.checkpoints import checkpoints_of
 from tapeworks_service.jobs.fence import Fence, held
 from tapeworks_service.jobs.inputs import inputs_of, resumed_from
 from tapeworks_service.jobs.routes import JobId

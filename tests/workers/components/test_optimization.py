@@ -13,8 +13,9 @@ from tapeworks.canonical import parse_spec
 from tapeworks.errors import JobFailure
 from tapeworks.references import Kind
 from tapeworks_workers.engine.assembly import Assembly, assemble
+from tapeworks_workers.engine.assembly_state import restore, snapshot
 from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.checkpoint import read_values, restore, snapshot, write_values
+from tapeworks_workers.engine.checkpoint import read_values, write_values
 from tapeworks_workers.engine.step import compile_train_step
 
 GENERATOR = np.random.default_rng(0)

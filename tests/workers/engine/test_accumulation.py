@@ -14,8 +14,9 @@ from tapeworks.references import Kind
 from tapeworks.spec import JobSpec
 from tapeworks_workers.engine import assembly as assembling
 from tapeworks_workers.engine.assembly import Assembly, assemble
+from tapeworks_workers.engine.assembly_state import restore, snapshot
 from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.checkpoint import read_values, restore, snapshot, write_values
+from tapeworks_workers.engine.checkpoint import read_values, write_values
 from tapeworks_workers.engine.step import compile_train_step
 from tests.workers.engine.trainings import job, mlp, numbers, prepared, trained
 

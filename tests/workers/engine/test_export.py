@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tapeworks.bundle import load
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.checkpoint import snapshot
+from tapeworks_workers.engine.assembly_state import snapshot
 from tapeworks_workers.engine.saving import named_specs, save_saved_model
 from tests.workers.engine.conftest import CLASSES, ELEMENT, FEATURES, batches, exported, job, layers_of, trained
 

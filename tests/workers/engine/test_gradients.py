@@ -13,7 +13,7 @@ from tapeworks.errors import JobFailure
 from tapeworks.loading import load_components
 from tapeworks.spec import JobSpec
 from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.checkpoint import restore, snapshot
+from tapeworks_workers.engine.assembly_state import restore, snapshot
 from tapeworks_workers.engine.saving import compile_arguments
 from tapeworks_workers.engine.step import compile_train_step
 from tests.workers.engine.trainings import job, mlp, numbers, trained

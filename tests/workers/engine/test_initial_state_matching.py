@@ -12,7 +12,8 @@ import tensorflow as tf
 from tapeworks import TrainingStep, component
 from tapeworks.errors import JobFailure
 from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.checkpoint import snapshot, write_values
+from tapeworks_workers.engine.assembly_state import snapshot
+from tapeworks_workers.engine.checkpoint import write_values
 from tapeworks_workers.engine.inputs import Inputs
 from tapeworks_workers.engine.starting import Start
 from tests.workers.engine.trainings import job

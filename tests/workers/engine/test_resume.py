@@ -12,7 +12,8 @@ from tensorflow.python.framework.config import disable_op_determinism
 
 from tapeworks.errors import JobFailure
 from tapeworks_workers.engine import environment
-from tapeworks_workers.engine.checkpoint import Snapshot, read_values, restore, snapshot, write_values
+from tapeworks_workers.engine.assembly_state import restore, snapshot
+from tapeworks_workers.engine.checkpoint import Snapshot, read_values, write_values
 from tapeworks_workers.engine.checkpoint_files import CheckpointFiles, opened
 from tests.workers.engine.test_training import gan
 from tests.workers.engine.trainings import BATCH, SHUFFLE, Trained, job, mlp, numbers, prepared, trained

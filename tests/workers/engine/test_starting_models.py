@@ -12,9 +12,10 @@ from tapeworks.canonical import parse_spec
 from tapeworks.errors import JobFailure
 from tapeworks.references import Kind
 from tapeworks_workers.engine.assembly import Assembly, assemble
+from tapeworks_workers.engine.assembly_state import restore, snapshot
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.bundle import seal
-from tapeworks_workers.engine.checkpoint import read_values, restore, snapshot
+from tapeworks_workers.engine.checkpoint import read_values
 from tapeworks_workers.engine.inputs import Inputs
 from tapeworks_workers.engine.layer_paths import layers_by_path
 from tapeworks_workers.engine.starting import Start

@@ -14,7 +14,7 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.loading import load_components
 from tapeworks.references import Kind
 from tapeworks_workers.engine.admission import admit
-from tapeworks_workers.engine.checkpoint import restore, snapshot
+from tapeworks_workers.engine.assembly_state import restore, snapshot
 from tapeworks_workers.engine.comparison import recurrent_states
 from tapeworks_workers.engine.export import export_bundle
 from tapeworks_workers.engine.step import compile_train_step

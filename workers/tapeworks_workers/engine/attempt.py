@@ -22,10 +22,11 @@ from tapeworks.spec import JobSpec
 from tapeworks_workers.engine import plans
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly, assemble
+from tapeworks_workers.engine.assembly_state import snapshot
 from tapeworks_workers.engine.building import set_data_roots
 from tapeworks_workers.engine.callbacks import Callbacks
 from tapeworks_workers.engine.captured_state import captured_variables, operation_notes
-from tapeworks_workers.engine.checkpoint import Snapshot, snapshot
+from tapeworks_workers.engine.checkpoint import Snapshot
 from tapeworks_workers.engine.checkpoint_files import CheckpointFiles, opened
 from tapeworks_workers.engine.control import Control
 from tapeworks_workers.engine.epochs import Training

@@ -28,8 +28,9 @@ import tensorflow as tf
 from tapeworks_workers.engine import outside, plans
 from tapeworks_workers.engine.artifacts import BLACK_BOX, Artifacts
 from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.assembly_state import restore, snapshot
 from tapeworks_workers.engine.bundle import write_json
-from tapeworks_workers.engine.checkpoint import Snapshot, restore, snapshot, write_values
+from tapeworks_workers.engine.checkpoint import Snapshot, write_values
 from tapeworks_workers.engine.comparison import device, versions
 from tapeworks_workers.engine.component_sources import copy_sources, used_components
 from tapeworks_workers.engine.export import model_configs

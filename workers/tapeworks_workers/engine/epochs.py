@@ -19,9 +19,10 @@ from tapeworks.jobs import State
 from tapeworks_workers.engine import attribute_state, environment, plans
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.assembly_state import restore, snapshot
 from tapeworks_workers.engine.black_box import Recorder
 from tapeworks_workers.engine.callbacks import Callbacks
-from tapeworks_workers.engine.checkpoint import Snapshot, restore, snapshot
+from tapeworks_workers.engine.checkpoint import Snapshot
 from tapeworks_workers.engine.checkpoint_files import CheckpointFiles
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
 from tapeworks_workers.engine.evaluation import Evaluation, finalize

@@ -20,9 +20,10 @@ import numpy as np
 
 from tapeworks_workers.engine.again import verified
 from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.assembly_state import restore, snapshot
 from tapeworks_workers.engine.bundle import write_json
 from tapeworks_workers.engine.bundled.load import nest
-from tapeworks_workers.engine.checkpoint import Snapshot, restore, snapshot, write_values
+from tapeworks_workers.engine.checkpoint import Snapshot, write_values
 from tapeworks_workers.engine.comparison import digest
 from tapeworks_workers.engine.environment import as_traced, has_gpu
 from tapeworks_workers.engine.nests import Arrays, stored_leaves
