@@ -20,7 +20,6 @@ from tapeworks_service.database.joins import assets_and_looks, checkpoints_of
 from tapeworks_service.database.tables import artifacts, assets, checkpoints, job_inputs, jobs
 from tapeworks_service.jobs.input_references import InputReference
 
-_ID = re.compile(r"(job|ckpt|bundle)_[0-9A-Za-z]{1,57}")
 _ASSET = re.compile(r"(ds|pkg|bundle)_[0-9A-Za-z]{1,57}")
 ASSETS = {"ds": "dataset", "pkg": "package", "bundle": "bundle"}
 """Prefix of an id → kind of what was uploaded."""
@@ -72,17 +71,6 @@ class Input:
 
 
 # ── at POST ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def reference_finding(reference: InputReference) -> Finding | None:
-    """What is wrong with a `from` at first sight."""
-    if _ID.fullmatch(reference.value):
-        return None
-    hint = 'Name a job ("job_…"), one of its checkpoints ("ckpt_…"), or an uploaded bundle ("bundle_…").'
-    if reference.value.startswith(("job_", "ckpt_", "bundle_")):
-        return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"{reference.value[:100]!r} is no id", hint)
-    message = f"{reference.value[:100]!r}: this version starts from jobs, checkpoints and bundles only"
-    return Finding(reference.pointer, ProblemCode.NOT_SUPPORTED, message, hint)
 
 
 async def resolve(tx: Transaction, project_id: str, references: Sequence[InputReference]) -> list[Input]:

@@ -24,8 +24,7 @@ from tapeworks.wire import PinnedComponent
 from tapeworks_service.catalogue.catalogue import Catalogue, Packaged
 from tapeworks_service.catalogue.configs import config_findings, kind_in_schema, named_datasets
 from tapeworks_service.jobs.data import branch_arguments, branch_places, branches, data_findings, pipeline_places
-from tapeworks_service.jobs.input_references import InputReference
-from tapeworks_service.jobs.inputs import reference_finding
+from tapeworks_service.jobs.input_references import InputReference, reference_finding
 from tapeworks_service.jobs.monitors import monitor_findings
 from tapeworks_service.jobs.roles import role_findings
 from tapeworks_service.jobs.unsupported import unsupported

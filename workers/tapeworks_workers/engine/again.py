@@ -7,32 +7,19 @@ one batch are all there is: what layers learned is put back, and models of earli
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec import JobSpec
 from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.checkpoint import OTHER_VARIABLES, Snapshot, StoredStateError, read_values
+from tapeworks_workers.engine.checkpoint import Snapshot, read_values
 from tapeworks_workers.engine.environment import prepare
 from tapeworks_workers.engine.inputs import ARCHITECTURES, Inputs
 from tapeworks_workers.engine.nests import spec_from_document
 from tapeworks_workers.engine.starting import Start
-
-
-@contextmanager
-def verified(what: str) -> Iterator[None]:
-    """State that does not fit fails as `reload_mismatch` of `what`: no checkpoint is read here."""
-    try:
-        yield
-    except StoredStateError as error:
-        raise JobFailure(
-            FailureCode.RELOAD_MISMATCH, f"the training state of {what} {error.problem}", hint=OTHER_VARIABLES
-        ) from error
 
 
 def put_together_again(document: Mapping[str, Any], state: Path, batch: Any) -> tuple[Assembly, Snapshot]:

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.operations import BucketBySequenceLength, PaddedBatch
-from tapeworks_workers.engine.fields import map_leaves, named_leaves, pick
+from tapeworks_workers.engine.elements import map_leaves, named_leaves
+from tapeworks_workers.engine.fields import pick
 from tapeworks_workers.engine.tracing import engine_code
 
 Padding = PaddedBatch | BucketBySequenceLength

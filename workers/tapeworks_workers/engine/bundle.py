@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.comparison import versions
-from tapeworks_workers.engine.reload_comparison import device_of
+from tapeworks_workers.engine.observation import device_of
 from tapeworks_workers.frames import finite
 
 FORMAT = 1

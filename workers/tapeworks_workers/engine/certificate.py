@@ -27,8 +27,8 @@ from tapeworks_workers.engine.bundle import BUNDLED_LOADER, CERTIFICATE, file_en
 from tapeworks_workers.engine.certify import keras_roles
 from tapeworks_workers.engine.comparison import versions
 from tapeworks_workers.engine.next_step import FOLDER, TOLERANCE, compare_next_step
-from tapeworks_workers.engine.observation import ObservationRefused, digest_rows, read_observation
-from tapeworks_workers.engine.reload_comparison import compare_reload, device_of, names_of
+from tapeworks_workers.engine.observation import ObservationRefused, device_of, digest_rows, names_of, read_observation
+from tapeworks_workers.engine.reload_comparison import compare_reload
 from tapeworks_workers.frames import finite
 
 MEMORY_BYTES = 2 << 30

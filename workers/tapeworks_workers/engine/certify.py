@@ -22,10 +22,10 @@ from tapeworks.bundle import load
 from tapeworks.components import registry
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import Kind
-from tapeworks_workers.engine.again import put_together_again, verified
+from tapeworks_workers.engine.again import put_together_again
 from tapeworks_workers.engine.comparison import device, digest, why_not_rebuilt
 from tapeworks_workers.engine.nests import Arrays
-from tapeworks_workers.engine.next_step import FOLDER, retake_next_step, stored_batch
+from tapeworks_workers.engine.next_step import FOLDER, retake_next_step, stored_batch, verified
 from tapeworks_workers.engine.observation import digest_rows, write_observation
 
 

@@ -1,13 +1,13 @@
-"""An element, a batch or a call's arguments as words: each leaf with its path, its kind, shape and dtype."""
+"""The leaves of an element, a batch or a call's arguments: each with its path, kind, shape and dtype."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from tapeworks_workers.engine.fields import named_leaves
+FIELDS = ("x", "y", "sample_weight")
 
 
 def fields(nest: Any, path: str | None = None) -> list[tuple[str, Any]]:
@@ -42,3 +42,21 @@ def described(value: Any) -> str:
     kind = "" if told["kind"] == "dense" else told["kind"] + " "
     shape = "of unknown rank" if told["shape"] is None else str(tuple(told["shape"]))
     return f"{kind}{told['dtype']} {shape}"
+
+
+def named_leaves(nest: Any, path: str = "") -> list[tuple[str, Any]]:
+    """The leaves of an element (or of the part of it at `path`) with their field paths."""
+    found: list[tuple[str, Any]] = []
+    map_leaves(lambda at, leaf: found.append((at, leaf)), nest, path)
+    return found
+
+
+def map_leaves(function: Callable[[str, Any], Any], nest: Any, path: str = "") -> Any:
+    """The nest with every leaf replaced by `function(path, leaf)`."""
+    if isinstance(nest, Mapping):
+        return {key: map_leaves(function, item, f"{path or 'x'}.{key}") for key, item in nest.items()}
+    if isinstance(nest, tuple | list):
+        names = [FIELDS[index] if index < len(FIELDS) else str(index) for index in range(len(nest))]
+        at = [f"{path}.{name}" if path else name for name in names]
+        return tuple(map_leaves(function, item, place) for item, place in zip(nest, at, strict=True))
+    return function(path or "x", nest)

@@ -4,7 +4,7 @@ An element is `x`, `(x, y)` or `(x, y, sample_weight)`; x and y may be dicts. A 
 dicts by key; where a dict holds whole elements (`zip`), it goes on with theirs: `x.photos.y`.
 
 Interface: `on_element` calls a transform with the element's parts, or replaces one field by its result; `pick` reads a
-field; `named_leaves` and `map_leaves` walk an element with the path of every leaf; `one_hot`, `to_sparse`, `to_ragged`
+field; `one_hot`, `to_sparse`, `to_ragged`
 and `cast` are what the operations of those names do to a field.
 """
 
@@ -17,9 +17,8 @@ from typing import Any
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine.elements import FIELDS
 from tapeworks_workers.engine.tracing import call_user_code
-
-FIELDS = ("x", "y", "sample_weight")
 
 
 def on_element(function: Callable[..., Any], element: tuple[Any, ...], field: str | None) -> Any:
@@ -73,24 +72,6 @@ def _missing(message: str) -> JobFailure:
 
 
 # ── leaves ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def named_leaves(nest: Any, path: str = "") -> list[tuple[str, Any]]:
-    """The leaves of an element (or of the part of it at `path`) with their field paths."""
-    found: list[tuple[str, Any]] = []
-    map_leaves(lambda at, leaf: found.append((at, leaf)), nest, path)
-    return found
-
-
-def map_leaves(function: Callable[[str, Any], Any], nest: Any, path: str = "") -> Any:
-    """The nest with every leaf replaced by `function(path, leaf)`."""
-    if isinstance(nest, Mapping):
-        return {key: map_leaves(function, item, f"{path or 'x'}.{key}") for key, item in nest.items()}
-    if isinstance(nest, tuple | list):
-        names = [FIELDS[index] if index < len(FIELDS) else str(index) for index in range(len(nest))]
-        at = [f"{path}.{name}" if path else name for name in names]
-        return tuple(map_leaves(function, item, place) for item, place in zip(nest, at, strict=True))
-    return function(path or "x", nest)
 
 
 # ── what operations do to a field ────────────────────────────────────────────────────────────────

@@ -21,9 +21,9 @@ from tapeworks_workers.engine import sources_of_errors as places
 from tapeworks_workers.engine.adapt import Adapting, unadapted
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.error_text import text
+from tapeworks_workers.engine.fitting import fitting_part
 from tapeworks_workers.engine.initial_weights import Taken
 from tapeworks_workers.engine.layer_paths import layers_by_path
-from tapeworks_workers.engine.probes import fitting_part
 from tapeworks_workers.engine.starting import Start, freeze, initialise
 from tapeworks_workers.engine.stateful_rnn import call_once, stateful_path, with_batch_size
 

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tapeworks_workers.engine.again import verified
+from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.assembly_state import restore, snapshot
 from tapeworks_workers.engine.bundle import write_json
 from tapeworks_workers.engine.bundled.load import nest
-from tapeworks_workers.engine.checkpoint import Snapshot, write_values
+from tapeworks_workers.engine.checkpoint import OTHER_VARIABLES, Snapshot, StoredStateError, write_values
 from tapeworks_workers.engine.comparison import digest
 from tapeworks_workers.engine.environment import as_traced, has_gpu
 from tapeworks_workers.engine.nests import Arrays, stored_leaves
@@ -163,3 +164,14 @@ def _read(file: Path) -> dict[str, np.ndarray]:
 def device_kind() -> str:
     """The key of TOLERANCE that this process computes on."""
     return "gpu" if has_gpu() else "cpu"
+
+
+@contextmanager
+def verified(what: str) -> Iterator[None]:
+    """State that does not fit fails as `reload_mismatch` of `what`: no checkpoint is read here."""
+    try:
+        yield
+    except StoredStateError as error:
+        raise JobFailure(
+            FailureCode.RELOAD_MISMATCH, f"the training state of {what} {error.problem}", hint=OTHER_VARIABLES
+        ) from error

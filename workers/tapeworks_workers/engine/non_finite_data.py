@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode
-from tapeworks_workers.engine.fields import named_leaves
+from tapeworks_workers.engine.elements import named_leaves
 from tapeworks_workers.engine.layer_paths import listed
 from tapeworks_workers.engine.traces import Note
 

@@ -21,6 +21,7 @@ import numpy as np
 
 FACTS, ARRAYS = "facts.json", "arrays.npy"
 MAX_ARRAYS = 1_000_000
+_MAX_NAMES, _MAX_NAME = 1000, 200
 _PLAIN = "biufcV"
 """Kinds of dtypes; `V` are the bits of a number that NumPy does not know."""
 
@@ -147,3 +148,13 @@ def _announced(opened: IO[bytes], file: Path, end: int) -> ArrayPlace:
     if min(shape, default=0) < 0 or place.offset + place.nbytes > end:
         raise ObservationRefused(f"{file.name} holds an array of shape {shape} that is larger than the file")
     return place
+
+
+def device_of(device: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a process says that it computed, typed and bounded."""
+    return {"kind": "gpu" if device["kind"] == "gpu" else "cpu", "names": names_of(device["names"])}
+
+
+def names_of(names: Sequence[Any]) -> list[str]:
+    """Names that another process states, bounded."""
+    return [str(name)[:_MAX_NAME] for name in names[:_MAX_NAMES]]

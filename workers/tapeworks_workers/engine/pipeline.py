@@ -21,7 +21,7 @@ from tapeworks.references import ReferenceFields
 from tapeworks.spec import JobSpec, TrainingSpec
 from tapeworks.spec import Split as SplitSpec
 from tapeworks_workers.engine import broken_files, class_names, operations, origins, stateless_random
-from tapeworks_workers.engine.fields import named_leaves
+from tapeworks_workers.engine.elements import named_leaves
 from tapeworks_workers.engine.gathering import Rows
 from tapeworks_workers.engine.origins import TRAINING, Raw, Setting, lineage, open_source
 from tapeworks_workers.engine.randomness import derive_seed

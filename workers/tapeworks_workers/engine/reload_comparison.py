@@ -19,11 +19,17 @@ import numpy as np
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import comparison
 from tapeworks_workers.engine.nests import stored_leaves
-from tapeworks_workers.engine.observation import digest_rows, read_archive, read_observation
+from tapeworks_workers.engine.observation import (
+    _MAX_NAMES,
+    device_of,
+    digest_rows,
+    names_of,
+    read_archive,
+    read_observation,
+)
 from tapeworks_workers.engine.reload_hints import CONFIG_HINT, PRECISION_HINT, STATE_HINT
 
 MAX_CONFIG_BYTES = 64 << 20
-_MAX_NAMES, _MAX_NAME = 1000, 200
 _LOAD_MODEL = "keras.models.load_model"
 
 
@@ -66,16 +72,6 @@ def compare_reload(bundle: Path, manifest: Mapping[str, Any], observed: Path) ->
         "tapeworks_modules": names_of(facts["tapeworks_modules"]),
         "bundle_modules": names_of(facts["bundle_modules"]),
     }
-
-
-def device_of(device: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a process says that it computed, typed and bounded."""
-    return {"kind": "gpu" if device["kind"] == "gpu" else "cpu", "names": names_of(device["names"])}
-
-
-def names_of(names: Sequence[Any]) -> list[str]:
-    """Names that another process states, bounded."""
-    return [str(name)[:_MAX_NAME] for name in names[:_MAX_NAMES]]
 
 
 def _part(facts: Mapping[str, Any], of: Mapping[str, Any], name: str) -> Any:

@@ -19,13 +19,14 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.again import put_together_again, verified
+from tapeworks_workers.engine.again import put_together_again
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.assembly_state import restore
 from tapeworks_workers.engine.black_box import FORMAT, TRAINING_STATE
 from tapeworks_workers.engine.bundled.load import nest
 from tapeworks_workers.engine.certify import import_components
 from tapeworks_workers.engine.checkpoint import Snapshot
+from tapeworks_workers.engine.next_step import verified
 from tapeworks_workers.engine.sources_of_errors import location
 from tapeworks_workers.engine.step import TRAINING, compile_train_step
 

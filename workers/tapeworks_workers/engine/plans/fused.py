@@ -13,8 +13,8 @@ from typing import Any
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine.elements import named_leaves
 from tapeworks_workers.engine.feed import Cursor
-from tapeworks_workers.engine.fields import named_leaves
 from tapeworks_workers.engine.means import Means
 from tapeworks_workers.engine.pipeline import Split
 from tapeworks_workers.engine.step import CompiledStep, compile_train_step
