@@ -19,11 +19,15 @@ class Returns(Evaluator):
 
     def evaluate(self, dataset: Any, run: Any) -> dict[str, Any]:
         self.count += 1
-        size = sum(len(tf.nest.flatten(batch[0])[0]) for batch in dataset)
+        size, order = 0, 0.0
+        for batch in dataset:
+            rows = tf.nest.flatten(batch[0])[0]
+            size, order = size + len(rows), order + size * float(tf.reduce_sum(rows[0]))
         answers: dict[str, Any] = {
             "count": lambda: float(self.count),
             "size": lambda: np.int64(size),
             "tensor": lambda: tf.constant(2.5),
+            "order": lambda: order,
             "inputs": lambda: float(len(dataset.element_spec[0])),
             "nan": lambda: float("nan"),
             "text": lambda: "three",
@@ -32,6 +36,12 @@ class Returns(Evaluator):
             "step": lambda: float(run.training_step.at),
         }
         return 3.0 if self.what == "number" else {self.name: answers[self.what]()}  # type: ignore[return-value]
+
+
+@component("lab/Shuffled", kind="dataset_function")
+def shuffled(dataset: Any) -> Any:
+    """Another order in each pass."""
+    return dataset.shuffle(100)
 
 
 @component("lab/Diary")

@@ -31,6 +31,15 @@ def test_values_stand_beside_those_of_the_step(tmp_path: Path) -> None:
     assert all(np.isfinite(result.history("val_loss")))
 
 
+def test_a_split_comes_in_the_same_order_at_every_evaluation(tmp_path: Path) -> None:
+    pipeline = [{"op": "apply", "function": "lab/Shuffled"}, {**BATCH, "batch_size": 4}]
+    data = {"validation": 0.3, "pipeline": pipeline}
+    training = {"epochs": 3, "deterministic": True}
+    result = trained(job(data=data, evaluators=[returns("order")], training=training), tmp_path)
+    first, *others = result.history("val_answer")
+    assert others == [first, first]
+
+
 def test_the_test_split_and_the_exported_job(tmp_path: Path) -> None:
     data = {"test": 0.1, "pipeline": [BATCH]}
     finish = attempt(job(data=data, evaluators=[returns("size")], export=None), tmp_path)[-1]

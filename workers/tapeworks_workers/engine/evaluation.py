@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine import plans
+from tapeworks_workers.engine import dataset_state, plans
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.attribute_state import Watched
 from tapeworks_workers.engine.control import OUTCOMES, Control, Interrupted
@@ -141,11 +141,18 @@ class Evaluation:
         return split.steps is not None and passes is not None and split.steps * passes <= _FEW_STEPS
 
     def _batches(self, split: Split) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-        """The split as the step takes it, and as evaluators do. Built once: each build leaves graphs behind."""
-        if split.name not in self._datasets:
-            dataset = split.dataset(0)
-            self._datasets[split.name] = (dataset, self._assembly.selected(dataset))
-        return self._datasets[split.name]
+        """The split as the step takes it, and as evaluators do, in the same order each time.
+
+        It is built once, since each build leaves graphs behind, unless it would shuffle anew: the order of a second
+        evaluation would then be another than that of the first one after a resume.
+        """
+        if split.name in self._datasets:
+            return self._datasets[split.name]
+        dataset = split.dataset(0)
+        if dataset_state.reshuffles(dataset):
+            dataset = split.dataset(1)  # a new one each time, as pass 0 is kept from when the job was built
+            return dataset, self._assembly.selected(dataset)
+        return self._datasets.setdefault(split.name, (dataset, self._assembly.selected(dataset)))
 
     def _heed(self) -> None:
         self._control.check_time()
