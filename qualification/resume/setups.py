@@ -112,7 +112,9 @@ def _loss(chance: random.Random) -> Any:
 
 def _optimizer(chance: random.Random, *, fixed: bool) -> Document:
     name = chance.choice(["Adam", "AdamW", "SGD", "RMSprop", "Nadam", "Lion", "Adagrad", "Adadelta", "Ftrl", "Adamax"])
-    schedule = {"component": "keras/CosineDecay", "config": {"initial_learning_rate": 0.02, "decay_steps": 25}}
+    # Never zero: Ftrl divides by the rate.
+    decay = {"initial_learning_rate": 0.02, "decay_steps": 25, "alpha": 0.1}
+    schedule = {"component": "keras/CosineDecay", "config": decay}
     config: Document = {"learning_rate": 0.01 if fixed else schedule}
     if name == "SGD":
         config |= {"momentum": 0.9, "nesterov": chance.random() < 0.5}
