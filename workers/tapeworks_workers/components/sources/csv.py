@@ -131,7 +131,7 @@ class Csv(Source):
         self._check_columns([*columns, *self.dtypes])
         wanted = self._wanted(features, columns)
         parts = [[(part.start, part.end) for part in file.parts] for file in self.opened.values()]
-        counts = [sum(part.count for part in file.parts) for file in self.opened.values()]
+        counts = self.rows_by_file()
         if not any(counts):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows below the header")
         read = functools.partial(self._read, wanted=wanted)
@@ -208,7 +208,10 @@ class Csv(Source):
 
     def count(self) -> int:
         """The rows of all files. Raises JobFailure."""
-        return sum(part.count for file in self.opened.values() for part in file.parts)
+        return sum(self.rows_by_file())
+
+    def rows_by_file(self) -> list[int]:
+        return [sum(part.count for part in file.parts) for file in self.opened.values()]
 
     def describe(self) -> list[Description]:
         """All columns as a job reads them by default; those that it cannot read with the reason."""

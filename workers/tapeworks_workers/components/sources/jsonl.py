@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tapeworks import Files, component
+from tapeworks import Files, component, errors
 from tapeworks_workers.components.sources import json_types
 from tapeworks_workers.components.sources.arrow_columns import Form
 from tapeworks_workers.components.sources.parts import PART_BYTES, Part, sampled
@@ -17,6 +17,8 @@ from tapeworks_workers.components.sources.text_files import BOM, TextFile, Undec
 
 _BLANK = re.compile(rb"\n\s")
 """What there is where a line may be blank."""
+_ROW = re.compile(r" in row (\d+)")
+"""How pyarrow ends its messages."""
 _LONGEST_LINE = 64 * 1024 * 1024
 
 
@@ -113,7 +115,7 @@ class Jsonl(Table):
                 found = {field.name: json_types.without_times(field.type) for field in schema}
             except ValueError as error:
                 if "changed from" not in str(error):
-                    raise self._invalid(f"{self._from(path, part)}: {error}") from error
+                    raise self._wrong(path, part, error) from error
                 found = json_types.by_python(block)
             whole = json_types.merged_fields(whole, found)
         return whole
@@ -147,7 +149,7 @@ class Jsonl(Table):
         try:
             table = self._parsed(block, schema)
         except ValueError as error:
-            raise self._invalid(f"{self._from(path, part)}: {error}") from error
+            raise self._wrong(path, part, error) from error
         if len(schema) and table.num_rows != (rows := _rows_of(block)):
             raise self._invalid(
                 f"{self._from(path, part)}: {rows} lines hold {table.num_rows} objects; write one object a line"
@@ -184,6 +186,13 @@ class Jsonl(Table):
             raise self._invalid(
                 f"{path.name}, line {line}: is no UTF-8 ({error.reason}); give the source its encoding, as latin-1"
             ) from error
+
+    def _wrong(self, path: Path, part: Part, error: ValueError) -> errors.JobFailure:
+        """A failure that names the line, where pyarrow names the row of the part."""
+        found = _ROW.search(str(error))
+        if found is None:
+            return self._invalid(f"{self._from(path, part)}: {error}")
+        return self._invalid(f"{self._place(path, part, int(found[1]))}: {_ROW.sub('', str(error))}")
 
     def _from(self, path: Path, part: Part) -> str:
         return f"{path.name}, lines from {self.texts[path].line_at(part[0])} on"
