@@ -100,7 +100,11 @@ def with_images(
             parts = _replaced(parts, place, function)
         return parts if len(parts) > 1 else parts[0]
 
-    return dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    decoded = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if any(isinstance(spec, tf.RaggedTensorSpec) for spec in tf.nest.flatten(dataset.element_spec)):
+        # To a map a row of any length is a dense tensor; as such it could not be batched any more.
+        return decoded.ragged_batch(1).unbatch()
+    return decoded
 
 
 def _replaced(value: Any, place: tuple[Any, ...], function: Callable[[tf.Tensor], tf.Tensor]) -> Any:

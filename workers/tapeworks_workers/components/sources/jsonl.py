@@ -19,6 +19,7 @@ _BLANK = re.compile(rb"\n\s")
 """What there is where a line may be blank."""
 _ROW = re.compile(r" in row (\d+)")
 """How pyarrow ends its messages."""
+_LONG_INTEGER = re.compile(rb"[:\[,]\s*\d{19,}\s*[,\]}]")
 _LONGEST_LINE = 64 * 1024 * 1024
 
 
@@ -26,7 +27,7 @@ _LONGEST_LINE = 64 * 1024 * 1024
 class Jsonl(Table):
     """One JSON object a line, all with the same fields; about 1 MiB of lines is read at a time, of `.gz` files too.
 
-    What the fields hold is taken from lines of all files: whole numbers are int64, others take the job's float dtype,
+    What the fields hold is taken from lines of all files: whole numbers are int64 (uint64 beyond it), others take the job's float dtype,
     texts stay texts (dates too), lists become RaggedTensors.
 
     Args:
@@ -111,6 +112,9 @@ class Jsonl(Table):
         for part in parts:
             block = self._block(path, part)
             try:
+                if _LONG_INTEGER.search(block):  # pyarrow makes floats of integers beyond int64
+                    whole = json_types.merged_fields(whole, json_types.by_python(block))
+                    continue
                 schema = self._parsed(block, None).schema
                 found = {field.name: json_types.without_times(field.type) for field in schema}
             except ValueError as error:
@@ -131,7 +135,7 @@ class Jsonl(Table):
                 form = self.forms[name]
                 if isinstance(form, Form):
                     fractions = form.kind == "float" or self.dtypes.get(name, "").startswith("float")
-                    stored = {"int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
+                    stored = {"int64": pa.int64(), "uint64": pa.uint64(), "bool": pa.bool_(), "string": pa.string()}
                     explicit[name] = _with_shape(pa.float64() if fractions else stored[form.kind], form.shape)
                 else:
                     explicit[name] = kind
