@@ -17,6 +17,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from tapeworks.operations import FieldPath
 from tapeworks.references import ReferenceFields, from_name
 
+MAX_GROUPS = 2_000_000
+"""Different values of a field that `stratify` or `group` names."""
+MAX_GROUP_BYTES = 256 * 1024 * 1024
+"""Of those values, where they are texts."""
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Pattern = Annotated[str, Field(min_length=1, max_length=1000)]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tapeworks.errors import FailureCode, JobFailure
@@ -18,7 +19,7 @@ from tapeworks_workers.engine.building import set_data_roots
 from tapeworks_workers.engine.files import set_uploads
 from tapeworks_workers.engine.pipeline import Data, Split, build_data
 from tests.workers.engine.test_datasets import looked
-from tests.workers.engine.trainings import BATCH, job
+from tests.workers.engine.trainings import BATCH, attempt, job
 
 TABLE = {"labels": "y", "features": ["id"]}
 
@@ -143,6 +144,21 @@ def test_a_file_in_no_folder_is_named(folder: Path) -> None:
         built(validation=FOLDERS)
 
 
+def test_an_attempt_reports_how_its_data_was_divided(folder: Path, tmp_path: Path) -> None:
+    work = tmp_path / "attempt"
+    work.mkdir()
+    set_uploads([])
+    dense = {"component": "sequential", "config": {"layers": [{"component": "keras/Dense", "config": {"units": 2}}]}}
+    source = {"component": "csv", "config": {"files": "*/*.csv", **TABLE}}
+    data = {"source": source, "validation": {"files": "val/*.csv"}, "pipeline": [BATCH]}
+    spec = job(data=data, model=dense, export=None)
+    frames = attempt(spec, work, data_roots=[folder])
+    assert frames[-1]["outcome"] == "succeeded", frames[-1]["failure"]
+    records = [frame["record"] for frame in frames if frame["type"] == "record"]
+    found = {one["data"]["code"]: one["data"]["message"] for one in records if one.get("type") == "diagnostic"}
+    assert "reads train/ (2), test/ (1) as one" in found["mixed_splits"]
+
+
 # ── windows ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -165,10 +181,12 @@ def series(folder: Path, format: str, lengths: tuple[int, ...]) -> list[np.ndarr
     return made
 
 
-def windowed(format: str, size: int, shift: int, by_file: bool = True, **data: Any) -> tuple[Data, list[np.ndarray]]:
+def windowed(
+    format: str, size: int, shift: int, by_file: bool = True, config: Any = None, **data: Any
+) -> tuple[Data, list[np.ndarray]]:
     function = {"component": "windows", "config": {"size": size, "shift": shift, "by_file": by_file}}
     component = "arrays" if format == "npz" else format
-    config = {"labels": None} if format == "npz" else {}
+    config = config or ({"labels": None} if format == "npz" else {})
     data_ = built(f"*.{format}", component, config, [{"op": "apply", "function": function}, BATCH], **data)
     found = [np.concatenate([x, y[:, None]], 1) for x, y in data_.training.dataset(0)]
     return data_, list(np.concatenate(found))
@@ -201,6 +219,27 @@ def test_windows_by_file_are_those_of_numpy_for_each_file(
     held_out = round(0.1 * sum(lengths))
     kept = [one for one in expected if one[-1, 0] < 4000 + 301 - held_out]
     np.testing.assert_array_equal(found, kept)
+
+
+def test_an_iterator_of_windows_by_file_is_saved_inside_a_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "WHOLE_FILE_BYTES", 0)
+    monkeypatch.setattr(splitting, "IN_MEMORY_BYTES", 0)
+    series(tmp_path, "csv", (300, 40))
+    set_data_roots([tmp_path])
+    data, _ = windowed(
+        "csv", 4, 1, validation={"fraction": 0.2, "split": "time", "by": "y"}, config={"labels": "w", "features": ["v"]}
+    )
+    whole = [x.numpy().tolist() for x, _ in data.training.dataset(0)]
+    for position in (3, len(whole) - 2):
+        begun = iter(data.training.dataset(0))
+        for _ in range(position):
+            next(begun)
+        tf.train.Checkpoint(iterator=begun).write(str(tmp_path / f"{position}"))
+        resumed = iter(data.training.dataset(0))
+        tf.train.Checkpoint(iterator=resumed).read(str(tmp_path / f"{position}")).assert_consumed()
+        assert [x.numpy().tolist() for x, _ in resumed] == whole[position:]
 
 
 def test_several_files_as_one_series_are_reported(tmp_path: Path) -> None:

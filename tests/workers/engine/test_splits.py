@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.components.sources import parts
-from tapeworks_workers.engine import splitting
+from tapeworks_workers.engine import field_values, splitting
 from tapeworks_workers.engine.building import set_data_roots
 from tapeworks_workers.engine.pipeline import Data, Split, build_data
 from tests.workers.engine.trainings import BATCH, job, numbers
@@ -207,6 +207,15 @@ def test_large_groups_are_reported_with_the_share_that_they_make(tmp_path: Path)
     ((code, message),) = data.notes
     assert code == "split_size"
     assert "of the elements, not 0.2: groups of x.patient are not divided" in message
+
+
+def test_what_a_split_keeps_in_memory_is_bounded(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(field_values, "MAX_GROUP_BYTES", 100)
+    with pytest.raises(JobFailure, match="more than 100 bytes of them"):
+        built(validation=GROUPED)
+    monkeypatch.setattr(field_values, "MAX_GROUPS", 70)
+    with pytest.raises(JobFailure, match=r"'x\.patient': has more than 70 different values"):
+        built(validation=GROUPED)
 
 
 def test_one_source_is_needed_for_groups_and_times() -> None:

@@ -2,7 +2,7 @@
 
 `read(dataset, …)` takes them from memory where the source is there, else in one pass over the source at the start of
 the job, 1024 elements at a time. In memory stay 8 bytes for each element, and the distinct values of classes and
-groups, at most `MOST_DISTINCT`. Of sources that are zipped (images and their labels) only the part with the field is
+groups, at most `MAX_GROUPS`. Of sources that are zipped (images and their labels) only the part with the field is
 read.
 """
 
@@ -17,12 +17,11 @@ import tensorflow as tf
 from tensorflow.python.data.ops.zip_op import _ZipDataset
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.splits import MAX_GROUP_BYTES, MAX_GROUPS
 from tapeworks_workers.engine import gathering
 from tapeworks_workers.engine.fields import FIELDS, pick
 from tapeworks_workers.engine.tracing import engine_code
 
-MOST_DISTINCT = 2_000_000
-"""Different values of a class or group."""
 AT_ONCE = 1024
 """Elements that are read together."""
 
@@ -146,16 +145,19 @@ def _batches(dataset: tf.data.Dataset, path: str) -> Iterator[Array]:
 def _categories(field: _Field, batches: Iterator[Array]) -> Categories:
     known: dict[Any, int] = {}
     codes: list[Array] = []
-    count = 0
+    count = size = 0
     for batch in batches:
         _check_numbers(field, batch, count)
-        distinct, places = np.unique(batch, return_inverse=True)
-        numbers = [known.setdefault(_python_key(value), len(known)) for value in distinct]
-        if len(known) > MOST_DISTINCT:
+        values, places = np.unique(batch, return_inverse=True)
+        keys = [_python_key(value) for value in values]
+        size += sum(len(key) for key in keys if isinstance(key, bytes) and key not in known)
+        numbers = np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
+        if len(known) > MAX_GROUPS or size > MAX_GROUP_BYTES:
             raise field.refused(
-                f"has more than {MOST_DISTINCT} different values", "Name a field with fewer values, or split by time."
+                f"has more than {MAX_GROUPS} different values, or more than {MAX_GROUP_BYTES} bytes of them",
+                "Name a field with fewer or shorter values, or split by time.",
             )
-        codes.append(np.asarray(numbers, np.int64)[places.reshape(-1)])
+        codes.append(numbers[places.reshape(-1)])
         count += len(batch)
     distinct = np.array(list(known), object if field.spec.dtype == tf.string else None)
     order = np.argsort(distinct, kind="stable")

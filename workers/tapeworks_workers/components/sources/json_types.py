@@ -1,7 +1,7 @@
 """Arrow types of JSON fields: what the values of all lines have in common.
 
-Integers beyond int64 are uint64; integers and floats together are floats, a null takes the type of the others, and texts that look like times stay
-texts. A field whose values have several types gets a union, which no tensor can hold.
+Integers beyond int64 are uint64; integers and floats together are floats, a null takes the type of the others, and
+texts that look like times stay texts. A field whose values have several types gets a union, which no tensor can hold.
 """
 
 from __future__ import annotations

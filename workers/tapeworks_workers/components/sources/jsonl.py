@@ -27,8 +27,8 @@ _LONGEST_LINE = 64 * 1024 * 1024
 class Jsonl(Table):
     """One JSON object a line, all with the same fields; about 1 MiB of lines is read at a time, of `.gz` files too.
 
-    What the fields hold is taken from lines of all files: whole numbers are int64 (uint64 beyond it), others take the job's float dtype,
-    texts stay texts (dates too), lists become RaggedTensors.
+    What the fields hold is taken from lines of all files: whole numbers are int64 (uint64 beyond it), others take the
+    job's float dtype, texts stay texts (dates too), lists become RaggedTensors.
 
     Args:
         files: a glob, or several, below a data root.
