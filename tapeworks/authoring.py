@@ -201,6 +201,11 @@ class Source:
         """How many elements come from each file, where all of a file come before those of the next; None: unknown."""
         return None
 
+    def column(self, name: str) -> Any | None:
+        """A tf.data.Dataset of `{name: value}` for a column of the data that is no part of the elements, in their
+        order: a split may go by it. None where there is none."""
+        return None
+
     classes: Sequence[str] | None = None
     """Where `class_names` gives names: the list that numbers them, as the config gives it. Where it gives none, the
     engine sets the list of the training split before it calls `dataset`."""

@@ -61,7 +61,7 @@ SPLITS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({"fraction": 0.2, "group": "x.a"}, {"source": TWO}, "/group", "invalid_value"),
     ({"fraction": 0.2, "split": "time", "by": "x.a"}, {"source": TWO}, "/by", "invalid_value"),
     ({"fraction": 0.2, "stratify": "y"}, {"source": rows()}, "/stratify", "invalid_value"),
-    ({"fraction": 0.2, "group": "x.a"}, {"source": rows(labels="y")}, "/group", "invalid_value"),
+    ({"fraction": 0.2, "group": "sample_weight"}, {"source": rows()}, "/group", "invalid_value"),
     ({"fraction": 0.2, "stratify": "y", "group": "x.a"}, {}, "", "invalid_value"),
     ({"fraction": 0.2, "split": "tail", "group": "x.a"}, {}, "", "invalid_value"),
     ({"fraction": 0.2, "split": "time"}, {}, "", "invalid_value"),

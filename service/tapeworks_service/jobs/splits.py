@@ -64,9 +64,7 @@ def _by_field(split: Split, entry: ComponentEntry, source: ReferenceFields, poin
 def _missing(field: str, entry: ComponentEntry, config: dict[str, Any]) -> tuple[str, str] | None:
     """What is wrong with a field, and the remedy, by arguments that tables have; None where nothing can be said."""
     known = _properties(entry)
-    part, _, rest = field.partition(".")
-    if part == "x" and rest and "named" in known and not config.get("named", False):
-        return f"{field!r}: {entry.name!r} gives x as one vector", 'Set "named": true in its config.'
+    part = field.partition(".")[0]
     for name, argument in (("y", "labels"), ("sample_weight", "weight")):
         optional = isinstance(known.get(argument), dict) and known[argument].get("default", "") is None
         if part == name and optional and config.get(argument) is None:

@@ -24,8 +24,8 @@ FORMATS = {"csv": "d.csv", "parquet": "d.parquet", "jsonl": "d.jsonl"}
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pd.DataFrame]:
-    """A table of patients, in no order of time, as a file of each format below the data root."""
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
+    """A table of patients, in no order of time, and a folder with a file of each format."""
     random = np.random.default_rng(5)
     days = pd.Timestamp("2024-01-01") + pd.to_timedelta(random.integers(0, 60, ROWS), "D")
     frame = pd.DataFrame(
@@ -42,8 +42,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pd.DataFrame]:
     frame.to_csv(folder / "d.csv", index=False)
     frame.to_parquet(folder / "d.parquet", index=False, row_group_size=100)
     frame.to_json(folder / "d.jsonl", orient="records", lines=True)
-    set_data_roots([folder])
-    yield frame
+    return frame, folder
+
+
+@pytest.fixture
+def table(written: tuple[pd.DataFrame, Path]) -> Iterator[pd.DataFrame]:
+    """The table; its files are below the data root."""
+    set_data_roots([written[1]])
+    yield written[0]
     set_data_roots([])
 
 
@@ -91,6 +97,24 @@ def test_splits_hold_each_row_once_however_the_source_is_read(
     streamed = built("jsonl", **SPLITS[name])
     assert all_rows(streamed) == found
     assert rows(streamed.training, 3) == found["training"], "in every pass"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_split_may_go_by_a_column_that_is_no_feature(
+    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, format: str, streamed: bool
+) -> None:
+    if streamed:
+        monkeypatch.setattr(parts, "WHOLE_FILE_BYTES", 0)
+        monkeypatch.setattr(splitting, "IN_MEMORY_BYTES", 0)
+    source = {"component": format, "config": {"files": FORMATS[format], "labels": "y", "features": ["id", "value"]}}
+    splits = {"validation": GROUPED, "test": {"fraction": 0.1, "stratify": "x.kind"}}
+    data = build_data(job(data={"source": source, "pipeline": [BATCH], **splits}))
+    wanted = all_rows(built(format, **splits))
+    assert data.element_spec[0].shape.as_list() == [None, 2]
+    for split, ids in zip((data.training, data.validation, data.test), wanted.values(), strict=True):
+        assert split is not None
+        assert [int(one) for x, _ in split.dataset(0) for one in x.numpy()[:, 0]] == ids
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
@@ -162,7 +186,7 @@ def test_an_unknown_number_of_rows_is_counted_for_a_split_by_class() -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
-    "no such field": ({"fraction": 0.2, "stratify": "x.age"}, "'x.age'", "named"),
+    "no such field": ({"fraction": 0.2, "stratify": "x.age"}, "'x.age'", "a column of its table"),
     "no scalar": ({"fraction": 0.2, "stratify": "x"}, "is a dict", "one value for each element"),
     "one row a class": ({"fraction": 0.2, "stratify": "x.id"}, "997 of 997 classes have fewer than 2", "rare classes"),
     "fractions": ({"fraction": 0.2, "stratify": "x.value"}, "classes have fewer than 2", "Leave stratify out"),

@@ -8,7 +8,7 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,15 +51,22 @@ FieldValues = Mapping[tuple[str, str], Values]
 """(`stratify`, `group` or `by`, field path) → the values of that field, as this use takes them."""
 
 
-def read(dataset: tf.data.Dataset, path: str, *, use: str, whole: Any = None) -> Values:
+def read(
+    dataset: tf.data.Dataset, path: str, *, use: str, whole: Any = None, column: Callable[[str], Any] | None = None
+) -> Values:
     """The values at a field path in all elements, in order.
 
     Args:
         use: the argument of the spec that names the field: `stratify`, `group` or `by`.
         whole: all elements as one batch, where they are in memory.
+        column: gives a dataset of a column that is no part of the elements, by its name; None where there is none.
 
     Raises JobFailure `invalid_data`: a field that is not there, is no scalar, or has values that do not serve.
     """
+    if column is not None and path.startswith("x.") and not _is_there(dataset.element_spec, path):
+        alone = column(path.removeprefix("x."))
+        if alone is not None:
+            dataset, whole = alone, None
     spec = _spec(dataset.element_spec, path, use)
     field = _Field(path, use, spec)
     if whole is None:
@@ -86,14 +93,20 @@ class _Field:
         return JobFailure(FailureCode.INVALID_DATA, f"{self.use} {self.path!r}: {message}", hint=hint)
 
 
+def _is_there(element: Any, path: str) -> bool:
+    try:
+        pick(_parts(element), path)
+    except JobFailure:
+        return False
+    return True
+
+
 def _spec(element: Any, path: str, use: str) -> Any:
     """The spec of a field. Raises JobFailure where it is not there or no scalar."""
     try:
         spec = pick(_parts(element), path)
     except JobFailure as failure:
-        hint = "Name a field of the source's element: y, or x.COLUMN where the source gives x as a dict."
-        if path.startswith("x."):
-            hint += ' Tables do with "named": true.'
+        hint = "Name a field of the source's element, such as y or x.COLUMN, or as x.COLUMN a column of its table."
         raise JobFailure(FailureCode.INVALID_DATA, f"{use}: {failure.message}", hint=hint) from failure
     if not isinstance(spec, tf.TensorSpec):
         kind = "a dict" if isinstance(spec, Mapping) else "ragged or sparse"

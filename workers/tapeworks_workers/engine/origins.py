@@ -89,7 +89,7 @@ class Origin:
         dataset = self._dataset(0)
         if "/" in self.reference.component and (raw := self._examined(dataset, fractions)) is not None:
             return {rest: raw}
-        cut = splitting.split(dataset, fractions, seed=self.setting.seed)
+        cut = splitting.split(dataset, fractions, seed=self.setting.seed, column=self.source.column)
         self.setting.notes.extend(("split_size", note) for note in cut.notes)
         raws = {
             name: Raw(

@@ -40,7 +40,11 @@ class Cut:
     """Of each split's elements in the source, ascending; None where all are in one split, or they are unknown."""
 
 
-def split(dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], *, seed: int) -> Cut:
+Column = Callable[[str], tf.data.Dataset | None]
+"""A column of a table that is no part of its elements, by name."""
+
+
+def split(dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], *, seed: int, column: Column | None = None) -> Cut:
     """The source in splits. Raises JobFailure `invalid_data` where one would be empty, or its field does not serve."""
     if not splits:
         return Cut({"training": dataset})
@@ -56,7 +60,7 @@ def split(dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], *, seed: in
     whole = gathering.in_memory(dataset)
     if whole is None and size > 0 and _bytes(dataset.element_spec, size) <= IN_MEMORY_BYTES:
         whole = next(iter(dataset.batch(size)))
-    values = _values(dataset, splits, whole)
+    values = _values(dataset, splits, whole, column)
     if size == tf.data.UNKNOWN_CARDINALITY:
         size = _count(dataset, values)
     chosen = split_rows.choose(size, splits, values, seed=seed)
@@ -67,14 +71,16 @@ def split(dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], *, seed: in
     return Cut(datasets, element_order.lost_by_split(splits, values), chosen.notes, chosen.indices)
 
 
-def _values(dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], whole: Any) -> dict[tuple[str, str], Values]:
+def _values(
+    dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], whole: Any, column: Column | None
+) -> dict[tuple[str, str], Values]:
     """The values of the fields that the splits name."""
     values: dict[tuple[str, str], Values] = {}
     for one in splits.values():
         for use in ("stratify", "group", "by"):
             path = getattr(one, use)
             if path is not None and (use, path) not in values:
-                values[use, path] = field_values.read(dataset, path, use=use, whole=whole)
+                values[use, path] = field_values.read(dataset, path, use=use, whole=whole, column=column)
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 import io
@@ -124,6 +125,13 @@ class Csv(Source):
             "to use it"
             for name in left_out
         ]
+
+    def column(self, name: str) -> tf.data.Dataset | None:
+        if name not in self.kinds:
+            return None
+        alone = copy.copy(self)  # with all that is known of the files
+        alone.chosen, alone.labels, alone.one_label, alone.weight, alone.named = [name], [], False, None, True
+        return alone.dataset()
 
     def dataset(self) -> tf.data.Dataset:
         features = self.chosen if self.chosen is not None else self._default_features()

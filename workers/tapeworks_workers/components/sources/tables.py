@@ -6,6 +6,7 @@ The columns of all files are compared when the job starts; each value is cast sa
 
 from __future__ import annotations
 
+import copy
 import functools
 from abc import abstractmethod
 from pathlib import Path
@@ -110,6 +111,13 @@ class Table(Source):
     def _unpacked(self, path: Path, name: str, whole: Any) -> Any:
         """A column of a part, as its type is: texts may have been read as a dictionary. Raises JobFailure."""
         return whole
+
+    def column(self, name: str) -> tf.data.Dataset | None:
+        if name not in self.forms:
+            return None
+        alone = copy.copy(self)  # with all that is known of the files
+        alone.features, alone.labels, alone.weight, alone.named, alone.images = [name], None, None, True, {}
+        return alone.dataset()
 
     def dataset(self) -> tf.data.Dataset:
         features, columns = self._columns()
