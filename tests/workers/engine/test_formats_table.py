@@ -363,17 +363,29 @@ def test_encodings_are_read(files: Path, tmp_path: Path, format: str) -> None:
 
 
 def test_the_other_options_do_what_they_say(files: Path, tmp_path: Path) -> None:
-    (tmp_path / "d.csv").write_text("a;b\n1;-\n2;3\n")
+    (tmp_path / "d.csv").write_text("# no row\n1.000,5;-;'a;b';ja\n2.000,0;3;c;nein\n")
     write("images", tmp_path)
     write("text", tmp_path)
     (tmp_path / "c0" / "broken.png").write_bytes(png(1)[:40])
     (tmp_path / "latin.txt").write_bytes(b"\xff\xfe\xfd")
     set_data_roots([tmp_path])
-    (batch,) = source("csv", files="d.csv", delimiter=";", na_values=["-"]).dataset().batch(2)
-    np.testing.assert_array_equal(batch, [[1, np.nan], [2, 3]])
+    options = {"delimiter": ";", "decimal": ",", "thousands": ".", "quotechar": "'", "comment": "#", "header": False}
+    values = {"names": ["a", "b", "c", "d"], "na_values": ["-"], "true_values": ["ja"], "false_values": ["nein"]}
+    (batch,) = source("csv", files="d.csv", named=True, **options, **values).dataset().batch(2)
+    np.testing.assert_array_equal(batch["a"], [1000.5, 2000])
+    np.testing.assert_array_equal(batch["b"], [np.nan, 3])
+    np.testing.assert_array_equal(batch["c"], [b"a;b", b"c"])
+    np.testing.assert_array_equal(batch["d"], [True, False])
     images = source("images", files="c?/*.png", classes=["c1", "c0"], on_error="skip")
     assert sorted(int(y) for _, y in images.dataset()) == [0, 1]
     assert len(images.skipped()) == 1
+    with pytest.raises(JobFailure, match="max_skipped is 0"):
+        source("images", files="c?/*.png", on_error="skip", max_skipped=0).dataset()
+    (tmp_path / "labels.csv").write_text("file,label,box\nc0/d0.png,3,\nc1/d1.png,4,\n")
+    config = {"size": [1, 3], "channels": 1, "scale": False}
+    (batch,) = source("images", files="c?/d*.png", table="labels.csv", **config).dataset().batch(2)
+    np.testing.assert_array_equal(batch[0], np.array([[[[255]] * 3], [[[0]] * 3]]))
+    np.testing.assert_array_equal(batch[1], [3, 4])
     lines = source("text", files="*.txt", on_error="skip")
     assert len(list(lines.dataset())) == 2
     assert len(lines.skipped()) == 1

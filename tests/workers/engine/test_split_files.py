@@ -96,6 +96,7 @@ def test_a_job_that_mixes_the_folders_is_warned_and_so_is_a_push(folder: Path) -
         ("train.csv", "test.csv", "validation.csv"),
         ("data/train-00000-of-00001.csv", "data/test-00000-of-00001.csv", "data/valid-00000-of-00001.csv"),
         ("Training/x.csv", "Testing/x.csv", "dev/x.csv"),
+        ("sales_train1.csv", "sales_test1.csv", "sales_dev.csv"),
     ],
 )
 def test_the_usual_names_are_recognised(tmp_path: Path, names: tuple[str, ...]) -> None:

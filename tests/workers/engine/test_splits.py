@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
 
@@ -91,7 +93,9 @@ def test_splits_hold_each_row_once_however_the_source_is_read(
     assert sorted(row for split in found.values() for row in split) == list(range(ROWS))
     assert all(split == sorted(split) for split in found.values()), "in the order of the source"
     assert all_rows(built("parquet", **SPLITS[name])) == found, "in every format"
-    # Streamed, and never read into memory.
+    # Streamed, and never read into memory; a few rows at a time, so that values come in another order.
+    monkeypatch.setattr(field_values, "AT_ONCE", 50)
+    monkeypatch.setattr(splitting, "AT_ONCE", 70)
     monkeypatch.setattr(parts, "WHOLE_FILE_BYTES", 0)
     monkeypatch.setattr(splitting, "IN_MEMORY_BYTES", 0)
     streamed = built("jsonl", **SPLITS[name])
@@ -115,6 +119,32 @@ def test_a_split_may_go_by_a_column_that_is_no_feature(
     for split, ids in zip((data.training, data.validation, data.test), wanted.values(), strict=True):
         assert split is not None
         assert [int(one) for x, _ in split.dataset(0) for one in x.numpy()[:, 0]] == ids
+
+
+def test_rows_of_any_length_are_split_as_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(1)
+    words = [[f"w{row}"] * int(random.integers(0, 4)) for row in range(ROWS)]
+    points = [[[float(row), 1.0]] * int(random.integers(0, 3)) for row in range(ROWS)]
+    table = pa.table({"id": np.arange(ROWS), "words": words, "points": points, "y": random.integers(0, 3, ROWS)})
+    pq.write_table(table, tmp_path / "d.parquet", row_group_size=90)
+    set_data_roots([tmp_path])
+    config = {"files": "d.parquet", "labels": "y", "named": True, "shapes": {"points": [None, 2]}}
+
+    def read() -> list[tuple[int, list[Any], list[Any]]]:
+        source = {"component": "parquet", "config": config}
+        data = build_data(job(data={"source": source, "pipeline": [BATCH], "validation": STRATIFIED}))
+        assert data.element_spec[0]["points"].shape.as_list() == [None, None, 2]
+        batches = [x for x, _ in data.validation.dataset(0)]  # type: ignore[union-attr]
+        return [
+            row
+            for x in batches
+            for row in zip(x["id"].numpy().tolist(), x["words"].to_list(), x["points"].to_list(), strict=True)
+        ]
+
+    in_memory = read()
+    monkeypatch.setattr(parts, "WHOLE_FILE_BYTES", 0)
+    assert read() == in_memory
+    assert in_memory == [(row, [word.encode() for word in words[row]], points[row]) for row, *_ in in_memory]
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])

@@ -25,7 +25,7 @@ NAMES = {
 }
 """Split → names of its folder."""
 _SPLITS = {name: split for split, names in NAMES.items() for name in names}
-_FILE = re.compile(rf"(?:.*[^a-z0-9])?({'|'.join(_SPLITS)})(?:-\d+-of-\d+)?\.[^/]*")
+_FILE = re.compile(rf"(?:.*[^a-z0-9])?({'|'.join(_SPLITS)})(?:[-_]?\d+(?:-of-\d+)?)?\.[^/]*")
 """A file of a split by its own name."""
 _SHOWN = 3
 

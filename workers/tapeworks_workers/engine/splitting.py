@@ -24,7 +24,7 @@ from tapeworks_workers.engine.randomness import derive_seed
 
 IN_MEMORY_BYTES = 512 * 1024 * 1024
 _BUCKETS = 1_000_000
-_AT_ONCE = 1024
+AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -135,16 +135,26 @@ def _by_hash(dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], seed: in
 def _chosen(dataset: tf.data.Dataset, inside: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
     """The elements whose indices are inside; `inside` takes one index or a vector of them.
 
-    Elements of one shape are taken many at a time: one by one, each costs a call of a traced function.
+    Elements of one shape, and ragged ones, are taken many at a time: one by one, each costs a call of a traced
+    function.
     """
-    leaves = tf.nest.flatten(dataset.element_spec)
-    if not all(isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined() for leaf in leaves):
+    if not all(map(_is_batched, tf.nest.flatten(dataset.element_spec))):
         kept = dataset.enumerate().filter(lambda index, element: inside(index))
         return kept.map(lambda index, element: element)
 
     def of_rows(number: tf.Tensor, rows: Any) -> Any:
-        count = tf.shape(tf.nest.flatten(rows)[0], tf.int64)[0]
-        kept = inside(number * _AT_ONCE + tf.range(count))
-        return tf.nest.map_structure(lambda leaf: tf.boolean_mask(leaf, kept), rows)
+        first = tf.nest.flatten(rows)[0]
+        count = first.nrows(tf.int64) if isinstance(first, tf.RaggedTensor) else tf.shape(first, tf.int64)[0]
+        kept = inside(number * AT_ONCE + tf.range(count))
+        return tf.nest.map_structure(lambda leaf: _masked(leaf, kept), rows)
 
-    return dataset.batch(_AT_ONCE).enumerate().map(of_rows).unbatch()
+    return dataset.batch(AT_ONCE).enumerate().map(of_rows).unbatch()
+
+
+def _is_batched(spec: Any) -> bool:
+    """Whether elements of a spec are batched whatever their lengths."""
+    return isinstance(spec, tf.RaggedTensorSpec) or (isinstance(spec, tf.TensorSpec) and spec.shape.is_fully_defined())
+
+
+def _masked(rows: Any, kept: tf.Tensor) -> Any:
+    return tf.ragged.boolean_mask(rows, kept) if isinstance(rows, tf.RaggedTensor) else tf.boolean_mask(rows, kept)
