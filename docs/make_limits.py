@@ -25,6 +25,7 @@ from tapeworks.report_limits import (
     reasons,
 )
 from tapeworks.spec import JobSpec
+from tapeworks.splits import MAX_GROUP_BYTES, MAX_GROUPS
 
 PAGE = Path(__file__).with_name("limits.md")
 
@@ -92,12 +93,26 @@ def reports() -> Iterator[str]:
         yield f"| {name.replace('_', ' ')} | {getattr(LIMITS, name)} | {reason} |\n"
 
 
+SPLITS = f"""
+## What a split keeps in memory
+
+A split by class, group or time takes up to 50 bytes for each element of the source while the job starts, and the
+different values of the field; then a byte for each element and split. Rows themselves are not kept: a streamed source
+is read once for it.
+
+| what | limit | reason |
+|---|---|---|
+| different classes or groups | {MAX_GROUPS} | each is a Python object while the job starts |
+| bytes of them, where they are texts | {MAX_GROUP_BYTES} | they are in memory together |
+"""
+
+
 def page() -> str:
     """The whole page."""
     rows = dict.fromkeys(
         f"| `{place}` | {_readable(bound)} | {bound.reason} |\n" for place, bound in bounds(JobSpec, "")
     )
-    return HEAD + "".join(rows) + REPORTS + "".join(reports())
+    return HEAD + "".join(rows) + REPORTS + "".join(reports()) + SPLITS
 
 
 _POWERS = {INT64: "2^63 - 1", -INT64 - 1: "-2^63", 2**64 - 1: "2^64 - 1"}

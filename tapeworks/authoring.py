@@ -197,6 +197,15 @@ class Source:
         """What the source leaves out by itself, a sentence each: diagnostics `left_out` when the job starts."""
         return []
 
+    def rows_by_file(self) -> list[int] | None:
+        """How many elements come from each file, where all of a file come before those of the next; None: unknown."""
+        return None
+
+    def column(self, name: str) -> Any | None:
+        """A tf.data.Dataset of `{name: value}` for a column of the data that is no part of the elements, in their
+        order: a split may go by it. None where there is none."""
+        return None
+
     classes: Sequence[str] | None = None
     """Where `class_names` gives names: the list that numbers them, as the config gives it. Where it gives none, the
     engine sets the list of the training split before it calls `dataset`."""
@@ -208,6 +217,9 @@ class Source:
     def skipped(self) -> list[str]:
         """What is left out because it cannot be read: one text for each, with the file and the reason."""
         return []
+
+    skipped_kind: ClassVar[str] = "files"
+    """What `skipped` counts."""
 
     def explain(self, error: Exception) -> Exception | None:
         """An error of the running pipeline, as one that names the file; None where it is not of this source."""

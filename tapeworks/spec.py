@@ -49,6 +49,7 @@ from tapeworks.bounds import (
 from tapeworks.operations import Operation
 from tapeworks.references import Reference, ReferenceFields, from_name
 from tapeworks.shorthand import fold
+from tapeworks.splits import Holdout, check_together
 
 DEFAULT_ROLE = "model"
 """The role of the one model of a plain job, and the name of its optimizer."""
@@ -66,22 +67,6 @@ class SpecModel(BaseModel):
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Split(SpecModel):
-    """A part of the source set aside. `random`: a seeded permutation before the pipeline, `round(n·f)` elements."""
-
-    fraction: Fraction
-    split: Literal["random", "tail"] = "random"
-
-
-def _split(value: Any) -> Any:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return {"fraction": value}
-    return from_name(value)
-
-
 def _alternative(key: str) -> Discriminator:
     """Tell two forms of one place apart by a key, so that an error speaks of the form that was meant."""
 
@@ -89,14 +74,6 @@ def _alternative(key: str) -> Discriminator:
         return "with " + key if (key in value if isinstance(value, dict) else hasattr(value, key)) else "plain"
 
     return Discriminator(tag)
-
-
-Holdout = Annotated[
-    Annotated[Split, Tag("with fraction")] | Annotated[ReferenceFields, Tag("plain")],
-    _alternative("fraction"),
-    BeforeValidator(_split, json_schema_input_type=Fraction | str | Split | ReferenceFields),
-]
-"""A fraction, a split, or a source of its own."""
 
 
 class DataSpec(SpecModel):
@@ -107,6 +84,11 @@ class DataSpec(SpecModel):
     test: Holdout | None = None
     """Evaluated once, on the weights that are exported; its metrics are named `test_*`."""
     pipeline: list[Operation] = Field(default_factory=list, max_length=100)
+
+    @model_validator(mode="after")
+    def _splits_agree(self) -> DataSpec:
+        check_together(self.validation, self.test)
+        return self
 
 
 # ── models, optimizers, losses, metrics ──────────────────────────────────────────────────────────

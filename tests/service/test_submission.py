@@ -47,6 +47,33 @@ def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
     return {(error["pointer"], error["code"]) for error in problem["errors"]}
 
 
+TWO = {"component": "concatenate", "config": {"sources": [{"component": "digits"}, {"component": "digits"}]}}
+
+
+def rows(**config: Any) -> dict[str, Any]:
+    """A source of a table."""
+    return {"component": "rows", "config": {"files": "a/*.csv", **config}}
+
+
+SPLITS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
+    ({"files": "val/*.csv"}, {}, "/files", "invalid_value"),
+    ({"split": "folders"}, {}, "/split", "invalid_value"),
+    ({"fraction": 0.2, "group": "x.a"}, {"source": TWO}, "/group", "invalid_value"),
+    ({"fraction": 0.2, "split": "time", "by": "x.a"}, {"source": TWO}, "/by", "invalid_value"),
+    ({"fraction": 0.2, "stratify": "y"}, {"source": rows()}, "/stratify", "invalid_value"),
+    ({"fraction": 0.2, "group": "sample_weight"}, {"source": rows()}, "/group", "invalid_value"),
+    ({"fraction": 0.2, "stratify": "y", "group": "x.a"}, {}, "", "invalid_value"),
+    ({"fraction": 0.2, "split": "tail", "group": "x.a"}, {}, "", "invalid_value"),
+    ({"fraction": 0.2, "split": "time"}, {}, "", "invalid_value"),
+    ({"fraction": 0.2, "by": "x.a"}, {}, "", "invalid_value"),
+    ({"split": "tail"}, {}, "/fraction", "missing_field"),
+    ({"fraction": 0.2, "stratify": "z"}, {}, "/stratify", "invalid_value"),
+    ({"files": "a", "fraction": 0.2}, {}, "/fraction", "unknown_field"),
+    ({"files": "ds_1/a.csv"}, {"source": rows()}, "/files", "invalid_value"),
+]
+"""Splits that are refused: the split, the rest of `data`, the place below it, the code."""
+
+
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
@@ -124,6 +151,10 @@ def findings(api: httpx.Client, document: Any) -> set[tuple[str, str]]:
         (spec(models={"model": MLP, "critic": {**MLP, "copy_of": "mlp"}}, model=None),
          ("/models/critic/copy_of", "invalid_value")),
         ([1], ("", "invalid_spec")),
+        *((spec(data=data(validation=split, **more)), (f"/data/validation{place}", code))
+          for split, more, place, code in SPLITS),
+        (spec(data=data(validation={"fraction": 0.2, "split": "time", "by": "x.a"},
+                        test={"fraction": 0.2, "split": "tail"})), ("/data", "invalid_value")),
     ],
 )  # fmt: skip
 def test_a_wrong_place_is_named(
@@ -239,6 +270,9 @@ def test_what_is_allowed_is_accepted(api: httpx.Client, worker: HandWorker) -> N
         ),
         {**GAN, "optimizers": {"generator": "keras/Adam", "critic": part("critic"), "critic_head": part("critic")}},
         spec(data=data(validation="digits", test={"fraction": 0.1, "split": "tail"})),
+        spec(data=data(validation={"fraction": 0.2, "stratify": "y"}, test={"fraction": 0.2, "group": "y"})),
+        spec(data=data(source=rows(labels="y", named=True), validation={"fraction": 0.2, "group": "x.a"})),
+        spec(data=data(source=rows(), validation={"split": "folders"}, test={"files": ["test/*.csv"]})),
     ]
     for document in accepted:
         answer = api.post("/v1/jobs/validate", json=document)

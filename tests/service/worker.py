@@ -30,6 +30,8 @@ BRANCH = {"type": "object", "x-branch": True}
 COMPONENTS: list[dict[str, Any]] = [
     {"kind": "source", "name": "digits", "config_schema": _schema(), "batched": False, **_D},
     {"kind": "source", "name": "ready_batches", "config_schema": _schema(), "batched": True, **_D},
+    {"kind": "source", "name": "rows", "batched": False, **_D, "config_schema": _schema(
+        files={"x-files": True}, labels={"default": None}, weight={"default": None}, named={"default": False})},
     {"kind": "source", "name": "zip", "batched": False, **_D, "config_schema": _schema(
         sources={"type": "object", "additionalProperties": BRANCH}, stop={"enum": ["shortest", "longest"]})},
     {"kind": "source", "name": "concatenate", "batched": False, **_D,

@@ -49,7 +49,11 @@ def test_the_canonical_form_is_plural_complete_and_stable() -> None:
     canonical = parse_spec(SMALLEST).document()
     assert set(canonical["models"]) == set(canonical["optimizers"]) == set(canonical["losses"]) == {"model"}
     assert canonical["data"]["source"] == {"component": "digits", "version": None, "config": {}}
-    assert canonical["data"]["validation"] == {"fraction": 0.2, "split": "random"}
+    assert canonical["data"]["validation"] == {
+        "fraction": 0.2,
+        "split": "random",
+        **dict.fromkeys(("stratify", "group", "by")),
+    }
     assert canonical["step"]["component"] == "supervised"
     assert canonical["training"]["epochs"] == 5
     assert canonical["export"]["formats"] == ["keras", "saved_model"]

@@ -136,6 +136,8 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
         reporter.diagnostic(
             resume_warnings.CODE, remark.message, hint=remark.hint, location=Location(component=remark.component)
         )
+    for code, message in data.notes:
+        reporter.diagnostic(code, message)
     for component, note in data.left_out():
         reporter.diagnostic("left_out", note, location=Location(component=component))
     with broken_files.named(data.all_sources()):

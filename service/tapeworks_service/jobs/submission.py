@@ -27,6 +27,7 @@ from tapeworks_service.jobs.data import branch_arguments, branch_places, branche
 from tapeworks_service.jobs.input_references import InputReference, reference_finding
 from tapeworks_service.jobs.monitors import monitor_findings
 from tapeworks_service.jobs.roles import role_findings
+from tapeworks_service.jobs.splits import split_datasets, split_findings
 from tapeworks_service.jobs.unsupported import unsupported
 from tapeworks_service.work_budget import WorkExceeded, spend
 
@@ -111,9 +112,11 @@ def _accept(document: Any, catalogue: Catalogue, *, default_timeout_seconds: flo
     pins = _Pins(catalogue, inputs=list(initial_states(spec)))
     for place in places(canonical):
         _pin(place, pins)
+    pins.uploads += [InputReference(pointer, dataset) for pointer, dataset in split_datasets(spec)]
     findings += pins.findings
     findings += filter(None, map(reference_finding, pins.inputs))
     findings += data_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
+    findings += split_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     findings += doubled_arguments(spec)
     findings += monitor_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     step = pins.entries.get((Kind.STEP, spec.step.component))

@@ -53,6 +53,34 @@ def tfrecord(root: Path, rows: list[int], compression: str | None = None) -> Any
     return source("tfrecord", files="*.tfrecord", schema=schema, compression=compression)
 
 
+def tfrecord_with_broken_records(root: Path, rows: list[int]) -> Any:
+    one = tfrecord(root, rows)
+    content = (root / "a.tfrecord").read_bytes()
+    with tf.io.TFRecordWriter(str(root / "c.tfrecord")) as writer:
+        writer.write(b"no example")
+    (root / "a.tfrecord").write_bytes(content + (root / "c.tfrecord").read_bytes())
+    return source("tfrecord", files="*.tfrecord", schema=one.spec, on_error="skip")
+
+
+def images_with_masks(root: Path, rows: list[int]) -> Any:
+    images(root, rows)
+    for path in sorted(root.glob("*/*.png")):
+        mask = root / "masks" / path.parent.name / path.name
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2), int(path.stem) % 7).save(mask)
+    return source("images", files="?/*.png", masks="masks/*/*.png")
+
+
+def images_in_parquet(root: Path, rows: list[int]) -> Any:
+    images(root, rows)
+    for name in "ab":
+        data = [path.read_bytes() for path in sorted((root / name).iterdir())]
+        words = [["w"] * (number % 3) for number in range(len(data))]
+        table = pa.table({"image": [{"bytes": one, "path": None} for one in data], "words": words})
+        pq.write_table(table, root / f"{name}.parquet", 4)
+    return source("parquet", files="*.parquet", named=True, images={"image": {}})
+
+
 def text(root: Path, rows: list[int], per: str = "line") -> Any:
     for name, count in zip("ab", rows, strict=True):
         lines = [f"{name}{row} {'-' * 400}" for row in range(count)]
@@ -92,6 +120,9 @@ SOURCES: dict[str, Callable[[Path, list[int]], Any]] = {
     "jsonl": jsonl,
     "tfrecord": tfrecord,
     "tfrecord_gzip": lambda root, rows: tfrecord(root, rows, "GZIP"),
+    "tfrecord_with_broken_records": tfrecord_with_broken_records,
+    "images_with_masks": images_with_masks,
+    "images_in_parquet": images_in_parquet,
     "text": text,
     "text_of_files": lambda root, rows: text(root, rows, "file"),
     "images": images,

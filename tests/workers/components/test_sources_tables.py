@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_told_with_its_place(root: Path) -> None:
         source("jsonl", files="text.jsonl", features="age", labels="label"),
         "column 'label' holds values of several types",
     )
-    fails(source("jsonl", files="broken.jsonl"), "broken.jsonl, lines from 1 on: JSON parse error")
+    fails(source("jsonl", files="broken.jsonl"), "broken.jsonl, line 2: JSON parse error")
     fails(source("jsonl", files="empty.jsonl"), "empty.jsonl is empty")
     fails(source("parquet", files="text.parquet"), "text.parquet cannot be read as Parquet")
     fails(source("parquet", files="t.parquet", features="size"), "no column 'size'; it has ids, text, age")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine import class_names, origins
+from tapeworks_workers.engine import class_names, source_lineage
 from tapeworks_workers.engine.building import set_data_roots
 from tapeworks_workers.engine.pipeline import Data, Split, build_data
 from tests.workers.engine.test_runner import events, records
@@ -194,7 +194,7 @@ def test_the_lineage_of_many_files_is_cut_and_stands_for_all(monkeypatch: pytest
     whole = data_of(images("train/*/*")).sources["training"]
     assert len(whole["files"]) == 18
     assert "file_count" not in whole
-    monkeypatch.setattr(origins, "LISTED_BYTES", 500)
+    monkeypatch.setattr(source_lineage, "LISTED_BYTES", 500)
     cut = data_of(images("train/*/*")).sources["training"]
     assert 0 < len(cut["files"]) < 6
     assert cut["files"] == whole["files"][: len(cut["files"])]

@@ -17,7 +17,7 @@ def named(sources: Iterable[Source]) -> Iterator[None]:
     """What TensorFlow raises inside becomes what the first of the sources explains it to be."""
     try:
         yield
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter of a message that quotes the data's bytes
         for source in sources:
             explained = source.explain(error)
             if explained is not None:
@@ -31,4 +31,5 @@ def skipped_message(component: str, source: Source) -> str | None:
     if not skipped:
         return None
     more = f"; and {len(skipped) - _LISTED} more" if len(skipped) > _LISTED else ""
-    return f"{component}: {len(skipped)} files cannot be read and are skipped: {'; '.join(skipped[:_LISTED])}{more}"
+    told = "; ".join(skipped[:_LISTED]) + more
+    return f"{component}: {len(skipped)} {source.skipped_kind} cannot be read and are skipped: {told}"

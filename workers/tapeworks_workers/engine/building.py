@@ -31,10 +31,16 @@ _WORDS = 'Inside a config a string is one of Keras\' own words ("relu"); a compo
 
 
 def build(
-    reference: ReferenceFields | Mapping[str, Any] | str, kind: Kind, *, pointer: str = "", draft: bool = False
+    reference: ReferenceFields | Mapping[str, Any] | str,
+    kind: Kind,
+    *,
+    pointer: str = "",
+    draft: bool = False,
+    files: Mapping[str, list[str]] | None = None,
 ) -> Any:
     """The object that a reference names. `pointer`: where the reference stands in the spec; `draft`: a model that
-    waits for its inputs (`components/models/graph.py`) is left waiting.
+    waits for its inputs (`components/models/graph.py`) is left waiting; `files`: argument of a source → the local
+    paths that it gets instead of those that its config names.
 
     Models, losses, … come as instances; a transform or dataset function as a callable with its config bound;
     a function of kind loss or metric wrapped as Keras wraps it; a source as an instance, its files resolved.
@@ -47,6 +53,9 @@ def build(
     arguments = _checked(component, config, pointer)
     for argument, value in arguments.items():
         at = f"{pointer}/config/{escape(argument)}"
+        if files is not None and argument in files:
+            arguments[argument] = list(files[argument])
+            continue
         if argument in component.config.files:
             arguments[argument] = None if value is None else resolve_files(value, component=name, pointer=at)
             continue

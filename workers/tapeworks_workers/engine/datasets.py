@@ -27,7 +27,7 @@ from tapeworks_workers.components.sources.jsonl import Jsonl
 from tapeworks_workers.components.sources.parquet import Parquet
 from tapeworks_workers.components.sources.text_files import TextFile
 from tapeworks_workers.components.sources.tfrecord import compression_of
-from tapeworks_workers.engine import folder_contents
+from tapeworks_workers.engine import folder_contents, split_files
 from tapeworks_workers.engine.files import files_of, left_out_of, set_uploads
 
 PREVIEW_ROWS = 5
@@ -37,6 +37,10 @@ _HEAD_BYTES = 64 * 1024
 _COUNTED_BYTES = 256 << 20
 """Rows of larger files are not counted."""
 
+_SPLITS = (
+    '{mixed} seem to be splits: a job that names the whole dataset reads them as one, unless it sets "validation": '
+    '{{"split": "folders"}} or "test": {{"split": "folders"}}'
+)
 Content = dict[str, Any]
 
 
@@ -51,7 +55,11 @@ def describe(uploads: Sequence[Mapping[str, Any]]) -> Content:
         told = _LOOKS[DataFormat(dataset["format"])](files)
     except (OSError, ValueError, zipfile.BadZipFile, tf.errors.OpError) as error:
         raise _invalid(f"{type(error).__name__}: {error}") from error
-    return {"files": len(files), "classes": {}, "left_out": left_out_of(dataset["id"]), **told}
+    mixed = split_files.mixed(files)
+    notes = told.pop("notes", []) + ([] if mixed is None else [_SPLITS.format(mixed=mixed)])
+    return {"files": len(files), "classes": {}, "left_out": left_out_of(dataset["id"]), **told} | (
+        {"notes": notes} if notes else {}
+    )
 
 
 def _invalid(message: str) -> JobFailure:

@@ -63,6 +63,14 @@ def left_out_messages() -> list[str]:
     return messages
 
 
+def inside(file: Path) -> Path:
+    """A file's path below its dataset or data root; its name alone where it is in neither."""
+    for folder in [*(folder for folder, _ in _uploads.values()), *_roots]:
+        if file.is_relative_to(folder):
+            return file.relative_to(folder)
+    return Path(file.name)
+
+
 def _suffix(file: Path) -> str:
     return file.suffix.lower() or "without a suffix"
 

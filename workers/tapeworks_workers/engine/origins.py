@@ -10,12 +10,8 @@ splits of unpaired sources never share an element, however they are combined aft
 from __future__ import annotations
 
 import functools
-import hashlib
-import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -25,23 +21,24 @@ from tapeworks.authoring import Source, SourceOfSources
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.operations import SourceBranch, batching, branch_of, training_only
 from tapeworks.references import Kind, ReferenceFields, escape
-from tapeworks.spec import Split as SplitSpec
+from tapeworks.splits import Split as SplitSpec
 from tapeworks_workers.engine import (
     dataset_state,
     element_order,
+    file_series,
     gathering,
     operations,
     splitting,
     stateless_random,
 )
 from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.element_order import Disorder
+from tapeworks_workers.engine.file_series import FileSeries
 from tapeworks_workers.engine.gathering import Rows
 from tapeworks_workers.engine.randomness import derive_seed
 from tapeworks_workers.engine.resume_warnings import Remarks
 
 TRAINING = "training"
-LISTED_BYTES = 32 * 1024
-"""Of the files that the lineage lists for one split."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,10 @@ class Raw:
     """The batches from a number on, pass after pass without end, where each is a function of its number."""
     rows: Rows | None = None
     """What the batches are gathered from, where nothing else is done to them."""
-    disorder: tuple[str, str] | None = None
-    """What changed the order of the source's elements, and the remedy; None where nothing did."""
+    disorder: Disorder | None = None
+    """What changed the order of the source's elements; None where nothing did."""
+    series: FileSeries | None = None
+    """The files that the elements are of; None after a pipeline."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ class Setting:
     seed: int
     deterministic: bool
     remarks: Remarks = field(default_factory=lambda: Remarks(False))
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    """Diagnostics that the job starts with: code and message."""
 
     def below(self, name: str) -> Setting:
         """The same for a branch, whose random numbers are its own."""
@@ -88,12 +89,24 @@ class Origin:
         dataset = self._dataset(0)
         if "/" in self.reference.component and (raw := self._examined(dataset, fractions)) is not None:
             return {rest: raw}
-        cut = splitting.split(dataset, fractions, seed=self.setting.seed)
-        lost = element_order.lost_by_split(fractions)
+        cut = splitting.split(dataset, fractions, seed=self.setting.seed, column=self.source.column)
+        self.setting.notes.extend(("split_size", note) for note in cut.notes)
         raws = {
-            name: Raw(functools.partial(_always, one), self.source.batched, disorder=lost) for name, one in cut.items()
-        }
+            name: Raw(
+                functools.partial(_always, one), self.source.batched, disorder=cut.disorder,
+                series=self._series(cut, name),
+            )
+            for name, one in cut.datasets.items()
+        }  # fmt: skip
         return {rest if name == TRAINING else name: one for name, one in raws.items()}
+
+    def _series(self, cut: splitting.Cut, name: str) -> FileSeries:
+        """The files of a split."""
+        rows = self.source.rows_by_file()
+        if rows is None or (cut.indices is None and len(cut.datasets) > 1):
+            return FileSeries(len(rows or self.source.files()), None)
+        indices = None if cut.indices is None else cut.indices[name]
+        return FileSeries(len(rows), functools.partial(file_series.of_split, rows, indices))
 
     def _dataset(self, number: int) -> tf.data.Dataset:
         """The source's dataset, built for a pass. Raises JobFailure `component_error`."""
@@ -143,7 +156,8 @@ class Branched:
     """Name (or position) → the branch's source, its operations, and the pointer to these."""
 
     def split(self, fractions: Mapping[str, SplitSpec], rest: str = TRAINING) -> dict[str, Raw]:
-        """See `Origin.split`; each branch is cut by itself."""
+        """See `Origin.split`; each branch is cut by itself. Raises JobFailure for splits that need all of them."""
+        self._check(fractions)
         parts: dict[str, dict[str, Raw]] = {}
         for name, (origin, branch, pointer) in self.branches.items():
             for split, raw in origin.split(fractions, rest).items():
@@ -152,6 +166,18 @@ class Branched:
                     raw, branch.pipeline, split=split, setting=setting, pointer=f"{pointer}/pipeline"
                 )
         return {split: self._combined(of_split) for split, of_split in parts.items()}
+
+    def _check(self, fractions: Mapping[str, SplitSpec]) -> None:
+        for name, one in fractions.items():
+            if len(self.branches) > 1 and (one.group is not None or one.split == "time"):
+                how = "by group" if one.group is not None else "by time"
+                raise JobFailure(
+                    FailureCode.INVALID_SPEC,
+                    f"data.{name}: a split {how} cuts one source, and {self.reference.component!r} has "
+                    f"{len(self.branches)}, each of which would be cut by itself",
+                    hint=f"Give data.{name} a source of its own.",
+                    location=Location(component=self.reference.component),
+                )
 
     def _combined(self, parts: dict[str, Raw]) -> Raw:
         batched = {raw.batched for raw in parts.values()}
@@ -188,10 +214,16 @@ def _always(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
     return dataset
 
 
-def open_source(reference: ReferenceFields, setting: Setting, *, pointer: str) -> Origin | Branched:
-    """Build a source, and those inside it. Raises JobFailure, and whatever a source raises."""
+def open_source(
+    reference: ReferenceFields, setting: Setting, *, pointer: str, files: list[str] | None = None
+) -> Origin | Branched:
+    """Build a source, and those inside it. Raises JobFailure, and whatever a source raises.
+
+    `files`: the local paths that it reads, instead of those that its config names.
+    """
     with stateless_random.seeded(derive_seed(setting.seed, "source", pointer, "config")):
-        source = build(reference, Kind.SOURCE, pointer=pointer)
+        own = None if files is None else {"files": files}
+        source = build(reference, Kind.SOURCE, pointer=pointer, files=own)
     if not isinstance(source, SourceOfSources):
         return Origin(reference, source, setting, pointer)
     given = source.sources
@@ -220,33 +252,6 @@ def _branch(
         raise _refused(pointer + place, str(first["msg"]), owner) from error
     at = f"{pointer}/source" if "source" in value else pointer
     return open_source(branch.source, setting, pointer=at), branch, pointer
-
-
-def lineage(origin: Origin | Branched, digest: Callable[[Path], str]) -> dict[str, Any]:
-    """The component, and the files that it and the sources inside it read; `skipped`: why some are left out.
-
-    A job object holds no list of 100,000 images: what is longer is cut, and `file_count` and `sha256` (of the lines
-    "digest  name" of all files, as sha256sum writes them) stand for all.
-    """
-    files = {file: None for _, source in origin.named_sources() for file in source.files()}
-    skipped = [reason for _, source in origin.named_sources() for reason in source.skipped()]
-    entries = [{"name": file.name, "bytes": file.stat().st_size, "sha256": digest(file)} for file in files]
-    listed = _first(entries)
-    told: dict[str, Any] = {
-        "component": origin.reference.component,
-        "version": origin.reference.version,
-        "files": listed,
-    }
-    if len(listed) < len(entries):
-        lines = "".join(f"{one['sha256']}  {one['name']}\n" for one in entries)
-        told |= {"file_count": len(entries), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
-    return {**told, "skipped": _first(skipped), "skipped_count": len(skipped)} if skipped else told
-
-
-def _first(entries: list[Any]) -> list[Any]:
-    """As many as a job object holds."""
-    sizes = itertools.accumulate(len(json.dumps(one)) for one in entries)
-    return entries[: sum(1 for size in sizes if size <= LISTED_BYTES)]
 
 
 def _refused(pointer: str, message: str, reference: ReferenceFields) -> JobFailure:
@@ -278,6 +283,7 @@ def piped(raw: Raw, pipeline: list[Any], *, split: str, setting: Setting, pointe
         ordered = replace(setting, deterministic=True)  # else parallel calls of `map` end in any order
         applied = [*_prepared(dict(list(chosen.items())[:last]), ordered, pointer), *applied[last:]]
     lost = element_order.check(applied, raw.disorder, split=split, pointer=pointer)
+    applied = file_series.bound(applied, raw.series, pointer=pointer, notes=setting.notes)
     return replace(_piped(raw, applied, split=split, setting=setting, pointer=pointer), disorder=lost)
 
 

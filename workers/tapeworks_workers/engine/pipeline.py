@@ -19,13 +19,20 @@ from tapeworks.authoring import Source
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.references import ReferenceFields
 from tapeworks.spec import JobSpec, TrainingSpec
-from tapeworks.spec import Split as SplitSpec
-from tapeworks_workers.engine import broken_files, class_names, operations, origins, stateless_random
+from tapeworks.splits import FilesSplit, FoldersSplit
+from tapeworks.splits import Split as SplitSpec
+from tapeworks_workers.engine import broken_files, class_names, operations, origins, split_files, stateless_random
 from tapeworks_workers.engine.elements import named_leaves
 from tapeworks_workers.engine.gathering import Rows
-from tapeworks_workers.engine.origins import TRAINING, Raw, Setting, lineage, open_source
+from tapeworks_workers.engine.origins import TRAINING, Branched, Origin, Raw, Setting, open_source
 from tapeworks_workers.engine.randomness import derive_seed
 from tapeworks_workers.engine.resume_warnings import Remarks
+from tapeworks_workers.engine.source_lineage import lineage
+
+_MIXED = (
+    "the source {component!r} reads {found} as one: files that seem to be splits. Name the files of one split, or set "
+    '"validation" or "test" to {{"split": "folders"}}'
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class Data:
     """The names that labels number, in order: a list, or one by branch of `zip`; None where labels are numbers."""
     absent_classes: list[str] = field(default_factory=list)
     """Classes that a split holds nothing of, a message for each split."""
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    """Diagnostics of the splits: code and message, each once."""
     read: dict[str, list[Source]] = field(default_factory=dict, repr=False)
     """Component → its sources, those inside others included."""
 
@@ -104,14 +113,10 @@ def build_data(spec: JobSpec) -> Data:
 
 
 def _built(spec: JobSpec, setting: Setting) -> Data:
-    origin = open_source(spec.data.source, setting, pointer="/data/source")
-    opened = {TRAINING: origin}
-    fractions: dict[str, SplitSpec] = {}
-    for name, given in (("validation", spec.data.validation), ("test", spec.data.test)):
-        if isinstance(given, SplitSpec):
-            fractions[name] = given
-        elif isinstance(given, ReferenceFields):
-            opened[name] = open_source(given, setting, pointer=f"/data/{name}")
+    given = {"validation": spec.data.validation, "test": spec.data.test}
+    fractions = {name: one for name, one in given.items() if isinstance(one, SplitSpec)}
+    opened = _opened(spec, setting)
+    origin = opened[TRAINING]
     names = class_names.settle(opened)
     read: dict[str, list[Source]] = {}
     for one in opened.values():
@@ -142,8 +147,28 @@ def _built(spec: JobSpec, setting: Setting) -> Data:
         setting.remarks,
         names,
         class_names.absent(opened),
+        list(dict.fromkeys(setting.notes)),
         read,
     )
+
+
+def _opened(spec: JobSpec, setting: Setting) -> dict[str, Origin | Branched]:
+    """The source of `training`, and of each split that has files or a source of its own."""
+    source = spec.data.source
+    given = {"validation": spec.data.validation, "test": spec.data.test}
+    by_file = {name: one for name, one in given.items() if isinstance(one, FilesSplit | FoldersSplit)}
+    files = split_files.divide(source, by_file, setting.notes) if by_file else {}
+    opened = {TRAINING: open_source(source, setting, pointer="/data/source", files=files.get(TRAINING))}
+    for name, one in given.items():
+        if name in by_file:
+            opened[name] = open_source(source, setting, pointer=f"/data/{name}", files=files[name])
+        elif isinstance(one, ReferenceFields):
+            opened[name] = open_source(one, setting, pointer=f"/data/{name}")
+    for origin in opened.values():
+        for component, read in origin.named_sources():
+            if (found := split_files.mixed(read.files())) is not None:
+                setting.notes.append(("mixed_splits", _MIXED.format(component=component, found=found)))
+    return opened
 
 
 def _pipeline(spec: JobSpec, name: str, raw: Raw, setting: Setting) -> Split:

@@ -1,32 +1,53 @@
 """Cutting a source into training, validation and test by fractions, before the pipeline.
 
-`random`: a seeded permutation of the n elements, `round(n·f)` for each split; `tail`: the end of
-the source, the test split last. Where n is unknown, `random` goes by a stable hash of the element's
-index and `tail` counts once. A source of known size that fits is read into memory once.
+`split_rows` chooses the elements by their indices, which every split then gives in the order of the source, whether it
+lies in memory or is streamed. Where the number of elements is unknown, a random split goes by a stable hash of the
+element's index; other splits read the source once at the start. A source of known size that fits is read into memory
+once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.spec import Split as SplitSpec
-from tapeworks_workers.engine import gathering
+from tapeworks.splits import Split as SplitSpec
+from tapeworks_workers.engine import element_order, field_values, gathering, split_rows
+from tapeworks_workers.engine.element_order import Disorder
+from tapeworks_workers.engine.field_values import FieldValues, Values
 from tapeworks_workers.engine.randomness import derive_seed
 
 IN_MEMORY_BYTES = 512 * 1024 * 1024
 _BUCKETS = 1_000_000
-_AT_ONCE = 1024
+AT_ONCE = 1024
 
 
-def split(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], *, seed: int) -> dict[str, tf.data.Dataset]:
-    """`training`, and each split named. Raises JobFailure `invalid_data` where one would be empty."""
-    if not fractions:
-        return {"training": dataset}
+@dataclass(frozen=True)
+class Cut:
+    """A source in splits."""
+
+    datasets: dict[str, tf.data.Dataset]
+    """`training`, and each split named."""
+    disorder: Disorder | None = None
+    """Why neighbours in a split need not be neighbours in the source."""
+    notes: list[str] = field(default_factory=list)
+    indices: dict[str, np.ndarray] | None = None
+    """Of each split's elements in the source, ascending; None where all are in one split, or they are unknown."""
+
+
+Column = Callable[[str], tf.data.Dataset | None]
+"""A column of a table that is no part of its elements, by name."""
+
+
+def split(dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], *, seed: int, column: Column | None = None) -> Cut:
+    """The source in splits. Raises JobFailure `invalid_data` where one would be empty, or its field does not serve."""
+    if not splits:
+        return Cut({"training": dataset})
     size = int(dataset.cardinality())
     if size == tf.data.INFINITE_CARDINALITY:
         raise JobFailure(
@@ -34,42 +55,39 @@ def split(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], *, seed:
             "an endless source cannot be split by a fraction",
             hint="Give data.validation and data.test sources of their own.",
         )
-    if size == tf.data.UNKNOWN_CARDINALITY:
-        if all(item.split == "random" for item in fractions.values()):
-            return _by_hash(dataset, fractions, seed)
-        size = int(dataset.reduce(np.int64(0), lambda count, *_: count + 1))
-    chosen = indices(size, fractions, seed=seed)
-    for name, of_split in chosen.items():
-        if len(of_split) == 0:
-            raise JobFailure(
-                FailureCode.INVALID_DATA,
-                f"the {name} split is empty: the source has {size} elements",
-                hint="Take a larger fraction, or give the split a source of its own.",
-            )
+    if size == tf.data.UNKNOWN_CARDINALITY and all(one.plain for one in splits.values()):
+        return Cut(_by_hash(dataset, splits, seed), element_order.lost_by_split(splits, {}))
     whole = gathering.in_memory(dataset)
-    if whole is None and dataset.cardinality() > 0 and _bytes(dataset.element_spec, size) <= IN_MEMORY_BYTES:
+    if whole is None and size > 0 and _bytes(dataset.element_spec, size) <= IN_MEMORY_BYTES:
         whole = next(iter(dataset.batch(size)))
+    values = _values(dataset, splits, whole, column)
+    if size == tf.data.UNKNOWN_CARDINALITY:
+        size = _count(dataset, values)
+    chosen = split_rows.choose(size, splits, values, seed=seed)
     if whole is not None:
-        return {name: _taken(whole, of_split) for name, of_split in chosen.items()}
-    return {name: _where(dataset, of_split, size) for name, of_split in chosen.items()}
+        datasets = {name: _taken(whole, of_split) for name, of_split in chosen.indices.items()}
+    else:
+        datasets = {name: _where(dataset, of_split, size) for name, of_split in chosen.indices.items()}
+    return Cut(datasets, element_order.lost_by_split(splits, values), chosen.notes, chosen.indices)
 
 
-def indices(size: int, fractions: Mapping[str, SplitSpec], *, seed: int) -> dict[str, np.ndarray]:
-    """Split → the indices of its elements: in the permutation's order where one is random, else in the source's."""
-    left = np.arange(size)
-    chosen: dict[str, np.ndarray] = {}
-    for name in ("test", "validation"):
-        if name in fractions and fractions[name].split == "tail":
-            count = round(size * fractions[name].fraction)
-            left, chosen[name] = left[: len(left) - count], left[len(left) - count :]
-    if any(item.split == "random" for item in fractions.values()):
-        # RandomState: its permutations are the same in every NumPy.
-        left = left[np.random.RandomState(derive_seed(seed, "split")).permutation(len(left))]
-    for name in ("validation", "test"):
-        if name in fractions and fractions[name].split == "random":
-            count = round(size * fractions[name].fraction)
-            chosen[name], left = left[:count], left[count:]
-    return {"training": left, **chosen}
+def _values(
+    dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], whole: Any, column: Column | None
+) -> dict[tuple[str, str], Values]:
+    """The values of the fields that the splits name."""
+    values: dict[tuple[str, str], Values] = {}
+    for one in splits.values():
+        for use in ("stratify", "group", "by"):
+            path = getattr(one, use)
+            if path is not None and (use, path) not in values:
+                values[use, path] = field_values.read(dataset, path, use=use, whole=whole, column=column)
+    return values
+
+
+def _count(dataset: tf.data.Dataset, values: FieldValues) -> int:
+    for one in values.values():
+        return len(one.codes) if isinstance(one, field_values.Categories) else len(one)
+    return int(dataset.reduce(np.int64(0), lambda count, *_: count + 1))
 
 
 def _bytes(element_spec: Any, size: int) -> float:
@@ -95,10 +113,10 @@ def _where(dataset: tf.data.Dataset, of_split: np.ndarray, size: int) -> tf.data
     return taken.apply(tf.data.experimental.assert_cardinality(len(of_split)))
 
 
-def _by_hash(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], seed: int) -> dict[str, tf.data.Dataset]:
+def _by_hash(dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], seed: int) -> dict[str, tf.data.Dataset]:
     bounds: dict[str, tuple[int, int]] = {}
     start = 0
-    for name, item in fractions.items():
+    for name, item in splits.items():
         bounds[name] = (start, start + round(item.fraction * _BUCKETS))
         start = bounds[name][1]
     bounds["training"] = (start, _BUCKETS)
@@ -117,16 +135,26 @@ def _by_hash(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], seed:
 def _chosen(dataset: tf.data.Dataset, inside: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
     """The elements whose indices are inside; `inside` takes one index or a vector of them.
 
-    Elements of one shape are taken many at a time: one by one, each costs a call of a traced function.
+    Elements of one shape, and ragged ones, are taken many at a time: one by one, each costs a call of a traced
+    function.
     """
-    leaves = tf.nest.flatten(dataset.element_spec)
-    if not all(isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined() for leaf in leaves):
+    if not all(map(_is_batched, tf.nest.flatten(dataset.element_spec))):
         kept = dataset.enumerate().filter(lambda index, element: inside(index))
         return kept.map(lambda index, element: element)
 
     def of_rows(number: tf.Tensor, rows: Any) -> Any:
-        count = tf.shape(tf.nest.flatten(rows)[0], tf.int64)[0]
-        kept = inside(number * _AT_ONCE + tf.range(count))
-        return tf.nest.map_structure(lambda leaf: tf.boolean_mask(leaf, kept), rows)
+        first = tf.nest.flatten(rows)[0]
+        count = first.nrows(tf.int64) if isinstance(first, tf.RaggedTensor) else tf.shape(first, tf.int64)[0]
+        kept = inside(number * AT_ONCE + tf.range(count))
+        return tf.nest.map_structure(lambda leaf: _masked(leaf, kept), rows)
 
-    return dataset.batch(_AT_ONCE).enumerate().map(of_rows).unbatch()
+    return dataset.batch(AT_ONCE).enumerate().map(of_rows).unbatch()
+
+
+def _is_batched(spec: Any) -> bool:
+    """Whether elements of a spec are batched whatever their lengths."""
+    return isinstance(spec, tf.RaggedTensorSpec) or (isinstance(spec, tf.TensorSpec) and spec.shape.is_fully_defined())
+
+
+def _masked(rows: Any, kept: tf.Tensor) -> Any:
+    return tf.ragged.boolean_mask(rows, kept) if isinstance(rows, tf.RaggedTensor) else tf.boolean_mask(rows, kept)

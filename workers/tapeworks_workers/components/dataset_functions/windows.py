@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tapeworks import component, errors
@@ -31,6 +33,7 @@ class Windows:
         target: index of the feature that y holds, or name of the column; null: all of them.
         key: column of x that names the series of a step, where there are several, one after another: no window holds
             steps of two. It is no part of the result.
+        by_file: each file of the source is a series of its own; the first window of each begins with its first step.
     """
 
     needs_order = True
@@ -42,22 +45,24 @@ class Windows:
         horizon: int = 1,
         target: int | str | None = None,
         key: str | None = None,
+        by_file: bool = False,
     ) -> None:
+        if key is not None and by_file:
+            raise ValueError("key and by_file both name series: give one of them")
         if min(size, shift, horizon) < 1:
             raise ValueError(f"size, shift and horizon are 1 or more, not {size}, {shift} and {horizon}")
         self.size, self.shift, self.horizon, self.target, self.key = size, shift, horizon, target, key
+        self.by_file = by_file
 
     def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         whole = self.size + self.horizon
         # Many windows are cut from one longer stretch of steps: a dataset for each window is some 50 times slower.
         stretch = (_AT_ONCE - 1) * self.shift + whole
-        spec = dataset.element_spec
-        self._check(spec[0] if isinstance(spec, tuple) else spec)
+        self._check(_x(dataset.element_spec))
 
         @tf.autograph.experimental.do_not_convert
         def stretches(*window: Any) -> tf.data.Dataset:
-            steps = window[0]
-            return (tf.data.Dataset.zip(steps) if isinstance(steps, dict) else steps).batch(stretch)
+            return _zipped(window[0]).batch(stretch)
 
         @tf.autograph.experimental.do_not_convert
         def windows(steps: Any) -> tf.data.Dataset:
@@ -67,8 +72,44 @@ class Windows:
                 keys = tf.gather(steps[self.key], starts[:, None] + tf.range(whole))
                 starts = tf.boolean_mask(starts, tf.reduce_all(keys == keys[:, :1], 1))
             taken = {name: one for name, one in steps.items() if name != self.key} if self.key is not None else steps
-            places = starts[:, None] + tf.range(whole)
-            return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda one: tf.gather(one, places), taken))
+            return _cut(taken, starts, whole)
+
+        long = dataset.window(stretch, shift=_AT_ONCE * self.shift).flat_map(stretches)
+        cut = self._parted(long.flat_map(windows))
+        steps = int(dataset.cardinality())
+        if steps < 0 or self.key is not None:
+            return cut  # endless, or known by iterating only
+        return cut.apply(tf.data.experimental.assert_cardinality(max(0, (steps - whole) // self.shift + 1)))
+
+    def of_series(self, dataset: tf.data.Dataset, lengths: Sequence[int]) -> tf.data.Dataset:
+        """The windows of several series, one after another, none over the end of a series.
+
+        Args:
+            lengths: steps of each series, together those of the dataset.
+        """
+        whole = self.size + self.horizon
+        self._check(_x(dataset.element_spec))
+        ends = tf.constant(np.cumsum(lengths), tf.int64)
+        begins = ends - tf.constant(lengths, tf.int64)
+
+        @tf.autograph.experimental.do_not_convert
+        def stretches(number: tf.data.Dataset, element: Any) -> tf.data.Dataset:
+            return tf.data.Dataset.zip(number, _zipped(_x(element))).batch(_AT_ONCE + whole - 1)
+
+        @tf.autograph.experimental.do_not_convert
+        def windows(number: tf.Tensor, steps: Any) -> tf.data.Dataset:
+            starts = tf.range(0, tf.size(number) - whole + 1)
+            first = tf.gather(number, starts)
+            series = tf.searchsorted(ends, first, side="right")
+            kept = (first + whole <= tf.gather(ends, series)) & ((first - tf.gather(begins, series)) % self.shift == 0)
+            return _cut(steps, tf.boolean_mask(starts, kept), whole)
+
+        long = dataset.enumerate().window(_AT_ONCE + whole - 1, shift=_AT_ONCE).flat_map(stretches)
+        count = sum(max(0, (length - whole) // self.shift + 1) for length in lengths)
+        return self._parted(long.flat_map(windows)).apply(tf.data.experimental.assert_cardinality(count))
+
+    def _parted(self, windows: tf.data.Dataset) -> tf.data.Dataset:
+        """Windows of all steps as (x, y)."""
 
         @tf.autograph.experimental.do_not_convert
         def parted(steps: Any) -> tuple[Any, Any]:
@@ -80,12 +121,7 @@ class Windows:
             x = tf.nest.map_structure(lambda one: one[: self.size], steps)
             return x, after if self.horizon > 1 else tf.nest.map_structure(lambda one: one[0], after)
 
-        long = dataset.window(stretch, shift=_AT_ONCE * self.shift).flat_map(stretches)
-        cut = long.flat_map(windows).map(parted)
-        steps = int(dataset.cardinality())
-        if steps < 0 or self.key is not None:
-            return cut  # endless, or known by iterating only
-        return cut.apply(tf.data.experimental.assert_cardinality(max(0, (steps - whole) // self.shift + 1)))
+        return windows.map(parted)
 
     def _check(self, x: Any) -> None:
         """Raise JobFailure `invalid_spec` where `target` or `key` is not in x."""
@@ -96,6 +132,21 @@ class Windows:
                 raise _refused(f"windows: {argument} {name!r} is no column of x; {has}")
         if columns and isinstance(self.target, int):
             raise _refused(f"windows: x has the columns {columns}, so target is the name of one, not {self.target}")
+
+
+def _x(element: Any) -> Any:
+    return element[0] if isinstance(element, tuple) else element
+
+
+def _zipped(steps: Any) -> tf.data.Dataset:
+    """A window of steps, of which tf.data gives a dataset for each column."""
+    return tf.data.Dataset.zip(steps) if isinstance(steps, dict) else steps
+
+
+def _cut(steps: Any, starts: tf.Tensor, whole: int) -> tf.data.Dataset:
+    """The windows of `whole` steps that begin at these steps."""
+    places = starts[:, None] + tf.range(whole)
+    return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda one: tf.gather(one, places), steps))
 
 
 def _refused(message: str) -> errors.JobFailure:

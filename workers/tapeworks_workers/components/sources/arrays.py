@@ -47,6 +47,7 @@ class Arrays(Source):
         self.labels = labels
         self.weight = weight
         self.dtypes = dtypes or {}
+        self._rows: list[int] | None = None
 
     def dataset(self) -> tf.data.Dataset:
         parts: list[str | list[str]] = [part for part in (self.features, self.labels, self.weight) if part is not None]
@@ -60,14 +61,22 @@ class Arrays(Source):
     def files(self) -> list[Path]:
         return self.paths
 
+    def rows_by_file(self) -> list[int] | None:
+        """Of each `.npz`, or of each folder of `.npy`; known once they are read."""
+        return self._rows
+
     def _read(self, names: list[str]) -> dict[str, Any]:
         pieces: dict[str, list[Any]] = {name: [] for name in names}
+        rows = []
         try:
             for table in array_files.tables(self.paths):
-                for name, value in _values(table, names).items():
+                values = _values(table, names)
+                for name, value in values.items():
                     pieces[name].append(value)
+                rows.append(int(next(iter(values.values())).shape[0]))
         except BrokenArrays as error:
             raise _invalid(str(error)) from error
+        self._rows = rows
         values = {name: self._joined(name, found) for name, found in pieces.items()}
         if next(iter(values.values())).shape[0] == 0:
             raise _invalid(f"the arrays in {_names(self.paths)} hold no elements")

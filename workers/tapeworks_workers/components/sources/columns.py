@@ -100,6 +100,38 @@ class Column:
         return values
 
 
+@dataclass(frozen=True)
+class ImageColumn(Column):
+    """Encoded images: bytes, or structs that hold them in a field `bytes`, as Hugging Face writes them."""
+
+    @property
+    def outputs(self) -> list[tf.DType]:
+        return [tf.string]
+
+    def arrays(self, column: Any) -> list[Array]:
+        import pyarrow as pa
+
+        check_nulls(column, self.name)
+        if pa.types.is_struct(column.type):
+            column = column.field("bytes")
+            if column.null_count:
+                row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+                raise Unfit(row, f"column {self.name!r} holds no bytes, perhaps only the path of an image")
+        return [values_of(column, "string", explicit=True)]
+
+    def tensor(self, parts: Sequence[tf.Tensor]) -> Any:
+        return tf.ensure_shape(parts[0], [None])
+
+
+def holds_images(kind: Any) -> bool:
+    """Whether a column of this Arrow type can hold encoded images."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and pa.types.is_binary(field.type) for field in kind)
+    return any(getattr(pa.types, one)(kind) for one in ("is_binary", "is_large_binary", "is_binary_view"))
+
+
 def check_nulls(column: Any, name: str, rows: Array | None = None) -> None:
     """Raises Unfit where a value is missing. `rows`: the row of each value, where there are several in a row."""
     if column.null_count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 import io
@@ -125,13 +126,20 @@ class Csv(Source):
             for name in left_out
         ]
 
+    def column(self, name: str) -> tf.data.Dataset | None:
+        if name not in self.kinds:
+            return None
+        alone = copy.copy(self)  # with all that is known of the files
+        alone.chosen, alone.labels, alone.one_label, alone.weight, alone.named = [name], [], False, None, True
+        return alone.dataset()
+
     def dataset(self) -> tf.data.Dataset:
         features = self.chosen if self.chosen is not None else self._default_features()
         columns = list(dict.fromkeys([*features, *self.labels, *([self.weight] if self.weight else [])]))
         self._check_columns([*columns, *self.dtypes])
         wanted = self._wanted(features, columns)
         parts = [[(part.start, part.end) for part in file.parts] for file in self.opened.values()]
-        counts = [sum(part.count for part in file.parts) for file in self.opened.values()]
+        counts = self.rows_by_file()
         if not any(counts):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows below the header")
         read = functools.partial(self._read, wanted=wanted)
@@ -208,7 +216,10 @@ class Csv(Source):
 
     def count(self) -> int:
         """The rows of all files. Raises JobFailure."""
-        return sum(part.count for file in self.opened.values() for part in file.parts)
+        return sum(self.rows_by_file())
+
+    def rows_by_file(self) -> list[int]:
+        return [sum(part.count for part in file.parts) for file in self.opened.values()]
 
     def describe(self) -> list[Description]:
         """All columns as a job reads them by default; those that it cannot read with the reason."""

@@ -10,6 +10,7 @@ function of a tf.data map. Both apply the orientation by EXIF.
 from __future__ import annotations
 
 import functools
+import io
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from tapeworks_workers.components.sources.unpacked_size import check_pixels
+from tapeworks_workers.components.sources.unpacked_size import MAX_PIXELS, check_pixels
 
 FORMATS = "PNG, JPEG, GIF, BMP, WebP, TIFF or PPM"
 TENSORFLOW, TENSORFLOW_16, PILLOW = range(3)
@@ -59,7 +60,12 @@ class ImageFile:
     @property
     def name(self) -> str:
         """The file and its folder, for messages."""
-        return f"{self.path.parent.name}/{self.path.name}"
+        return named(self.path)
+
+
+def named(path: Path) -> str:
+    """A file and its folder, for messages."""
+    return f"{path.parent.name}/{path.name}"
 
 
 # ── which decoder ────────────────────────────────────────────────────────────────────────────────
@@ -77,8 +83,8 @@ def examine(path: Path, channels: int) -> ImageFile:
             orientation = _jpeg_orientation(file)
             return ImageFile(path, TENSORFLOW, 255.0, orientation, _end(file).rstrip(b"\0").endswith(b"\xff\xd9"))
     if not head.startswith((_PNG, _JPEG, *_PILLOW_HEADS)):
-        raise BrokenImage(f"{path.parent.name}/{path.name} is no {FORMATS}")
-    return ImageFile(path, PILLOW, _by_pillow(path, _largest), complete=False)
+        raise BrokenImage(f"{named(path)} is no {FORMATS}")
+    return ImageFile(path, PILLOW, by_pillow(path, _largest), complete=False)
 
 
 def _end(file: BinaryIO) -> bytes:
@@ -146,7 +152,7 @@ def _largest(image: Image.Image) -> float:
 def decoded(file: ImageFile, channels: int) -> np.ndarray:
     """The pixels `(height, width, channels)` as stored, upright. Raises BrokenImage."""
     if file.decoder == PILLOW:
-        return _by_pillow(file.path, lambda image: _pixels(image, channels))
+        return by_pillow(file.path, lambda image: _pixels(image, channels))
     dtype = tf.uint16 if file.decoder == TENSORFLOW_16 else tf.uint8
     try:
         image = _by_tensorflow(str(file.path), channels, dtype)
@@ -170,7 +176,7 @@ def graph_decoder(files: Sequence[ImageFile], channels: int) -> Callable[[Any, A
     turned = any(file.orientation != 1 for file in files)
     wide = any(file.decoder == PILLOW and file.largest > 255 for file in files)
 
-    def by_pillow(path: tf.Tensor) -> tf.Tensor:
+    def with_pillow(path: tf.Tensor) -> tf.Tensor:
         # Stateless, so the iterator can be saved.
         dtype = np.float32 if wide else np.uint8
         pixels = tf.numpy_function(
@@ -184,7 +190,7 @@ def graph_decoder(files: Sequence[ImageFile], channels: int) -> Callable[[Any, A
     ways: dict[int, Callable[[Any], tf.Tensor]] = {
         TENSORFLOW: lambda path: _by_tensorflow(path, channels, tf.uint8),
         TENSORFLOW_16: lambda path: _by_tensorflow(path, channels, tf.uint16),
-        PILLOW: by_pillow,
+        PILLOW: with_pillow,
     }
 
     def way(kind: int, path: tf.Tensor) -> tf.Tensor:
@@ -219,17 +225,32 @@ def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 def _for_graph(path: Path, channels: int) -> np.ndarray:
     try:
-        return _by_pillow(path, lambda image: _pixels(image, channels))
+        return by_pillow(path, lambda image: _pixels(image, channels))
     except BrokenImage as error:
         raise ValueError(f"invalid data: {error}") from error
 
 
-def _by_pillow(path: Path, read: Callable[[Image.Image], Any]) -> Any:
+def from_bytes(data: bytes, channels: int) -> tuple[np.ndarray, float]:
+    """The pixels `(height, width, channels)` of an encoded image, upright, and the largest value that they can have.
+
+    Raises BrokenImage, whose message goes on after the name of the image.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are allowed")
+            return _pixels(image, channels), _largest(image)
+    except Exception as error:  # the decoders of Pillow raise nearly anything for broken bytes
+        raise BrokenImage(f"cannot be decoded: {_said(error).partition(' <_io')[0]}") from error
+
+
+def by_pillow(path: Path, read: Callable[[Image.Image], Any]) -> Any:
+    """What `read` gives for the opened image. Raises BrokenImage."""
     try:
         with Image.open(path, formats=_PILLOW_FORMATS) as image:
             return read(image)
     except Exception as error:  # the decoders of Pillow raise nearly anything for a broken file
-        raise BrokenImage(f"{path.parent.name}/{path.name} cannot be decoded: {_said(error)}") from error
+        raise BrokenImage(f"{named(path)} cannot be decoded: {_said(error)}") from error
 
 
 def _pixels(image: Image.Image, channels: int) -> np.ndarray:

@@ -13,8 +13,10 @@ import keras
 import tensorflow as tf
 
 from tapeworks import Files, component
+from tapeworks_workers.components.sources import boxes as boxes_of_images
 from tapeworks_workers.components.sources import image_files, label_tables
-from tapeworks_workers.components.sources.image_files import BrokenImage, ImageFile
+from tapeworks_workers.components.sources import masks as masks_of_images
+from tapeworks_workers.components.sources.image_files import BrokenImage, ImageFile, named
 from tapeworks_workers.components.sources.label_tables import BrokenTable
 from tapeworks_workers.components.sources.labelled_files import LabelledFiles, invalid, readable, unreadable
 
@@ -41,6 +43,11 @@ class Images(LabelledFiles):
         classes: names in the order of their numbers; default: those of the training split, in order of name.
         scale: floats from 0 to 1, whatever the bits of a file; false: the stored values, 0 to 255 or, of 16 bits, to
             65535.
+        masks: the images of masks, a glob or several: y is the mask of the same name, `(height, width, 1)` int32, its
+            values as they are (of a palette the indices), resized to the nearest pixel.
+        boxes: the table's column of boxes, each four numbers, or four columns of one box a row: y is
+            `{"boxes": (n, 4), "labels": (n,)}`. The boxes are in pixels, x before y, and are scaled with the image.
+        boxes_relative: the boxes are parts of width and height, so they are not scaled.
         on_error: of a file that cannot be decoded: "fail" ends the job, "skip" leaves it out and reports it. With
             "skip" every file is decoded once when the job starts.
         max_skipped: files that "skip" may leave out; more end the job.
@@ -59,17 +66,30 @@ class Images(LabelledFiles):
         label_column: str | list[str] = "label",
         classes: list[str] | None = None,
         scale: bool = True,
+        masks: Files | None = None,
+        boxes: str | list[str] | None = None,
+        boxes_relative: bool = False,
         on_error: Literal["fail", "skip"] = "fail",
         max_skipped: int = 100,
     ) -> None:
         if size is not None and min(size) < 1:
             raise ValueError(f"size is the height and width in pixels, not {size}")
-        self.paths = [Path(path) for path in files]
+        beside = {Path(path) for path in masks or []}
+        self.paths = [path for path in map(Path, files) if path not in beside]
         self.size = size
         self.channels = channels
         if table is not None and labels is None:
             raise ValueError('a table of labels needs labels: leave "labels": null out')
-        self.labels = labels
+        if masks is not None and (table is not None or boxes is not None):
+            raise ValueError("y is a mask or comes from a table: give masks or table")
+        if boxes is not None and (table is None or not isinstance(label_column, str)):
+            raise ValueError("boxes come from a table, with one label_column")
+        if isinstance(boxes, list) and len(boxes) != 4:
+            raise ValueError(f"boxes names one column of boxes, or four of numbers, not {boxes}")
+        self.labels = None if masks is not None else labels
+        self.masks = None if masks is None else [Path(path) for path in masks]
+        self.boxes = boxes
+        self.boxes_relative = boxes_relative
         self.tables = [Path(path) for path in table or []]
         self.file_column = file_column
         self.label_column = label_column
@@ -84,31 +104,72 @@ class Images(LabelledFiles):
         size = self.size or self.size_of(files[0])
         decode = image_files.graph_decoder(files, self.channels)
         other = " has another size than the first: give size"
-        paths = [str(file.path) for file in files], [f"invalid data: {file.name}{other}" for file in files]
+        slices: list[Any] = [
+            [str(file.path) for file in files],
+            [f"invalid data: {file.name}{other}" for file in files],
+        ]
         readings = [[file.decoder, file.orientation, file.largest] for file in files]
         # What all files have in common is a constant of the graph: a slice for each element costs time.
         common = readings[0] if all(one == readings[0] for one in readings) else None
+        slices += [] if common is not None else [readings]
+        if self.masks is not None:
+            of_files = [self._mask_of[file.path] for file in files]
+            unlike = " has another size than its image"
+            slices += [[str(mask) for mask in of_files], [f"invalid data: {named(mask)}{unlike}" for mask in of_files]]
 
         @tf.autograph.experimental.do_not_convert
-        def image(path: tf.Tensor, message: tf.Tensor, *reading: tf.Tensor) -> tf.Tensor:
-            decoder, orientation, largest = tf.unstack(reading[0]) if common is None else common
+        def image(path: tf.Tensor, message: tf.Tensor, *others: tf.Tensor) -> Any:
+            decoder, orientation, largest = tf.unstack(others[0]) if common is None else common
             pixels = decode(path, tf.cast(decoder, tf.int32), tf.cast(orientation, tf.int32))
-            return self._image(pixels, size, largest, message)
+            x = self._image(pixels, size, largest, message)
+            if self.masks is not None:
+                return x, masks_of_images.in_graph(others[-2], tf.shape(pixels), size, others[-1])
+            if self.boxes is not None and self.size is not None and not self.boxes_relative:
+                return x, tf.cast(tf.constant(size), x.dtype) / tf.cast(tf.shape(pixels)[:2], x.dtype)
+            return x
 
-        dataset = tf.data.Dataset.from_tensor_slices((*paths, readings) if common is None else paths)
+        dataset = tf.data.Dataset.from_tensor_slices(tuple(slices))
         dataset = dataset.map(image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         if self.labels is None:
             return dataset
+        if self.boxes is not None:
+            return self._with_boxes(dataset, [file.path for file in files])
         labels = self._label_tensor([file.path for file in files])
         return tf.data.Dataset.zip(dataset, tf.data.Dataset.from_tensor_slices(labels))
 
+    def _with_boxes(self, dataset: tf.data.Dataset, paths: Sequence[Path]) -> tf.data.Dataset:
+        found = [self._boxes[path] for path in paths]
+        labels = [self._class_numbers(labels, path) for path, (_, labels) in zip(paths, found, strict=True)]
+        tensors = boxes_of_images.ragged([boxes for boxes, _ in found], labels, keras.config.floatx())
+        both = tf.data.Dataset.zip(dataset, tf.data.Dataset.from_tensor_slices(tensors))
+        if not isinstance(dataset.element_spec, tuple):
+            return both
+
+        @tf.autograph.experimental.do_not_convert
+        def scaled(image: Any, y: dict[str, tf.Tensor]) -> Any:
+            x, factor = image
+            return x, {**y, "boxes": y["boxes"] * tf.tile(factor[::-1], [2])}
+
+        return both.map(scaled, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def _class_numbers(self, labels: Sequence[label_tables.Label], path: Path) -> list[int]:
+        """Labels as numbers: texts by the list of classes. Raises JobFailure for what is no class."""
+        names = self.classes or self.class_names()
+        if names is None:
+            return [int(label) for label in labels]
+        for label in labels:
+            if str(label) not in names:
+                raise invalid(self.name, f"{named(path)}: the label {label!r} is none of {', '.join(names)}")
+        return [names.index(str(label)) for label in labels]
+
     def files(self) -> list[Path]:
-        return [*self.paths, *self.tables]
+        return [*self.paths, *self.tables, *(self.masks or [])]
 
     def class_names(self) -> list[str] | None:
         if not self.tables:
             return super().class_names()
-        found = [label for labels in self._table.values() for label in labels]
+        of_files = [labels for _, labels in self._boxes.values()] if self.boxes else self._table.values()
+        found = [label for labels in of_files for label in labels]
         if self.classes is None and not all(isinstance(label, str) for label in found):
             return None
         return sorted(set(map(str, found)))
@@ -128,6 +189,29 @@ class Images(LabelledFiles):
         if vector and any(isinstance(label, str) for labels in rows for label in labels):
             raise invalid(self.name, f"label_column: a vector of {', '.join(columns)} takes numbers alone")
         return dict(zip(self.paths, rows, strict=True))
+
+    @functools.cached_property
+    def _boxes(self) -> dict[Path, boxes_of_images.Boxes]:
+        """File → its boxes. Raises JobFailure."""
+        try:
+            found = boxes_of_images.read(
+                self.tables,
+                self.paths,
+                file_column=self.file_column,
+                boxes=self.boxes or [],
+                label_column=str(self.label_column),
+            )
+        except BrokenTable as error:
+            raise invalid(self.name, str(error)) from error
+        return dict(zip(self.paths, found, strict=True))
+
+    @functools.cached_property
+    def _mask_of(self) -> dict[Path, Path]:
+        """Image → its mask. Raises JobFailure."""
+        try:
+            return masks_of_images.paired(self.paths, self.masks or [])
+        except BrokenImage as error:
+            raise invalid(self.name, str(error), "A mask is called as its image, with any suffix.") from error
 
     def _label_tensor(self, paths: Sequence[Path]) -> tf.Tensor:
         if not self.tables or self.class_names() is not None:
@@ -191,4 +275,7 @@ class Images(LabelledFiles):
             file = image_files.examine(path, self.channels)
         except BrokenImage as error:
             return str(error)
-        return image_files.check(file, self.channels) or file
+        broken = image_files.check(file, self.channels)
+        if broken is None and self.masks is not None:
+            broken = masks_of_images.check(self._mask_of[path])
+        return broken or file

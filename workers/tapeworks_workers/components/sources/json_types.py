@@ -1,7 +1,7 @@
 """Arrow types of JSON fields: what the values of all lines have in common.
 
-Integers and floats together are floats, a null takes the type of the others, and texts that look like times stay
-texts. A field whose values have several types gets a union, which no tensor can hold.
+Integers beyond int64 are uint64; integers and floats together are floats, a null takes the type of the others, and
+texts that look like times stay texts. A field whose values have several types gets a union, which no tensor can hold.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def merged(one: Any, other: Any) -> Any:
         return one
     if types.is_null(one):
         return other
-    if {one, other} == {pa.int64(), pa.float64()}:
-        return pa.float64()
+    if {one, other} <= {pa.int64(), pa.uint64(), pa.float64()}:
+        return pa.float64() if pa.float64() in (one, other) else pa.uint64()
     if types.is_list(one) and types.is_list(other):
         return pa.list_(merged(one.value_type, other.value_type))
     if types.is_struct(one) and types.is_struct(other):
@@ -68,6 +68,8 @@ def _type_of(value: Any) -> Any:
         for item in value:
             kind = merged(kind, _type_of(item))
         return pa.list_(kind)
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+        return pa.uint64() if 0 <= value < 2**64 else pa.float64()
     if isinstance(value, dict):
         return pa.struct([(name, _type_of(one)) for name, one in value.items()])
     scalars = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(), type(None): pa.null()}

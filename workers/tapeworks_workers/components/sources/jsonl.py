@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tapeworks import Files, component
+from tapeworks import Files, component, errors
 from tapeworks_workers.components.sources import json_types
 from tapeworks_workers.components.sources.arrow_columns import Form
 from tapeworks_workers.components.sources.parts import PART_BYTES, Part, sampled
@@ -17,6 +17,9 @@ from tapeworks_workers.components.sources.text_files import BOM, TextFile, Undec
 
 _BLANK = re.compile(rb"\n\s")
 """What there is where a line may be blank."""
+_ROW = re.compile(r" in row (\d+)")
+"""How pyarrow ends its messages."""
+_LONG_INTEGER = re.compile(rb"[:\[,]\s*\d{19,}\s*[,\]}]")
 _LONGEST_LINE = 64 * 1024 * 1024
 
 
@@ -24,8 +27,8 @@ _LONGEST_LINE = 64 * 1024 * 1024
 class Jsonl(Table):
     """One JSON object a line, all with the same fields; about 1 MiB of lines is read at a time, of `.gz` files too.
 
-    What the fields hold is taken from lines of all files: whole numbers are int64, others take the job's float dtype,
-    texts stay texts (dates too), lists become RaggedTensors.
+    What the fields hold is taken from lines of all files: whole numbers are int64 (uint64 beyond it), others take the
+    job's float dtype, texts stay texts (dates too), lists become RaggedTensors.
 
     Args:
         files: a glob, or several, below a data root.
@@ -109,11 +112,14 @@ class Jsonl(Table):
         for part in parts:
             block = self._block(path, part)
             try:
+                if _LONG_INTEGER.search(block):  # pyarrow makes floats of integers beyond int64
+                    whole = json_types.merged_fields(whole, json_types.by_python(block))
+                    continue
                 schema = self._parsed(block, None).schema
                 found = {field.name: json_types.without_times(field.type) for field in schema}
             except ValueError as error:
                 if "changed from" not in str(error):
-                    raise self._invalid(f"{self._from(path, part)}: {error}") from error
+                    raise self._wrong(path, part, error) from error
                 found = json_types.by_python(block)
             whole = json_types.merged_fields(whole, found)
         return whole
@@ -129,7 +135,7 @@ class Jsonl(Table):
                 form = self.forms[name]
                 if isinstance(form, Form):
                     fractions = form.kind == "float" or self.dtypes.get(name, "").startswith("float")
-                    stored = {"int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
+                    stored = {"int64": pa.int64(), "uint64": pa.uint64(), "bool": pa.bool_(), "string": pa.string()}
                     explicit[name] = _with_shape(pa.float64() if fractions else stored[form.kind], form.shape)
                 else:
                     explicit[name] = kind
@@ -147,7 +153,7 @@ class Jsonl(Table):
         try:
             table = self._parsed(block, schema)
         except ValueError as error:
-            raise self._invalid(f"{self._from(path, part)}: {error}") from error
+            raise self._wrong(path, part, error) from error
         if len(schema) and table.num_rows != (rows := _rows_of(block)):
             raise self._invalid(
                 f"{self._from(path, part)}: {rows} lines hold {table.num_rows} objects; write one object a line"
@@ -184,6 +190,13 @@ class Jsonl(Table):
             raise self._invalid(
                 f"{path.name}, line {line}: is no UTF-8 ({error.reason}); give the source its encoding, as latin-1"
             ) from error
+
+    def _wrong(self, path: Path, part: Part, error: ValueError) -> errors.JobFailure:
+        """A failure that names the line, where pyarrow names the row of the part."""
+        found = _ROW.search(str(error))
+        if found is None:
+            return self._invalid(f"{self._from(path, part)}: {error}")
+        return self._invalid(f"{self._place(path, part, int(found[1]))}: {_ROW.sub('', str(error))}")
 
     def _from(self, path: Path, part: Part) -> str:
         return f"{path.name}, lines from {self.texts[path].line_at(part[0])} on"

@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ class BrokenTable(ValueError):
 
 
 @dataclass(frozen=True)
-class Row:
-    """The cells that are asked for, and where they are."""
+class Cells:
+    """A row: the file that it is about, its values by column, and where it is."""
 
     file: str
-    labels: list[Any]
+    values: dict[str, Any]
     place: str
     folder: Path
 
@@ -38,39 +38,48 @@ def read(
     tables: Sequence[Path], files: Sequence[Path], *, file_column: str, label_columns: Sequence[str]
 ) -> list[list[Label]]:
     """The labels of each file, one for each column. Raises BrokenTable."""
-    by_path = {path: index for index, path in enumerate(files)}
-    once = {name for name, count in Counter(path.name for path in files).items() if count == 1}
-    by_name = {path.name: index for index, path in enumerate(files) if path.name in once}
-    found: dict[int, Row] = {}
-    for table in tables:
-        for row in _rows(table, file_column, label_columns):
-            index = by_path.get((row.folder / row.file).resolve(), by_name.get(Path(row.file).name))
-            if index is None:
-                continue  # a row of another split
-            known = found.setdefault(index, row)
-            if known.labels != row.labels:
-                raise BrokenTable(f"{row.place}: {row.file!r} has another label than in {known.place}")
+    find = files_by_name(files)
+    found: dict[int, tuple[list[Any], str]] = {}
+    for row in cells(tables, file_column, label_columns):
+        labels = [row.values[column] for column in label_columns]
+        for column, label in zip(label_columns, labels, strict=True):
+            if label is None or label == "" or not isinstance(label, str | int | float):
+                raise BrokenTable(f"{row.place}: the label {column!r} is {label!r}, neither text nor number")
+        index = find(row)
+        if index is None:
+            continue  # a row of another split
+        known, place = found.setdefault(index, (labels, row.place))
+        if known != labels:
+            raise BrokenTable(f"{row.place}: {row.file!r} has another label than in {place}")
     missing = [path for index, path in enumerate(files) if index not in found]
     if missing:
         shown = ", ".join(f"{path.parent.name}/{path.name}" for path in missing[:_SHOWN])
         raise BrokenTable(
             f"{len(missing)} of {len(files)} files have no row in {', '.join(table.name for table in tables)}: {shown}"
         )
-    rows = [found[index] for index in range(len(files))]
-    columns = [_typed([row.labels[column] for row in rows]) for column in range(len(label_columns))]
+    rows = [found[index][0] for index in range(len(files))]
+    columns = [typed([labels[column] for labels in rows]) for column in range(len(label_columns))]
     return [list(labels) for labels in zip(*columns, strict=True)]
 
 
-def _typed(cells: list[Any]) -> list[Label]:
+def files_by_name(files: Sequence[Path]) -> Callable[[Cells], int | None]:
+    """From a row to the place of its file in `files`; None where it is about another."""
+    by_path = {path: index for index, path in enumerate(files)}
+    once = {name for name, count in Counter(path.name for path in files).items() if count == 1}
+    by_name = {path.name: index for index, path in enumerate(files) if path.name in once}
+    return lambda row: by_path.get((row.folder / row.file).resolve(), by_name.get(Path(row.file).name))
+
+
+def typed(given: list[Any]) -> list[Label]:
     """Integers, else floats, where every cell is one; else texts."""
-    if all(isinstance(cell, int) or (isinstance(cell, str) and _INTEGER.fullmatch(cell)) for cell in cells):
-        return [int(cell) for cell in cells]
-    if not any(isinstance(cell, str) and _leading_zero(cell) for cell in cells):
+    if all(isinstance(cell, int) or (isinstance(cell, str) and _INTEGER.fullmatch(cell)) for cell in given):
+        return [int(cell) for cell in given]
+    if not any(isinstance(cell, str) and _leading_zero(cell) for cell in given):
         try:
-            return [float(cell) for cell in cells]
+            return [float(cell) for cell in given]
         except ValueError:
             pass  # texts
-    return [str(cell) for cell in cells]
+    return [str(cell) for cell in given]
 
 
 def _leading_zero(cell: str) -> bool:
@@ -78,18 +87,17 @@ def _leading_zero(cell: str) -> bool:
     return len(cell) > 1 and cell.isdigit() and cell.startswith("0")
 
 
-def _rows(table: Path, file_column: str, label_columns: Sequence[str]) -> Iterator[Row]:
-    for place, values in _of_csv(table) if table.suffix.lower() == ".csv" else _of_json_lines(table):
-        for column in (file_column, *label_columns):
-            if column not in values:
-                raise BrokenTable(f"{place}: no column {column!r}; it has {', '.join(map(repr, values))}")
-        labels = [values[column] for column in label_columns]
-        for column, label in zip(label_columns, labels, strict=True):
-            if label is None or label == "" or not isinstance(label, str | int | float):
-                raise BrokenTable(f"{place}: the label {column!r} is {label!r}, neither text nor number")
-        if not isinstance(values[file_column], str) or not values[file_column]:
-            raise BrokenTable(f"{place}: {file_column!r} names no file: {values[file_column]!r}")
-        yield Row(values[file_column], labels, place, table.parent.resolve())
+def cells(tables: Sequence[Path], file_column: str, columns: Sequence[str]) -> Iterator[Cells]:
+    """The rows of the tables, which have these columns. Raises BrokenTable."""
+    for table in tables:
+        for place, values in _of_csv(table) if table.suffix.lower() == ".csv" else _of_json_lines(table):
+            for column in (file_column, *columns):
+                if column not in values:
+                    raise BrokenTable(f"{place}: no column {column!r}; it has {', '.join(map(repr, values))}")
+            file = values[file_column]
+            if not isinstance(file, str) or not file:
+                raise BrokenTable(f"{place}: {file_column!r} names no file: {file!r}")
+            yield Cells(file, values, place, table.parent.resolve())
 
 
 def _of_csv(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -37,6 +37,8 @@ class Parquet(Table):
         dtypes: column → dtype to cast to.
         shapes: column → shape of one row's list, null where the length varies: `[null, 3]` a series of three values.
         sparse: column of `{indices, values}` → its size: rows become SparseTensors, never made dense.
+        images: column of encoded images (binary, or Hugging Face's `{bytes, path}`) → how they are read: `size`,
+            `channels` 3 and `scale` true, as in the source `images`.
     """
 
     @functools.cached_property

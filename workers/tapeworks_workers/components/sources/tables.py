@@ -6,17 +6,21 @@ The columns of all files are compared when the job starts; each value is cast sa
 
 from __future__ import annotations
 
+import copy
 import functools
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tapeworks import Files, Source, errors
 from tapeworks_workers.components.sources.arrow_columns import Form, Unreadable, form_of, joined
-from tapeworks_workers.components.sources.columns import Column, Description
+from tapeworks_workers.components.sources.columns import Column, Description, ImageColumn, holds_images
+from tapeworks_workers.components.sources.encoded_images import FAILED, EncodedImage, with_images
+from tapeworks_workers.components.sources.image_files import BrokenImage
 from tapeworks_workers.components.sources.partitions import constant, partitions
 from tapeworks_workers.components.sources.parts import Part, stream
 from tapeworks_workers.components.sources.safe_casts import Array, Unfit
@@ -38,6 +42,7 @@ class Table(Source):
         dtypes: dict[str, str] | None = None,
         shapes: dict[str, list[int | None]] | None = None,
         sparse: dict[str, int] | None = None,
+        images: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         if weight is not None and labels is None:
             raise ValueError("a sample weight needs labels: the element is (x, y, sample_weight)")
@@ -49,6 +54,8 @@ class Table(Source):
         self.dtypes = dict(dtypes or {})
         self.shapes = dict(shapes or {})
         self.sparse = dict(sparse or {})
+        self.image_sizes: dict[str, tuple[int, int]] = {}
+        self.images = {name: EncodedImage.of(name, options) for name, options in (images or {}).items()}
 
     def files(self) -> list[Path]:
         return self.paths
@@ -61,7 +68,7 @@ class Table(Source):
         return index + [
             f"column {name!r} is left out: it {form}"
             for name, form in self.forms.items()
-            if isinstance(form, Unreadable) and name not in self.sparse
+            if isinstance(form, Unreadable) and name not in {*self.sparse, *self.images}
         ]
 
     # ── what a format defines ──
@@ -105,6 +112,13 @@ class Table(Source):
         """A column of a part, as its type is: texts may have been read as a dictionary. Raises JobFailure."""
         return whole
 
+    def column(self, name: str) -> tf.data.Dataset | None:
+        if name not in self.forms:
+            return None
+        alone = copy.copy(self)  # with all that is known of the files
+        alone.features, alone.labels, alone.weight, alone.named, alone.images = [name], None, None, True, {}
+        return alone.dataset()
+
     def dataset(self) -> tf.data.Dataset:
         features, columns = self._columns()
         for path in self.paths:
@@ -115,14 +129,50 @@ class Table(Source):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows")
         read = functools.partial(self._rows, columns=columns)
         first = next(index for index, of_file in enumerate(parts) if of_file)
-        read(self.paths[first], parts[first][0])  # what does not fit from the first rows on is refused at once
+        arrays = read(self.paths[first], parts[first][0])  # what does not fit from the first rows on is refused at once
 
         def element(flat: list[tf.Tensor]) -> Any:
             tensors = {column.name: column.tensor([flat.pop(0) for _ in column.outputs]) for column in columns}
             return self._element(tensors, features)
 
         dtypes = [dtype for column in columns for dtype in column.outputs]
-        return stream(self.paths, parts, read, dtypes, element, counts=counts, size=self._size())
+        dataset = stream(self.paths, parts, read, dtypes, element, counts=counts, size=self._size())
+        if not self.images:
+            return dataset
+        starts = np.cumsum([0, *(len(column.outputs) for column in columns)])
+        values = {column.name: arrays[start][0] for column, start in zip(columns, starts, strict=False)
+                  if column.name in self.images}  # fmt: skip
+        return with_images(dataset, self._decoders(values, features))
+
+    def _decoders(self, firsts: dict[str, bytes], features: list[str]) -> dict[tuple[Any, ...], Any]:
+        """Where an element holds images, and how they are decoded. `firsts`: the first of each column."""
+        decoders: dict[tuple[Any, ...], Any] = {}
+        for name, first in firsts.items():
+            try:
+                self.image_sizes[name] = self.images[name].shape_of(first)
+            except BrokenImage as error:
+                raise self._invalid(f"column {name!r}: the first image {error}") from error
+            decode = functools.partial(self.images[name].tensor, size=self.image_sizes[name])
+            if name in features:
+                decoders[(0,) if self.features == name else (0, name)] = decode
+            if self.labels == name or name in (self.labels or ()):
+                decoders[(1,) if self.labels == name else (1, name)] = decode
+        return decoders
+
+    def explain(self, error: Exception) -> Exception | None:
+        """The row of an image that cannot be decoded."""
+        if FAILED not in str(error):
+            return None
+        for path in self.paths:
+            for part in self._parts(path)[0]:
+                for name, size in self.image_sizes.items():
+                    ((values,), image) = self._rows(path, part, [self._column(name)]), self.images[name]
+                    for row, value in enumerate(values):
+                        try:
+                            image.decoded(value, None if image.size is not None else size)
+                        except BrokenImage as broken:
+                            return self._invalid(f"{self._place(path, part, row)}: the image in {name!r} {broken}")
+        return None
 
     def _rows(self, path: Path, part: Part, columns: list[Column]) -> list[Array]:
         own = self.types[path]
@@ -184,7 +234,10 @@ class Table(Source):
 
     def count(self) -> int:
         """The rows of all files. Raises JobFailure."""
-        return sum(self._parts(path)[1] for path in self.paths)
+        return sum(self.rows_by_file())
+
+    def rows_by_file(self) -> list[int]:
+        return [self._parts(path)[1] for path in self.paths]
 
     def describe(self) -> list[Description]:
         """All columns as a job reads them by default; those that it cannot read with the reason. Raises JobFailure."""
@@ -194,16 +247,20 @@ class Table(Source):
 
     def _description(self, name: str, form: Form | Unreadable) -> Description:
         if isinstance(form, Unreadable):
-            kinds = (str(types[name]) for types in self.types.values() if name in types)
-            return Description(name, next(kinds, "null"), (), str(form))
-        reason = None
+            kinds = [types[name] for types in self.types.values() if name in types]
+            encoded = bool(kinds) and holds_images(kinds[0])
+            reason = (
+                f"holds images as bytes; a job reads them with images: {{{name!r}: {{}}}}" if encoded else str(form)
+            )
+            return Description(name, str(kinds[0]) if kinds else "null", (), reason)
+        unfit = None
         try:
             for path, parts in zip(self.paths, self._examined_parts(), strict=True):
                 for part in parts:
                     self._rows(path, part, [self._column(name)])
         except errors.JobFailure as failure:
-            reason = failure.message
-        return Description(name, form.dtype, form.shape, reason, form.unit)
+            unfit = failure.message
+        return Description(name, form.dtype, form.shape, unfit, form.unit)
 
     def _examined_parts(self) -> list[list[Part]]:
         """The parts whose values a description is made of."""
@@ -217,7 +274,7 @@ class Table(Source):
         if features is None:
             features = self._default_features({*labels, self.weight, *self.indices})
         names = list(dict.fromkeys([*features, *labels, *([self.weight] if self.weight else [])]))
-        for name in [*names, *self.dtypes, *self.shapes, *self.sparse]:
+        for name in [*names, *self.dtypes, *self.shapes, *self.sparse, *self.images]:
             if name not in self.forms:
                 raise self._invalid(f"{self.paths[0].name} has no column {name!r}; it has {', '.join(self.forms)}")
         columns = [self._column(name) for name in names]
@@ -243,7 +300,9 @@ class Table(Source):
                 raise self._invalid(
                     f"{path.name} {what}, unlike {self.paths[0].name}: name the features, or files of one kind"
                 )
-        readable = [name for name, form in self.forms.items() if isinstance(form, Form) or name in self.sparse]
+        readable = [
+            name for name, form in self.forms.items() if isinstance(form, Form) or name in {*self.sparse, *self.images}
+        ]
         features = [name for name in readable if name not in others]
         if not features:
             raise self._invalid(f"{self.paths[0].name} has no column that can be a feature")
@@ -253,6 +312,11 @@ class Table(Source):
         import pyarrow as pa
 
         form = self.forms[name]
+        if name in self.images:
+            kind = self.types[self.paths[0]].get(name)
+            if not holds_images(kind):
+                raise self._invalid(f"column {name!r} is {kind}: images are binary, or structs with a field 'bytes'")
+            return ImageColumn(name, "string", ())
         if name in self.sparse:
             kind = self.types[self.paths[0]].get(name)
             if kind is None or not pa.types.is_struct(kind):
