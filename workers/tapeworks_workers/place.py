@@ -73,7 +73,8 @@ class Place:
                 kept = await self.cache.hold(lease.project_id, one, partial(fetch, index, one))
                 self._kept.append(kept)
                 if one.kind == "dataset":
-                    self.uploads.append({"id": one.from_, "path": str(kept.folder), "format": one.about["format"]})
+                    about = {"format": one.about["format"], "options": one.about.get("options", {})}
+                    self.uploads.append({"id": one.from_, "path": str(kept.folder), **about})
                 else:
                     packages.append((one, kept))
         if packages or (self.rooms is not None and self._is_walled(lease)):

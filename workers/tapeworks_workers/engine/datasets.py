@@ -7,8 +7,8 @@ Files are read as their sources read them; nothing is executed, no pickle is loa
 from __future__ import annotations
 
 import codecs
-import functools
 import math
+import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +38,10 @@ _COUNTED_BYTES = 256 << 20
 """Rows of larger files are not counted."""
 
 Content = dict[str, Any]
+Options = dict[str, Any]
+"""Those of the push, as arguments of the source."""
+Describe = Callable[[list[Path], Options], Content]
+_OTHER_DELIMITERS = re.compile(r"[;\t|]")
 
 
 def describe(uploads: Sequence[Mapping[str, Any]]) -> Content:
@@ -48,7 +52,7 @@ def describe(uploads: Sequence[Mapping[str, Any]]) -> Content:
     if not files:
         raise _invalid(f"no file is named as one of the format {dataset['format']}")
     try:
-        told = _LOOKS[DataFormat(dataset["format"])](files)
+        told = _LOOKS[DataFormat(dataset["format"])](files, dict(dataset.get("options", {})))
     except (OSError, ValueError, zipfile.BadZipFile, tf.errors.OpError) as error:
         raise _invalid(f"{type(error).__name__}: {error}") from error
     return {"files": len(files), "classes": {}, "left_out": left_out_of(dataset["id"]), **told}
@@ -73,18 +77,18 @@ def _columns(spec: Any) -> list[Content]:
     ]
 
 
-def _table(kind: Callable[..., Any]) -> Callable[[list[Path]], Content]:
+def _table(kind: Callable[..., Any]) -> Describe:
     """Columns as a job reads them by default. What a job cannot read is described with the reason, and not judged."""
 
-    def look(files: list[Path]) -> Content:
+    def look(files: list[Path], options: Options) -> Content:
         paths = [str(file) for file in files]
-        source = kind(files=paths, named=True)
+        source = kind(files=paths, named=True, **options)
         columns = source.describe()
         readable = [one.name for one in columns if one.unreadable is None]
         notes = source.left_out()
         told: Content = {"rows": source.count(), "preview": []}
         if readable and source.count():
-            told = _of_elements(kind(files=paths, named=True, features=readable))
+            told = _of_elements(kind(files=paths, named=True, features=readable, **options))
         told["columns"] = [
             {"name": one.name, "dtype": one.dtype, "shape": list(one.shape)}
             | {key: text for key in ("unreadable", "unit") if (text := getattr(one, key)) is not None}
@@ -95,14 +99,20 @@ def _table(kind: Callable[..., Any]) -> Callable[[list[Path]], Content]:
     return look
 
 
-def _csv(files: list[Path]) -> Content:
-    """Files of another encoding are described by a guess, since only a job can name the encoding."""
-    guess = next((encoding for file in files if (encoding := _guessed_encoding(file)) is not None), None)
-    if guess is None:
-        return _table(Csv)(files)
-    told = _table(functools.partial(Csv, encoding=guess))(files)
-    note = f"the files are no UTF-8: they are described as {guess}; a job that reads them needs their encoding"
-    return told | {"notes": [note, *told.get("notes", [])]}
+def _csv(files: list[Path], options: Options) -> Content:
+    """Files of another encoding are described by a guess where the push names none."""
+    guess = None
+    if "encoding" not in options:
+        guess = next((encoding for file in files if (encoding := _guessed_encoding(file)) is not None), None)
+    told = _table(Csv)(files, options if guess is None else {**options, "encoding": guess})
+    notes = told.get("notes", [])
+    if guess is not None:
+        notes = [
+            f"the files are no UTF-8: they are described as {guess}; a job that reads them needs their encoding", *notes
+        ]
+    if len(told["columns"]) == 1 and (other := _OTHER_DELIMITERS.search(told["columns"][0]["name"])) is not None:
+        notes = [*notes, f"the header has one column with {other[0]!r} in its name: push with delimiter={other[0]!r}?"]
+    return told | ({"notes": notes} if notes else {})
 
 
 def _guessed_encoding(file: Path) -> str | None:
@@ -117,7 +127,7 @@ def _guessed_encoding(file: Path) -> str | None:
     return None
 
 
-def _npz(files: list[Path]) -> Content:
+def _npz(files: list[Path], options: Options) -> Content:
     try:
         content, readable = folder_contents.arrays(files)
     except BrokenArrays as error:
@@ -131,7 +141,7 @@ def _npz(files: list[Path]) -> Content:
     return {**content, "columns": columns, "preview": elements["preview"]}
 
 
-def _tfrecord(files: list[Path]) -> Content:
+def _tfrecord(files: list[Path], options: Options) -> Content:
     """The features of the first records, as tf.train.Example stores them."""
     paths = ([str(file) for file in files], [compression_of(file) for file in files])
     records = tf.data.Dataset.from_tensor_slices(paths).flat_map(
@@ -158,16 +168,16 @@ def _tfrecord(files: list[Path]) -> Content:
     return {"rows": rows, "columns": list(columns.values()), "preview": preview}
 
 
-def _images(files: list[Path]) -> Content:
+def _images(files: list[Path], options: Options) -> Content:
     try:
         return folder_contents.images(files, PREVIEW_ROWS)
     except BrokenImage as error:
         raise _invalid(str(error)) from error
 
 
-def _text(files: list[Path]) -> Content:
+def _text(files: list[Path], options: Options) -> Content:
     counted = sum(file.stat().st_size for file in files) <= _COUNTED_BYTES
-    content = folder_contents.text(files, PREVIEW_ROWS, counted=counted)
+    content = folder_contents.text(files, PREVIEW_ROWS, counted=counted, **options)
     return {**content, "preview": [_row(row) for row in content["preview"]]}
 
 
@@ -200,7 +210,7 @@ def _value(value: Any) -> Any:
     return value
 
 
-_LOOKS: dict[DataFormat, Callable[[list[Path]], Content]] = {
+_LOOKS: dict[DataFormat, Describe] = {
     DataFormat.CSV: _csv,
     DataFormat.PARQUET: _table(Parquet),
     DataFormat.JSONL: _table(Jsonl),

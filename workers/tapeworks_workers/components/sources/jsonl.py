@@ -1,4 +1,4 @@
-"""`jsonl`: one JSON object a line, about 1 MiB of lines at a time."""
+"""`jsonl`: JSON objects, one a line or the elements of one array, about 1 MiB at a time."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from typing import Any
 from tapeworks import Files, component
 from tapeworks_workers.components.sources import json_types
 from tapeworks_workers.components.sources.arrow_columns import Form
+from tapeworks_workers.components.sources.json_arrays import ArrayLines, BrokenArray, begins_array
 from tapeworks_workers.components.sources.parts import PART_BYTES, Part, sampled
 from tapeworks_workers.components.sources.tables import Table
 from tapeworks_workers.components.sources.text_files import BOM, TextFile, Undecodable
 
 _BLANK = re.compile(rb"\n\s")
 """What there is where a line may be blank."""
+_HEAD_BYTES = 64 * 1024
 _LONGEST_LINE = 64 * 1024 * 1024
 
 
 @component("jsonl")
 class Jsonl(Table):
-    """One JSON object a line, all with the same fields; about 1 MiB of lines is read at a time, of `.gz` files too.
+    """One JSON object a line, or one array of objects a file; about 1 MiB is read at a time, of `.gz` files too.
 
+    Every object has the same fields. A file whose first character is `[` is an array; any other holds lines.
     What the fields hold is taken from lines of all files: whole numbers are int64, others take the job's float dtype,
     texts stay texts (dates too), lists become RaggedTensors.
 
@@ -61,6 +64,14 @@ class Jsonl(Table):
     # ── parts: lines, counted ──
 
     @functools.cached_property
+    def arrays(self) -> set[Path]:
+        """The files that hold one array, not lines. Raises JobFailure."""
+        try:
+            return {path for path, text in self.texts.items() if begins_array(next(text.blocks(_HEAD_BYTES), b""))}
+        except Undecodable as error:
+            raise self._invalid(f"a file {error}") from error
+
+    @functools.cached_property
     def _lines(self) -> dict[Path, tuple[list[Part], int]]:
         return {path: self._cut(path) for path in self.paths}
 
@@ -73,11 +84,12 @@ class Jsonl(Table):
     def _cut(self, path: Path) -> tuple[list[Part], int]:
         parts: list[Part] = []
         count, start, rest = 0, 0, b""
+        array = ArrayLines() if path in self.arrays else None
         try:
-            for block in self.texts[path].blocks(PART_BYTES):
-                rest += block
-                if not parts and not start and rest.startswith(BOM):
-                    rest, start = rest[len(BOM) :], len(BOM)
+            for number, block in enumerate(self.texts[path].blocks(PART_BYTES)):
+                if not number and block.startswith(BOM):
+                    block, start = block[len(BOM) :], len(BOM)
+                rest += block if array is None else array.lines(block)
                 size = rest.rfind(b"\n") + 1
                 if size and (rows := _rows_of(rest[:size])):
                     parts.append((start, start + size))
@@ -87,6 +99,10 @@ class Jsonl(Table):
                     raise self._invalid(f"{path.name}: a line is longer than {_LONGEST_LINE} bytes")
         except Undecodable as error:
             raise self._invalid(f"{path.name} {error}") from error
+        except BrokenArray as error:
+            raise self._invalid(f"{path.name}, line {self.texts[path].line_at(error.offset)}: {error}") from error
+        if array is not None and not array.closed:
+            raise self._invalid(f"{path.name}: the array has no end; the file is cut, or a bracket is missing")
         if rows := _rows_of(rest):
             parts.append((start, start + len(rest)))
             count += rows
@@ -172,7 +188,7 @@ class Jsonl(Table):
         except Undecodable as error:
             raise self._invalid(f"{path.name} {error}") from error
         self._check_text(path, part, block)
-        return block
+        return ArrayLines(inside=part[0] > len(BOM)).lines(block) if path in self.arrays else block
 
     def _check_text(self, path: Path, part: Part, block: bytes) -> None:
         if block.isascii():
@@ -190,13 +206,18 @@ class Jsonl(Table):
 
     def _place(self, path: Path, part: Part, row: int) -> str:
         begun, at = 0, 0
-        for line in self.texts[path].read(*part).split(b"\n"):
+        for line in self._block(path, part).split(b"\n"):
             if line.strip():
                 if at == row:
+                    begun += len(line) - len(line.lstrip())
                     break
                 at += 1
             begun += len(line) + 1
-        return f"{path.name}, line {self.texts[path].line_at(part[0] + begun)}"
+        place = f"{path.name}, line {self.texts[path].line_at(part[0] + begun)}"
+        if path not in self.arrays:
+            return place
+        before = sum(_rows_of(self._block(path, one)) for one in self._parts(path)[0] if one < part)
+        return f"{place}, object {before + row + 1}"
 
 
 def _rows_of(lines: bytes) -> int:

@@ -1,4 +1,4 @@
-"""`parquet`: Parquet files, a row group at a time."""
+"""`parquet`: Parquet files, a row group at a time, and Arrow IPC files and streams, some record batches at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tapeworks import component
+from tapeworks_workers.components.sources.arrow_files import ArrowFile, Kind, kind_of
 from tapeworks_workers.components.sources.parts import Part
 from tapeworks_workers.components.sources.tables import Table
 from tapeworks_workers.components.sources.unpacked_size import check_row_groups, check_texts, flat_texts
@@ -19,7 +20,9 @@ _INDEX = re.compile(r"__index_level_\d+__")
 
 @component("parquet")
 class Parquet(Table):
-    """Rows of Parquet files; a row group is read at a time.
+    """Rows of Parquet files, a row group at a time, and of Arrow IPC files, streams and Feather files.
+
+    The first bytes of a file say which of them it is.
 
     Integers keep their dtype, floats and decimals take the job's; timestamps are int64 microseconds, dates int64 days,
     times and durations int64 microseconds; lists become RaggedTensors, fixed-size ones dense. A column of several
@@ -43,23 +46,41 @@ class Parquet(Table):
     def indices(self) -> list[str]:
         found: dict[str, None] = {}
         for path in self.paths:
-            stored = (self._footers[path][0].metadata or {}).get(b"pandas")
+            metadata = self._footers[path][1] if path in self._footers else self.arrow[path].schema
+            stored = (metadata.metadata or {}).get(b"pandas")
             for name in json.loads(stored).get("index_columns", []) if stored else ():
                 if isinstance(name, str) and _INDEX.fullmatch(name):
                     found[name] = None
         return list(found)
 
     @functools.cached_property
+    def arrow(self) -> dict[Path, ArrowFile]:
+        """The files that are Arrow IPC. Raises JobFailure."""
+        found = {}
+        for path in self.paths:
+            kind = kind_of(path)
+            if kind is Kind.FEATHER_1:
+                raise self._invalid(f"{path.name} is {kind}, which is obsolete: write it anew with to_feather")
+            if kind is not Kind.PARQUET:
+                found[path] = ArrowFile(path, kind)
+                try:
+                    _ = found[path].schema, found[path].batches
+                except (ValueError, OSError) as error:
+                    raise self._invalid(f"{path.name} cannot be read as {kind}: it {error}") from error
+        return found
+
+    @functools.cached_property
     def _footers(self) -> dict[Path, tuple[Any, Any]]:
-        """The Arrow schema and the metadata of each file. Raises JobFailure."""
+        """The Arrow schema and the metadata of each Parquet file. Raises JobFailure."""
         footers = {}
         for path in self.paths:
-            with self._open(path) as file:
-                footers[path] = (file.schema_arrow, file.metadata)
+            if path not in self.arrow:
+                with self._open(path) as file:
+                    footers[path] = (file.schema_arrow, file.metadata)
         return footers
 
     def _types(self, path: Path) -> dict[str, Any]:
-        schema = self._footers[path][0]
+        schema = self.arrow[path].schema if path in self.arrow else self._footers[path][0]
         return dict(zip(schema.names, schema.types, strict=True))
 
     def _open(self, path: Path, texts: Sequence[str] = ()) -> Any:
@@ -71,26 +92,36 @@ class Parquet(Table):
             raise self._invalid(f"{path.name} cannot be read as Parquet: {error}") from error
 
     def _parts(self, path: Path) -> tuple[list[Part], int]:
+        if (arrow := self.arrow.get(path)) is not None:
+            return arrow.parts, sum(arrow.rows(part) for part in arrow.parts)
         metadata = self._footers[path][1]
         groups = [group for group in range(metadata.num_row_groups) if metadata.row_group(group).num_rows]
         return [(group, 0) for group in groups], metadata.num_rows
 
     def _table(self, path: Path, part: Part, names: list[str]) -> Any:
+        if (arrow := self.arrow.get(path)) is not None:
+            return arrow.read(part, names)
         with self._open(path, flat_texts(self._footers[path][1], names)) as file:
             return file.read_row_group(part[0], columns=names, use_threads=False)
 
     def _check_size(self, path: Path, names: list[str]) -> None:
-        check_row_groups(path, self._footers[path][1], names)
+        if (arrow := self.arrow.get(path)) is not None:
+            arrow.check_size()
+        else:
+            check_row_groups(path, self._footers[path][1], names)
 
     def _unpacked(self, path: Path, name: str, whole: Any) -> Any:
         import pyarrow as pa
 
-        if not isinstance(whole, pa.DictionaryArray):
+        if path in self.arrow or not isinstance(whole, pa.DictionaryArray):
             return whole
         check_texts(path, whole, name)
         return whole if pa.types.is_dictionary(self.types[path][name]) else whole.dictionary_decode()
 
     def _place(self, path: Path, part: Part, row: int) -> str:
-        metadata = self._footers[path][1]
-        before = sum(metadata.row_group(group).num_rows for group in range(part[0]))
+        if (arrow := self.arrow.get(path)) is not None:
+            before = arrow.rows((0, part[0]))
+        else:
+            metadata = self._footers[path][1]
+            before = sum(metadata.row_group(group).num_rows for group in range(part[0]))
         return f"{path.name}, row {before + row + 1}"
