@@ -71,7 +71,9 @@ def _write(form: str, table: pa.Table, path: Path) -> None:
         with path.open("w") as file:
             for batch in table.to_batches(10_000):
                 columns = [column.to_pylist() for column in batch.columns]
-                file.writelines(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in zip(*columns))
+                file.writelines(
+                    json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in zip(*columns, strict=True)
+                )
     elif form == "parquet":
         pa.parquet.write_table(table, path, row_group_size=64 * 1024)
     else:
@@ -149,10 +151,14 @@ def compare(folder: Path, rows: dict[str, int], forms: list[str], turns: int) ->
                 one = measured(read, rows[form])
                 if turn:  # the first fills caches of the disk and of TensorFlow
                     times[way].append(one)
-        medians = {way: [statistics.median(column) for column in zip(*found, strict=True)] for way, found in times.items()}
+        medians = {
+            way: [statistics.median(column) for column in zip(*found, strict=True)] for way, found in times.items()
+        }
         for way, (wall, cpu) in medians.items():
             base = medians["tapeworks" if "split" in way else "pyarrow"]
-            ratios = [own / other if "split" in way else other / own for own, other in zip((wall, cpu), base, strict=True)]
+            ratios = [
+                own / other if "split" in way else other / own for own, other in zip((wall, cpu), base, strict=True)
+            ]
             told.append({
                 "format": form, "way": way, "rows": rows[form], "bytes": path.stat().st_size, "seconds": round(wall, 3),
                 "cpu_seconds": round(cpu, 3), "ratio": round(ratios[0], 2), "cpu_ratio": round(ratios[1], 2),

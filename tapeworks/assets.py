@@ -54,8 +54,8 @@ _GZIPPED = (DataFormat.CSV, DataFormat.JSONL, DataFormat.TFRECORD)
 """Formats that are read with `.gz` after the name as well."""
 _SHARD = re.compile(r"-\d{1,6}-of-\d{1,6}$")
 """Of TFDS, Beam and TensorFlow: `train.tfrecord-00000-of-00008`."""
-DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_dict.json", "state.json", "features.json"})
-"""Files that Hugging Face's `datasets` and TFDS write beside the data: no data themselves."""
+_DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_dict.json", "state.json", "features.json"})
+_CLASS_NAMES = ".labels.txt"
 SOURCES = {DataFormat.NPZ: "arrays"}
 """The source of a format that is not called like it."""
 
@@ -65,11 +65,17 @@ def is_of(name: str, format: DataFormat) -> bool:
     return format_by_name(name) is format
 
 
+def describes_data(name: str) -> bool:
+    """Whether a file is one that Hugging Face's `datasets` or TFDS writes beside the data, and no data itself."""
+    plain = name.lower().rpartition("/")[2]
+    return plain in _DESCRIPTIONS or plain.endswith(_CLASS_NAMES)
+
+
 def format_by_name(name: str) -> DataFormat | None:
     """The format that a file's name states: by its suffix, before `.gz` and before the number of a shard."""
-    plain = name.lower()
-    if plain.rpartition("/")[2] in DESCRIPTIONS:
+    if describes_data(name):
         return None
+    plain = name.lower()
     packed = plain.endswith(".gz")
     plain = _SHARD.sub("", plain.removesuffix(".gz"))
     for format, suffixes in SUFFIXES.items():

@@ -146,7 +146,9 @@ def format_of(path: Path) -> DataFormat:
     names = [file.name for file in files_of(path)] if path.is_dir() else [path.name]
     found = {format for name in names if (format := format_by_name(name)) is not None}
     if len(found) > 1:  # `.json` beside other data describes that data
-        found -= {DataFormat.JSONL} - set(map(format_by_name, (one for one in names if not one.lower().endswith(".json"))))
+        found -= {DataFormat.JSONL} - set(
+            map(format_by_name, (one for one in names if not one.lower().endswith(".json")))
+        )
     if len(found) == 1:
         return found.pop()
     told = "no file says its format" if not found else f"its files are of {' and '.join(sorted(found))}"

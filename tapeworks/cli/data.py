@@ -33,7 +33,9 @@ def push(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--option", "--csv", metavar="NAME=VALUE",
+            "--option",
+            "--csv",
+            metavar="NAME=VALUE",
             help="How the files are read, as an argument of the source: delimiter=';', header=false; or a JSON object.",
         ),
     ] = None,

@@ -79,7 +79,10 @@ def test_sources_of_validation_inherit_too(api: httpx.Client) -> None:
 def test_names_are_inherited_without_a_header_only(api: httpx.Client) -> None:
     dataset = push(api, options={"header": False, "names": ["u", "v"]}).json()["id"]
     assert submitted(api, dataset)["spec"]["data"]["source"]["config"]["names"] == ["u", "v"]
-    assert submitted(api, dataset, header=True)["spec"]["data"]["source"]["config"] == {"files": dataset, "header": True}
+    assert submitted(api, dataset, header=True)["spec"]["data"]["source"]["config"] == {
+        "files": dataset,
+        "header": True,
+    }
 
 
 def test_datasets_that_differ_are_refused_until_the_config_decides(api: httpx.Client) -> None:

@@ -79,7 +79,11 @@ async def create(tx: Transaction, new: NewAsset, upload_id: str) -> tuple[RowMap
     same = named.where(assets.c.sha256 == upload["sha256"], assets.c.format == new.format)
     options = new.document.get("options")
     known = next(
-        (row for row in await tx.all(same.order_by(assets.c.asset_seq.desc())) if row["document"].get("options") == options),
+        (
+            row
+            for row in await tx.all(same.order_by(assets.c.asset_seq.desc()))
+            if row["document"].get("options") == options
+        ),
         None,
     )
     if known is not None and new.version in (None, known["version"]):

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tapeworks.assets import DataFormat
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.components.sources import tfds
 from tapeworks_workers.components.sources.array_files import BrokenArrays
 from tapeworks_workers.components.sources.arrays import Arrays
 from tapeworks_workers.components.sources.csv import Csv
@@ -26,7 +27,7 @@ from tapeworks_workers.components.sources.image_files import BrokenImage
 from tapeworks_workers.components.sources.jsonl import Jsonl
 from tapeworks_workers.components.sources.parquet import Parquet
 from tapeworks_workers.components.sources.text_files import TextFile
-from tapeworks_workers.components.sources.tfrecord import compression_of
+from tapeworks_workers.components.sources.tfrecord import TFRecord, compression_of
 from tapeworks_workers.engine import folder_contents
 from tapeworks_workers.engine.files import files_of, left_out_of, set_uploads
 
@@ -99,6 +100,19 @@ def _table(kind: Callable[..., Any]) -> Describe:
     return look
 
 
+def _parquet(files: list[Path], options: Options) -> Content:
+    """With the names that Hugging Face's metadata gives to classes."""
+    told = _table(Parquet)(files, options)
+    classes = Parquet(files=[str(file) for file in files]).numbered_classes
+    notes = [f"column {name!r} numbers the classes {_cut_list(names)}" for name, names in classes.items()]
+    return told | ({"notes": [*told.get("notes", []), *notes]} if notes else {})
+
+
+def _cut_list(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_VALUES} more" if len(names) > _MOST_VALUES else ""
+    return ", ".join(names[:_MOST_VALUES]) + more
+
+
 def _csv(files: list[Path], options: Options) -> Content:
     """Files of another encoding are described by a guess where the push names none."""
     guess = None
@@ -108,7 +122,8 @@ def _csv(files: list[Path], options: Options) -> Content:
     notes = told.get("notes", [])
     if guess is not None:
         notes = [
-            f"the files are no UTF-8: they are described as {guess}; a job that reads them needs their encoding", *notes
+            f"the files are no UTF-8: they are described as {guess}; a job that reads them needs their encoding",
+            *notes,
         ]
     if len(told["columns"]) == 1 and (other := _OTHER_DELIMITERS.search(told["columns"][0]["name"])) is not None:
         notes = [*notes, f"the header has one column with {other[0]!r} in its name: push with delimiter={other[0]!r}?"]
@@ -144,6 +159,7 @@ def _npz(files: list[Path], options: Options) -> Content:
 def _tfrecord(files: list[Path], options: Options) -> Content:
     """The features of the first records, as tf.train.Example stores them."""
     paths = ([str(file) for file in files], [compression_of(file) for file in files])
+    described = (files[0].parent / tfds.FILE).is_file()
     records = tf.data.Dataset.from_tensor_slices(paths).flat_map(
         lambda path, compression: tf.data.TFRecordDataset(path, compression_type=compression)
     )
@@ -165,7 +181,13 @@ def _tfrecord(files: list[Path], options: Options) -> Content:
         raise _invalid(f"{files[0].name} holds no record")
     size = sum(file.stat().st_size for file in files)
     rows = sum(1 for _ in records) if size <= _COUNTED_BYTES else None
-    return {"rows": rows, "columns": list(columns.values()), "preview": preview}
+    found = {"rows": rows, "columns": list(columns.values()), "preview": preview}
+    if not described:
+        return found
+    try:  # with the shapes that a job reads; what no schema can say is described as it is stored
+        return {**found, **_of_elements(TFRecord(files=[str(file) for file in files])), "rows": rows}
+    except JobFailure as failure:
+        return {**found, "notes": [failure.message]}
 
 
 def _images(files: list[Path], options: Options) -> Content:
@@ -212,7 +234,7 @@ def _value(value: Any) -> Any:
 
 _LOOKS: dict[DataFormat, Describe] = {
     DataFormat.CSV: _csv,
-    DataFormat.PARQUET: _table(Parquet),
+    DataFormat.PARQUET: _parquet,
     DataFormat.JSONL: _table(Jsonl),
     DataFormat.NPZ: _npz,
     DataFormat.TFRECORD: _tfrecord,

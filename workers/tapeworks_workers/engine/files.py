@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tapeworks.assets import DESCRIPTIONS, DataFormat, is_of
+from tapeworks.assets import DataFormat, describes_data, is_of
 from tapeworks.errors import FailureCode, JobFailure, Location
 
 _roots: list[Path] = []
@@ -47,7 +47,7 @@ def files_of(dataset: str) -> list[Path]:
 def left_out_of(dataset: str) -> dict[str, int]:
     """Suffix → files of a dataset that are not of its format, and that no pattern named. Raises KeyError."""
     folder, format = _uploads[dataset]
-    found = (file for file in folder.rglob("*") if file.is_file() and file.name not in DESCRIPTIONS)
+    found = (file for file in folder.rglob("*") if file.is_file() and not describes_data(file.name))
     files = (file for file in found if not is_of(file.name, format))
     return dict(sorted(Counter(_suffix(file) for file in files if file not in _named).items()))
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec import Split as SplitSpec
+from tapeworks_workers.components.sources import row_blocks
 from tapeworks_workers.engine import gathering
 from tapeworks_workers.engine.randomness import derive_seed
 
@@ -48,7 +49,8 @@ def split(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], *, seed:
             )
     whole = gathering.in_memory(dataset)
     if whole is None and dataset.cardinality() > 0 and _bytes(dataset.element_spec, size) <= IN_MEMORY_BYTES:
-        whole = next(iter(dataset.batch(size)))
+        whole = row_blocks.whole(dataset)
+        whole = next(iter(dataset.batch(size))) if whole is None else whole
     if whole is not None:
         return {name: _taken(whole, of_split) for name, of_split in chosen.items()}
     return {name: _where(dataset, of_split, size) for name, of_split in chosen.items()}
@@ -91,8 +93,12 @@ def _where(dataset: tf.data.Dataset, of_split: np.ndarray, size: int) -> tf.data
     """The elements at the indices, in the source's order."""
     mask = np.zeros(size, bool)
     mask[of_split] = True
-    taken = _chosen(dataset.take(size), lambda index: tf.gather(tf.constant(mask), index))
-    return taken.apply(tf.data.experimental.assert_cardinality(len(of_split)))
+
+    def inside(index: tf.Tensor) -> tf.Tensor:
+        return tf.gather(tf.constant(mask), index)
+
+    taken = row_blocks.chosen(dataset, inside)
+    return row_blocks.counted(_chosen(dataset.take(size), inside) if taken is None else taken, len(of_split))
 
 
 def _by_hash(dataset: tf.data.Dataset, fractions: Mapping[str, SplitSpec], seed: int) -> dict[str, tf.data.Dataset]:
@@ -119,6 +125,9 @@ def _chosen(dataset: tf.data.Dataset, inside: Callable[[tf.Tensor], tf.Tensor]) 
 
     Elements of one shape are taken many at a time: one by one, each costs a call of a traced function.
     """
+    made = row_blocks.chosen(dataset, inside)
+    if made is not None:
+        return made
     leaves = tf.nest.flatten(dataset.element_spec)
     if not all(isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined() for leaf in leaves):
         kept = dataset.enumerate().filter(lambda index, element: inside(index))

@@ -50,9 +50,11 @@ class _Message:
     end: int
     header: int
     """`_SCHEMA`, `_DICTIONARY` or `_BATCH`."""
-    rows: int
-    unpacked: int
+    rows: int = 0
+    unpacked: int = 0
     """Bytes of its buffers without compression."""
+    number: int = 0
+    """Among the record batches of a file."""
 
 
 class ArrowFile:
@@ -68,7 +70,9 @@ class ArrowFile:
         import pyarrow as pa
 
         with self.path.open("rb") as file:
-            return pa.ipc.open_stream(_bytes(file, self._first)).schema
+            if self._kind is Kind.FILE:
+                return pa.ipc.open_file(file).schema
+            return pa.ipc.open_stream(_bytes(file, self._messages[0])).schema
 
     @functools.cached_property
     def batches(self) -> list[_Message]:
@@ -95,17 +99,26 @@ class ArrowFile:
         """Columns of the record batches of a part as a pyarrow.Table."""
         import pyarrow as pa
 
-        chosen = self.batches[slice(*part)]
-        before = [one for one in self._messages if one.header == _DICTIONARY
-                  and (self._kind is Kind.FILE or one.offset < chosen[-1].offset)]  # fmt: skip
         fields = [self.schema.get_field_index(name) for name in names] or [0]  # one column at least has the rows
-        with self.path.open("rb") as file:
-            messages = sorted([self._first, *before, *chosen], key=lambda one: _order(one, self._kind))
-            content = pa.py_buffer(b"".join(_bytes(file, one) for one in messages))
         options = pa.ipc.IpcReadOptions(included_fields=sorted(fields), use_threads=False)
-        table = pa.ipc.open_stream(content, options=options).read_all()
+        chosen = self.batches[slice(*part)]
+        with self.path.open("rb") as file:
+            if self._kind is Kind.FILE:
+                reader = pa.ipc.open_file(file, options=options)
+                table = pa.Table.from_batches([reader.get_batch(one.number) for one in chosen])
+            else:
+                table = pa.ipc.open_stream(self._stream(file, chosen), options=options).read_all()
         table.validate(full=True)  # offsets and texts of a stranger are not trusted
         return table.select(list(names))
+
+    def _stream(self, file: BinaryIO, chosen: Sequence[_Message]) -> Any:
+        """Record batches as a stream of their own: dictionaries may change between those of the file."""
+        import pyarrow as pa
+
+        first, *others = self._messages
+        before = [one for one in others if one.header == _DICTIONARY and one.offset < chosen[-1].offset]
+        messages = [first, *sorted([*before, *chosen], key=lambda one: one.offset)]
+        return pa.py_buffer(b"".join(_bytes(file, one) for one in messages))
 
     def check_size(self) -> None:
         """Raises JobFailure where a record batch unpacks to more than it may."""
@@ -114,22 +127,23 @@ class ArrowFile:
 
     # ── messages ──
 
-    @property
-    def _first(self) -> _Message:
-        return self._messages[0]
-
     @functools.cached_property
     def _messages(self) -> list[_Message]:
+        """Those of a file are its record batches alone."""
         with self.path.open("rb") as file:
             size = file.seek(0, 2)
-            places = self._of_footer(file, size) if self._kind is Kind.FILE else None
-            found = [_message(file, place, size) for place in places] if places is not None else [*_all(file, 0, size)]
-        if not found or found[0] is None or found[0].header != _SCHEMA:
+            if self._kind is Kind.FILE:
+                found = [
+                    _message(file, place, size, number) for number, place in enumerate(self._of_footer(file, size))
+                ]
+                return [one for one in found if one is not None]
+            messages = list(_all(file, 0, size))
+        if not messages or messages[0].header != _SCHEMA:
             raise ValueError("begins with no schema")
-        return [one for one in found if one is not None]
+        return messages
 
     def _of_footer(self, file: BinaryIO, size: int) -> list[int]:
-        """The offsets of the messages that the footer of a file lists, and of its schema before them."""
+        """The offsets of the record batches that the footer of a file lists."""
         file.seek(max(0, size - 10))
         tail = file.read(10)
         if len(tail) < 10 or tail[4:] != b"ARROW1":
@@ -138,16 +152,10 @@ class ArrowFile:
         if length > size - 10:
             raise ValueError("has no footer: the file is cut")
         file.seek(size - 10 - length)
-        footer = _Table.root(file.read(length))
-        return [8, *footer.blocks(2), *footer.blocks(3)]
+        return _Table.root(file.read(length)).blocks(3)
 
 
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
-
-
-def _order(message: _Message, kind: Kind) -> tuple[int, int]:
-    """Of a file all dictionaries come first; those of a stream may change between its record batches."""
-    return (message.header if kind is Kind.FILE else int(message.header != _SCHEMA), message.offset)
 
 
 def _bytes(file: BinaryIO, message: _Message) -> bytes:
@@ -162,7 +170,7 @@ def _all(file: BinaryIO, offset: int, size: int) -> Iterator[_Message]:
         offset = message.end
 
 
-def _message(file: BinaryIO, offset: int, size: int) -> _Message | None:
+def _message(file: BinaryIO, offset: int, size: int, number: int = 0) -> _Message | None:
     """The message at an offset; None for the mark of the stream's end. Raises ValueError."""
     file.seek(offset)
     prefix = file.read(8)
@@ -182,11 +190,11 @@ def _message(file: BinaryIO, offset: int, size: int) -> _Message | None:
     if header == _DICTIONARY and content is not None:
         content = content.table(1)
     if header == _SCHEMA or content is None:
-        return _Message(offset, end, header, 0, 0)
+        return _Message(offset, end, header)
     rows = content.number(0, "q")
     if rows < 0:
         raise ValueError(f"says of the message at byte {offset} that it has {rows} rows")
-    return _Message(offset, end, header, rows, _unpacked(file, content, body))
+    return _Message(offset, end, header, rows, _unpacked(file, content, body), number)
 
 
 def _unpacked(file: BinaryIO, batch: _Table, body: int) -> int:

@@ -130,9 +130,15 @@ class Jsonl(Table):
             except ValueError as error:
                 if "changed from" not in str(error):
                     raise self._invalid(f"{self._from(path, part)}: {error}") from error
-                found = json_types.by_python(block)
+                found = self._types_by_python(path, part, block)
             whole = json_types.merged_fields(whole, found)
         return whole
+
+    def _types_by_python(self, path: Path, part: Part, block: bytes) -> dict[str, Any]:
+        try:
+            return json_types.by_python(block)
+        except ValueError as error:
+            raise self._invalid(f"{self._from(path, part)}: {error}") from error
 
     @functools.cached_property
     def _explicit(self) -> dict[str, Any]:

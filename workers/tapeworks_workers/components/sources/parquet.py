@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tapeworks import component
+from tapeworks_workers.components.sources import huggingface
+from tapeworks_workers.components.sources.arrow_columns import Form, Unreadable
 from tapeworks_workers.components.sources.arrow_files import ArrowFile, Kind, kind_of
 from tapeworks_workers.components.sources.parts import Part
 from tapeworks_workers.components.sources.tables import Table
@@ -46,8 +48,7 @@ class Parquet(Table):
     def indices(self) -> list[str]:
         found: dict[str, None] = {}
         for path in self.paths:
-            metadata = self._footers[path][1] if path in self._footers else self.arrow[path].schema
-            stored = (metadata.metadata or {}).get(b"pandas")
+            stored = (self._schema(path).metadata or {}).get(b"pandas")
             for name in json.loads(stored).get("index_columns", []) if stored else ():
                 if isinstance(name, str) and _INDEX.fullmatch(name):
                     found[name] = None
@@ -64,7 +65,7 @@ class Parquet(Table):
             if kind is not Kind.PARQUET:
                 found[path] = ArrowFile(path, kind)
                 try:
-                    _ = found[path].schema, found[path].batches
+                    _ = found[path].batches, found[path].schema.names
                 except (ValueError, OSError) as error:
                     raise self._invalid(f"{path.name} cannot be read as {kind}: it {error}") from error
         return found
@@ -79,9 +80,38 @@ class Parquet(Table):
                     footers[path] = (file.schema_arrow, file.metadata)
         return footers
 
+    def _schema(self, path: Path) -> Any:
+        return self.arrow[path].schema if path in self.arrow else self._footers[path][0]
+
     def _types(self, path: Path) -> dict[str, Any]:
-        schema = self.arrow[path].schema if path in self.arrow else self._footers[path][0]
-        return dict(zip(schema.names, schema.types, strict=True))
+        schema = self._schema(path)
+        return dict(zip(schema.names, map(huggingface.stored, schema.types), strict=True))
+
+    @functools.cached_property
+    def forms(self) -> dict[str, Form | Unreadable]:
+        forms = dict(super().forms)
+        for name, shape in huggingface.shapes(self._schema(self.paths[0])).items():
+            form = forms.get(name)
+            if isinstance(form, Form) and len(form.shape) == len(shape):
+                forms[name] = Form(form.kind, shape)
+        return forms
+
+    @functools.cached_property
+    def numbered_classes(self) -> dict[str, list[str]]:
+        """Column of integers → the names that they number, by Hugging Face's metadata. Raises JobFailure."""
+        first, *others = (huggingface.class_names(self._schema(path)) for path in self.paths)
+        for path, names in zip(self.paths[1:], others, strict=True):
+            for name in first:
+                if names.get(name) != first[name]:
+                    raise self._invalid(f"{path.name} numbers the classes of {name!r} unlike {self.paths[0].name}")
+        return first
+
+    def class_names(self) -> list[str] | None:
+        names = self.numbered_classes.get(self.labels) if isinstance(self.labels, str) else None
+        if names is None:
+            return super().class_names()
+        self.classes = names if self.classes is None else self.classes
+        return names
 
     def _open(self, path: Path, texts: Sequence[str] = ()) -> Any:
         import pyarrow.parquet
@@ -113,6 +143,8 @@ class Parquet(Table):
     def _unpacked(self, path: Path, name: str, whole: Any) -> Any:
         import pyarrow as pa
 
+        if isinstance(whole, pa.ExtensionArray) and whole.type != self.types[path][name]:
+            whole = whole.storage
         if path in self.arrow or not isinstance(whole, pa.DictionaryArray):
             return whole
         check_texts(path, whole, name)

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks import errors
+from tapeworks_workers.components.sources.row_blocks import rows_of
 from tapeworks_workers.components.sources.safe_casts import Array
 
 T = TypeVar("T")
@@ -69,15 +70,10 @@ def stream(
         # Stateless, since all that it reads is named by its arguments: so the iterator can be saved.
         return element(list(tf.numpy_function(arrays, [place], list(dtypes), stateful=False)))
 
-    def rows(*nest: Any) -> tf.data.Dataset:
-        # Not from_tensor_slices: inside a graph it warns of the type of ragged tensors, for every job.
-        return tf.data.Dataset.from_tensors(nest if len(nest) > 1 else nest[0]).unbatch()
-
     of_parts = tf.data.Dataset.from_tensor_slices(np.asarray(places, np.int64).reshape(-1, 3))
     read_ahead = of_parts.map(read_part, num_parallel_calls=_AT_ONCE, deterministic=True)
-    dataset = read_ahead.flat_map(rows)
     known = [count for count in counts if count is not None]
-    return dataset.apply(tf.data.experimental.assert_cardinality(sum(known))) if len(known) == len(counts) else dataset
+    return rows_of(read_ahead, sum(known) if len(known) == len(counts) else None)
 
 
 def _whole(
