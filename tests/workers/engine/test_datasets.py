@@ -210,8 +210,13 @@ def test_a_part_of_a_dataset_is_named_by_a_glob_and_nothing_beside_it(tmp_path: 
 def test_options_of_the_push_are_used(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("größe;n\n1.234,5;k.A.\n2,5;7\n".encode("cp1252"))
     options = {"delimiter": ";", "decimal": ",", "thousands": ".", "encoding": "cp1252", "na_values": ["k.A."]}
-    plain = looked(tmp_path, "csv")
-    assert any("push with delimiter=';'?" in note for note in plain["notes"])
+    with pytest.raises(JobFailure, match="line 2: 2 fields under 1 columns") as refused:
+        looked(tmp_path, "csv")
+    assert refused.value.hint == "Push it with --csv delimiter=';': its header holds ';'."
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "b.csv").write_text("x;y\n1;2\n")
+    assert any("push with --csv delimiter=';'?" in note for note in looked(tmp_path / "b", "csv")["notes"])
+    (tmp_path / "b" / "b.csv").unlink()
     told = describe([{"id": "ds_1", "path": str(tmp_path), "format": "csv", "options": options}])
     assert [(one["name"], one["dtype"]) for one in told["columns"]] == [("größe", "float32"), ("n", "float32")]
     assert told["preview"] == [{"größe": 1234.5, "n": "nan"}, {"größe": 2.5, "n": 7.0}]

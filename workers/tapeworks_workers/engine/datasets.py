@@ -118,16 +118,30 @@ def _csv(files: list[Path], options: Options) -> Content:
     guess = None
     if "encoding" not in options:
         guess = next((encoding for file in files if (encoding := _guessed_encoding(file)) is not None), None)
-    told = _table(Csv)(files, options if guess is None else {**options, "encoding": guess})
+    try:
+        told = _table(Csv)(files, options if guess is None else {**options, "encoding": guess})
+    except JobFailure as failure:
+        if (other := _other_delimiter(files[0], options)) is None:
+            raise
+        raise JobFailure(
+            failure.code, failure.message, hint=f"Push it with --csv delimiter={other!r}: its header holds {other!r}."
+        ) from failure
     notes = told.get("notes", [])
     if guess is not None:
         notes = [
             f"the files are no UTF-8: they are described as {guess}; a job that reads them needs their encoding",
             *notes,
         ]
-    if len(told["columns"]) == 1 and (other := _OTHER_DELIMITERS.search(told["columns"][0]["name"])) is not None:
-        notes = [*notes, f"the header has one column with {other[0]!r} in its name: push with delimiter={other[0]!r}?"]
+    if len(told["columns"]) == 1 and (other := _other_delimiter(files[0], options)) is not None:
+        notes = [*notes, f"the header has one column, with {other!r} in its name: push with --csv delimiter={other!r}?"]
     return told | ({"notes": notes} if notes else {})
+
+
+def _other_delimiter(file: Path, options: Options) -> str | None:
+    """A delimiter that the header holds and no option names."""
+    head = next(TextFile(file).blocks(_HEAD_BYTES), b"").partition(b"\n")[0].decode(errors="replace")
+    found = _OTHER_DELIMITERS.search(head)
+    return found[0] if found is not None and "delimiter" not in options else None
 
 
 def _guessed_encoding(file: Path) -> str | None:

@@ -93,9 +93,11 @@ def _where(dataset: tf.data.Dataset, of_split: np.ndarray, size: int) -> tf.data
     """The elements at the indices, in the source's order."""
     mask = np.zeros(size, bool)
     mask[of_split] = True
+    chosen = tf.constant(mask)  # outside of the function: as a constant in its graph it is copied many times
 
+    @tf.autograph.experimental.do_not_convert
     def inside(index: tf.Tensor) -> tf.Tensor:
-        return tf.gather(tf.constant(mask), index)
+        return tf.gather(chosen, index)
 
     taken = row_blocks.chosen(dataset, inside)
     return row_blocks.counted(_chosen(dataset.take(size), inside) if taken is None else taken, len(of_split))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import io
-import re
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tapeworks import Files, component
 from tapeworks_workers.components.sources import json_types
@@ -16,8 +16,10 @@ from tapeworks_workers.components.sources.parts import PART_BYTES, Part, sampled
 from tapeworks_workers.components.sources.tables import Table
 from tapeworks_workers.components.sources.text_files import BOM, TextFile, Undecodable
 
-_BLANK = re.compile(rb"\n\s")
-"""What there is where a line may be blank."""
+_LF = 10
+_SPACES = np.zeros(256, np.bool_)
+"""By byte: whether a line that begins with it may be blank."""
+_SPACES[list(b" \t\n\r\x0b\x0c")] = True
 _HEAD_BYTES = 64 * 1024
 _LONGEST_LINE = 64 * 1024 * 1024
 
@@ -56,6 +58,7 @@ class Jsonl(Table):
         encoding: str = "utf-8",
     ) -> None:
         super().__init__(files, labels, features, weight, named, dtypes, shapes, sparse)
+        self._rows_in: dict[tuple[Path, Part], int] = {}
         try:
             self.texts = {path: TextFile(path, encoding) for path in self.paths}
         except LookupError as error:
@@ -93,6 +96,7 @@ class Jsonl(Table):
                 size = rest.rfind(b"\n") + 1
                 if size and (rows := _rows_of(rest[:size])):
                     parts.append((start, start + size))
+                    self._rows_in[path, parts[-1]] = rows
                     count += rows
                 rest, start = rest[size:], start + size
                 if len(rest) > _LONGEST_LINE:
@@ -105,6 +109,7 @@ class Jsonl(Table):
             raise self._invalid(f"{path.name}: the array has no end; the file is cut, or a bracket is missing")
         if rows := _rows_of(rest):
             parts.append((start, start + len(rest)))
+            self._rows_in[path, parts[-1]] = rows
             count += rows
         return parts, count
 
@@ -170,17 +175,18 @@ class Jsonl(Table):
             table = self._parsed(block, schema)
         except ValueError as error:
             raise self._invalid(f"{self._from(path, part)}: {error}") from error
-        if len(schema) and table.num_rows != (rows := _rows_of(block)):
+        if len(schema) and table.num_rows != (rows := self._rows_in[path, part]):
             raise self._invalid(
                 f"{self._from(path, part)}: {rows} lines hold {table.num_rows} objects; write one object a line"
             )
         return table
 
     def _parsed(self, block: bytes, schema: Any) -> Any:
+        import pyarrow as pa
         import pyarrow.json
 
         return pyarrow.json.read_json(
-            io.BytesIO(block),
+            pa.BufferReader(block),
             pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
             pyarrow.json.ParseOptions(
                 explicit_schema=schema, unexpected_field_behavior="ignore" if schema else "infer"
@@ -222,16 +228,18 @@ class Jsonl(Table):
         place = f"{path.name}, line {self.texts[path].line_at(part[0] + begun)}"
         if path not in self.arrays:
             return place
-        before = sum(_rows_of(self._block(path, one)) for one in self._parts(path)[0] if one < part)
+        before = sum(self._rows_in[path, one] for one in self._parts(path)[0] if one < part)
         return f"{place}, object {before + row + 1}"
 
 
 def _rows_of(lines: bytes) -> int:
     """Lines that are not blank."""
-    ends = lines.count(b"\n") + (not lines.endswith(b"\n") and bool(lines.strip()))
-    if lines[:1].isspace() or _BLANK.search(lines):
+    octets = np.frombuffer(lines, np.uint8)
+    ends = np.flatnonzero(octets == _LF)
+    after = octets[ends[:-1] + 1] if lines.endswith(b"\n") else octets[ends + 1]
+    if lines[:1].isspace() or _SPACES[after].any():
         return sum(1 for line in lines.split(b"\n") if line.strip())
-    return ends
+    return len(ends) + (not lines.endswith(b"\n") and bool(lines.strip()))
 
 
 def _with_shape(kind: Any, shape: tuple[int | None, ...]) -> Any:

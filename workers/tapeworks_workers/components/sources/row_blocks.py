@@ -27,6 +27,7 @@ def rows_of(blocks: tf.data.Dataset, count: int | None) -> tf.data.Dataset:
         count: of all rows; None: unknown.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def rows(*nest: Any) -> tf.data.Dataset:
         # Not from_tensor_slices: inside a graph it warns of the type of ragged tensors, for every job.
         return tf.data.Dataset.from_tensors(nest if len(nest) > 1 else nest[0]).unbatch()
@@ -51,15 +52,18 @@ def chosen(dataset: tf.data.Dataset, inside: Callable[[tf.Tensor], tf.Tensor]) -
     if blocks is None:
         return None
 
-    def numbered(start: tf.Tensor, block: Any) -> tuple[tf.Tensor, Any]:
-        return start + tf.shape(tf.nest.flatten(block)[0], tf.int64)[0], (start, block)
+    @tf.autograph.experimental.do_not_convert
+    def numbered(start: tf.Tensor, *block: Any) -> tuple[tf.Tensor, Any]:
+        nest = block if len(block) > 1 else block[0]
+        return start + tf.shape(tf.nest.flatten(nest)[0], tf.int64)[0], (start, nest)
 
+    @tf.autograph.experimental.do_not_convert
     def masked(start: tf.Tensor, block: Any) -> Any:
         count = tf.shape(tf.nest.flatten(block)[0], tf.int64)[0]
         kept = tf.where(inside(start + tf.range(count)))[:, 0]
         return tf.nest.map_structure(lambda leaf: tf.gather(leaf, kept), block)
 
-    numbers = blocks.scan(tf.constant(0, tf.int64), lambda start, *block: numbered(start, _nest(block)))
+    numbers = blocks.scan(tf.constant(0, tf.int64), numbered)
     return rows_of(numbers.map(masked, num_parallel_calls=_AT_ONCE, deterministic=True), None)
 
 
@@ -75,10 +79,6 @@ def whole(dataset: tf.data.Dataset) -> Any:
     if blocks is None:
         return None
     return tf.nest.map_structure(lambda *leaves: tf.concat(leaves, 0), *blocks)
-
-
-def _nest(block: tuple[Any, ...]) -> Any:
-    return block if len(block) > 1 else block[0]
 
 
 def _marked(dataset: tf.data.Dataset, blocks: tf.data.Dataset | None, count: int | None) -> tf.data.Dataset:
