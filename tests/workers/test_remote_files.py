@@ -1,4 +1,4 @@
-"""Remote files over real servers: a web server and S3 (rclone's), the allow-list, the cache, changes between attempts."""
+"""Remote files by real servers, of the web and of S3 (rclone's): the allow-list, the cache, changes between attempts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Web:
                     return
                 start = int(self.headers["Range"][6:-1]) if "Range" in self.headers else 0
                 self.send_response(206 if start else 200)
-                self.send_header("ETag", f'"{hashlib.md5(content).hexdigest()}"')
+                self.send_header("ETag", f'"{hashlib.sha1(content, usedforsecurity=False).hexdigest()}"')
                 self.send_header("Content-Length", str(len(content) - start))
                 self.end_headers()
                 if body:

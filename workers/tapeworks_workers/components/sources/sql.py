@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from tapeworks import component
-from tapeworks_workers.components.sources.parquet import Parquet
+from tapeworks_workers.components.sources.columnar_files import ColumnarFiles
 from tapeworks_workers.components.sources.query_results import result_of
 
 
 @component("sql")
-class Sql(Parquet):
+class Sql(ColumnarFiles):
     """Rows of a query on a database that the worker's operator configured. The worker runs it once, read-only, before
     the job begins; columns have the forms that `parquet` gives them, decimals are floats.
 
