@@ -1,4 +1,4 @@
-"""Remote files by real servers, of the web and of S3 (rclone's): the allow-list, the cache, changes between attempts."""
+"""Remote files by real servers, of the web and of S3 (rclone's): allow-list, cache, changes between attempts."""
 
 from __future__ import annotations
 

@@ -29,20 +29,21 @@ def doctor(json: Json = False) -> None:
     sandbox is missing or a database does not answer.
     """
     found = sandbox.of_this_machine()
-    told = {
+    connections = _connections()
+    told: dict[str, object] = {
         "versions": {name: _version(name) for name in ("tapeworks", "tensorflow", "keras")},
         "cpus": len(os.sched_getaffinity(0)),
         "memory_bytes": psutil.virtual_memory().total,
         "devices": [device.model_dump(mode="json") for device in Devices().listing()],
         "sandbox": dict(found.layers),
         "memory": _memory(),
-        "connections": _connections(),
+        "connections": connections,
     }
     if json:
         show_json(told)
     else:
         _show(told, found)
-    if found.missing or any(state != sandbox.ON for state in told["connections"].values()):
+    if found.missing or any(state != sandbox.ON for state in connections.values()):
         raise typer.Exit(ExitCode.NO)
 
 

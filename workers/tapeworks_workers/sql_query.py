@@ -43,12 +43,18 @@ class TooMany(ValueError):
 
 def run(asked: Query) -> dict[str, Any]:
     """Write the rows. Raises NotOneQuery, TooMany, ValueError, and the driver's errors."""
+    import adbc_driver_manager as adbc  # not its dbapi, which imports pandas and polars
     import pyarrow as pa
 
-    statement = one_query(asked.query)
-    with _connected(asked) as connection, connection.cursor() as cursor:
-        cursor.execute(statement)
-        reader = cursor.fetch_record_batch()
+    text = one_query(asked.query)
+    with (
+        _opened(asked) as database,
+        adbc.AdbcConnection(database) as connection,
+        adbc.AdbcStatement(connection) as statement,
+    ):
+        statement.set_sql_query(text)
+        stream, _ = statement.execute_query()
+        reader = pa.RecordBatchReader.from_stream(stream)
         schema = _plain_schema(reader.schema)
         if not len(schema):
             raise ValueError("the query gives no columns")
@@ -113,18 +119,18 @@ def _plain(table: Any, schema: Any) -> Any:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _connected(asked: Query) -> Any:
-    """A read-only connection."""
+def _opened(asked: Query) -> Any:
+    """A database, to be read only."""
     parts = urlsplit(asked.url)
     if parts.scheme == "sqlite":
-        import adbc_driver_sqlite.dbapi as sqlite
+        import adbc_driver_sqlite as sqlite
 
         path = "/" + unquote(parts.path).lstrip("/")
         if not Path(path).is_file():
             raise ValueError("the file of the database is not there")
         return sqlite.connect(f"file:{quote(path)}?mode=ro")
     if parts.scheme in ("postgresql", "postgres"):
-        import adbc_driver_postgresql.dbapi as postgresql
+        import adbc_driver_postgresql as postgresql
 
         session = f"-c default_transaction_read_only=on -c statement_timeout={int(asked.seconds * 1000)}"
         given = dict(parse_qsl(parts.query))
