@@ -161,6 +161,18 @@ def test_a_changed_file_is_refused_by_a_later_attempt_and_read_by_a_new_job(web:
     assert new.path.read_bytes() == web.files["/a.csv"]
 
 
+def test_pins_that_a_job_made_up_open_no_other_address(web: Web, cache: Cache) -> None:
+    web.files |= {"/data/a.csv": CONTENT, "/secret": b"s"}
+    files = remote(cache, f"{web.url}/data/")
+    made_up: list[Any] = [
+        *({"url": url, "sha256": "0"} for url in (f"{web.url}/secret", "file:///etc/passwd", 7)), {}, "x",
+    ]  # fmt: skip
+    for one in made_up:
+        refused(files, f"{web.url}/data/a.csv", "the record of the job's first attempt", [one])
+    refused(files, f"{web.url}/data/a.csv", "holds no files", [])
+    assert not web.asked
+
+
 def test_a_broken_connection_continues_by_a_range(web: Web, cache: Cache) -> None:
     web.files["/a.csv"] = CONTENT
     web.cut += [100_000, 50_000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import asyncpg
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+from tapeworks.cli.main import app
 from tapeworks.errors import JobFailure
 from tapeworks_workers.cache import Cache
 from tapeworks_workers.sql_queries import SqlQueries, connections_of, queries
@@ -136,6 +139,16 @@ def test_connections_are_named_by_the_operator(sql: SqlQueries, tmp_path: Path) 
     (tmp_path / "connections.toml").write_text("[connections\n")
     with pytest.raises(JobFailure, match="cannot be read"):
         fetch(gone, "gone", "select 1")
+
+
+def test_doctor_asks_every_database(databases: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries_on(tmp_path, {**databases, "gone": f"sqlite:///{tmp_path}/gone.db"})
+    monkeypatch.setenv("TAPEWORKS_WORKER_CONNECTIONS_FILE", str(tmp_path / "connections.toml"))
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert json.loads(done.stdout)["connections"] == {
+        "lite": "on", "pg": "on", "gone": "the file of the database is not there",
+    }  # fmt: skip
+    assert done.exit_code == 1
 
 
 def test_messages_hold_no_password() -> None:

@@ -52,8 +52,9 @@ class ExternalData:
             return
         data = lease.spec.document()["data"]
         for pattern in patterns(data):
-            pin = next((one["files"] for one in lease.fetched if one.get("from") == pattern), None)
-            files = await self.remote.fetch(lease.project_id, pattern, pin)  # type: ignore[arg-type]
+            pins = next((one.get("files") for one in lease.fetched if one.get("from") == pattern), None)
+            known: Any = pins if isinstance(pins, list) else None
+            files = await self.remote.fetch(lease.project_id, pattern, known)
             into.kept += [one.kept for one in files]
             into.frame.append({"from": pattern, "paths": [str(one.path) for one in files]})
             into.lineage.append({"from": pattern, "files": [one.pinned() for one in files]})

@@ -97,7 +97,9 @@ class RemoteFiles:
         if not allowed(url, self._prefixes):
             raise _refused(f"{pattern!r} is not below an address that this worker may read")
         try:
-            urls = [one["url"] for one in pins] if pins is not None else await self._listed(url)
+            urls = self._pinned(pins) if pins is not None else await self._listed(url)
+        except BadUrl as error:
+            raise _refused(f"{pattern!r}: the record of the job's first attempt {error}") from error
         except (OSError, httpx.HTTPError) as error:
             raise _refused(
                 f"{pattern!r} cannot be listed: {error}", "Check the address and its permissions."
@@ -118,6 +120,16 @@ class RemoteFiles:
         """A job reads them no more."""
         for one in fetched:
             self._cache.let_go(one.kept)
+
+    def _pinned(self, pins: Sequence[dict[str, Any]]) -> list[str]:
+        """The addresses of an earlier attempt, which a job's own record holds and nobody vouches for."""
+        urls = [one.get("url") for one in pins if isinstance(one, dict) and isinstance(one.get("sha256"), str)]
+        for one in urls:
+            if not isinstance(one, str) or normalised(one) != one or not allowed(one, self._prefixes):
+                raise BadUrl("names an address that this worker may not read")
+        if not urls or len(urls) != len(pins):
+            raise BadUrl("holds no files")
+        return [str(one) for one in urls]
 
     async def _fetched(self, project: str, url: str) -> Fetched:
         for last in (*[False] * (TRIES - 1), True):
@@ -312,7 +324,7 @@ def _too_large(url: str, size: int, most: int) -> JobFailure:
 def _changed(found: Fetched, pin: dict[str, Any]) -> JobFailure:
     return JobFailure(
         FailureCode.INVALID_DATA,
-        f"{found.url} changed since the job's first attempt: its ETag was {pin['etag']!r}, it is {found.etag!r}",
+        f"{found.url} changed since the job's first attempt: its ETag was {pin.get('etag')!r}, it is {found.etag!r}",
         hint="Submit the job again to train on the new content, or keep versions under names of their own.",
     )
 

@@ -118,11 +118,11 @@ class SqlQueries:
 
         kept = await self.cache.hold_made(project, f"{name}.query", 0, make)
         noted = json.loads((kept.folder.parent / "digest.json").read_text())
-        if pin is not None and noted["sha256"] != pin["sha256"]:
+        if pin is not None and noted["sha256"] != pin.get("sha256"):
             self.cache.let_go(kept)
             raise _refused(
                 f"the query on {connection!r} gives other rows than in the job's first attempt "
-                f"({noted['rows']} rows, then {pin['rows']})",
+                f"({noted['rows']} rows, then {pin.get('rows')})",
                 "Add an ORDER BY over a unique key and a condition that excludes later rows, or submit the job again.",
             )
         return Rows(connection, query, noted["rows"], noted["bytes"], noted["sha256"], kept)
