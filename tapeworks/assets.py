@@ -11,9 +11,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from tapeworks.jobs import Answer, Failure, RefusedComponent
+from tapeworks.reading_options import ReadingOptions, check_format
 from tapeworks.references import Kind
 from tapeworks.wire import Message
 
@@ -25,7 +26,9 @@ class DataFormat(StrEnum):
 
     CSV = "csv"
     PARQUET = "parquet"
+    """Arrow IPC files and Feather too."""
     JSONL = "jsonl"
+    """JSON lines, or files that hold an array of objects each."""
     NPZ = "npz"
     """Read by the source `arrays`."""
     TFRECORD = "tfrecord"
@@ -36,8 +39,8 @@ class DataFormat(StrEnum):
 
 SUFFIXES: dict[DataFormat, tuple[str, ...]] = {
     DataFormat.CSV: (".csv",),
-    DataFormat.PARQUET: (".parquet", ".pq"),
-    DataFormat.JSONL: (".jsonl", ".ndjson"),
+    DataFormat.PARQUET: (".parquet", ".pq", ".arrow", ".feather"),
+    DataFormat.JSONL: (".jsonl", ".ndjson", ".json"),
     DataFormat.NPZ: (".npz", ".npy"),
     DataFormat.TFRECORD: (".tfrecord", ".tfrecords"),
     DataFormat.IMAGES: (
@@ -51,6 +54,8 @@ _GZIPPED = (DataFormat.CSV, DataFormat.JSONL, DataFormat.TFRECORD)
 """Formats that are read with `.gz` after the name as well."""
 _SHARD = re.compile(r"-\d{1,6}-of-\d{1,6}$")
 """Of TFDS, Beam and TensorFlow: `train.tfrecord-00000-of-00008`."""
+_DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_dict.json", "state.json", "features.json"})
+_CLASS_NAMES = ".labels.txt"
 SOURCES = {DataFormat.NPZ: "arrays"}
 """The source of a format that is not called like it."""
 
@@ -60,8 +65,16 @@ def is_of(name: str, format: DataFormat) -> bool:
     return format_by_name(name) is format
 
 
+def describes_data(name: str) -> bool:
+    """Whether a file is one that Hugging Face's `datasets` or TFDS writes beside the data, and no data itself."""
+    plain = name.lower().rpartition("/")[2]
+    return plain in _DESCRIPTIONS or plain.endswith(_CLASS_NAMES)
+
+
 def format_by_name(name: str) -> DataFormat | None:
     """The format that a file's name states: by its suffix, before `.gz` and before the number of a shard."""
+    if describes_data(name):
+        return None
     plain = name.lower()
     packed = plain.endswith(".gz")
     plain = _SHARD.sub("", plain.removesuffix(".gz"))
@@ -81,6 +94,13 @@ class DatasetRequest(Message):
     upload_id: Annotated[str, Field(max_length=100)]
     name: AssetName
     format: DataFormat
+    options: ReadingOptions = Field(default_factory=ReadingOptions)
+    """How the files are read; a job that reads the dataset inherits what its own config does not give."""
+
+    @model_validator(mode="after")
+    def _options_of_format(self) -> DatasetRequest:
+        check_format(self.options, self.format)
+        return self
 
 
 class PackageRequest(Message):
@@ -144,6 +164,8 @@ class Dataset(Answer):
     """Jobs may name it while it is inspected; none may when it was refused."""
     source: str
     """The component that reads it."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """How its files are read, as arguments of that component: those with which it was pushed."""
     job_id: str | None = None
     content: DataContent | None = None
     failure: Failure | None = None

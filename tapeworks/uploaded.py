@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -93,16 +93,19 @@ class Datasets(Uploaded[Dataset]):
         *,
         name: str | None = None,
         format: DataFormat | str | None = None,
+        options: Mapping[str, Any] | None = None,
         progress: Progress = _untold,
     ) -> Dataset:
         """Upload a file or a folder as a version of a dataset; the same bytes again are the same dataset.
 
-        `name` and `format` are taken from the file's name where they are not given. Raises `NothingToSend`, `Rejected`.
+        `name` and `format` are taken from the file's name where they are not given. `options` are arguments of the
+        format's source (`{"delimiter": ";"}`), which jobs inherit. Raises `NothingToSend`, `Rejected`.
         """
         source = Path(path)
         payload = packed(source)
         wanted = format_of(source) if format is None else DataFormat(format)
-        return self._create(payload, progress, name=name or _name_of(source), format=wanted.value)
+        given = {"options": dict(options)} if options else {}
+        return self._create(payload, progress, name=name or _name_of(source), format=wanted.value, **given)
 
     def settled(self, dataset: Dataset, timeout: float | None = None) -> Dataset:
         """The dataset once a worker has looked at it. Raises TimeoutError."""
@@ -142,6 +145,10 @@ def format_of(path: Path) -> DataFormat:
     """The format of a file or a folder's files, by their names. Raises NothingToSend where they do not say."""
     names = [file.name for file in files_of(path)] if path.is_dir() else [path.name]
     found = {format for name in names if (format := format_by_name(name)) is not None}
+    if len(found) > 1:  # `.json` beside other data describes that data
+        found -= {DataFormat.JSONL} - set(
+            map(format_by_name, (one for one in names if not one.lower().endswith(".json")))
+        )
     if len(found) == 1:
         return found.pop()
     told = "no file says its format" if not found else f"its files are of {' and '.join(sorted(found))}"

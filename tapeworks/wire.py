@@ -140,6 +140,8 @@ class Lease(Message):
     """Newest first; the next one is for a digest that fails. Empty: from the start."""
     inputs: list[LeaseInput] = Field(default_factory=list)
     """Each job, checkpoint, dataset and bundle that the spec names, and the packages of its components, once."""
+    fetched: list[dict[str, JsonValue]] = Field(default_factory=list)
+    """Remote files and queries that an earlier attempt read, with their digests: they must be the same."""
     timeout_seconds: float | None = None
     """What is left of limits.timeout_seconds."""
     gpus: int = 0

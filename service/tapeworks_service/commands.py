@@ -42,6 +42,12 @@ def serve(
         list[Path] | None,
         typer.Option(help="Sources may read below here; may be repeated.", exists=True, file_okay=False),
     ] = None,
+    remote_files: Annotated[
+        list[str] | None, typer.Option(help="Address below which jobs may read: s3://BUCKET/, https://HOST/PATH/.")
+    ] = None,
+    connections_file: Annotated[
+        Path | None, typer.Option(help="TOML file of databases for the source sql.", exists=True, dir_okay=False)
+    ] = None,
     cpu_slots: Annotated[int | None, typer.Option(min=1, help="Jobs at once where there is no GPU.")] = None,
     no_worker: Annotated[bool, typer.Option("--no-worker", help="Only the service.")] = False,
 ) -> None:
@@ -58,6 +64,8 @@ def serve(
         options = WorkerOptions(
             components=[path.absolute() for path in components or ()],
             data_roots=[path.absolute() for path in data_root or ()],
+            remote_files=remote_files or [],
+            connections_file=connections_file.absolute() if connections_file else None,
             cpu_slots=cpu_slots,
             key_file=None if no_worker else _key_file(settings, folder),
         )

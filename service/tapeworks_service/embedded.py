@@ -41,6 +41,8 @@ class WorkerOptions:
 
     components: Sequence[Path] = ()
     data_roots: Sequence[Path] = ()
+    remote_files: Sequence[str] = ()
+    connections_file: Path | None = None
     cpu_slots: int | None = None
     key_file: Path | None = None
 
@@ -51,6 +53,10 @@ class WorkerOptions:
             line += ["--components", str(path)]
         for root in self.data_roots:
             line += ["--data-root", str(root)]
+        for address in self.remote_files:
+            line += ["--remote-files", address]
+        if self.connections_file is not None:
+            line += ["--connections-file", str(self.connections_file)]
         if self.cpu_slots is not None:
             line += ["--cpu-slots", str(self.cpu_slots)]
         if self.key_file is not None:

@@ -12,6 +12,7 @@ from rich.text import Text
 from tapeworks.assets import DataFormat, Dataset
 from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json, table
 from tapeworks.cli.sending import sending
+from tapeworks.reading_options import from_texts
 
 data = typer.Typer(no_args_is_help=True, help="Upload data, and see what was uploaded.")
 
@@ -29,13 +30,26 @@ def push(
     path: Annotated[Path, typer.Argument(help="A file, an archive or a folder.", exists=True, show_default=False)],
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     format: Annotated[DataFormat | None, typer.Option(help="Default: by the files' names.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            "--csv",
+            metavar="NAME=VALUE",
+            help="How the files are read, as an argument of the source: delimiter=';', header=false; or a JSON object.",
+        ),
+    ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until a worker has looked at it.")] = False,
     json: Json = False,
 ) -> None:
     """Upload a file or folder as a version of a dataset. A push that was cut goes on where it ended."""
+    try:
+        options = from_texts(option or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--option") from error
     with session_of(context).client() as client:
         with sending(path.name) as progress:
-            dataset = client.datasets.push(path, name=name, format=format, progress=progress)
+            dataset = client.datasets.push(path, name=name, format=format, options=options, progress=progress)
         if not no_wait:
             dataset = client.datasets.settled(dataset)
     show_json(dataset) if json else _show(dataset)
@@ -88,6 +102,8 @@ def _show(dataset: Dataset) -> None:
         console.print(Text(f"{dataset.failure.code.value}: {dataset.failure.message}", style="red"))
         console.print(Text(dataset.failure.hint, style="dim"))
         return
+    if dataset.options:
+        console.print(Text(f"read with {json_text.dumps(dataset.options, ensure_ascii=False)}"))
     if (content := dataset.content) is not None:
         counted = "rows not counted" if content.rows is None else f"{content.rows:,} rows"
         console.print(f"{counted} in {content.files:,} files, {dataset.bytes:,} bytes")

@@ -23,6 +23,7 @@ from tapeworks.jobs import Failure, State
 from tapeworks.report_limits import LIMITS, ReportLimits
 from tapeworks_workers import endings
 from tapeworks_workers.cache import Cache
+from tapeworks_workers.external_data import ExternalData
 from tapeworks_workers.file_trees import remove
 from tapeworks_workers.launcher import Launcher, LaunchFailed
 from tapeworks_workers.lease_verification import verification_of
@@ -70,6 +71,7 @@ class Terms:
             components=tuple(path.resolve() for path in settings.components),
             data_roots=tuple(root.resolve() for root in settings.data_roots),
             packages=settings.allow_packages,
+            external=ExternalData.of(settings, self.cache),
         )  # fmt: skip
 
 
@@ -178,6 +180,8 @@ class Attempt:
             )
         try:
             await self._place.settle(self.lease, self._transfers.fetch_one)
+            if (fetched := self._place.fetched.lineage) and not self.lease.fetched:
+                self._keep({"record": "facts", "lineage": {"fetched": fetched}})
             start = {
                 "lease": self.lease.model_dump(mode="json", by_alias=True, exclude={"token"}),
                 "folder": str(self._place.folder),
@@ -186,6 +190,7 @@ class Attempt:
                 "reserve_bytes": self._terms.settings.reserve_bytes,
                 "inputs": await self._transfers.fetch(self.lease.inputs),
                 "uploads": self._place.uploads,
+                "external": self._place.fetched.frame,
                 "resume": await self._transfers.download(self.lease.resume),
             }
             self._relay.verification = verification_of(self.lease, self._place, self._terms.settings, keep=self._keep)

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 Download = Callable[[Path], Awaitable[None]]
 """Writes the bytes of an input to a file; raises JobFailure where they cannot be had whole."""
+Make = Callable[[Path], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,31 @@ class Cache:
 
     async def hold(self, project: str, one: wire.LeaseInput, download: Download) -> Kept:
         """The files of an upload, kept until `let_go`. Raises JobFailure, OSError."""
-        entry = self.of_project(project) / f"{one.sha256}.{one.about.get('format', one.kind)}"
+
+        async def make(aside: Path) -> None:
+            await download(aside / "upload")
+            await asyncio.to_thread(_unpack, aside, one)
+            log.info("upload kept", reference=one.from_, bytes=one.bytes)
+
+        try:
+            return await self.hold_made(project, f"{one.sha256}.{one.about.get('format', one.kind)}", one.bytes, make)
+        except UnsafeArchive as error:
+            raise JobFailure(FailureCode.INVALID_DATA, f"{one.from_} cannot be unpacked: {error}") from error
+
+    async def hold_made(self, project: str, name: str, bytes: int, make: Make) -> Kept:
+        """The files of an entry, made where it is not there, kept until `let_go`. Raises what `make` raises.
+
+        Args:
+            name: of the entry; the same name is the same content.
+            bytes: that it will take, as far as that is known.
+            make: fills the folder `files` below the one that it is given.
+        """
+        entry = self.of_project(project) / name
         self._held[entry] += 1
         try:
             async with self._locks[entry]:
                 if not (entry / FILES).is_dir():
-                    await self._fetch(entry, one, download)
+                    await self._make(entry, bytes, make)
             os.utime(entry)
             return Kept(entry / FILES)
         except BaseException:
@@ -78,20 +98,17 @@ class Cache:
             del self._held[entry]
             self._locks.pop(entry, None)
 
-    async def _fetch(self, entry: Path, one: wire.LeaseInput, download: Download) -> None:
-        await asyncio.to_thread(self._make_room, one.bytes)
+    async def _make(self, entry: Path, bytes: int, make: Make) -> None:
+        await asyncio.to_thread(self._make_room, bytes)
         aside = entry.with_name(f"{entry.name}.part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         try:
-            await download(aside / "upload")
-            await asyncio.to_thread(_unpack, aside, one)
+            await make(aside)
+            await asyncio.to_thread(_make_readable, aside / FILES)
             aside.rename(entry)
-        except UnsafeArchive as error:
-            raise JobFailure(FailureCode.INVALID_DATA, f"{one.from_} cannot be unpacked: {error}") from error
         finally:
             await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
-        log.info("upload kept", reference=one.from_, bytes=one.bytes)
 
     def _make_room(self, wanted: int) -> None:
         """Remove what nobody reads, until the new one fits. Raises JobFailure `storage_full`."""
@@ -124,5 +141,8 @@ def _unpack(aside: Path, one: wire.LeaseInput) -> None:
         format = DataFormat(about["format"])
         (aside / FILES).mkdir()
         upload.rename(aside / FILES / f"{about['name']}{SUFFIXES[format][0]}")
-    for place in (aside / FILES, *(aside / FILES).rglob("*")):
+
+
+def _make_readable(files: Path) -> None:
+    for place in (files, *files.rglob("*")):
         place.chmod(0o755 if place.is_dir() else 0o644)  # another user reads it in a sandbox

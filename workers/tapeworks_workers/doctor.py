@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,28 +16,48 @@ from tapeworks.cli.console import ExitCode, Json, out, show_json, table
 from tapeworks_workers import sandbox
 from tapeworks_workers.cgroups import Cgroups, CgroupsUnavailable
 from tapeworks_workers.devices import Devices
+from tapeworks_workers.sql_queries import BadConnections, answered, connections_of
+from tapeworks_workers.sql_query import Query
+
+_ASKED_SECONDS = 10.0
 
 
 def doctor(json: Json = False) -> None:
     """Look at this machine: versions, devices, and the layers in which uploaded packages would run.
 
-    Ends with 1 where a layer of the sandbox is missing.
+    With TAPEWORKS_WORKER_CONNECTIONS_FILE each of its databases is asked for one row. Ends with 1 where a layer of the
+    sandbox is missing or a database does not answer.
     """
     found = sandbox.of_this_machine()
-    told = {
+    connections = _connections()
+    told: dict[str, object] = {
         "versions": {name: _version(name) for name in ("tapeworks", "tensorflow", "keras")},
         "cpus": len(os.sched_getaffinity(0)),
         "memory_bytes": psutil.virtual_memory().total,
         "devices": [device.model_dump(mode="json") for device in Devices().listing()],
         "sandbox": dict(found.layers),
         "memory": _memory(),
+        "connections": connections,
     }
     if json:
         show_json(told)
     else:
         _show(told, found)
-    if found.missing:
+    if found.missing or any(state != sandbox.ON for state in connections.values()):
         raise typer.Exit(ExitCode.NO)
+
+
+def _connections() -> dict[str, str]:
+    """Name → `on`, or why the database does not answer."""
+    named = os.environ.get("TAPEWORKS_WORKER_CONNECTIONS_FILE")
+    try:
+        urls = connections_of(Path(named) if named else None)
+    except BadConnections as error:
+        return {"": str(error)}
+    with tempfile.TemporaryDirectory() as folder:
+        asked = {name: Query(url, "SELECT 1 AS one", f"{folder}/rows", 1, 1 << 20, _ASKED_SECONDS)
+                 for name, url in urls.items()}  # fmt: skip
+        return {name: asyncio.run(answered(one)).get("error", sandbox.ON) for name, one in asked.items()}
 
 
 def _memory() -> str:
@@ -67,5 +89,12 @@ def _show(told: dict[str, object], found: sandbox.Sandbox) -> None:
         rows.add_row(layer, Text(state, style="green" if state == sandbox.ON else "red"))
     console.print(rows)
     console.print(f"Memory of sandboxes: {told['memory']}")
+    connections = told["connections"]
+    assert isinstance(connections, dict)  # noqa: S101 — made above
+    if connections:
+        databases = table("DATABASE", "")
+        for name, state in connections.items():
+            databases.add_row(name, Text(state, style="green" if state == sandbox.ON else "red"))
+        console.print(databases)
     if found.missing:
         console.print("With TAPEWORKS_SANDBOX=required this machine would take no uploaded package.")

@@ -17,6 +17,7 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.jobs import JobKind
 from tapeworks_workers import compiled, endings, memory_limit
 from tapeworks_workers.cache import Cache, Kept
+from tapeworks_workers.external_data import ExternalData, Fetched
 from tapeworks_workers.forking import LaunchFailed
 from tapeworks_workers.launcher import Launcher
 from tapeworks_workers.lifelines import Process
@@ -43,6 +44,9 @@ class Place:
     """Whether uploaded packages may run here."""
     uploads: list[dict[str, Any]] = field(default_factory=list)
     """Of the start frame: where the datasets lie."""
+    external: ExternalData | None = None
+    fetched: Fetched = field(default_factory=Fetched)
+    """Remote files and rows of databases."""
     trusted: Launcher = field(init=False)
     """Starts processes outside of every sandbox, for what must not share one with uploaded code."""
     own: Path = field(init=False)
@@ -73,9 +77,12 @@ class Place:
                 kept = await self.cache.hold(lease.project_id, one, partial(fetch, index, one))
                 self._kept.append(kept)
                 if one.kind == "dataset":
-                    self.uploads.append({"id": one.from_, "path": str(kept.folder), "format": one.about["format"]})
+                    about = {"format": one.about["format"], "options": one.about.get("options", {})}
+                    self.uploads.append({"id": one.from_, "path": str(kept.folder), **about})
                 else:
                     packages.append((one, kept))
+        if self.external is not None:
+            await self.external.fetch(lease, self.fetched)
         if packages or (self.rooms is not None and self._is_walled(lease)):
             await self._enter(lease, packages)
         self._settled.set()
@@ -144,7 +151,7 @@ class Place:
 
     async def leave(self) -> None:
         """The attempt has ended: the room is cleared, uploads may go."""
-        for kept in self._kept:
+        for kept in [*self._kept, *self.fetched.kept]:
             self.cache.let_go(kept)
         if self._cell is not None and self.rooms is not None:
             await self.rooms.give_back(self._cell)

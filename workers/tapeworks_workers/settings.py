@@ -17,6 +17,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Posit
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tapeworks.wire import WorkerId
+from tapeworks_workers.remote_urls import BadUrl, normalised
 
 
 def _paths(value: Any) -> Any:
@@ -32,6 +33,20 @@ def _labels(value: Any) -> Any:
     if any(not name or not sign for name, sign, _ in pairs):
         raise ValueError(f"labels are written name=value,name=value; {value!r} is not")
     return {name: text for name, _, text in pairs}
+
+
+def _words(value: Any) -> Any:
+    """A list of addresses, separated by white space."""
+    return value.split() if isinstance(value, str) else value
+
+
+def _remote(value: list[str]) -> list[str]:
+    for one in value:
+        try:
+            normalised(one)
+        except BadUrl as error:
+            raise ValueError(f"{one!r} cannot be allowed: it {error}") from error
+    return value
 
 
 def _default_id(given: dict[str, Any]) -> str:
@@ -70,6 +85,24 @@ class WorkerSettings(BaseSettings):
     """Files and folders of users' own components; watched."""
     data_roots: Paths = Field(default_factory=list)
     """Folders that sources may read below."""
+    remote_files: Annotated[list[str], NoDecode, BeforeValidator(_words), AfterValidator(_remote)] = Field(
+        default_factory=list
+    )
+    """Addresses below which jobs may read files: s3://BUCKET/…, gs://BUCKET/…, https://HOST/…; none by default."""
+    remote_private: bool = False
+    """Whether names in `remote_files` may resolve to private addresses; an address that is listed itself may be."""
+    remote_bytes: Annotated[int, Field(gt=0)] = 50 * 1024**3
+    """What one remote file may have."""
+    remote_seconds: PositiveFloat = 60.0
+    """Without a byte from a server, after which it is tried again."""
+    connections_file: Path | None = None
+    """A TOML file with [connections]: name = "postgresql://…" or "sqlite:///…"; read by the agent alone."""
+    query_rows: Annotated[int, Field(gt=0)] = 100_000_000
+    """What a query of the source `sql` may give,"""
+    query_bytes: Annotated[int, Field(gt=0)] = 10 * 1024**3
+    """in rows and in bytes,"""
+    query_seconds: PositiveFloat = 600.0
+    """and what it may take."""
     cpu_slots: Annotated[int, Field(ge=0)] | None = None
     """Jobs at once on the CPU. Default: none beside GPUs, else one for every two cores."""
     labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(default_factory=dict)

@@ -27,6 +27,7 @@ from tapeworks_workers.settings import WorkerSettings
 OPTIONS = {
     "--server": "server", "--key-file": "key_file", "--id": "id", "--work-dir": "work_dir",
     "--components": "components", "--data-root": "data_roots", "--cpu-slots": "cpu_slots", "--label": "label",
+    "--remote-files": "remote_files", "--connections-file": "connections_file",
 }  # fmt: skip
 """Options of the command → its values here."""
 
@@ -42,6 +43,10 @@ def worker(
     data_root: Annotated[list[Path] | None, typer.Option(help="Folder that sources may read below.")] = None,
     cpu_slots: Annotated[int | None, typer.Option(min=0, help="Jobs at once on the CPU.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="name=value, for resources.worker_labels.")] = None,
+    remote_files: Annotated[
+        list[str] | None, typer.Option(help="Address below which jobs may read: s3://BUCKET/, https://HOST/PATH/.")
+    ] = None,
+    connections_file: Annotated[Path | None, typer.Option(help="TOML file of databases for the source sql.")] = None,
     supervise: Annotated[
         bool, typer.Option("--supervise", help="Run it as a child process; start it again when it ends or hangs.")
     ] = False,
@@ -59,6 +64,8 @@ def worker(
         "components": components,
         "data_roots": data_root,
         "cpu_slots": cpu_slots,
+        "remote_files": remote_files,
+        "connections_file": connections_file,
         "labels": ",".join(label) if label else None,
     }
     try:

@@ -69,17 +69,22 @@ async def completed_upload(tx: Transaction, project_id: str, upload_id: str, *, 
 
 
 async def create(tx: Transaction, new: NewAsset, upload_id: str) -> tuple[RowMapping, bool]:
-    """The asset of these bytes under this name, and whether it is new. Raises 409, 422.
+    """The asset of these bytes and options under this name, and whether it is new. Raises 409, 422.
 
     The same again is the same asset; where no worker could look at it, another try is queued.
     """
     await tx.alone(f"asset {new.project_id} {new.kind} {new.name}")
     upload = await completed_upload(tx, new.project_id, upload_id, locked=True)
     named = of_project(new.project_id, new.kind).where(assets.c.name == new.name)
-    known = await tx.one(
-        named.where(assets.c.sha256 == upload["sha256"], assets.c.format == new.format)
-        .order_by(assets.c.asset_seq.desc())
-        .limit(1)
+    same = named.where(assets.c.sha256 == upload["sha256"], assets.c.format == new.format)
+    options = new.document.get("options")
+    known = next(
+        (
+            row
+            for row in await tx.all(same.order_by(assets.c.asset_seq.desc()))
+            if row["document"].get("options") == options
+        ),
+        None,
     )
     if known is not None and new.version in (None, known["version"]):
         if known["job_state"] not in (State.FAILED.value, State.CANCELLED.value):

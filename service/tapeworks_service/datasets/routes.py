@@ -28,6 +28,7 @@ def _document(row: RowMapping) -> dict[str, Any]:
         **shared(row),
         "format": row["format"],
         "source": SOURCES.get(DataFormat(row["format"]), row["format"]),
+        "options": row["document"].get("options", {}),
         "state": state_of(row, pending="inspecting", good="ready"),
         "content": looked.get("result"),
         "failure": looked.get("failure"),
@@ -47,14 +48,15 @@ router = collection("dataset", Dataset, _document)
     openapi_extra=takes(DatasetRequest),
 )
 async def create_dataset(request: Request, caller: Submitter, house: House) -> Response:
-    """The next version of that name; the same bytes again are the same dataset, answered with 200.
+    """The next version of that name; the same bytes and options again are the same dataset, answered with 200.
 
     A file, or a zip, tar or tar.gz of files. What is dangerous to unpack is refused here; whether it is what its format
     says, a worker finds out: `state` is `inspecting` until then.
     """
     wanted = await read_message(request, DatasetRequest, house.settings.max_body_bytes)
     archive = await looked_into(house, caller, wanted.upload_id, lambda path: checked(path, wanted.format))
-    new = NewAsset(caller.project_id, "dataset", wanted.name, None, wanted.format.value, {"archive": archive})
+    document = {"archive": archive, **({"options": options} if (options := wanted.options.given) else {})}
+    new = NewAsset(caller.project_id, "dataset", wanted.name, None, wanted.format.value, document)
     return await created(house, new, wanted.upload_id, _document)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, select
@@ -50,6 +50,8 @@ class Input:
     pin: Pin | None
     resume: bool = False
     """A checkpoint that the job goes on from as if it were its own."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """How the files of a dataset are read, as it was pushed."""
 
     def columns(self) -> dict[str, Any]:
         """As columns of `job_inputs`."""
@@ -60,7 +62,8 @@ class Input:
     def told(self) -> dict[str, Any]:
         """As `lineage.inputs` and the event `pinned` tell it."""
         if _ASSET.fullmatch(self.reference) and self.pin is not None:
-            return {"from": self.reference, "kind": self.pin.kind, "sha256": self.pin.sha256}
+            options = {"options": dict(self.options)} if self.options else {}
+            return {"from": self.reference, "kind": self.pin.kind, "sha256": self.pin.sha256, **options}
         kept = ("kind", "checkpoint_id", "sha256")
         return {
             "from": self.reference,
@@ -125,7 +128,7 @@ def _of_asset(reference: InputReference, row: RowMapping | None) -> Input | Find
         failure = row["job_document"].get("failure") or {}
         message = f"the {kind} {value!r} was refused: {failure.get('message', 'it was never looked at')}"
         return Finding(reference.pointer, ProblemCode.INVALID_VALUE, message, f"GET /v1/{kind}s/{value} says why.")
-    return Input(value, row["id"], Pin.of(kind, row))
+    return Input(value, row["id"], Pin.of(kind, row), options=row["document"].get("options") or {})
 
 
 async def _owner(tx: Transaction, project_id: str, value: str) -> str | None:

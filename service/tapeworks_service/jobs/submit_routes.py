@@ -26,6 +26,7 @@ from tapeworks_service.database.tables import checkpoints, jobs
 from tapeworks_service.exchange import SHORT_BYTES, answer, problems, read_body, read_message, takes
 from tapeworks_service.ids import new_id
 from tapeworks_service.jobs import queue
+from tapeworks_service.jobs.dataset_options import inherit
 from tapeworks_service.jobs.examples import SPEC
 from tapeworks_service.jobs.fence import lock
 from tapeworks_service.jobs.fit import Needs
@@ -105,6 +106,7 @@ async def validate_job(
     accepted = await _accept(house, submission)
     async with house.database.read() as tx:
         inputs = await resolve(tx, caller.project_id, accepted.inputs)
+    inherit(accepted.document, inputs)
     waits = [f"{one.source_id} has not ended: the job would wait for it" for one in inputs if one.pin is None]
     return answer({"valid": True, "spec": accepted.document, "warnings": [*accepted.warnings, *waits]})
 
@@ -244,6 +246,7 @@ async def _submit(house: Context, submission: Submission, *, status: int) -> Res
             if (known := await _same_request(tx, submission)) is not None:
                 return await job_answer(tx, house, known)
             inputs = await resolve(tx, submission.project_id, accepted.inputs)
+            inherit(accepted.document, inputs)
             if submission.retry and (earlier := await submission.retry.checkpoint(tx, submission.project_id)):
                 inputs.append(earlier)
             new = _new_job(accepted, submission, inputs)

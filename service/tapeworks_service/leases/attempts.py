@@ -113,6 +113,7 @@ async def lease_document(tx: Transaction, row: RowMapping, token: str) -> dict[s
         "components": row["components"],
         "resume": resume,
         "inputs": await input_documents(tx, row),
+        "fetched": (row["document"].get("lineage") or {}).get("fetched", []),
         "timeout_seconds": None if limit is None else max(row["started_at"] + limit - now, 0.1),
         "gpus": row["gpus"],
     }

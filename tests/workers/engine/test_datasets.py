@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from tapeworks.assets import DataContent
+from tapeworks.assets import DataContent, DataFormat
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.loading import load_installed
+from tapeworks.packing import NothingToSend
 from tapeworks.references import Kind
+from tapeworks.uploaded import format_of
 from tapeworks_workers.engine.building import build
 from tapeworks_workers.engine.datasets import describe
 from tapeworks_workers.engine.files import resolve_files, set_uploads
@@ -202,3 +205,43 @@ def test_a_part_of_a_dataset_is_named_by_a_glob_and_nothing_beside_it(tmp_path: 
     for wrong in ("ds_1/../outside.csv", "ds_1/c.csv", "ds_2"):
         with pytest.raises(JobFailure):
             resolve_files(wrong, component="csv")
+
+
+def test_options_of_the_push_are_used(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("größe;n\n1.234,5;k.A.\n2,5;7\n".encode("cp1252"))
+    options = {"delimiter": ";", "decimal": ",", "thousands": ".", "encoding": "cp1252", "na_values": ["k.A."]}
+    with pytest.raises(JobFailure, match="line 2: 2 fields under 1 columns") as refused:
+        looked(tmp_path, "csv")
+    assert refused.value.hint == "Push it with --csv delimiter=';': its header holds ';'."
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "b.csv").write_text("x;y\n1;2\n")
+    assert any("push with --csv delimiter=';'?" in note for note in looked(tmp_path / "b", "csv")["notes"])
+    (tmp_path / "b" / "b.csv").unlink()
+    told = describe([{"id": "ds_1", "path": str(tmp_path), "format": "csv", "options": options}])
+    assert [(one["name"], one["dtype"]) for one in told["columns"]] == [("größe", "float32"), ("n", "float32")]
+    assert told["preview"] == [{"größe": 1234.5, "n": "nan"}, {"größe": 2.5, "n": 7.0}]
+    assert "notes" not in told
+    (tmp_path / "t.txt").write_text("größe\n", encoding="utf-16")
+    told = describe([{"id": "ds_1", "path": str(tmp_path), "format": "text", "options": {"encoding": "utf-16"}}])
+    assert (told["rows"], told["preview"], told["notes"]) == (1, [{"x": "größe"}], [])
+
+
+def test_json_arrays_and_arrow_files_are_datasets(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"n": 1, "t": "a"}, {"n": 2, "t": "b"}]))
+    (tmp_path / "dataset_info.json").write_text("{}")
+    told = looked(tmp_path, "jsonl")
+    assert (told["rows"], told["files"], told["left_out"]) == (2, 1, {})
+    assert told["columns"] == [scalar("n", "int64"), scalar("t", "string")]
+    feather.write_feather(pa.table({"n": [1, 2, 3]}), str(tmp_path / "a.feather"))
+    told = looked(tmp_path, "parquet")
+    assert (told["rows"], told["preview"], told["left_out"]) == (3, [{"n": 1}, {"n": 2}, {"n": 3}], {".json": 1})
+
+
+def test_json_beside_other_data_describes_it(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text("[]")
+    (tmp_path / "a.png").write_bytes(b"")
+    assert format_of(tmp_path) is DataFormat.IMAGES
+    assert format_of(tmp_path / "labels.json") is DataFormat.JSONL
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    with pytest.raises(NothingToSend, match="images and jsonl"):
+        format_of(tmp_path)

@@ -19,6 +19,7 @@ from typing import Any
 from tapeworks.errors import JobFailure
 from tapeworks.jobs import JobKind
 from tapeworks.spec import JobSpec
+from tapeworks_workers.components.sources.query_results import set_results
 from tapeworks_workers.engine import plans
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.assembly import Assembly, assemble
@@ -33,7 +34,7 @@ from tapeworks_workers.engine.epochs import Training
 from tapeworks_workers.engine.evaluation import Evaluation, averaging_note
 from tapeworks_workers.engine.evaluators import build_evaluators
 from tapeworks_workers.engine.export import exported_roles
-from tapeworks_workers.engine.files import set_uploads
+from tapeworks_workers.engine.files import set_remote_files, set_uploads
 from tapeworks_workers.engine.inputs import Inputs
 from tapeworks_workers.engine.monitor_direction import Directions
 from tapeworks_workers.engine.pipeline import Data
@@ -73,6 +74,8 @@ class Attempt:
         lease = frame["lease"]
         set_data_roots([Path(root) for root in frame.get("data_roots", [])])
         set_uploads(frame.get("uploads", []))
+        set_remote_files(frame.get("external", []))
+        set_results(frame.get("external", []))
         folder = Path(frame["folder"])
         resume = tuple(folder / item["path"] for item in frame.get("resume", []))
         spec = JobSpec.model_validate(lease["spec"])

@@ -7,8 +7,8 @@ Files are read as their sources read them; nothing is executed, no pickle is loa
 from __future__ import annotations
 
 import codecs
-import functools
 import math
+import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tapeworks.assets import DataFormat
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.components.sources import tfds
 from tapeworks_workers.components.sources.array_files import BrokenArrays
 from tapeworks_workers.components.sources.arrays import Arrays
 from tapeworks_workers.components.sources.csv import Csv
@@ -26,7 +27,7 @@ from tapeworks_workers.components.sources.image_files import BrokenImage
 from tapeworks_workers.components.sources.jsonl import Jsonl
 from tapeworks_workers.components.sources.parquet import Parquet
 from tapeworks_workers.components.sources.text_files import TextFile
-from tapeworks_workers.components.sources.tfrecord import compression_of
+from tapeworks_workers.components.sources.tfrecord import TFRecord, compression_of
 from tapeworks_workers.engine import folder_contents, split_files
 from tapeworks_workers.engine.files import files_of, left_out_of, set_uploads
 
@@ -42,6 +43,10 @@ _SPLITS = (
     '{{"split": "folders"}} or "test": {{"split": "folders"}}'
 )
 Content = dict[str, Any]
+Options = dict[str, Any]
+"""Those of the push, as arguments of the source."""
+Describe = Callable[[list[Path], Options], Content]
+_OTHER_DELIMITERS = re.compile(r"[;\t|]")
 
 
 def describe(uploads: Sequence[Mapping[str, Any]]) -> Content:
@@ -52,7 +57,7 @@ def describe(uploads: Sequence[Mapping[str, Any]]) -> Content:
     if not files:
         raise _invalid(f"no file is named as one of the format {dataset['format']}")
     try:
-        told = _LOOKS[DataFormat(dataset["format"])](files)
+        told = _LOOKS[DataFormat(dataset["format"])](files, dict(dataset.get("options", {})))
     except (OSError, ValueError, zipfile.BadZipFile, tf.errors.OpError) as error:
         raise _invalid(f"{type(error).__name__}: {error}") from error
     mixed = split_files.mixed(files)
@@ -81,18 +86,18 @@ def _columns(spec: Any) -> list[Content]:
     ]
 
 
-def _table(kind: Callable[..., Any]) -> Callable[[list[Path]], Content]:
+def _table(kind: Callable[..., Any]) -> Describe:
     """Columns as a job reads them by default. What a job cannot read is described with the reason, and not judged."""
 
-    def look(files: list[Path]) -> Content:
+    def look(files: list[Path], options: Options) -> Content:
         paths = [str(file) for file in files]
-        source = kind(files=paths, named=True)
+        source = kind(files=paths, named=True, **options)
         columns = source.describe()
         readable = [one.name for one in columns if one.unreadable is None]
         notes = source.left_out()
         told: Content = {"rows": source.count(), "preview": []}
         if readable and source.count():
-            told = _of_elements(kind(files=paths, named=True, features=readable))
+            told = _of_elements(kind(files=paths, named=True, features=readable, **options))
         told["columns"] = [
             {"name": one.name, "dtype": one.dtype, "shape": list(one.shape)}
             | {key: text for key in ("unreadable", "unit") if (text := getattr(one, key)) is not None}
@@ -103,14 +108,48 @@ def _table(kind: Callable[..., Any]) -> Callable[[list[Path]], Content]:
     return look
 
 
-def _csv(files: list[Path]) -> Content:
-    """Files of another encoding are described by a guess, since only a job can name the encoding."""
-    guess = next((encoding for file in files if (encoding := _guessed_encoding(file)) is not None), None)
-    if guess is None:
-        return _table(Csv)(files)
-    told = _table(functools.partial(Csv, encoding=guess))(files)
-    note = f"the files are no UTF-8: they are described as {guess}; a job that reads them needs their encoding"
-    return told | {"notes": [note, *told.get("notes", [])]}
+def _parquet(files: list[Path], options: Options) -> Content:
+    """With the names that Hugging Face's metadata gives to classes."""
+    told = _table(Parquet)(files, options)
+    classes = Parquet(files=[str(file) for file in files]).numbered_classes
+    notes = [f"column {name!r} numbers the classes {_cut_list(names)}" for name, names in classes.items()]
+    return told | ({"notes": [*told.get("notes", []), *notes]} if notes else {})
+
+
+def _cut_list(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_VALUES} more" if len(names) > _MOST_VALUES else ""
+    return ", ".join(names[:_MOST_VALUES]) + more
+
+
+def _csv(files: list[Path], options: Options) -> Content:
+    """Files of another encoding are described by a guess where the push names none."""
+    guess = None
+    if "encoding" not in options:
+        guess = next((encoding for file in files if (encoding := _guessed_encoding(file)) is not None), None)
+    try:
+        told = _table(Csv)(files, options if guess is None else {**options, "encoding": guess})
+    except JobFailure as failure:
+        if (other := _other_delimiter(files[0], options)) is None:
+            raise
+        raise JobFailure(
+            failure.code, failure.message, hint=f"Push it with --csv delimiter={other!r}: its header holds {other!r}."
+        ) from failure
+    notes = told.get("notes", [])
+    if guess is not None:
+        notes = [
+            f"the files are no UTF-8: they are described as {guess}; a job that reads them needs their encoding",
+            *notes,
+        ]
+    if len(told["columns"]) == 1 and (other := _other_delimiter(files[0], options)) is not None:
+        notes = [*notes, f"the header has one column, with {other!r} in its name: push with --csv delimiter={other!r}?"]
+    return told | ({"notes": notes} if notes else {})
+
+
+def _other_delimiter(file: Path, options: Options) -> str | None:
+    """A delimiter that the header holds and no option names."""
+    head = next(TextFile(file).blocks(_HEAD_BYTES), b"").partition(b"\n")[0].decode(errors="replace")
+    found = _OTHER_DELIMITERS.search(head)
+    return found[0] if found is not None and "delimiter" not in options else None
 
 
 def _guessed_encoding(file: Path) -> str | None:
@@ -125,7 +164,7 @@ def _guessed_encoding(file: Path) -> str | None:
     return None
 
 
-def _npz(files: list[Path]) -> Content:
+def _npz(files: list[Path], options: Options) -> Content:
     try:
         content, readable = folder_contents.arrays(files)
     except BrokenArrays as error:
@@ -139,9 +178,10 @@ def _npz(files: list[Path]) -> Content:
     return {**content, "columns": columns, "preview": elements["preview"]}
 
 
-def _tfrecord(files: list[Path]) -> Content:
+def _tfrecord(files: list[Path], options: Options) -> Content:
     """The features of the first records, as tf.train.Example stores them."""
     paths = ([str(file) for file in files], [compression_of(file) for file in files])
+    described = (files[0].parent / tfds.FILE).is_file()
     records = tf.data.Dataset.from_tensor_slices(paths).flat_map(
         lambda path, compression: tf.data.TFRecordDataset(path, compression_type=compression)
     )
@@ -163,19 +203,25 @@ def _tfrecord(files: list[Path]) -> Content:
         raise _invalid(f"{files[0].name} holds no record")
     size = sum(file.stat().st_size for file in files)
     rows = sum(1 for _ in records) if size <= _COUNTED_BYTES else None
-    return {"rows": rows, "columns": list(columns.values()), "preview": preview}
+    found = {"rows": rows, "columns": list(columns.values()), "preview": preview}
+    if not described:
+        return found
+    try:  # with the shapes that a job reads; what no schema can say is described as it is stored
+        return {**found, **_of_elements(TFRecord(files=[str(file) for file in files])), "rows": rows}
+    except JobFailure as failure:
+        return {**found, "notes": [failure.message]}
 
 
-def _images(files: list[Path]) -> Content:
+def _images(files: list[Path], options: Options) -> Content:
     try:
         return folder_contents.images(files, PREVIEW_ROWS)
     except BrokenImage as error:
         raise _invalid(str(error)) from error
 
 
-def _text(files: list[Path]) -> Content:
+def _text(files: list[Path], options: Options) -> Content:
     counted = sum(file.stat().st_size for file in files) <= _COUNTED_BYTES
-    content = folder_contents.text(files, PREVIEW_ROWS, counted=counted)
+    content = folder_contents.text(files, PREVIEW_ROWS, counted=counted, **options)
     return {**content, "preview": [_row(row) for row in content["preview"]]}
 
 
@@ -208,9 +254,9 @@ def _value(value: Any) -> Any:
     return value
 
 
-_LOOKS: dict[DataFormat, Callable[[list[Path]], Content]] = {
+_LOOKS: dict[DataFormat, Describe] = {
     DataFormat.CSV: _csv,
-    DataFormat.PARQUET: _table(Parquet),
+    DataFormat.PARQUET: _parquet,
     DataFormat.JSONL: _table(Jsonl),
     DataFormat.NPZ: _npz,
     DataFormat.TFRECORD: _tfrecord,

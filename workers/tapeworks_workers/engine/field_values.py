@@ -19,7 +19,8 @@ from tensorflow.python.data.ops.zip_op import _ZipDataset
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.splits import MAX_GROUP_BYTES, MAX_GROUPS
 from tapeworks_workers.engine import gathering
-from tapeworks_workers.engine.fields import FIELDS, pick
+from tapeworks_workers.engine.elements import FIELDS
+from tapeworks_workers.engine.fields import pick
 from tapeworks_workers.engine.tracing import engine_code
 
 AT_ONCE = 1024

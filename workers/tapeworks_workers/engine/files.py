@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tapeworks.assets import DataFormat, is_of
+from tapeworks.assets import DataFormat, describes_data, is_of
 from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks_workers.remote_urls import is_remote
 
 _roots: list[Path] = []
 _uploads: dict[str, tuple[Path, DataFormat]] = {}
+_remote: dict[str, list[str]] = {}
 _read_whole: set[str] = set()
 """Datasets that were named without a pattern."""
 _named: set[Path] = set()
@@ -37,6 +39,12 @@ def set_uploads(uploads: Sequence[Mapping[str, Any]]) -> None:
         _uploads[one["id"]] = (Path(one["path"]).resolve(), DataFormat(one["format"]))
 
 
+def set_remote_files(fetched: Sequence[Mapping[str, Any]]) -> None:
+    """Name the remote files that the worker fetched: `from` as in the spec, `paths` in order of their addresses."""
+    _remote.clear()
+    _remote.update({one["from"]: list(one["paths"]) for one in fetched if "from" in one})
+
+
 def files_of(dataset: str) -> list[Path]:
     """The files of a dataset that are of its format, by their names. Raises KeyError."""
     folder, format = _uploads[dataset]
@@ -47,7 +55,8 @@ def files_of(dataset: str) -> list[Path]:
 def left_out_of(dataset: str) -> dict[str, int]:
     """Suffix → files of a dataset that are not of its format, and that no pattern named. Raises KeyError."""
     folder, format = _uploads[dataset]
-    files = (file for file in folder.rglob("*") if file.is_file() and not is_of(file.name, format))
+    found = (file for file in folder.rglob("*") if file.is_file() and not describes_data(file.name))
+    files = (file for file in found if not is_of(file.name, format))
     return dict(sorted(Counter(_suffix(file) for file in files if file not in _named).items()))
 
 
@@ -83,11 +92,21 @@ def resolve_files(value: str | list[str], *, component: str, pointer: str = "") 
     """
     patterns = [value] if isinstance(value, str) else value
     found: dict[str, None] = {}
+    remote: dict[str, None] = {}
     for pattern in patterns:
-        found.update(dict.fromkeys(_matches(pattern, component, pointer)))
-    if not found:
+        if is_remote(pattern):
+            remote.update(dict.fromkeys(_fetched(pattern, component, pointer)))
+        else:
+            found.update(dict.fromkeys(_matches(pattern, component, pointer)))
+    if not found and not remote:
         raise _refused(pointer, component, "no files are named")
-    return sorted(found)
+    return [*sorted(found), *remote]
+
+
+def _fetched(address: str, component: str, pointer: str) -> list[str]:
+    if address not in _remote:
+        raise _refused(pointer, component, f"{address!r} was not fetched: only a worker's job reads remote files")
+    return _remote[address]
 
 
 def _matches(pattern: str, component: str, pointer: str) -> list[str]:

@@ -46,11 +46,12 @@ def _readable(path: Path) -> None:
         image_files.decoded(file, _CHANNELS)
 
 
-def text(files: list[Path], preview_rows: int, *, counted: bool) -> Content:
+def text(files: list[Path], preview_rows: int, *, counted: bool, encoding: str = text_encoding.UTF_8) -> Content:
     """`counted`: whether the files are small enough to be read whole."""
-    broken = _broken(files, lambda path: text_encoding.examine(path, text_encoding.UTF_8)) if counted else []
-    count = sum(1 for line in _lines(files) if line.strip()) if counted else None
-    preview = [{"x": line} for line in itertools.islice(filter(str.strip, _lines(files)), preview_rows)]
+    encoding = text_encoding.codec(encoding)
+    broken = _broken(files, lambda path: text_encoding.examine(path, encoding)) if counted else []
+    count = sum(1 for line in _lines(files, encoding) if line.strip()) if counted else None
+    preview = [{"x": line} for line in itertools.islice(filter(str.strip, _lines(files, encoding)), preview_rows)]
     folders = Counter(path.parent.name for path in files)
     return {
         "rows": None if broken else count,
@@ -61,9 +62,10 @@ def text(files: list[Path], preview_rows: int, *, counted: bool) -> Content:
     }
 
 
-def _lines(files: list[Path]) -> Iterator[str]:
+def _lines(files: list[Path], encoding: str) -> Iterator[str]:
     for path in files:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
+        known = "utf-8-sig" if encoding == text_encoding.UTF_8 else encoding
+        with path.open(encoding=known, errors="replace", newline="\n") as file:
             for line in file:
                 yield line.rstrip("\r\n")
 

@@ -22,6 +22,7 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.operations import SourceBranch, batching, branch_of, training_only
 from tapeworks.references import Kind, ReferenceFields, escape
 from tapeworks.splits import Split as SplitSpec
+from tapeworks_workers.components.sources import row_blocks
 from tapeworks_workers.engine import (
     dataset_state,
     element_order,
@@ -308,8 +309,17 @@ def _piped(raw: Raw, applied: list[operations.Applied], *, split: str, setting: 
         )
     if not raw.varies and (found := gathering.find(raw.dataset(0), applied)) is not None:
         return _gathered(found[0], applied[found[1] :], setting.remarks)
-    raw, applied = _examined(raw, applied, setting.remarks)
+    raw, applied = _examined(*_of_blocks(raw, applied), setting.remarks)
     return _continued(raw, applied, batched=told.batched)
+
+
+def _of_blocks(raw: Raw, applied: list[operations.Applied]) -> tuple[Raw, list[operations.Applied]]:
+    """A first batching operation as part of the Raw, where batches can be cut from blocks of rows."""
+    first = applied[0].operation if applied else None
+    if raw.varies or first is None or first.op not in ("batch", "ragged_batch"):
+        return raw, applied
+    made = row_blocks.batched(raw.dataset(0), first.batch_size, drop_remainder=first.drop_remainder)
+    return (raw, applied) if made is None else (replace(raw, dataset=lambda number: made, batched=True), applied[1:])
 
 
 def _gathered(rows: Rows, rest: list[operations.Applied], remarks: Remarks) -> Raw:

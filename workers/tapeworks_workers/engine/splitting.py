@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.splits import Split as SplitSpec
+from tapeworks_workers.components.sources import row_blocks
 from tapeworks_workers.engine import element_order, field_values, gathering, split_rows
 from tapeworks_workers.engine.element_order import Disorder
 from tapeworks_workers.engine.field_values import FieldValues, Values
@@ -59,7 +60,8 @@ def split(dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], *, seed: in
         return Cut(_by_hash(dataset, splits, seed), element_order.lost_by_split(splits, {}))
     whole = gathering.in_memory(dataset)
     if whole is None and size > 0 and _bytes(dataset.element_spec, size) <= IN_MEMORY_BYTES:
-        whole = next(iter(dataset.batch(size)))
+        whole = row_blocks.whole(dataset)
+        whole = next(iter(dataset.batch(size))) if whole is None else whole
     values = _values(dataset, splits, whole, column)
     if size == tf.data.UNKNOWN_CARDINALITY:
         size = _count(dataset, values)
@@ -109,8 +111,14 @@ def _where(dataset: tf.data.Dataset, of_split: np.ndarray, size: int) -> tf.data
     """The elements at the indices, in the source's order."""
     mask = np.zeros(size, bool)
     mask[of_split] = True
-    taken = _chosen(dataset.take(size), lambda index: tf.gather(tf.constant(mask), index))
-    return taken.apply(tf.data.experimental.assert_cardinality(len(of_split)))
+    chosen = tf.constant(mask)  # outside of the function: as a constant in its graph it is copied many times
+
+    @tf.autograph.experimental.do_not_convert
+    def inside(index: tf.Tensor) -> tf.Tensor:
+        return tf.gather(chosen, index)
+
+    taken = row_blocks.chosen(dataset, inside)
+    return row_blocks.counted(_chosen(dataset.take(size), inside) if taken is None else taken, len(of_split))
 
 
 def _by_hash(dataset: tf.data.Dataset, splits: Mapping[str, SplitSpec], seed: int) -> dict[str, tf.data.Dataset]:
@@ -138,6 +146,9 @@ def _chosen(dataset: tf.data.Dataset, inside: Callable[[tf.Tensor], tf.Tensor]) 
     Elements of one shape, and ragged ones, are taken many at a time: one by one, each costs a call of a traced
     function.
     """
+    made = row_blocks.chosen(dataset, inside)
+    if made is not None:
+        return made
     if not all(map(_is_batched, tf.nest.flatten(dataset.element_spec))):
         kept = dataset.enumerate().filter(lambda index, element: inside(index))
         return kept.map(lambda index, element: element)

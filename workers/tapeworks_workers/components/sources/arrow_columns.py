@@ -9,6 +9,7 @@
 | timestamp of any unit | int64: microseconds since 1970-01-01 (UTC where it has a zone) |
 | date32, date64 | int64: days since 1970-01-01 |
 | time32, time64, duration | int64: microseconds |
+| struct of `bytes` (binary) and `path`, as Hugging Face stores images | string: the bytes |
 | lists | of their values' form, with one more dimension |
 | struct, map, union, interval, extension types (uuid), null | none: the column cannot be read |
 """
@@ -76,10 +77,22 @@ def form_of(kind: Any) -> Form:
         raise Unreadable("holds values of several types")
     if types.is_integer(kind):
         return Form(str(kind))
+    if is_embedded_file(kind):
+        return Form("string")
     for name, matches in _KINDS.items():
         if any(getattr(types, one)(kind) for one in matches):
             return Form("instant" if name == "timestamp" and kind.tz else name)
     raise Unreadable(f"is {kind}, which no tensor can hold")
+
+
+def is_embedded_file(kind: Any) -> bool:
+    """Whether a type is the struct in which Hugging Face's `datasets` holds an image or a sound."""
+    import pyarrow as pa
+
+    types = pa.types
+    if not types.is_struct(kind) or {field.name for field in kind} != {"bytes", "path"}:
+        return False
+    return bool(types.is_binary(kind.field("bytes").type) or types.is_large_binary(kind.field("bytes").type))
 
 
 _KINDS = {
@@ -136,8 +149,13 @@ def values_of(column: Any, dtype: str, *, explicit: bool) -> Array:
 
     kind = column.type
     if pa.types.is_dictionary(kind):
-        column = column.dictionary_decode()
+        column = _decoded(column)
         kind = column.type
+    if is_embedded_file(kind):
+        column = column.field("bytes")
+        kind = column.type
+        for position in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)):
+            raise Unfit(int(position), "has a path and no bytes; embed the files before the dataset is written")
     texts = form_of(kind).kind == "string"
     if dtype == "string":
         if pa.types.is_fixed_size_binary(kind):
@@ -147,6 +165,17 @@ def values_of(column: Any, dtype: str, *, explicit: bool) -> Array:
     if texts:
         return fitted(_parsed(column, dtype), dtype, explicit=explicit)
     return fitted(_numbers(column, "float" in dtype), dtype, explicit=explicit)
+
+
+def _decoded(column: Any) -> Any:
+    """The values of a dictionary array. pyarrow cannot take from views of texts, which polars writes."""
+    import pyarrow as pa
+
+    words = column.dictionary
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    if (plain := views.get(words.type)) is not None:
+        column = pa.DictionaryArray.from_arrays(column.indices, words.cast(plain))
+    return column.dictionary_decode()
 
 
 def _parsed(column: Any, dtype: str) -> Array:

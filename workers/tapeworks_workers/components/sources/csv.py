@@ -6,7 +6,7 @@ import copy
 import csv
 import functools
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +19,12 @@ from tapeworks_workers.components.sources.columns import Description
 from tapeworks_workers.components.sources.csv_columns import BadRow, Fields, Kind, Values, Wanted
 from tapeworks_workers.components.sources.csv_rows import Dialect, Rows, Unclosed
 from tapeworks_workers.components.sources.partitions import constant, partitions
-from tapeworks_workers.components.sources.parts import PART_BYTES, Part, sampled, stream
+from tapeworks_workers.components.sources.parts import PART_BYTES, Part, checked_first, sampled, stream
 from tapeworks_workers.components.sources.safe_casts import Array
 from tapeworks_workers.components.sources.text_files import BOM, TextFile, Undecodable
 
 DType = Literal["float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint64", "bool", "string"]
+_HEADER_BYTES = 64 * 1024
 _LONGEST_HEADER = 16 * 1024 * 1024
 
 
@@ -142,9 +143,9 @@ class Csv(Source):
         counts = self.rows_by_file()
         if not any(counts):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows below the header")
-        read = functools.partial(self._read, wanted=wanted)
+        read: Callable[[Path, Part], Sequence[Array]] = functools.partial(self._read, wanted=wanted)
         first = next(index for index, of_file in enumerate(parts) if of_file)
-        read(self.paths[first], parts[first][0])  # what does not fit from the first rows on is refused at once
+        read = checked_first(read, self.paths[first], parts[first][0])
 
         def element(flat: list[tf.Tensor]) -> Any:
             return self._element({name: tf.ensure_shape(flat.pop(0), [None]) for name in wanted}, features)
@@ -232,7 +233,20 @@ class Csv(Source):
         if kind.name == "binary":
             return "is no UTF-8; give the source its encoding, as latin-1"
         if kind.blanks and kind.name in ("integer", "number", "boolean"):
+            return self._blanks_left(name, kind)
+        return None
+
+    def _blanks_left(self, name: str, kind: Kind) -> str | None:
+        """Why a column with blanks cannot be read: the first that na_values does not name."""
+        if not self.fields.values.na_values:
             return "has rows without a value; na_values reads them as NaN"
+        chosen = sampled([file.parts for file in self.opened.values()], lambda part: part.end - part.start)
+        try:
+            for path, parts in zip(self.opened, chosen, strict=True):
+                for part in parts:
+                    self._read(path, (part.start, part.end), {name: Wanted(kind.dtype, kind)})
+        except errors.JobFailure as failure:
+            return failure.message
         return None
 
     def _open(self, path: Path) -> _File:
@@ -254,7 +268,7 @@ class Csv(Source):
     def _first_row(self, text: TextFile) -> tuple[str, int]:
         """The first row that is not empty, and where the rows of values begin."""
         head, start = b"", 0
-        for block in text.blocks():
+        for block in text.blocks(_HEADER_BYTES):
             head += block
             ends, _ = self.dialect.breaks(head, final=False)
             if len(self.dialect.starts(head[: ends[-1]] if len(ends) else head)) > 1 or len(head) > _LONGEST_HEADER:
@@ -362,4 +376,4 @@ def _check_characters(**given: str | None) -> None:
 
 
 def _vectors(columns: dict[str, tf.Tensor], names: list[str]) -> tf.Tensor:
-    return tf.stack([columns[name] for name in names], axis=1)
+    return tf.transpose(tf.stack([columns[name] for name in names]))  # axis=1 is copied value by value

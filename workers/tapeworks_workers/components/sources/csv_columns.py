@@ -6,7 +6,6 @@ spellings of a missing value (`NA`, `null`, …); the spec's `na_values` says wh
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -270,7 +269,7 @@ class Fields:
 
         try:
             return pyarrow.csv.read_csv(
-                io.BytesIO(text),
+                pa.BufferReader(text),
                 pyarrow.csv.ReadOptions(use_threads=False, column_names=list(names), block_size=len(text) + 1),
                 pyarrow.csv.ParseOptions(
                     delimiter=self.dialect.delimiter, quote_char=self.dialect.quotechar, newlines_in_values=True,

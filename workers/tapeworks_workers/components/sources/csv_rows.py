@@ -93,7 +93,7 @@ class Dialect:
         """The offsets after the line ends that end rows, and those of quoted fields. `final`: no text follows."""
         octets = np.frombuffer(text, np.uint8)
         ends = np.flatnonzero(octets == _LF)
-        if text.count(b"\r") > text.count(b"\r\n"):
+        if b"\r" in text and text.count(b"\r") > text.count(b"\r\n"):  # to find is ten times as fast as to count
             returns = np.flatnonzero(octets == _CR)
             last = returns == len(text) - 1
             followed = octets[np.minimum(returns + 1, len(text) - 1)] == _LF

@@ -1,32 +1,38 @@
-"""`jsonl`: one JSON object a line, about 1 MiB of lines at a time."""
+"""`jsonl`: JSON objects, one a line or the elements of one array, about 1 MiB at a time."""
 
 from __future__ import annotations
 
 import functools
-import io
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tapeworks import Files, component, errors
 from tapeworks_workers.components.sources import json_types
 from tapeworks_workers.components.sources.arrow_columns import Form
+from tapeworks_workers.components.sources.json_arrays import ArrayLines, BrokenArray, begins_array
 from tapeworks_workers.components.sources.parts import PART_BYTES, Part, sampled
 from tapeworks_workers.components.sources.tables import Table
 from tapeworks_workers.components.sources.text_files import BOM, TextFile, Undecodable
 
-_BLANK = re.compile(rb"\n\s")
-"""What there is where a line may be blank."""
 _ROW = re.compile(r" in row (\d+)")
 """How pyarrow ends its messages."""
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*\d{19,}\s*[,\]}]")
+_LF = 10
+_SPACES = np.zeros(256, np.bool_)
+"""By byte: whether a line that begins with it may be blank."""
+_SPACES[list(b" \t\n\r\x0b\x0c")] = True
+_HEAD_BYTES = 64 * 1024
 _LONGEST_LINE = 64 * 1024 * 1024
 
 
 @component("jsonl")
 class Jsonl(Table):
-    """One JSON object a line, all with the same fields; about 1 MiB of lines is read at a time, of `.gz` files too.
+    """One JSON object a line, or one array of objects a file; about 1 MiB is read at a time, of `.gz` files too.
 
+    Every object has the same fields. A file whose first character is `[` is an array; any other holds lines.
     What the fields hold is taken from lines of all files: whole numbers are int64 (uint64 beyond it), others take the
     job's float dtype, texts stay texts (dates too), lists become RaggedTensors.
 
@@ -56,12 +62,21 @@ class Jsonl(Table):
         encoding: str = "utf-8",
     ) -> None:
         super().__init__(files, labels, features, weight, named, dtypes, shapes, sparse)
+        self._rows_in: dict[tuple[Path, Part], int] = {}
         try:
             self.texts = {path: TextFile(path, encoding) for path in self.paths}
         except LookupError as error:
             raise ValueError(f"encoding: {error}; give the name of a Python codec, as latin-1 or cp1252") from error
 
     # ── parts: lines, counted ──
+
+    @functools.cached_property
+    def arrays(self) -> set[Path]:
+        """The files that hold one array, not lines. Raises JobFailure."""
+        try:
+            return {path for path, text in self.texts.items() if begins_array(next(text.blocks(_HEAD_BYTES), b""))}
+        except Undecodable as error:
+            raise self._invalid(f"a file {error}") from error
 
     @functools.cached_property
     def _lines(self) -> dict[Path, tuple[list[Part], int]]:
@@ -76,22 +91,29 @@ class Jsonl(Table):
     def _cut(self, path: Path) -> tuple[list[Part], int]:
         parts: list[Part] = []
         count, start, rest = 0, 0, b""
+        array = ArrayLines() if path in self.arrays else None
         try:
-            for block in self.texts[path].blocks(PART_BYTES):
-                rest += block
-                if not parts and not start and rest.startswith(BOM):
-                    rest, start = rest[len(BOM) :], len(BOM)
+            for number, block in enumerate(self.texts[path].blocks(PART_BYTES)):
+                if not number and block.startswith(BOM):
+                    block, start = block[len(BOM) :], len(BOM)
+                rest += block if array is None else array.lines(block)
                 size = rest.rfind(b"\n") + 1
                 if size and (rows := _rows_of(rest[:size])):
                     parts.append((start, start + size))
+                    self._rows_in[path, parts[-1]] = rows
                     count += rows
                 rest, start = rest[size:], start + size
                 if len(rest) > _LONGEST_LINE:
                     raise self._invalid(f"{path.name}: a line is longer than {_LONGEST_LINE} bytes")
         except Undecodable as error:
             raise self._invalid(f"{path.name} {error}") from error
+        except BrokenArray as error:
+            raise self._invalid(f"{path.name}, line {self.texts[path].line_at(error.offset)}: {error}") from error
+        if array is not None and not array.closed:
+            raise self._invalid(f"{path.name}: the array has no end; the file is cut, or a bracket is missing")
         if rows := _rows_of(rest):
             parts.append((start, start + len(rest)))
+            self._rows_in[path, parts[-1]] = rows
             count += rows
         return parts, count
 
@@ -120,9 +142,15 @@ class Jsonl(Table):
             except ValueError as error:
                 if "changed from" not in str(error):
                     raise self._wrong(path, part, error) from error
-                found = json_types.by_python(block)
+                found = self._types_by_python(path, part, block)
             whole = json_types.merged_fields(whole, found)
         return whole
+
+    def _types_by_python(self, path: Path, part: Part, block: bytes) -> dict[str, Any]:
+        try:
+            return json_types.by_python(block)
+        except ValueError as error:
+            raise self._invalid(f"{self._from(path, part)}: {error}") from error
 
     @functools.cached_property
     def _explicit(self) -> dict[str, Any]:
@@ -154,17 +182,18 @@ class Jsonl(Table):
             table = self._parsed(block, schema)
         except ValueError as error:
             raise self._wrong(path, part, error) from error
-        if len(schema) and table.num_rows != (rows := _rows_of(block)):
+        if len(schema) and table.num_rows != (rows := self._rows_in[path, part]):
             raise self._invalid(
                 f"{self._from(path, part)}: {rows} lines hold {table.num_rows} objects; write one object a line"
             )
         return table
 
     def _parsed(self, block: bytes, schema: Any) -> Any:
+        import pyarrow as pa
         import pyarrow.json
 
         return pyarrow.json.read_json(
-            io.BytesIO(block),
+            pa.BufferReader(block),
             pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
             pyarrow.json.ParseOptions(
                 explicit_schema=schema, unexpected_field_behavior="ignore" if schema else "infer"
@@ -178,7 +207,7 @@ class Jsonl(Table):
         except Undecodable as error:
             raise self._invalid(f"{path.name} {error}") from error
         self._check_text(path, part, block)
-        return block
+        return ArrayLines(inside=part[0] > len(BOM)).lines(block) if path in self.arrays else block
 
     def _check_text(self, path: Path, part: Part, block: bytes) -> None:
         if block.isascii():
@@ -203,21 +232,28 @@ class Jsonl(Table):
 
     def _place(self, path: Path, part: Part, row: int) -> str:
         begun, at = 0, 0
-        for line in self.texts[path].read(*part).split(b"\n"):
+        for line in self._block(path, part).split(b"\n"):
             if line.strip():
                 if at == row:
+                    begun += len(line) - len(line.lstrip())
                     break
                 at += 1
             begun += len(line) + 1
-        return f"{path.name}, line {self.texts[path].line_at(part[0] + begun)}"
+        place = f"{path.name}, line {self.texts[path].line_at(part[0] + begun)}"
+        if path not in self.arrays:
+            return place
+        before = sum(self._rows_in[path, one] for one in self._parts(path)[0] if one < part)
+        return f"{place}, object {before + row + 1}"
 
 
 def _rows_of(lines: bytes) -> int:
     """Lines that are not blank."""
-    ends = lines.count(b"\n") + (not lines.endswith(b"\n") and bool(lines.strip()))
-    if lines[:1].isspace() or _BLANK.search(lines):
+    octets = np.frombuffer(lines, np.uint8)
+    ends = np.flatnonzero(octets == _LF)
+    after = octets[ends[:-1] + 1] if lines.endswith(b"\n") else octets[ends + 1]
+    if lines[:1].isspace() or _SPACES[after].any():
         return sum(1 for line in lines.split(b"\n") if line.strip())
-    return ends
+    return len(ends) + (not lines.endswith(b"\n") and bool(lines.strip()))
 
 
 def _with_shape(kind: Any, shape: tuple[int | None, ...]) -> Any:

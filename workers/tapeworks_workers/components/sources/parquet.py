@@ -1,25 +1,16 @@
-"""`parquet`: Parquet files, a row group at a time."""
+"""`parquet`: Parquet files, a row group at a time, and Arrow IPC files and streams, some record batches at a time."""
 
 from __future__ import annotations
 
-import functools
-import json
-import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 from tapeworks import component
-from tapeworks_workers.components.sources.parts import Part
-from tapeworks_workers.components.sources.tables import Table
-from tapeworks_workers.components.sources.unpacked_size import check_row_groups, check_texts, flat_texts
-
-_INDEX = re.compile(r"__index_level_\d+__")
+from tapeworks_workers.components.sources.columnar_files import ColumnarFiles
 
 
 @component("parquet")
-class Parquet(Table):
-    """Rows of Parquet files; a row group is read at a time.
+class Parquet(ColumnarFiles):
+    """Rows of Parquet files, a row group at a time, and of Arrow IPC files, streams and Feather files.
+
+    The first bytes of a file say which of them it is.
 
     Integers keep their dtype, floats and decimals take the job's; timestamps are int64 microseconds, dates int64 days,
     times and durations int64 microseconds; lists become RaggedTensors, fixed-size ones dense. A column of several
@@ -40,59 +31,3 @@ class Parquet(Table):
         images: column of encoded images (binary, or Hugging Face's `{bytes, path}`) → how they are read: `size`,
             `channels` 3 and `scale` true, as in the source `images`.
     """
-
-    @functools.cached_property
-    def indices(self) -> list[str]:
-        found: dict[str, None] = {}
-        for path in self.paths:
-            stored = (self._footers[path][0].metadata or {}).get(b"pandas")
-            for name in json.loads(stored).get("index_columns", []) if stored else ():
-                if isinstance(name, str) and _INDEX.fullmatch(name):
-                    found[name] = None
-        return list(found)
-
-    @functools.cached_property
-    def _footers(self) -> dict[Path, tuple[Any, Any]]:
-        """The Arrow schema and the metadata of each file. Raises JobFailure."""
-        footers = {}
-        for path in self.paths:
-            with self._open(path) as file:
-                footers[path] = (file.schema_arrow, file.metadata)
-        return footers
-
-    def _types(self, path: Path) -> dict[str, Any]:
-        schema = self._footers[path][0]
-        return dict(zip(schema.names, schema.types, strict=True))
-
-    def _open(self, path: Path, texts: Sequence[str] = ()) -> Any:
-        import pyarrow.parquet
-
-        try:
-            return pyarrow.parquet.ParquetFile(path, read_dictionary=list(texts))
-        except (ValueError, OSError) as error:
-            raise self._invalid(f"{path.name} cannot be read as Parquet: {error}") from error
-
-    def _parts(self, path: Path) -> tuple[list[Part], int]:
-        metadata = self._footers[path][1]
-        groups = [group for group in range(metadata.num_row_groups) if metadata.row_group(group).num_rows]
-        return [(group, 0) for group in groups], metadata.num_rows
-
-    def _table(self, path: Path, part: Part, names: list[str]) -> Any:
-        with self._open(path, flat_texts(self._footers[path][1], names)) as file:
-            return file.read_row_group(part[0], columns=names, use_threads=False)
-
-    def _check_size(self, path: Path, names: list[str]) -> None:
-        check_row_groups(path, self._footers[path][1], names)
-
-    def _unpacked(self, path: Path, name: str, whole: Any) -> Any:
-        import pyarrow as pa
-
-        if not isinstance(whole, pa.DictionaryArray):
-            return whole
-        check_texts(path, whole, name)
-        return whole if pa.types.is_dictionary(self.types[path][name]) else whole.dictionary_decode()
-
-    def _place(self, path: Path, part: Part, row: int) -> str:
-        metadata = self._footers[path][1]
-        before = sum(metadata.row_group(group).num_rows for group in range(part[0]))
-        return f"{path.name}, row {before + row + 1}"

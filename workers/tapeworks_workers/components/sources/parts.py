@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks import errors
+from tapeworks_workers.components.sources.row_blocks import rows_of
 from tapeworks_workers.components.sources.safe_casts import Array
 
 T = TypeVar("T")
@@ -65,19 +66,28 @@ def stream(
         except errors.JobFailure as failure:
             raise ValueError(f"invalid data: {failure.message}") from failure
 
+    @tf.autograph.experimental.do_not_convert  # converting it costs more than reading some parts
     def read_part(place: tf.Tensor) -> Any:
         # Stateless, since all that it reads is named by its arguments: so the iterator can be saved.
         return element(list(tf.numpy_function(arrays, [place], list(dtypes), stateful=False)))
 
-    def rows(*nest: Any) -> tf.data.Dataset:
-        # Not from_tensor_slices: inside a graph it warns of the type of ragged tensors, for every job.
-        return tf.data.Dataset.from_tensors(nest if len(nest) > 1 else nest[0]).unbatch()
-
     of_parts = tf.data.Dataset.from_tensor_slices(np.asarray(places, np.int64).reshape(-1, 3))
     read_ahead = of_parts.map(read_part, num_parallel_calls=_AT_ONCE, deterministic=True)
-    dataset = read_ahead.flat_map(rows)
     known = [count for count in counts if count is not None]
-    return dataset.apply(tf.data.experimental.assert_cardinality(sum(known))) if len(known) == len(counts) else dataset
+    return rows_of(read_ahead, sum(known) if len(known) == len(counts) else None)
+
+
+def checked_first(
+    read: Callable[[Path, Part], Sequence[Array]], path: Path, part: Part
+) -> Callable[[Path, Part], Sequence[Array]]:
+    """`read`, of which the result for one part is there already: what does not fit is refused before a job begins."""
+    ready = {(path, part): read(path, part)}
+
+    def again(path: Path, part: Part) -> Sequence[Array]:
+        found = ready.pop((path, part), None)
+        return read(path, part) if found is None else found
+
+    return again
 
 
 def _whole(
@@ -105,7 +115,7 @@ def _joined(leaves: Sequence[Any]) -> Any:
 
 def sampled(parts: Sequence[Sequence[T]], size: Callable[[T], int]) -> list[list[T]]:
     """The parts of each file that types are taken from: the first and the last of each, and others at even distances
-    as long as they are no more than `SAMPLE_BYTES` together."""
+    as long as they are no more than half of `SAMPLE_BYTES` together."""
     total = sum(size(part) for of_file in parts for part in of_file)
-    step = max(1, -(-total // SAMPLE_BYTES))
+    step = 1 if total <= SAMPLE_BYTES else -(-total // (SAMPLE_BYTES // 2))
     return [[*of_file[:-1:step], *of_file[-1:]] for of_file in parts]

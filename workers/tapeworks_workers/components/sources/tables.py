@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tapeworks_workers.components.sources.columns import Column, Description, Im
 from tapeworks_workers.components.sources.encoded_images import FAILED, EncodedImage, with_images
 from tapeworks_workers.components.sources.image_files import BrokenImage
 from tapeworks_workers.components.sources.partitions import constant, partitions
-from tapeworks_workers.components.sources.parts import Part, stream
+from tapeworks_workers.components.sources.parts import Part, checked_first, stream
 from tapeworks_workers.components.sources.safe_casts import Array, Unfit
 
 _EXAMINED_BYTES = 64 * 1024 * 1024
@@ -127,9 +128,9 @@ class Table(Source):
         parts, counts = [one for one, _ in found], [count for _, count in found]
         if not any(counts):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows")
-        read = functools.partial(self._rows, columns=columns)
+        read: Callable[[Path, Part], Sequence[Array]] = functools.partial(self._rows, columns=columns)
         first = next(index for index, of_file in enumerate(parts) if of_file)
-        arrays = read(self.paths[first], parts[first][0])  # what does not fit from the first rows on is refused at once
+        read = checked_first(read, self.paths[first], parts[first][0])
 
         def element(flat: list[tf.Tensor]) -> Any:
             tensors = {column.name: column.tensor([flat.pop(0) for _ in column.outputs]) for column in columns}
@@ -139,6 +140,7 @@ class Table(Source):
         dataset = stream(self.paths, parts, read, dtypes, element, counts=counts, size=self._size())
         if not self.images:
             return dataset
+        arrays = self._rows(self.paths[first], parts[first][0], columns)
         starts = np.cumsum([0, *(len(column.outputs) for column in columns)])
         values = {column.name: arrays[start][0] for column, start in zip(columns, starts, strict=False)
                   if column.name in self.images}  # fmt: skip
@@ -197,7 +199,7 @@ class Table(Source):
         elif self.named:
             x = {name: tensors[name] for name in features}
         else:
-            x = tf.stack([tensors[name] for name in features], axis=1)
+            x = tf.transpose(tf.stack([tensors[name] for name in features]))  # axis=1 is copied value by value
         if self.labels is None:
             return x
         y = tensors[self.labels] if isinstance(self.labels, str) else {name: tensors[name] for name in self.labels}

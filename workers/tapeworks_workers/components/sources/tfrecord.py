@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks import Files, Source, component, errors
-from tapeworks_workers.components.sources import record_files
+from tapeworks_workers.components.sources import record_files, tfds
 from tapeworks_workers.components.sources.encoded_images import FAILED, EncodedImage, with_images
 from tapeworks_workers.components.sources.image_files import BrokenImage
 from tapeworks_workers.components.sources.record_files import RecordFile
@@ -42,7 +42,7 @@ class TFRecord(Source):
         schema: feature → how it is stored. `{"dtype": "int64"}` is a scalar (`float32` and `string` are there too),
             `{"dtype": "float32", "shape": [28, 28]}` of that shape, `[null]` and `[null, 3]` of any length: a
             RaggedTensor. `{"dtype": "float32", "size": 100000, "index": NAME, "value": NAME}` is a SparseTensor from
-            two stored features.
+            two stored features. Default: what the `features.json` of TFDS beside the files says.
         features: the feature x, as it is; a list gives a dict. Default: all that are neither labels nor weight.
         labels: the feature y; a list gives a dict; null: elements are x alone.
         weight: the feature of sample weights.
@@ -61,7 +61,7 @@ class TFRecord(Source):
     def __init__(
         self,
         files: Files,
-        schema: dict[str, dict[str, Any]],
+        schema: dict[str, dict[str, Any]] | None = None,
         features: str | list[str] | None = None,
         labels: str | list[str] | None = None,
         weight: str | None = None,
@@ -74,6 +74,7 @@ class TFRecord(Source):
         if weight is not None and labels is None:
             raise ValueError("a sample weight needs labels: the element is (x, y, sample_weight)")
         self.paths = [Path(path) for path in files]
+        schema = self._derived() if schema is None else schema
         self.schema = {name: _stored(name, given) for name, given in schema.items()}
         self.features = features
         self.labels = labels
@@ -94,6 +95,33 @@ class TFRecord(Source):
 
     def files(self) -> list[Path]:
         return self.paths
+
+    def class_names(self) -> list[str] | None:
+        names = tfds.class_names(self.paths[0], self.labels) if isinstance(self.labels, str) else None
+        self.classes = names if self.classes is None else self.classes
+        return names
+
+    def _derived(self) -> dict[str, dict[str, Any]]:
+        """The schema that TFDS wrote beside the files. Raises JobFailure."""
+        try:
+            found = {path.parent: tfds.schema_beside(path) for path in self.paths}
+        except (ValueError, OSError, AttributeError, TypeError) as error:
+            raise self._invalid(str(error)) from error
+        (folder, schema), *others = found.items()
+        if schema is None:
+            raise ValueError(
+                f"a schema is needed, since no {tfds.FILE} of TFDS lies beside {self.paths[0].name}: "
+                '{"label": {"dtype": "int64"}, …}'
+            )
+        for other, its in others:
+            if its != schema:
+                raise self._invalid(f"the {tfds.FILE} of the folders {folder.name} and {other.name} differ")
+        return schema
+
+    def _invalid(self, message: str) -> errors.JobFailure:
+        return errors.JobFailure(
+            errors.FailureCode.INVALID_DATA, message, location=errors.Location(component="tfrecord")
+        )
 
     def dataset(self) -> tf.data.Dataset:
         compressions = self._compressions
