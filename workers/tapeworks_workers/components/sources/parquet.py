@@ -37,6 +37,10 @@ class Parquet(Table):
         dtypes: column → dtype to cast to.
         shapes: column → shape of one row's list, null where the length varies: `[null, 3]` a series of three values.
         sparse: column of `{indices, values}` → its size: rows become SparseTensors, never made dense.
+        nulls: "fail" refuses a null; with "missing" it is NaN in numbers and "" in texts. Integers, booleans and times
+            with nulls become the job's float, where that holds each of them exactly or `dtypes` names it.
+        classes: of a label of texts, integers or booleans: y is int64, its place in this list; "auto": the values of
+            the training split in order, which are read when the job starts.
     """
 
     @functools.cached_property
@@ -78,6 +82,23 @@ class Parquet(Table):
     def _table(self, path: Path, part: Part, names: list[str]) -> Any:
         with self._open(path, flat_texts(self._footers[path][1], names)) as file:
             return file.read_row_group(part[0], columns=names, use_threads=False)
+
+    def _has_nulls(self, name: str) -> bool:
+        return any(self._nulls(path, name) for path in self.paths if name in self.types[path])
+
+    def _nulls(self, path: Path, name: str) -> bool:
+        """By the statistics of the row groups; one that has none is read."""
+        metadata = self._footers[path][1]
+        for group in range(metadata.num_row_groups):
+            columns = (metadata.row_group(group).column(index) for index in range(metadata.num_columns))
+            found = next((one.statistics for one in columns if one.path_in_schema == name), None)
+            if found is not None and found.has_null_count:
+                nulls = found.null_count
+            else:
+                nulls = self._table(path, (group, 0), [name])[name].null_count
+            if nulls:
+                return True
+        return False
 
     def _check_size(self, path: Path, names: list[str]) -> None:
         check_row_groups(path, self._footers[path][1], names)
