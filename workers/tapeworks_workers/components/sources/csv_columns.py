@@ -218,9 +218,9 @@ class Fields:
             try:
                 found[name] = self._values(self._numbers(column, one) if name in texts else column, one)
             except Unfit as unfit:
-                message, text = unfit.message, column[unfit.position].as_py()
-                if name in texts and "int" in one.dtype and text is not None and text not in BLANKS:
-                    message = _unconverted(text, one.parsed)
+                message, held = unfit.message, column[unfit.position].as_py()
+                if name in texts and "int" in one.dtype and held is not None and held not in BLANKS:
+                    message = _unconverted(held, one.parsed)
                 raise BadRow(unfit.position, f"column {name!r} {message}") from unfit
         return found
 
