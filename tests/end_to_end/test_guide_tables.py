@@ -16,6 +16,7 @@ from examples.serving import EXAMPLES, ROOT
 from tapeworks.bundle import extract
 from tapeworks.canonical import parse_spec
 from tapeworks.jobs import State
+from tapeworks.loading import load_installed
 from tapeworks_workers.engine.building import set_data_roots
 from tapeworks_workers.engine.pipeline import build_data
 from tests.end_to_end.serving import Served
@@ -33,6 +34,7 @@ def penguins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def training_rows(spec: dict[str, object]) -> pd.DataFrame:
     """The rows of the job's training split, as pandas reads them."""
+    load_installed()
     set_data_roots([EXAMPLES / "data"])
     data = build_data(parse_spec(spec))
     set_data_roots([])

@@ -70,9 +70,9 @@ class DateParts(keras.layers.Layer):
         else:
             known = ~tf.math.is_nan(inputs) if inputs.dtype.is_floating else tf.ones(tf.shape(inputs), tf.bool)
             moments = tf.cast(tf.where(known, inputs, tf.zeros_like(inputs)), tf.int64)
-            per_day = tf.constant(_PER_DAY[self.unit], tf.int64)
+            per_day = _PER_DAY[self.unit]
             days = tf.math.floordiv(moments, per_day)
-            of_day = tf.math.floordiv((moments - days * per_day) * 86_400, per_day) if per_day != 1 else days * 0
+            of_day = tf.math.floordiv((moments - days * per_day) * 86_400, per_day)
         found = _values(days, of_day)
         columns = [column for part in self.parts for column in self._columns(part, found[part])]
         return tf.where(known[..., tf.newaxis], tf.stack(columns, -1), tf.constant(math.nan, self.variable_dtype))
