@@ -158,6 +158,7 @@ def test_classes_are_of_one_column_of_names(root: Path) -> None:
     for config, why in (
         ({"classes": "auto"}, "one label column"), ({"labels": ["y"], "classes": "auto"}, "one label column"),
         ({"labels": "y", "classes": ["a", "a"]}, "different names"),
+        ({"labels": "y", "classes": "auto", "dtypes": {"y": "int8"}}, "leave it out of dtypes"),
     ):  # fmt: skip
         with pytest.raises(Exception, match=why):
             read(**config)

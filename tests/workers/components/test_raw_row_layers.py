@@ -136,6 +136,11 @@ def test_a_config_that_does_not_fit_is_refused(config: dict[str, Any], spec: str
         layer("fill_missing", **config)(keras.Input((), dtype=spec or "float32"))
 
 
+def test_ragged_inputs_are_refused() -> None:
+    with pytest.raises(Exception, match="takes dense inputs"):
+        layer("fill_missing")(keras.Input((None,), ragged=True))
+
+
 # ── date_parts ───────────────────────────────────────────────────────────────────────────────────
 
 DAYS = pd.date_range("1899-12-25", "2101-01-10", freq="D")

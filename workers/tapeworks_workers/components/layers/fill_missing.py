@@ -128,6 +128,8 @@ class FillMissing(keras.layers.Layer):
         dtype, shape = inputs.dtype, tuple(inputs.shape)
         texts = isinstance(self.value, str) or (self._learned is not None and self._learned.dtype.kind == "S")
         known = self.fill_values is not None
+        if getattr(inputs, "ragged", False) or getattr(inputs, "sparse", False):
+            raise ValueError("fill_missing takes dense inputs: put ragged_to_dense before it")
         if dtype != "string" and "float" not in dtype:
             raise ValueError(_NOT_MISSING.format(dtype))
         if dtype == "string" and (self.strategy in ("mean", "median") or (known and not texts)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +38,9 @@ class NamedLabels(Source):
     """Whether the label is numbered by a list of classes."""
     _given: list[str] | None = None
 
-    def number_classes(self, classes: Classes, labels: str | list[str] | None, *, missing: bool) -> None:
+    def number_classes(
+        self, classes: Classes, labels: str | list[str] | None, dtypes: Mapping[str, str], *, missing: bool
+    ) -> None:
         """Take the argument `classes`; `missing`: whether a row without a label gets -1.
 
         Raises ValueError where there is not exactly one label column.
@@ -49,6 +51,8 @@ class NamedLabels(Source):
             return
         if not isinstance(labels, str):
             raise ValueError("classes are those of one label column: give its name in labels")
+        if labels in dtypes:
+            raise ValueError(f"classes make {labels!r} int64: leave it out of dtypes")
         if classes != "auto":
             self._given = [str(name) for name in classes]
             if len(set(self._given)) < len(self._given) or not self._given:

@@ -126,7 +126,7 @@ class Csv(NamedLabels):
         self.fields = Fields(
             self.dialect, Values.given(decimal, thousands, na_values, true_values, false_values, nulls == "missing")
         )
-        self.number_classes(classes, labels, missing=nulls == "missing")
+        self.number_classes(classes, labels, self.dtypes, missing=nulls == "missing")
         try:
             self.texts = {path: TextFile(path, encoding) for path in self.paths}
         except LookupError as error:

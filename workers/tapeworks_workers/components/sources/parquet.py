@@ -88,17 +88,19 @@ class Parquet(Table):
 
     def _nulls(self, path: Path, name: str) -> bool:
         """By the statistics of the row groups; one that has none is read."""
-        metadata = self._footers[path][1]
+        metadata, place = self._footers[path][1], self._places[path].get(name)
         for group in range(metadata.num_row_groups):
-            columns = (metadata.row_group(group).column(index) for index in range(metadata.num_columns))
-            found = next((one.statistics for one in columns if one.path_in_schema == name), None)
-            if found is not None and found.has_null_count:
-                nulls = found.null_count
-            else:
-                nulls = self._table(path, (group, 0), [name])[name].null_count
-            if nulls:
+            found = None if place is None else metadata.row_group(group).column(place).statistics
+            known = found is not None and found.has_null_count
+            if found.null_count if known else self._table(path, (group, 0), [name])[name].null_count:
                 return True
         return False
+
+    @functools.cached_property
+    def _places(self) -> dict[Path, dict[str, int]]:
+        """Of each file, the places of the columns among those of its row groups."""
+        schemas = {path: metadata.schema for path, (_, metadata) in self._footers.items()}
+        return {path: {schema.column(at).path: at for at in range(len(schema))} for path, schema in schemas.items()}
 
     def _check_size(self, path: Path, names: list[str]) -> None:
         check_row_groups(path, self._footers[path][1], names)

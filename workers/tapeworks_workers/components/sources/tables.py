@@ -61,7 +61,7 @@ class Table(NamedLabels):
         self.shapes = dict(shapes or {})
         self.sparse = dict(sparse or {})
         self.missing = nulls == "missing"
-        self.number_classes(classes, labels, missing=self.missing)
+        self.number_classes(classes, labels, self.dtypes, missing=self.missing)
 
     def files(self) -> list[Path]:
         return self.paths
