@@ -201,6 +201,10 @@ class Source:
         """The columns of a vector x, in order; None where x is something else."""
         return None
 
+    def adopt_dtypes(self, training: Source) -> None:
+        """Called before `dataset` on a source of another split, of the same class as the training split's: what one
+        file lacks must not give a column another dtype there."""
+
     missing_labels: bool = False
     """Whether y is -1 where a row has no label: `drop_missing` leaves such rows out."""
     classes: Sequence[str] | None = None

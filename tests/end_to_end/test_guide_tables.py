@@ -74,14 +74,3 @@ def test_the_page_from_the_push_to_the_answer(served: Served, penguins: Path, tm
     np.testing.assert_allclose(np.array(medians.strip("[]").split(), float), measured.median(), rtol=1e-6)
     filled = measured.fillna(measured.median())
     np.testing.assert_allclose(np.ravel(json.loads(means)), filled.mean(), rtol=1e-5)
-
-
-def test_the_weather_of_a_day_is_named(served: Served, tmp_path: Path) -> None:
-    spec = json.loads((EXAMPLES / "tables" / "weather.json").read_text())
-    job = served.client.wait(served.client.submit(spec).id, 240)
-    assert job.state is State.SUCCEEDED, job.failure
-    frame = pd.read_csv(EXAMPLES / "data" / "seattle-weather.csv")
-    last = frame[-round(0.2 * len(frame)) :]
-    assert job.metrics["val_accuracy"] >= 0.64 > (last["weather"] == last["weather"].mode()[0]).mean()
-    assert job.model is not None
-    assert "classify" in job.model.verified["reload"]["models"]["model"]["saved_model"]["signatures"]

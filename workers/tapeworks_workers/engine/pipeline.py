@@ -23,7 +23,7 @@ from tapeworks.spec import Split as SplitSpec
 from tapeworks_workers.engine import broken_files, class_names, operations, origins, stateless_random
 from tapeworks_workers.engine.fields import named_leaves
 from tapeworks_workers.engine.gathering import Rows
-from tapeworks_workers.engine.origins import TRAINING, Raw, Setting, lineage, open_source
+from tapeworks_workers.engine.origins import TRAINING, Origin, Raw, Setting, lineage, open_source
 from tapeworks_workers.engine.randomness import derive_seed
 from tapeworks_workers.engine.resume_warnings import Remarks
 
@@ -117,6 +117,10 @@ def _built(spec: JobSpec, setting: Setting) -> Data:
             fractions[name] = given
         elif isinstance(given, ReferenceFields):
             opened[name] = open_source(given, setting, pointer=f"/data/{name}")
+    for one in opened.values():
+        if one is not origin and isinstance(one, Origin) and isinstance(origin, Origin):
+            if type(one.source) is type(origin.source):
+                one.source.adopt_dtypes(origin.source)
     names = class_names.settle(opened)
     read: dict[str, list[Source]] = {}
     for one in opened.values():

@@ -59,6 +59,21 @@ class NamedLabels(Source):
                 raise ValueError("classes must be different names, one or more")
         self.classes = self._given
 
+    _training: NamedLabels | None = None
+
+    def adopt_dtypes(self, training: Source) -> None:
+        if isinstance(training, NamedLabels):
+            self._training = training
+
+    def of_training(self, name: str, default: str) -> str:
+        """The dtype of a column of numbers in the training split; `default` where it has none."""
+        other = None if self._training is None else self._training.column_dtype(name)
+        return default if other is None or "string" in (other, default) else other
+
+    @abstractmethod
+    def column_dtype(self, name: str) -> str | None:
+        """The dtype of a column by itself; None where there is no such column."""
+
     def class_names(self) -> list[str] | None:
         """The list that was given, which every label is compared with when it is read; else all names, in order."""
         if not self.by_name:

@@ -333,7 +333,7 @@ class Csv(NamedLabels):
 
     def _wanted(self, features: list[str], columns: list[str]) -> dict[str, Wanted]:
         floatx = str(keras.config.floatx())
-        dtypes = {name: self.dtypes.get(name) or self.kinds[name].dtype for name in columns}
+        dtypes = {name: self.dtypes.get(name) or self.of_training(name, self.kinds[name].dtype) for name in columns}
         for group, together in ((features, not self.named), (self.labels, not self.one_label)):
             undecided = [name for name in group if name not in self.dtypes]
             if together and not (group is self.labels and {dtypes[name] for name in undecided} == {"int64"}):
@@ -351,6 +351,9 @@ class Csv(NamedLabels):
                 raise self._invalid(LABEL_OF_FEATURE.format(label))
             wanted[label] = Wanted("string", self.kinds[label], classes=tuple(self.classes or self.class_names() or ()))
         return wanted
+
+    def column_dtype(self, name: str) -> str | None:
+        return self.dtypes.get(name) or (self.kinds[name].dtype if name in self.kinds else None)
 
     def _found_classes(self) -> set[str]:
         (label,) = self.labels

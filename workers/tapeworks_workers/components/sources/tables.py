@@ -161,6 +161,9 @@ class Table(NamedLabels):
         except (ValueError, TypeError, KeyError, OSError, AttributeError, NotImplementedError) as error:
             raise self._invalid(f"{self._place(path, part, 0)}: {error}") from error  # pyarrow's are such errors too
 
+    def column_dtype(self, name: str) -> str | None:
+        return self._column(name).dtype if isinstance(self.forms.get(name), Form) else None
+
     def _of_folder(self, path: Path, column: Column, rows: int) -> Array:
         values = constant(self.partitions[column.name][path], column.dtype, rows, missing=self.missing)
         return values if column.classes is None else class_numbers(values, column.classes, missing=self.missing)
@@ -312,6 +315,8 @@ class Table(NamedLabels):
         default = form.dtype
         if self.missing and not given and default != "string" and not default.startswith("float"):
             default = keras.config.floatx() if self._has_nulls(name) else default
+        if not given:
+            default = self.of_training(name, default)
         return Column(name, dtype or default, tuple(given), explicit=dtype is not None, missing=self.missing)
 
     def _invalid(self, message: str) -> errors.JobFailure:
