@@ -262,7 +262,15 @@ def test_a_layer_that_has_learned_nothing_is_refused(root: Path, tmp_path: Path)
 
 
 def test_a_job_resumes_with_what_it_learned(root: Path, tmp_path: Path) -> None:
-    spec = spec_of(root, training={"epochs": 2, "checkpoint": EVERY, "deterministic": True})
+    chosen = [one for one in NODES if one["name"] in ("age_known", "port_known", "port_id")]
+    nodes = [
+        *chosen,
+        node("all", "stack_columns", ["age_known", "port_id"]),
+        node("out", "keras/Dense", "all", units=2),
+    ]
+    adapt = [{"layer": one["name"]} for one in chosen]
+    model = {"component": "graph", "config": {"nodes": nodes, "outputs": "out"}, "adapt": adapt}
+    spec = spec_of(root, model=model, training={"epochs": 2, "checkpoint": EVERY, "deterministic": True})
     whole = trained(spec, tmp_path / "whole")
     again = trained(spec, tmp_path / "again", resume=whole.checkpoints()[0])
     for name, value in whole.values().items():
