@@ -91,8 +91,11 @@ class Parquet(Table):
         metadata, place = self._footers[path][1], self._places[path].get(name)
         for group in range(metadata.num_row_groups):
             found = None if place is None else metadata.row_group(group).column(place).statistics
-            known = found is not None and found.has_null_count
-            if found.null_count if known else self._table(path, (group, 0), [name])[name].null_count:
+            if found is not None and found.has_null_count:
+                nulls = found.null_count
+            else:
+                nulls = self._table(path, (group, 0), [name])[name].null_count
+            if nulls:
                 return True
         return False
 
