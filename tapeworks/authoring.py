@@ -206,6 +206,16 @@ class Source:
         order: a split may go by it. None where there is none."""
         return None
 
+    def feature_names(self) -> list[str] | None:
+        """The columns of a vector x, in order; None where x is something else."""
+        return None
+
+    def adopt_dtypes(self, training: Source) -> None:
+        """Called before `dataset` on a source of another split, of the same class as the training split's: what one
+        file lacks must not give a column another dtype there."""
+
+    missing_labels: bool = False
+    """Whether y is -1 where a row has no label: `drop_missing` leaves such rows out."""
     classes: Sequence[str] | None = None
     """Where `class_names` gives names: the list that numbers them, as the config gives it. Where it gives none, the
     engine sets the list of the training split before it calls `dataset`."""
@@ -213,6 +223,18 @@ class Source:
     def class_names(self) -> list[str] | None:
         """The names of the labels that the data holds; None where labels are numbers already."""
         return None
+
+    def class_order(self, name: str) -> Any:
+        """The sort key of a name in a list of classes that no config gives."""
+        return name
+
+    def single_class(self, name: str) -> tuple[str, str]:
+        """Why the data holds only one class, and the remedy: such labels teach nothing."""
+        return (
+            f"every file lies in a folder named {name!r}",
+            "A class is the name of the folder that holds the file (train/cat/1.png). Move the files, or give "
+            '"labels": null where labels are not used, or "classes": a list, where one class is meant.',
+        )
 
     def skipped(self) -> list[str]:
         """What is left out because it cannot be read: one text for each, with the file and the reason."""

@@ -147,6 +147,14 @@ class Filter(OperationBase):
     field: FieldPath | None = None
 
 
+class DropMissing(OperationBase):
+    """Keep the elements that have a value in each of these fields: no NaN in numbers, no empty text."""
+
+    op: Literal["drop_missing"]
+    fields: list[FieldPath] | None = Field(default=None, min_length=1)
+    """Default: all of the element. A field that is a dict is every tensor below it."""
+
+
 class Apply(OperationBase):
     """`tf.data.Dataset.apply`: a registered function from a dataset to a dataset (windows, balancing)."""
 
@@ -220,7 +228,7 @@ class Prefetch(OperationBase):
 
 Operation = Annotated[
     Shuffle | Batch | PaddedBatch | RaggedBatch | BucketBySequenceLength | Unbatch | Rebatch
-    | Map | Filter | Apply | Cast | OneHot | ToSparse | ToRagged
+    | Map | Filter | DropMissing | Apply | Cast | OneHot | ToSparse | ToRagged
     | Cache | Repeat | Take | Skip | Prefetch,
     Field(discriminator="op"),
 ]  # fmt: skip
@@ -255,20 +263,35 @@ class Batching:
     batched: bool
     """Whether batches come out."""
     misplaced: int | None
-    """The first `rebatch` or `unbatch` that meets single elements, by its index."""
+    """The first operation that takes batches and meets single elements, or the reverse, by its index."""
+    meets: str = "single elements"
+    """What that one meets."""
+
+    @property
+    def reason(self) -> str:
+        """What follows the name of the misplaced operation in a message."""
+        other = "batches" if self.meets == "single elements" else "single elements"
+        return f"meets {self.meets}: it takes {other}"
+
+    @property
+    def hint(self) -> str:
+        """The suggested fix."""
+        return f"Put it {'after' if self.meets == 'single elements' else 'before'} a batching operation."
 
 
 def batching(operations: Sequence[Any], batched: bool, batches: Callable[[Any], bool]) -> Batching:
     """Follow a pipeline over elements that are batches or not; `batches` tells whether an `apply` makes them."""
-    misplaced = None
+    misplaced, meets = None, "single elements"
     for index, operation in enumerate(operations):
-        if operation.op in ("rebatch", "unbatch") and not batched and misplaced is None:
+        if misplaced is None and operation.op in ("rebatch", "unbatch") and not batched:
             misplaced = index
+        if misplaced is None and operation.op == "drop_missing" and batched:
+            misplaced, meets = index, "batches"
         if operation.op in BATCHING or (operation.op == "apply" and batches(operation)):
             batched = True
         elif operation.op == "unbatch":
             batched = False
-    return Batching(batched, misplaced)
+    return Batching(batched, misplaced, meets)
 
 
 def function_kind(operation: str) -> Kind:

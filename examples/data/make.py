@@ -9,14 +9,19 @@
 - `orders.parquet`: 1200 orders: `postcode` (0 … 99 999), `device` (0 … 4), `pieces`, `price` of one, and `returned`;
 - `visits.tfrecord`: 500 visits to a shop: `pages` (2 … 30 of 200), the `seconds` on each, and `bought`;
 - `reviews/complaint/*.txt`, `reviews/praise/*.txt`: sentences like the first, a line each;
-- `digits/0/*.png` … `digits/9/*.png`: 20 pictures of each digit, 8×8 in grey.
+- `digits/0/*.png` … `digits/9/*.png`: 20 pictures of each digit, 8×8 in grey;
+- `penguins.csv`: 344 penguins of the Palmer Archipelago, with missing values (Gorman, Williams and Fraser 2014; CC0);
+- `seattle-weather.csv`: each day of 2012 to 2015 in Seattle (NOAA, public domain).
 
-The digits are those that scikit-learn ships (UCI, "Optical Recognition of Handwritten Digits"). All the rest is made up
-here by formulas and lists of words, so nobody owns it.
+The digits are those that scikit-learn ships (UCI, "Optical Recognition of Handwritten Digits"); penguins and weather
+are files of the packages `palmerpenguins` and `vega_datasets`, as they are. All the rest is made up here by formulas
+and lists of words, so nobody owns it.
 """
 
+import importlib.util
 import json
 import math
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -173,7 +178,15 @@ def digits(random: np.random.RandomState) -> None:
             (folder / f"{number:02}.png").write_bytes(tf.io.encode_png(picture).numpy())
 
 
+def as_they_are() -> None:
+    """Copies of files that packages bring."""
+    for package, file in (("palmerpenguins", "data/penguins.csv"), ("vega_datasets", "_data/seattle-weather.csv")):
+        (folder,) = importlib.util.find_spec(package).submodule_search_locations
+        shutil.copyfile(Path(folder, file), HERE / Path(file).name)
+
+
 if __name__ == "__main__":
+    as_they_are()
     made = (sentences, gestures, temperature, ratings, orders, visits, reviews, digits)
     for seed, make in (*enumerate(made), (4, flats)):
         make(np.random.RandomState(seed))

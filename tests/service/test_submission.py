@@ -126,6 +126,7 @@ SPLITS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
         (spec(resources={"gpus": 2}), ("/resources/gpus", "not_supported")),
         (spec(data=data(pipeline=[{"op": "rebatch", "batch_size": 3}, *BATCH])), ("/data/pipeline/0", "missing_batch")),
         (spec(data=data(pipeline=[*BATCH, {"op": "unbatch"}])), ("/data/pipeline", "missing_batch")),
+        (spec(data=data(pipeline=[*BATCH, {"op": "drop_missing"}])), ("/data/pipeline/1", "missing_batch")),
         (spec(data=data(pipeline=[{**BATCH[0], "training_only": True}], validation=0.1)),
          ("/data/pipeline", "missing_batch")),
         (spec(data=data(pipeline=[{"op": "apply", "function": "scale"}, *BATCH])),

@@ -168,6 +168,9 @@ def _observe_keras(
         found["optimizer"] = _digests(optimizer.variables if optimizer else [], arrays)
         found["configs"] = _configs(role, model)
         found["outputs"] = _outputs(model, entry, inputs, arrays)
+        if entry.get("classify"):
+            answers = [loader.classify(model, batch, role, folder) for batch in inputs]
+            found["classify"] = [_classes(one, arrays) for one in answers]
     found["outputs_of_other_precision"] = _outputs(model, entry, inputs, arrays)
     found["facts"] = _facts(model, arrays)
 
@@ -289,11 +292,12 @@ def _observe_load_model(
 def _observe_saved_model(
     folder: Path, entry: dict[str, Any], inputs: Sequence[Any], seen: dict[str, Any], arrays: nests.Arrays
 ) -> None:
-    """`serving_default`, and `serving_flat` as a server calls it: with ragged and sparse inputs in parts, by name."""
+    """`serving_default`, `classify` with class names, and `serving_flat` as a server calls it: with ragged and sparse
+    inputs in parts, by name."""
     loaded = tf.saved_model.load(str(folder / entry["saved_model"]))
     serve, serving = loaded.signatures["serving_default"], entry["serving"]
     dense = all(isinstance(leaf, tf.Tensor) for batch in inputs for leaf in tf.nest.flatten(batch))
-    found = seen["saved_model"] = {"signatures": sorted(loaded.signatures), "outputs": [], "flat": []}
+    found = seen["saved_model"] = {"signatures": sorted(loaded.signatures), "outputs": [], "flat": [], "classify": []}
     for batch in inputs:
         with comparison.full_precision():
             if dense:
@@ -301,12 +305,21 @@ def _observe_saved_model(
                 actual: Any = [outputs[name] for name in serving["outputs"]]
             else:  # a signature takes a ragged tensor only in parts: the function beside it takes it whole
                 actual = tf.nest.flatten(loaded.serving_default(batch))
+            if entry.get("classify"):
+                named = dict(zip(serving["inputs"], tf.nest.flatten(batch), strict=True)) if dense else {}
+                classes = loaded.signatures["classify"](**named) if dense else loaded.classify(batch)
+                found["classify"].append(_classes(classes, arrays))
         found["outputs"].append(arrays.add(actual))
         if "flat" in serving:
             parts, names = tf.nest.flatten(batch, expand_composites=True), serving["flat"]
             with comparison.full_precision():
                 outputs = loaded.signatures["serving_flat"](**dict(zip(names["inputs"], parts, strict=True)))
             found["flat"].append(arrays.add([outputs[name] for name in names["outputs"]]))
+
+
+def _classes(answers: Any, arrays: nests.Arrays) -> dict[str, Any]:
+    """What the signature `classify` gave."""
+    return {name: arrays.add(answers[name]) for name in ("class", "classes", "scores")}
 
 
 if __name__ == "__main__":

@@ -184,10 +184,12 @@ def trained(
         metrics |= tested
     if spec.export is not None:
         reporter.enter(State.EXPORTING)
-        export_bundle(
+        draft = export_bundle(
             assembly, training.step, counters=counters.document(), batches=data.training.first(PROBE_BATCHES),
             folder=attempt.folder / BUNDLE, metrics=metrics, lineage=lineage, class_names=data.class_names,
         )  # fmt: skip
+        for note in draft.notes:
+            reporter.note(note)
         reporter.enter(State.VERIFYING)
         verify(channel)
     return {"outcome": "succeeded", "metrics": metrics, "facts": {"lineage": lineage}}
@@ -200,10 +202,12 @@ def prove(
     folder = attempt.folder / BUNDLE
     try:
         reporter.enter(State.RUNNING, "exporting")
-        export_bundle(
+        draft = export_bundle(
             assembly, training.step, counters=training.counters.document(), batches=data.training.first(PROBE_BATCHES),
-            folder=folder, metrics={}, lineage={},
+            folder=folder, metrics={}, lineage={}, class_names=data.class_names,
         )  # fmt: skip
+        for note in draft.notes:
+            reporter.note(note)
         reporter.enter(State.RUNNING, "verifying")
         verify(channel)
     finally:

@@ -134,9 +134,8 @@ class Data:
             batched = told.batched
             if told.misplaced is not None:
                 index, operation = kept[told.misplaced]
-                message = f"{operation.op} meets single elements: it takes batches"
-                hint = "Put it after a batching operation."
-                self.findings.append(Finding(f"{pointer}/{index}", ProblemCode.MISSING_BATCH, message, hint))
+                message = f"{operation.op} {told.reason}"
+                self.findings.append(Finding(f"{pointer}/{index}", ProblemCode.MISSING_BATCH, message, told.hint))
         elif any(operation.op in BATCHING for _, operation in kept):
             batched = True
         endless, at = flow.endless, flow.at

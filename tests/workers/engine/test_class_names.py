@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tapeworks.errors import FailureCode, JobFailure
@@ -161,7 +162,12 @@ def test_lineage_event_and_bundle_name_the_classes_and_what_was_skipped(root: Pa
     (told,) = [event for event in events(frames, "diagnostic") if event["code"] == "files_skipped"]
     assert told["message"].startswith("images: 1 files cannot be read and are skipped: dog/3.png cannot be decoded")
     (manifest,) = (tmp_path / "job").rglob("manifest.json")
-    assert json.loads(manifest.read_text())["class_names"] == names
+    held = json.loads(manifest.read_text())
+    assert held["class_names"] == names
+    assert held["models"]["model"]["classify"] == {"activation": "softmax", "outputs": "one_each"}
+    served = tf.saved_model.load(str(manifest.parent / "saved_model" / "model" / "1")).signatures["classify"]
+    answers = served(x=tf.fill([3, 4, 4, 3], 220 / 255))
+    assert answers["class"].numpy().tolist() == [b"rabbit"] * 3
 
 
 def test_names_too_long_for_a_job_object_are_counted() -> None:

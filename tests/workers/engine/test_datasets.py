@@ -139,7 +139,8 @@ def test_columns_that_a_job_cannot_read_are_described_with_the_reason(tmp_path: 
     reasons = {column["name"]: column.get("unreadable") for column in told["columns"]}
     assert reasons == {
         "s": "is struct<a: int64>, which no tensor can hold",
-        "n": "a.parquet, row 2: column 'n' has no value (null); fill it, or choose features without it",
+        "n": "a.parquet, row 2: column 'n' has no value (null); "
+        '"nulls": "missing" reads it as NaN, or choose features without it',
         "when": "a.parquet, row 1: column 'when': 1 ns is no whole number of microseconds; give it the dtype float64",
         "x": None,
     }
@@ -159,7 +160,7 @@ def test_blanks_other_headers_and_encodings_are_described(tmp_path: Path) -> Non
     assert told["rows"] == 152
     (tmp_path / "b.csv").unlink()
     (reason, *_) = [column["unreadable"] for column in looked(tmp_path, "csv")["columns"] if column["name"] == "id"]
-    assert reason == "has rows without a value; na_values reads them as NaN"
+    assert reason == 'has rows without a value; "nulls": "missing" reads them as NaN'
     (tmp_path / "a.csv").write_bytes("größe,y\nx,1\n".encode("latin-1"))
     told = looked(tmp_path, "csv")
     assert [column["name"] for column in told["columns"]] == ["größe", "y"]

@@ -54,7 +54,7 @@ def test_every_operation_and_every_source_has_an_example() -> None:
     assert FILES | COMBINED <= used
 
 
-@pytest.mark.parametrize("page", ["dtypes", "sparse", "ragged", "data"])
+@pytest.mark.parametrize("page", ["dtypes", "sparse", "ragged", "data", "tables"])
 def test_what_a_page_quotes_stands_in_an_example(page: str) -> None:
     text = (DATA.parents[1] / "docs" / "guide" / f"{page}.md").read_text(encoding="utf-8")
     specs = ["".join(file.read_text().split()) for file in DATA.parent.glob("*/*.json")]

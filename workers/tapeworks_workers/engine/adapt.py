@@ -40,7 +40,9 @@ def unadapted(layer: Any) -> bool:
     if isinstance(layer, keras.layers.Discretization):
         return layer.bin_boundaries is None
     # One that was adapted is told apart by the caller: constant data may leave its variables as they were.
-    return isinstance(layer, keras.layers.Normalization) and layer.input_mean is None
+    if isinstance(layer, keras.layers.Normalization):
+        return layer.input_mean is None
+    return bool(getattr(layer, "unlearned", False))
 
 
 class Adapting:
@@ -55,9 +57,12 @@ class Adapting:
         restoring: bool,
         batches: Callable[[], Iterator[Any]],
         pointer: str,
+        columns: Callable[[], Sequence[str] | None] = lambda: None,
     ) -> None:
-        """`stored(path)`: what a layer knew outside its variables; `batches()`: the role's inputs, batch by batch."""
+        """`stored(path)`: what a layer knew outside its variables; `batches()`: the role's inputs, batch by batch.
+        `columns`: the names of the features of a vector x."""
         self._pointer = pointer
+        self._columns = columns
         self._batches = batches
         self._paths = layers_by_path(model)
         self._restoring = restoring
@@ -110,7 +115,7 @@ class Adapting:
             outside.write(layer, self._stored[path])
             self.learned.add(path)
         elif path in self._wanted:
-            self._learn(path, layer, front)
+            self._learn(path, layer, front, inputs)
         elif not adaptable(layer):
             self.inside(layer, front, inputs, prefix=f"{path}/")
 
@@ -135,7 +140,7 @@ class Adapting:
             if path in self._wanted and path not in self.learned:
                 self._learn(path, layer, _until(model, layer, front, path=path))
 
-    def _learn(self, path: str, layer: Any, front: Front) -> None:
+    def _learn(self, path: str, layer: Any, front: Front, inputs: Any = None) -> None:
         adapt = self._wanted[path]
         self.learned.add(path)
         if self._restoring:
@@ -164,11 +169,28 @@ class Adapting:
         except Exception as error:
             if seen == 0:
                 raise _nothing(place) from error
+            if hasattr(error, "without_values"):
+                raise _without_values(place, self._names(error.without_values, inputs)) from error
             raise JobFailure(
                 FailureCode.COMPONENT_ERROR, f"{place} could not be adapted: {type(error).__name__}: {text(error)}"
             ) from error
         if seen == 0:
             raise _nothing(place)
+        if not _finite(layer):
+            raise JobFailure(
+                FailureCode.INVALID_DATA,
+                f"{place} ({type(layer).__name__}) learned NaN: missing values or infinities reach it",
+                hint='Put the layer "fill_missing" before it, or {"op": "drop_missing"} into data.pipeline.',
+            )
+
+    def _names(self, features: Sequence[int] | None, inputs: Any) -> str:
+        """Columns by name, where an input of the model or the source has one."""
+        if features is None:
+            return f"column {inputs.name!r}" if isinstance(inputs, keras.KerasTensor) else "the column"
+        width = inputs.shape[-1] if isinstance(inputs, keras.KerasTensor) else None
+        known = next((one for one in (_stacked(inputs), self._columns()) if one and len(one) == width), None)
+        named = [str(feature) if known is None else repr(known[feature]) for feature in features]
+        return f"{'feature' if known is None else 'column'}{'s' * (len(named) > 1)} {listed(named)}"
 
 
 def _adapt(layer: Any, batches: Iterator[Any]) -> None:
@@ -183,6 +205,32 @@ def _adapt(layer: Any, batches: Iterator[Any]) -> None:
     finally:
         layer.dtype_policy = policy
     layer.finalize_state()
+
+
+def _stacked(tensor: Any) -> list[str]:
+    """The names of the single columns that a layer put side by side; [] where it took something else."""
+    if not isinstance(tensor, keras.KerasTensor) or not hasattr(tensor, "_keras_history"):
+        return []
+    operation, node, _ = tensor._keras_history
+    given = operation._inbound_nodes[node].input_tensors
+    return [one.name for one in given] if all(len(one.shape) == 1 for one in given) else []
+
+
+def _finite(layer: Any) -> bool:
+    """Whether what one of Keras' layers learned are numbers."""
+    if isinstance(layer, keras.layers.Normalization):
+        return bool(np.isfinite(layer.mean).all() and np.isfinite(layer.variance).all())
+    if isinstance(layer, keras.layers.Discretization):
+        return bool(np.isfinite(np.asarray(layer.bin_boundaries, np.float64)).all())
+    return True
+
+
+def _without_values(place: str, names: str) -> JobFailure:
+    return JobFailure(
+        FailureCode.INVALID_DATA,
+        f"{place}: {names} is missing in every row of the training split that reaches it",
+        hint='Leave such a column out of the features, or fill it with {"strategy": "constant", "value": 0}.',
+    )
 
 
 def _nothing(place: str) -> JobFailure:

@@ -36,6 +36,9 @@ REFUSED = frozenset({"Lambda", "TFSMLayer", "JaxLayer", "FlaxLayer", "TorchModul
 FILE_ARGUMENTS = frozenset({"vocabulary", "idf_weights"})
 """Arguments of preprocessing layers whose strings Keras opens as files."""
 
+FORGET_MIXED_PRECISION = frozenset({"Discretization", "HashedCrossing"})
+"""Layers whose config holds their variable dtype in the place of a mixed policy: they would come back with another."""
+
 TUPLES = frozenset({"ngrams"})
 """Arguments that Keras takes as tuples only, which JSON does not have."""
 

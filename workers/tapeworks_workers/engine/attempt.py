@@ -205,7 +205,7 @@ def newest(checkpoints: Sequence[Path], reporter: Reporter) -> Iterator[tuple[Sn
 
 def starting(attempt: Attempt, data: Data, found: tuple[Snapshot, Path] | None) -> Start:
     """What the models are built from: this job's own checkpoint, else an earlier job, else the data."""
-    start = Start(data.plain, inputs=attempt.inputs)
+    start = Start(data.plain, inputs=attempt.inputs, columns=data.feature_names)
     wanted = attempt.spec.training.initial_state
     if found is not None:
         start.restored = found[0].values

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 from pydantic import ValidationError
 
 from tapeworks.components import Component, registry
@@ -174,6 +175,8 @@ def _build_keras(name: str, kind: Kind, config: dict[str, Any], pointer: str) ->
     for argument in allowed.TUPLES & arguments.keys():
         if isinstance(arguments[argument], list):
             arguments[argument] = tuple(arguments[argument])
+    if cls.__name__ in allowed.FORGET_MIXED_PRECISION and arguments.get("output_mode", "int") != "int":
+        arguments.setdefault("dtype", keras.config.dtype_policy().variable_dtype)
     return _complete(_call(cls, arguments, name=name, pointer=pointer), config)
 
 
@@ -221,8 +224,6 @@ def _bind(component: Component) -> Any:
 
         return functools.partial(LossFunctionWrapper, target, name=target.__name__)
     if component.kind is Kind.METRIC:
-        import keras
-
         return functools.partial(keras.metrics.MeanMetricWrapper, target, name=target.__name__)
     return functools.partial(_bound, target)
 

@@ -2,7 +2,8 @@
 
     settle({"training": origin, "validation": origin, …})   before any dataset is built
 
-The list is that of the training split: the `classes` of its config, else the names found there, in order of name. The
+The list is that of the training split: the `classes` of its config, else the names found there, in order of name
+(`Source.class_order`). The
 branches of `concatenate` and `sample` share a list; those of `zip` are fields of their own and have one each. Other
 splits are numbered by the training list, and what it lacks is refused.
 """
@@ -96,7 +97,9 @@ def _named(origin: Origin | Branched, field: Field = ()) -> Iterator[tuple[Field
 def _names(sources: list[_Named]) -> list[str]:
     """The list that the first config gives, else all names found."""
     given = next((named.source.classes for named in sources if named.source.classes), None)
-    return list(given) if given is not None else sorted({name for named in sources for name in named.found})
+    if given is not None:
+        return list(given)
+    return sorted({name for named in sources for name in named.found}, key=sources[0].source.class_order)
 
 
 def _check(named: _Named, names: list[str], split: str, *, trained: bool) -> None:
@@ -114,20 +117,16 @@ def _check(named: _Named, names: list[str], split: str, *, trained: bool) -> Non
         raise _refused(
             named,
             f"{named.origin.pointer}: the {split} data holds {_listed(missing)}; {where} {_listed(names)}",
-            'Remove these files, or name every class in "classes" of the training source.',
+            'Remove these files or rows, or name every class in "classes" of the training source.',
         )
 
 
 def _check_single(sources: list[_Named], names: list[str]) -> None:
-    (named, *_), given = sources, any(named.origin.reference.config.get("classes") for named in sources)
+    (named, *_), given = sources, any(isinstance(one.origin.reference.config.get("classes"), list) for one in sources)
     if len(names) > 1 or given:
         return
-    raise _refused(
-        named,
-        f"{named.origin.pointer}: every file lies in a folder named {names[0]!r}, so all labels would be 0",
-        "A class is the name of the folder that holds the file (train/cat/1.png). Move the files, or give "
-        '"labels": null where labels are not used, or "classes": a list, where one class is meant.',
-    )
+    what, hint = named.source.single_class(names[0]) if names else ("there is no label", "Give a source with rows.")
+    raise _refused(named, f"{named.origin.pointer}: {what}, so all labels would be 0", hint)
 
 
 def _listed(names: list[str]) -> str:

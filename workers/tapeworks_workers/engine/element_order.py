@@ -18,6 +18,7 @@ from tapeworks_workers.engine.operations import Applied
 
 _CHANGING = {
     "shuffle": "shuffle changes the order of the elements",
+    "drop_missing": "drop_missing leaves gaps between the elements",
     "repeat": "repeat puts the first element of the data after its last",
     "bucket_by_sequence_length": "bucket_by_sequence_length groups elements by their length",
 }

@@ -19,7 +19,7 @@ from tapeworks_workers.engine.environment import as_traced
 from tapeworks_workers.engine.evaluators import Measure
 from tapeworks_workers.engine.feed import Cursor
 from tapeworks_workers.engine.means import Means
-from tapeworks_workers.engine.non_finite_data import non_finite_note
+from tapeworks_workers.engine.non_finite_data import fills, non_finite_note
 from tapeworks_workers.engine.pipeline import Split, empty
 from tapeworks_workers.engine.step import CompiledStep, compile_validation_step
 from tapeworks_workers.engine.traces import Traces
@@ -114,7 +114,8 @@ class Evaluation:
         """Report, once for each split, that values are not finite."""
         if self._traces is None or split.name in self._warned:
             return
-        note = non_finite_note(split.name, values, self._batches(split)[0])
+        filled = fills(self._assembly.models, self._assembly.input_specs)
+        note = non_finite_note(split.name, values, self._batches(split)[0], filled)
         if note is not None:
             self._warned.add(split.name)
             self._traces.note(note)

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import keras
 import numpy as np
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks_workers.engine import class_signature
 from tapeworks_workers.engine.assembly import Assembly
 from tapeworks_workers.engine.bundle import BUNDLED_LOADER, FORMAT, bundle_files, file_entry, write_json
 from tapeworks_workers.engine.comparison import device, digest, versions
@@ -49,6 +51,8 @@ class BundleDraft:
     manifest: dict[str, Any]
     models: list[str]
     formats: list[str]
+    notes: list[str] = field(default_factory=list)
+    """What a bundle of a job with class names lacks, a sentence for each model."""
 
 
 def export_bundle(
@@ -76,9 +80,11 @@ def export_bundle(
     signatures = assembly.step.signatures(assembly.models)
     write_next_step(assembly, step, counters, batches[0], folder / TRAINING_STATE)
     write_json(folder / TRAINING_STATE / ARCHITECTURES, assembly.architectures)
-    models = {
-        role: _export_model(assembly, role, batches, folder, export.formats, signatures.get(role, {})) for role in roles
-    }
+    models: dict[str, Any] = {}
+    notes: list[str] = []
+    for role in roles:
+        own = signatures.get(role, {})
+        models[role] = _export_model(assembly, role, batches, folder, export.formats, own, class_names, notes)
     used = used_components(assembly.spec.document(), model_configs(assembly))
     manifest = {
         "format": FORMAT,
@@ -99,7 +105,7 @@ def export_bundle(
     shutil.copyfile(BUNDLED_LOADER, folder / "load.py")
     manifest["files"] = {name: file_entry(folder / name) for name in bundle_files(folder)}
     write_json(folder / "manifest.json", manifest)
-    return BundleDraft(folder, manifest, roles, list(export.formats))
+    return BundleDraft(folder, manifest, roles, list(export.formats), notes)
 
 
 def exported_roles(assembly: Assembly) -> list[str]:
@@ -134,6 +140,8 @@ def _export_model(
     folder: Path,
     formats: Sequence[str],
     signatures: Mapping[str, Any],
+    class_names: Any,
+    notes: list[str],
 ) -> dict[str, Any]:
     model, spec = assembly.models[role], assembly.input_specs[role]
     inputs = [probe_inputs(spec, batch) for batch in batches[:MAX_PROBES]]
@@ -146,8 +154,14 @@ def _export_model(
         "input_spec": spec_document(spec),
         "weights": _digests(model.weights),
         "optimizer_weights": [],
+        "classify": None,
         "probe": {"file": probe_file, **write_probe(model, inputs, folder / probe_file)},
     }
+    if class_names is not None and class_signature.CLASSIFY not in signatures:
+        outputs = entry["probe"]["batches"][0]["outputs"]
+        entry["classify"], why = class_signature.found(outputs, assembly.losses.get(role), class_names)
+        if why is not None:
+            notes.append(f"the model {role!r} has no signature {class_signature.CLASSIFY!r} with class names: {why}")
     if "keras" in formats:
         arguments = compile_arguments(assembly, role)
         entry["keras"] = f"models/{role}.keras"
@@ -156,7 +170,9 @@ def _export_model(
     if "saved_model" in formats:
         entry["saved_model"] = f"saved_model/{role}/1"
         target = folder / entry["saved_model"]
-        entry["serving"] = save_saved_model(model, spec, signatures, target, others=assembly.models)
+        about = entry["classify"]
+        classify = None if about is None else partial(class_signature.answers, about, class_names)
+        entry["serving"] = save_saved_model(model, spec, signatures, target, others=assembly.models, classify=classify)
     return entry
 
 

@@ -11,13 +11,13 @@ and `cast` are what the operations of those names do to a field.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.elements import FIELDS
+from tapeworks_workers.engine.elements import FIELDS, named_leaves
 from tapeworks_workers.engine.tracing import call_user_code
 
 
@@ -72,6 +72,33 @@ def _missing(message: str) -> JobFailure:
 
 
 # ── leaves ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def complete(element: tuple[Any, ...], paths: Sequence[str] | None, *, missing_labels: bool) -> tf.Tensor:
+    """Whether every value below the paths is there: no NaN, no empty text. None: of the whole element.
+
+    `missing_labels`: whether a y of -1 is a label that is missing.
+    """
+    leaves = (
+        [leaf for path in paths for leaf in named_leaves(pick(element, path), path)]
+        if paths
+        else (named_leaves(element))
+    )
+    present = [_present(leaf) for _, leaf in leaves]
+    labels = [leaf for path, leaf in leaves if path == "y" and missing_labels and leaf.dtype.is_integer]
+    present += [tf.reduce_all(leaf != -1) for leaf in labels]
+    return tf.reduce_all(tf.stack([one for one in present if one is not None] or [tf.constant(True)]))
+
+
+def _present(leaf: Any) -> tf.Tensor | None:
+    """Whether no value of a tensor is missing; None where none can be."""
+    if isinstance(leaf, tf.RaggedTensor):
+        leaf = leaf.flat_values
+    if isinstance(leaf, tf.SparseTensor):
+        leaf = leaf.values
+    if leaf.dtype == tf.string:
+        return tf.reduce_all(leaf != "")
+    return tf.reduce_all(~tf.math.is_nan(leaf)) if leaf.dtype.is_floating else None
 
 
 # ── what operations do to a field ────────────────────────────────────────────────────────────────

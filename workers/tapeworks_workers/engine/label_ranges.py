@@ -126,7 +126,8 @@ def out_of_range(label: int, classes: int, component: str | None) -> JobFailure:
         f"the data holds the label {label}, the model has {classes} outputs: labels must lie in 0 … {classes - 1}",
         hint=f"Give the model {label + 1} outputs, or map the labels to 0 … {classes - 1}."
         if label >= classes
-        else "Map negative labels to 0 … outputs-1, or give ignore_class where the loss has it.",
+        else "Map negative labels to 0 … outputs-1, or give ignore_class where the loss has it; rows without a label "
+        'are left out by {"op": "drop_missing", "fields": ["y"]} in data.pipeline.',
         location=Location(component=component),
     )
 

@@ -109,6 +109,7 @@ class Preparation:
             restoring=self.start.restored is not None,
             batches=lambda: self._batches(input_spec),
             pointer=f"/models/{self.role}",
+            columns=self.start.columns,
         )
         self._refuse_unlearned(made, self.adapting.prepared)
         return self.adapting

@@ -64,8 +64,11 @@ class Applied:
         return not self.varies and self.operation.op in _OF_EACH
 
 
-def prepare(operation: Any, *, index: int, seed: int, deterministic: bool, pointer: str) -> Applied:
+def prepare(
+    operation: Any, *, index: int, seed: int, deterministic: bool, pointer: str, missing_labels: bool = False
+) -> Applied:
     """Build what the operation names. `index` is its place in the pipeline at `pointer`, and part of its seed.
+    `missing_labels`: whether y is -1 where a row has no label.
 
     Raises JobFailure `invalid_spec` for a function that is not there.
     """
@@ -80,6 +83,8 @@ def prepare(operation: Any, *, index: int, seed: int, deterministic: bool, point
             return _map(operation, function, seed=own, deterministic=deterministic, place=place)
         case spec_operations.Filter():
             return _filter(operation, function, seed=own, place=place)
+        case spec_operations.DropMissing():
+            return _drop_missing(operation, place=place, missing_labels=missing_labels)
         case spec_operations.Apply():
             return _apply(operation, function, seed=own, place=place)
         case _ if (field_function := _of_field(operation)) is not None:
@@ -186,6 +191,14 @@ def _filter(operation: Any, function: Callable[..., Any], *, seed: int, place: s
         return dataset.filter(traced).map(_element) if indexed else dataset.filter(traced)
 
     return _on_elements(operation, function, verdict, through, seed=seed, place=place)
+
+
+def _drop_missing(operation: Any, *, place: str, missing_labels: bool) -> Applied:
+    @engine_code
+    def complete(*element: Any) -> tf.Tensor:
+        return fields.complete(element, operation.fields, missing_labels=missing_labels)
+
+    return Applied(operation, lambda dataset, number: dataset.filter(complete), place=place)
 
 
 Call = Callable[[Callable[..., Any], tuple[Any, ...]], Any]

@@ -59,6 +59,8 @@ class Raw:
     """What changed the order of the source's elements; None where nothing did."""
     series: FileSeries | None = None
     """The files that the elements are of; None after a pipeline."""
+    missing_labels: bool = False
+    """Whether y is -1 where a row has no label."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Setting:
     remarks: Remarks = field(default_factory=lambda: Remarks(False))
     notes: list[tuple[str, str]] = field(default_factory=list)
     """Diagnostics that the job starts with: code and message."""
+    missing_labels: bool = False
+    """See `Raw.missing_labels`."""
 
     def below(self, name: str) -> Setting:
         """The same for a branch, whose random numbers are its own."""
@@ -95,7 +99,7 @@ class Origin:
         raws = {
             name: Raw(
                 functools.partial(_always, one), self.source.batched, disorder=cut.disorder,
-                series=self._series(cut, name),
+                series=self._series(cut, name), missing_labels=self.source.missing_labels,
             )
             for name, one in cut.datasets.items()
         }  # fmt: skip
@@ -203,7 +207,9 @@ class Branched:
 
         own = element_order.lost_by_source(self.reference.component, self.source)
         lost = [one for one in (own, *(raw.disorder for raw in parts.values())) if one is not None]
-        return Raw(dataset, batched.pop(), varies=True, disorder=lost[0] if lost else None)
+        missing = any(raw.missing_labels for raw in parts.values())
+        disorder = lost[0] if lost else None
+        return Raw(dataset, batched.pop(), varies=True, disorder=disorder, missing_labels=missing)
 
     def named_sources(self) -> Iterator[tuple[str, Source]]:
         """The components and the sources that read data."""
@@ -279,19 +285,26 @@ def piped(raw: Raw, pipeline: list[Any], *, split: str, setting: Setting, pointe
         for index, operation in enumerate(pipeline)
         if split == TRAINING or not training_only(operation)
     }
+    setting = replace(setting, missing_labels=raw.missing_labels)
     applied = _prepared(chosen, setting, pointer)
     if (last := element_order.last_needing(applied)) is not None:
         ordered = replace(setting, deterministic=True)  # else parallel calls of `map` end in any order
         applied = [*_prepared(dict(list(chosen.items())[:last]), ordered, pointer), *applied[last:]]
     lost = element_order.check(applied, raw.disorder, split=split, pointer=pointer)
     applied = file_series.bound(applied, raw.series, pointer=pointer, notes=setting.notes)
-    return replace(_piped(raw, applied, split=split, setting=setting, pointer=pointer), disorder=lost)
+    found = _piped(raw, applied, split=split, setting=setting, pointer=pointer)
+    return replace(found, disorder=lost, missing_labels=raw.missing_labels)
 
 
 def _prepared(chosen: Mapping[int, Any], setting: Setting, pointer: str) -> list[operations.Applied]:
     return [
         operations.prepare(
-            operation, index=index, seed=setting.seed, deterministic=setting.deterministic, pointer=pointer
+            operation,
+            index=index,
+            seed=setting.seed,
+            deterministic=setting.deterministic,
+            pointer=pointer,
+            missing_labels=setting.missing_labels,
         )
         for index, operation in chosen.items()
     ]
@@ -304,8 +317,8 @@ def _piped(raw: Raw, applied: list[operations.Applied], *, split: str, setting: 
         operation = applied[told.misplaced].operation
         raise JobFailure(
             FailureCode.INVALID_SPEC,
-            f"{pointer}: {operation.op} meets single elements in the {split} split: it takes batches",
-            hint="Put it after a batching operation.",
+            f"{pointer}: in the {split} split {operation.op} {told.reason}",
+            hint=told.hint,
         )
     if not raw.varies and (found := gathering.find(raw.dataset(0), applied)) is not None:
         return _gathered(found[0], applied[found[1] :], setting.remarks)

@@ -91,6 +91,11 @@ class Data:
         """Every source that reads data."""
         return [source for sources in self.read.values() for source in sources]
 
+    def feature_names(self) -> list[str] | None:
+        """The columns of a vector x, where all sources that have a vector agree."""
+        found = [names for source in self.all_sources() if (names := source.feature_names()) is not None]
+        return found[0] if found and all(names == found[0] for names in found) else None
+
     def left_out(self) -> list[tuple[str, str]]:
         """(component, sentence) of what sources leave out by themselves, once for sources that read the same files."""
         found = ((name, note) for name, sources in self.read.items() for one in sources for note in one.left_out())
@@ -117,6 +122,10 @@ def _built(spec: JobSpec, setting: Setting) -> Data:
     fractions = {name: one for name, one in given.items() if isinstance(one, SplitSpec)}
     opened = _opened(spec, setting)
     origin = opened[TRAINING]
+    for one in opened.values():
+        if one is not origin and isinstance(one, Origin) and isinstance(origin, Origin):
+            if type(one.source) is type(origin.source):
+                one.source.adopt_dtypes(origin.source)
     names = class_names.settle(opened)
     read: dict[str, list[Source]] = {}
     for one in opened.values():

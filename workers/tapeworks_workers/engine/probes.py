@@ -23,6 +23,18 @@ _SYNTHETIC_SEED = 20_170_814
 _UNKNOWN_SIZE = 4
 
 
+def outputs_of(model: keras.Model, inputs: Any) -> Any:
+    """What a model gives for a nest of inputs, with `training=False`; every value that it holds stays."""
+    held = [*model.variables, *recurrent_states(model)]
+    before = [variable.numpy() for variable in held]
+    reset_recurrent_states(model)
+    try:
+        return model(tf.nest.map_structure(tf.convert_to_tensor, inputs, expand_composites=True), training=False)
+    finally:
+        for variable, value in zip(held, before, strict=True):
+            variable.assign(value)
+
+
 def write_probe(model: keras.Model, inputs: Sequence[Any], file: Path) -> dict[str, Any]:
     """Call the model with each nest of inputs and store both; the manifest's entry, without the file's name."""
     held = [*model.variables, *recurrent_states(model)]

@@ -18,6 +18,7 @@ import numpy as np
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine import comparison
+from tapeworks_workers.engine.class_signature import expected
 from tapeworks_workers.engine.nests import stored_leaves
 from tapeworks_workers.engine.observation import (
     _MAX_NAMES,
@@ -58,9 +59,16 @@ def compare_reload(bundle: Path, manifest: Mapping[str, Any], observed: Path) ->
         if entry["keras"]:
             loaded = _part(facts, seen, "keras")
             report["keras"] = _compare_keras(bundle, model, facts, loaded)
+            if entry.get("classify"):
+                names = manifest["class_names"]
+                report["keras"]["classify"] = _compare_classes(model, "load.classify()", names, facts, loaded)
             report["load_model"] = _compare_load_model(model, facts, _part(facts, seen, "load_model"), loaded["facts"])
         if entry["saved_model"]:
-            report["saved_model"] = _compare_saved_model(model, facts, _part(facts, seen, "saved_model"))
+            served = _part(facts, seen, "saved_model")
+            report["saved_model"] = _compare_saved_model(model, facts, served)
+            if entry.get("classify"):
+                form, names = "the signature classify of the SavedModel", manifest["class_names"]
+                report["saved_model"]["classify"] = _compare_classes(model, form, names, facts, served)
     if "failure" in facts:
         raise _failure(facts)
     return {
@@ -228,3 +236,30 @@ def _compare_saved_model(model: _Model, facts: Mapping[str, Any], seen: Mapping[
             found.append(_close(model, form, expected, seen["flat"][index], None))
     signatures = names_of(seen["signatures"])
     return {"signatures": signatures, "batches": len(found), "outputs": comparison.worst(found).document()}
+
+
+# ── classify ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _compare_classes(
+    model: _Model, form: str, names: Sequence[str], facts: Mapping[str, Any], seen: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Scores within `tolerance` of those of the stored outputs; names exactly, each that of the largest score."""
+    about, batches = model.entry["classify"], model.entry["probe"]["batches"]
+    texts = np.array([name.encode() for name in names], object)
+    found = []
+    for index, batch in enumerate(batches):
+        if len(seen["classify"]) <= index:
+            raise _failure(facts)
+        observed = seen["classify"][index]
+        (outputs,) = stored_leaves(batch["outputs"], model.stored)
+        found.append(_close(model, form, [expected(about, outputs)], observed["scores"], None))
+        ((chosen,), (listed,), (scores,)) = (stored_leaves(observed[key], model.found) for key in _ANSWERS)
+        if not np.array_equal(listed, np.broadcast_to(texts, scores.shape)):
+            raise _mismatch(f"{form} of {model.role!r} lists other names than the classes of the job", STATE_HINT)
+        if not np.array_equal(chosen, texts[scores.argmax(-1)]):
+            raise _mismatch(f"{form} of {model.role!r} names a class that has not the largest score", STATE_HINT)
+    return {"classes": len(names), "scores": comparison.worst(found).document()}
+
+
+_ANSWERS = ("class", "classes", "scores")

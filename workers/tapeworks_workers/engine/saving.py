@@ -8,7 +8,7 @@ Both raise JobFailure `not_serializable` naming the class and what its config la
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from tapeworks import serialization
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.assembly import Assembly
+from tapeworks_workers.engine.class_signature import CLASSIFY
 from tapeworks_workers.engine.comparison import recurrent_states, why_not_rebuilt
 from tapeworks_workers.engine.losses import RoleLoss
 from tapeworks_workers.engine.metrics import RoleMetric
@@ -207,14 +208,21 @@ def _not_serializable(error: Exception) -> JobFailure:
 
 
 def save_saved_model(
-    model: keras.Model, spec: Any, signatures: Mapping[str, Any], folder: Path, *, others: Mapping[str, Any]
+    model: keras.Model,
+    spec: Any,
+    signatures: Mapping[str, Any],
+    folder: Path,
+    *,
+    others: Mapping[str, Any],
+    classify: Callable[[Any], dict[str, tf.Tensor]] | None = None,
 ) -> dict[str, Any]:
     """Write a SavedModel for TensorFlow Serving's layout (`folder` ends in a version number).
 
     `spec`: the nest of specs the model is called with; `signatures`: name → tf.function with an input_signature, which
     may use the models of `others` too. Ragged and sparse inputs stay so in `serving_default`; a second signature,
     `serving_flat`, takes them in parts. Returns the names of arguments and outputs in tf.nest's order: {"inputs": […],
-    "outputs": […]}, and the same under "flat" where there is that signature.
+    "outputs": […]}, and the same under "flat" where there is that signature. `classify`: what the signature of that
+    name gives for the model's outputs; None: there is none.
     """
     names: dict[str, Any] = {"outputs": []}
     named = named_specs(spec)
@@ -230,6 +238,13 @@ def save_saved_model(
     names["inputs"] = [leaf.name for leaf in tf.nest.flatten(named) if isinstance(leaf, tf.TensorSpec)]
     if not all(isinstance(leaf, tf.TensorSpec) for leaf in tf.nest.flatten(spec)):
         served[SERVING_FLAT], names["flat"] = flat_signature(spec, lambda inputs: model(inputs, training=False))
+    if classify is not None:
+
+        @tf.function(input_signature=[named], autograph=False)
+        def serve_classes(inputs: Any) -> Any:
+            return classify(model(inputs, training=False))
+
+        served[CLASSIFY] = serve_classes
     archive = keras.export.ExportArchive()
     states = recurrent_states(model)
     archive.track(_Holding([state.value for state in states]))

@@ -35,6 +35,8 @@ class Start:
 
     training: Callable[[], tf.data.Dataset] | None = None
     """The training split that layers adapt to."""
+    columns: Callable[[], Sequence[str] | None] = lambda: None
+    """The names of the features of x, where the source makes a vector of columns."""
     restored: Mapping[str, np.ndarray] | None = None
     """What the state that will be restored holds outside variables; None: nothing will be."""
     inputs: Inputs = field(default_factory=Inputs)

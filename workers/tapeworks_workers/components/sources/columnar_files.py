@@ -115,6 +115,30 @@ class ColumnarFiles(Table):
         with self._open(path, flat_texts(self._footers[path][1], names)) as file:
             return file.read_row_group(part[0], columns=names, use_threads=False)
 
+    def _has_nulls(self, name: str) -> bool:
+        return any(self._nulls(path, name) for path in self.paths if name in self.types[path])
+
+    def _nulls(self, path: Path, name: str) -> bool:
+        """By the statistics of the row groups; a row group without them, and an Arrow file, is read."""
+        if (arrow := self.arrow.get(path)) is not None:
+            return any(arrow.read(part, [name])[name].null_count for part in arrow.parts)
+        metadata, place = self._footers[path][1], self._places[path].get(name)
+        for group in range(metadata.num_row_groups):
+            found = None if place is None else metadata.row_group(group).column(place).statistics
+            if found is not None and found.has_null_count:
+                nulls = found.null_count
+            else:
+                nulls = self._table(path, (group, 0), [name])[name].null_count
+            if nulls:
+                return True
+        return False
+
+    @functools.cached_property
+    def _places(self) -> dict[Path, dict[str, int]]:
+        """Of each Parquet file, the places of the columns among those of its row groups."""
+        schemas = {path: metadata.schema for path, (_, metadata) in self._footers.items()}
+        return {path: {schema.column(at).path: at for at in range(len(schema))} for path, schema in schemas.items()}
+
     def _check_size(self, path: Path, names: list[str]) -> None:
         if (arrow := self.arrow.get(path)) is not None:
             arrow.check_size()

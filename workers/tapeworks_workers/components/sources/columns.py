@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks_workers.components.sources.arrow_columns import values_of
+from tapeworks_workers.components.sources.class_labels import class_numbers
 from tapeworks_workers.components.sources.safe_casts import Array, Unfit
 
 
@@ -38,6 +39,10 @@ class Column:
     """Of a sparse vector."""
     explicit: bool = False
     """Whether the spec names the dtype: integers may then be rounded to floats."""
+    missing: bool = False
+    """Whether a null is read as NaN or "": the spec's `nulls`."""
+    classes: tuple[str, ...] | None = None
+    """Of a label of `string`: the list that numbers it."""
 
     @property
     def ragged(self) -> int:
@@ -48,12 +53,13 @@ class Column:
     @property
     def outputs(self) -> list[tf.DType]:
         """Dtypes of the arrays that a part of the file gives."""
-        dtype = tf.as_dtype(self.dtype)
+        dtype = tf.as_dtype(self.dtype if self.classes is None else "int64")
         return [dtype, tf.int64, tf.int64] if self.size is not None else [dtype, *[tf.int64] * self.ragged]
 
     def arrays(self, column: Any) -> list[Array]:
         """The arrays of a pyarrow array. Raises Unfit with the row, ValueError for what does not fit."""
-        check_nulls(column, self.name)
+        if self.shape or self.size is not None:
+            self._check_nulls(column, None)
         if self.size is not None:
             return self._sparse(column)
         splits: list[Array] = []
@@ -67,17 +73,48 @@ class Column:
                 splits.append(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
             column = column.flatten()
             rows = np.repeat(rows, lengths)
-            check_nulls(column, self.name, rows)
+            if index < len(self.shape) - 1:
+                self._check_nulls(column, rows)
         try:
-            return [values_of(column, self.dtype, explicit=self.explicit), *splits]
+            return [self._values(column, rows), *splits]
         except Unfit as unfit:
-            raise Unfit(int(rows[unfit.position]), f"column {self.name!r}: {unfit.message}") from unfit
+            colon = "" if unfit.message.startswith(("has ", "holds ")) else ":"
+            message = f"column {self.name!r}{colon} {unfit.message}"
+            raise Unfit(int(rows[unfit.position]), message) from unfit
+
+    def _values(self, column: Any, rows: Array) -> Array:
+        """The values of an array without lists, those that are missing as the spec's `nulls` says. Raises Unfit."""
+        if not column.null_count:
+            values = values_of(column, self.dtype, explicit=self.explicit)
+        elif not self.missing:
+            raise Unfit(_first_null(column), _NULL.format(_MISSING.get(self.dtype, "NaN")))
+        elif self.dtype != "string" and not tf.as_dtype(self.dtype).is_floating:
+            raise Unfit(_first_null(column), _NO_MISSING.format(self.dtype))
+        else:
+            known = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+            try:
+                present = values_of(column.drop_null(), self.dtype, explicit=self.explicit)
+            except Unfit as unfit:
+                raise Unfit(int(known[unfit.position]), unfit.message) from unfit
+            values = np.full(len(column), b"" if self.dtype == "string" else np.nan, present.dtype)
+            values[known] = present
+        return values if self.classes is None else class_numbers(values, self.classes, missing=self.missing)
+
+    def _check_nulls(self, column: Any, rows: Array | None) -> None:
+        """Raises Unfit for a list that is missing. `rows`: the row of each, where there are several in a row."""
+        if column.null_count:
+            position = _first_null(column)
+            row = position if rows is None else int(rows[position])
+            raise Unfit(row, f"column {self.name!r} has no value (null) where a list belongs; write an empty list, or "
+                        "choose features without it")  # fmt: skip
 
     def _sparse(self, column: Any) -> list[Array]:
         indices, values = column.field("indices"), column.field("values")
         lengths = _lengths(indices)
         if not np.array_equal(lengths, _lengths(values)):
             raise ValueError(f"column {self.name!r} holds indices and values of different lengths")
+        if indices.flatten().null_count or values.flatten().null_count:
+            raise ValueError(f"column {self.name!r} holds an index or value that is null; leave both out")
         at = values_of(indices.flatten(), "int64", explicit=True)
         given = values_of(values.flatten(), self.dtype, explicit=True)
         if len(at) and (at.min() < 0 or at.max() >= int(self.size or 0)):
@@ -138,6 +175,15 @@ def check_nulls(column: Any, name: str, rows: Array | None = None) -> None:
         position = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         row = position if rows is None else int(rows[position])
         raise Unfit(row, f"column {name!r} has no value (null); fill it, or choose features without it")
+
+
+_MISSING = {"string": '""'}
+_NULL = 'has no value (null); "nulls": "missing" reads it as {}, or choose features without it'
+_NO_MISSING = "has no value (null), which {} cannot hold; dtypes of float32 for the column reads it as NaN"
+
+
+def _first_null(column: Any) -> int:
+    return int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
 
 
 def _lengths(column: Any) -> Array:

@@ -14,10 +14,18 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from tapeworks import Files, Source, component, errors
+from tapeworks import Files, component, errors
+from tapeworks_workers.components.sources.class_labels import (
+    FRACTIONS,
+    LABEL_OF_FEATURE,
+    Classes,
+    NamedLabels,
+    class_numbers,
+    distinct,
+)
 from tapeworks_workers.components.sources.columns import Description
 from tapeworks_workers.components.sources.csv_columns import BadRow, Fields, Kind, Values, Wanted
-from tapeworks_workers.components.sources.csv_rows import Dialect, Rows, Unclosed
+from tapeworks_workers.components.sources.csv_rows import Dialect, Rows, Unclosed, check_characters
 from tapeworks_workers.components.sources.partitions import constant, partitions
 from tapeworks_workers.components.sources.parts import PART_BYTES, Part, checked_first, sampled, stream
 from tapeworks_workers.components.sources.safe_casts import Array
@@ -41,7 +49,7 @@ class _File:
 
 
 @component("csv")
-class Csv(Source):
+class Csv(NamedLabels):
     """Rows of one or several files; `x` is a vector of the feature columns, or with `named` a dict.
 
     Files are read one after another, in order of name, about 1 MiB at a time; `.gz` files too. Quotation marks count as
@@ -67,9 +75,15 @@ class Csv(Source):
         encoding: of the files, as Python names it.
         header: whether the first line names the columns.
         names: of the columns where there is no header; default: f0, f1, ….
-        na_values: texts that are read as NaN in columns of numbers.
+        nulls: of a field without a value (empty, or one of pandas' spellings: NA, NaN, null, …): "fail" refuses it in a
+            column of numbers or booleans; with "missing" it is NaN there (integers and booleans become the job's
+            float) and "" in a column of texts.
+        na_values: texts that are read as NaN in columns of numbers; with `nulls` "missing": the only ones that are
+            missing, in columns of texts too.
         true_values: texts that are true, besides True, TRUE and true.
         false_values: texts that are false, besides False, FALSE and false.
+        classes: of a label of texts, integers or booleans: y is int64, its place in this list; "auto": the texts of the
+            training split in order (integers by size), which are read when the job starts.
     """
 
     def __init__(
@@ -91,12 +105,14 @@ class Csv(Source):
         na_values: list[str] | None = None,
         true_values: list[str] | None = None,
         false_values: list[str] | None = None,
+        nulls: Literal["fail", "missing"] = "fail",
+        classes: Classes = None,
     ) -> None:
         if weight is not None and labels is None:
             raise ValueError("a sample weight needs labels: the element is (x, y, sample_weight)")
         if names is not None and header:
             raise ValueError("names are those of files without a header: set header to false")
-        _check_characters(
+        check_characters(
             delimiter=delimiter, quotechar=quotechar, comment=comment, decimal=decimal, thousands=thousands
         )
         self.paths = [Path(path) for path in files]
@@ -109,8 +125,10 @@ class Csv(Source):
         self.header = header
         self.names = names
         self.dialect = Dialect(delimiter, quotechar, comment)
-        values = Values(decimal, thousands, tuple(na_values or ()), tuple(true_values or ()), tuple(false_values or ()))
-        self.fields = Fields(self.dialect, values)
+        self.fields = Fields(
+            self.dialect, Values.given(decimal, thousands, na_values, true_values, false_values, nulls == "missing")
+        )
+        self.number_classes(classes, labels, self.dtypes, missing=nulls == "missing")
         try:
             self.texts = {path: TextFile(path, encoding) for path in self.paths}
         except LookupError as error:
@@ -118,6 +136,9 @@ class Csv(Source):
 
     def files(self) -> list[Path]:
         return self.paths
+
+    def feature_names(self) -> list[str] | None:
+        return None if self.named else self.chosen if self.chosen is not None else self._default_features()
 
     def left_out(self) -> list[str]:
         left_out = sorted(self._left_out() - {*self.labels, self.weight}) if self.chosen is None else []
@@ -150,7 +171,7 @@ class Csv(Source):
         def element(flat: list[tf.Tensor]) -> Any:
             return self._element({name: tf.ensure_shape(flat.pop(0), [None]) for name in wanted}, features)
 
-        outputs = [tf.as_dtype(one.dtype) for one in wanted.values()]
+        outputs = [tf.as_dtype(one.output) for one in wanted.values()]
         size = sum(end - start for of_file in parts for start, end in of_file)
         return stream(self.paths, parts, read, outputs, element, counts=counts, size=size)
 
@@ -173,7 +194,10 @@ class Csv(Source):
             raise self._bad_row(path, part, bad) from bad
         for name, one in folders.items():
             try:
-                found[name] = constant(self.partitions[name][path], one.dtype, rows)
+                missing = self.fields.values.missing_texts
+                found[name] = constant(self.partitions[name][path], one.dtype, rows, missing=missing)
+                if one.classes is not None:
+                    found[name] = class_numbers(found[name], one.classes, missing=missing)
             except (ValueError, TypeError) as error:
                 raise self._invalid(f"{path.name}: column {name!r}, from the name of its folder: {error}") from error
         return [found[name] for name in wanted]
@@ -211,7 +235,7 @@ class Csv(Source):
             for name in file.names:
                 kinds.setdefault(name, Kind("blank"))
         for name, values in self.partitions.items():
-            whole = all(isinstance(value, int) for value in values.values())
+            whole = all(isinstance(value, int) for value in values.values() if value is not None)
             kinds.setdefault(name, Kind("integer" if whole else "string", None in values.values()))
         return kinds
 
@@ -233,20 +257,7 @@ class Csv(Source):
         if kind.name == "binary":
             return "is no UTF-8; give the source its encoding, as latin-1"
         if kind.blanks and kind.name in ("integer", "number", "boolean"):
-            return self._blanks_left(name, kind)
-        return None
-
-    def _blanks_left(self, name: str, kind: Kind) -> str | None:
-        """Why a column with blanks cannot be read: the first that na_values does not name."""
-        if not self.fields.values.na_values:
-            return "has rows without a value; na_values reads them as NaN"
-        chosen = sampled([file.parts for file in self.opened.values()], lambda part: part.end - part.start)
-        try:
-            for path, parts in zip(self.opened, chosen, strict=True):
-                for part in parts:
-                    self._read(path, (part.start, part.end), {name: Wanted(kind.dtype, kind)})
-        except errors.JobFailure as failure:
-            return failure.message
+            return 'has rows without a value; "nulls": "missing" reads them as NaN'
         return None
 
     def _open(self, path: Path) -> _File:
@@ -334,7 +345,7 @@ class Csv(Source):
 
     def _wanted(self, features: list[str], columns: list[str]) -> dict[str, Wanted]:
         floatx = str(keras.config.floatx())
-        dtypes = {name: self.dtypes.get(name) or self.kinds[name].dtype for name in columns}
+        dtypes = {name: self.dtypes.get(name) or self.of_training(name, self.kinds[name].dtype) for name in columns}
         for group, together in ((features, not self.named), (self.labels, not self.one_label)):
             undecided = [name for name in group if name not in self.dtypes]
             if together and not (group is self.labels and {dtypes[name] for name in undecided} == {"int64"}):
@@ -345,7 +356,28 @@ class Csv(Source):
                 raise self._invalid(f"the {what} have dtypes {', '.join(sorted(kinds))}: one vector takes one dtype")
         if self.weight and self.weight not in self.dtypes:
             dtypes[self.weight] = floatx
-        return {name: Wanted(dtype, self.kinds[name], name in self.dtypes) for name, dtype in dtypes.items()}
+        wanted = {name: Wanted(dtype, self.kinds[name], name in self.dtypes) for name, dtype in dtypes.items()}
+        if self.by_name:
+            (label,) = self.labels
+            if label in features:
+                raise self._invalid(LABEL_OF_FEATURE.format(label))
+            wanted[label] = Wanted("string", self.kinds[label], classes=tuple(self.classes or self.class_names() or ()))
+        return wanted
+
+    def column_dtype(self, name: str) -> str | None:
+        return self.dtypes.get(name) or (self.kinds[name].dtype if name in self.kinds else None)
+
+    def _found_classes(self) -> set[str]:
+        (label,) = self.labels
+        self._check_columns([label])
+        if self.kinds[label].name == "number":
+            raise self._invalid(FRACTIONS.format(label))
+        wanted = {label: Wanted("string", self.kinds[label])}
+        return distinct(
+            self._read(path, (part.start, part.end), wanted)[0]
+            for path, file in self.opened.items()
+            for part in file.parts
+        )
 
     # ── places ──
 
@@ -362,17 +394,6 @@ class Csv(Source):
 
     def _invalid(self, message: str) -> errors.JobFailure:
         return errors.JobFailure(errors.FailureCode.INVALID_DATA, message, location=errors.Location(component="csv"))
-
-
-def _check_characters(**given: str | None) -> None:
-    for name, character in given.items():
-        if character is not None and (len(character) != 1 or not character.isascii() or character in "\r\n\0"):
-            raise ValueError(f"{name} is one ASCII character, not {character!r}")
-    used = [character for character in (given["delimiter"], given["quotechar"], given["comment"]) if character]
-    if len(set(used)) < len(used):
-        raise ValueError("delimiter, quotechar and comment must differ")
-    if given["decimal"] == given["thousands"]:
-        raise ValueError("decimal and thousands must differ")
 
 
 def _vectors(columns: dict[str, tf.Tensor], names: list[str]) -> tf.Tensor:

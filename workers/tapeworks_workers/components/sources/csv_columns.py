@@ -1,7 +1,7 @@
 """What columns of CSV hold, and their values: texts become numbers, booleans or stay texts.
 
 Kinds come from rows of all files: `integer`, `number`, `boolean`, `string`. A blank is an empty field or one of pandas'
-spellings of a missing value (`NA`, `null`, …); the spec's `na_values` says which of them are read as NaN.
+spellings of a missing value (`NA`, `null`, …); the spec's `nulls` and `na_values` say which of them are missing values.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tapeworks_workers.components.sources.class_labels import class_numbers
 from tapeworks_workers.components.sources.csv_rows import Dialect
 from tapeworks_workers.components.sources.safe_casts import Array, Unfit, fitted
 
@@ -34,8 +35,20 @@ class Values:
     decimal: str = "."
     thousands: str | None = None
     na_values: tuple[str, ...] = ()
+    """Texts that are missing values in columns of numbers and booleans."""
+    missing_texts: bool = False
+    """Whether they are missing in columns of texts too."""
     true_values: tuple[str, ...] = ()
     false_values: tuple[str, ...] = ()
+
+    @classmethod
+    def given(
+        cls, decimal: str, thousands: str | None, na_values: Sequence[str] | None, true_values: Sequence[str] | None,
+        false_values: Sequence[str] | None, missing: bool,
+    ) -> Values:  # fmt: skip
+        """From a spec; `missing`: whether a field without a value is a missing one."""
+        blanks = BLANKS if na_values is None and missing else tuple(na_values or ())
+        return cls(decimal, thousands, blanks, missing, tuple(true_values or ()), tuple(false_values or ()))
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ class Kind:
         """The dtype of a column by itself; blanks need a float."""
         if self.name == "integer" and not self.blanks:
             return "int64"
-        if self.name in ("integer", "number"):
+        if self.name in ("integer", "number") or (self.name == "boolean" and self.blanks):
             return str(keras.config.floatx())
         return "bool" if self.name == "boolean" else "string"
 
@@ -75,6 +88,13 @@ class Wanted:
     kind: Kind
     explicit: bool = False
     """Whether the spec names the dtype."""
+    classes: tuple[str, ...] | None = None
+    """Of a label of `string`: the list that numbers it."""
+
+    @property
+    def output(self) -> str:
+        """The dtype of its tensor."""
+        return self.dtype if self.classes is None else "int64"
 
     @property
     def exact(self) -> bool:
@@ -86,8 +106,10 @@ class Wanted:
         """The Arrow type that texts are parsed as."""
         import pyarrow as pa
 
-        if self.dtype in ("string", "bool"):
-            return pa.string() if self.dtype == "string" else pa.bool_()
+        if self.dtype == "string":
+            return pa.string()
+        if self.dtype == "bool" or self.kind.name == "boolean":
+            return pa.bool_()
         if "int" in self.dtype or (self.exact and not self.kind.blanks):
             return pa.uint64() if self.dtype == "uint64" else pa.int64()
         return pa.float64()
@@ -145,7 +167,7 @@ class Fields:
         values = column.drop_null().to_numpy(zero_copy_only=False)
         if not np.array_equal(values, np.floor(values)):
             return "number"
-        texts = self._table(text, names, {name: pa.string()}, [name])[name].to_pylist()
+        texts = self._table(text, names, {name: pa.string()}, [name], blanks=())[name].to_pylist()
         if not all(_INTEGER.fullmatch(one.strip()) for one in texts if one not in BLANKS):
             return "number"
         return "string" if len(values) and np.abs(values).max() >= 2.0**63 else "integer"
@@ -195,9 +217,9 @@ class Fields:
             try:
                 found[name] = self._values(self._numbers(column, one) if name in texts else column, one)
             except Unfit as unfit:
-                message = unfit.message
-                if name in texts and "int" in one.dtype and column[unfit.position].as_py() not in BLANKS:
-                    message = _unconverted(column[unfit.position].as_py(), one.parsed)
+                message, held = unfit.message, column[unfit.position].as_py()
+                if name in texts and "int" in one.dtype and held is not None and held not in BLANKS:
+                    message = _unconverted(held, one.parsed)
                 raise BadRow(unfit.position, f"column {name!r} {message}") from unfit
         return found
 
@@ -205,10 +227,17 @@ class Fields:
         import pyarrow as pa
 
         if wanted.dtype == "string":
-            return np.asarray(column.cast(pa.binary()).to_numpy(zero_copy_only=False), object)
+            column = column.cast(pa.binary())
+            texts = np.asarray((column.fill_null(b"") if column.null_count else column).to_numpy(zero_copy_only=False))
+            texts = texts.astype(object)
+            if wanted.classes is None:
+                return texts
+            return class_numbers(texts, wanted.classes, missing=self.values.missing_texts)
         if column.null_count and "float" not in wanted.dtype:
             row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
             raise Unfit(row, f"has no value, which {wanted.dtype} needs; give it the dtype float32")
+        if column.null_count and pa.types.is_boolean(column.type):
+            column = column.cast(pa.uint8()).cast(pa.float64())
         values = np.asarray(column.to_numpy(zero_copy_only=False))
         if wanted.exact and values.dtype.kind == "f":  # of integers with blanks
             known = np.flatnonzero(np.isfinite(values) & (np.abs(values) > 2.0**24))
@@ -278,6 +307,7 @@ class Fields:
                 pyarrow.csv.ConvertOptions(
                     column_types=dict(types), include_columns=list(chosen), decimal_point=self.values.decimal,
                     null_values=list(self.values.na_values if blanks is None else blanks),
+                    strings_can_be_null=self.values.missing_texts and blanks is None,
                     true_values=[*TRUE, *self.values.true_values], false_values=[*FALSE, *self.values.false_values],
                 ),
             )  # fmt: skip
@@ -306,5 +336,8 @@ def _unconverted(value: str, parsed: Any) -> str:
 
     what = "true or false" if pa.types.is_boolean(parsed) else "a number"
     what = "a whole number" if pa.types.is_integer(parsed) else what
-    remedy = f"; na_values: [{value!r}] reads it as NaN" if value in BLANKS and parsed == pa.float64() else ""
-    return f"holds {value!r}, not {what}{remedy}"
+    return f"holds {value!r}, not {what}{_remedy(value) if value in BLANKS else ''}"
+
+
+def _remedy(value: str) -> str:
+    return f'; "nulls": "missing" reads missing values as NaN, and na_values: [{value!r}] this one'

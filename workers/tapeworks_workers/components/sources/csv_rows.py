@@ -163,3 +163,15 @@ def _with_last(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
         held = block
     if held is not None:
         yield held, True
+
+
+def check_characters(**given: str | None) -> None:
+    """Raises ValueError for characters that a dialect cannot have."""
+    for name, character in given.items():
+        if character is not None and (len(character) != 1 or not character.isascii() or character in "\r\n\0"):
+            raise ValueError(f"{name} is one ASCII character, not {character!r}")
+    used = [character for character in (given["delimiter"], given["quotechar"], given["comment"]) if character]
+    if len(set(used)) < len(used):
+        raise ValueError("delimiter, quotechar and comment must differ")
+    if given["decimal"] == given["thousands"]:
+        raise ValueError("decimal and thousands must differ")

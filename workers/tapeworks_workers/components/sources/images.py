@@ -174,6 +174,14 @@ class Images(LabelledFiles):
             return None
         return sorted(set(map(str, found)))
 
+    def single_class(self, name: str) -> tuple[str, str]:
+        if not self.tables:
+            return super().single_class(name)
+        return (
+            f"every image has the label {name!r} in the table",
+            'Give a table with several labels, or "classes": a list, where one class is meant.',
+        )
+
     def named_label(self, path: Path) -> str:
         return str(self._table[path][0]) if self.tables else super().named_label(path)
 

@@ -7,6 +7,7 @@ texts that look like times stay texts. A field whose values have several types g
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,16 +25,21 @@ def without_times(kind: Any) -> Any:
     return kind
 
 
-def by_python(lines: bytes) -> dict[str, Any]:
-    """The types of the fields of lines that pyarrow refuses, since a field changes its type. Raises ValueError."""
+def by_python(lines: bytes) -> tuple[dict[str, Any], set[str]]:
+    """The types of the fields of lines that pyarrow refuses, since a field changes its type, and the fields that some
+    line lacks or gives as null. Raises ValueError."""
     fields: dict[str, Any] = {}
+    present: Counter[str] = Counter()
+    count = 0
     for line in lines.split(b"\n"):
         if line.strip():
             value = json.loads(line)
             if not isinstance(value, dict):
                 raise ValueError(f"a line holds {type(value).__name__}, not an object")
             fields = merged_fields(fields, {name: _type_of(one) for name, one in value.items()})
-    return fields
+            present.update(name for name, one in value.items() if one is not None)
+            count += 1
+    return fields, {name for name in fields if present[name] < count}
 
 
 def merged_fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

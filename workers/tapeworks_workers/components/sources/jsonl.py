@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tapeworks import Files, component, errors
 from tapeworks_workers.components.sources import json_types
 from tapeworks_workers.components.sources.arrow_columns import Form
+from tapeworks_workers.components.sources.class_labels import Classes
 from tapeworks_workers.components.sources.json_arrays import ArrayLines, BrokenArray, begins_array
 from tapeworks_workers.components.sources.parts import PART_BYTES, Part, sampled
 from tapeworks_workers.components.sources.tables import Table
@@ -47,6 +48,11 @@ class Jsonl(Table):
         shapes: field → shape of one row's list, null where the length varies: `[null, 3]` a series of three values.
         sparse: field of `{"indices": […], "values": […]}` → its size: rows become SparseTensors, never made dense.
         encoding: of the files, as Python names it.
+        nulls: "fail" refuses null, and a field that a line lacks; with "missing" it is NaN in numbers and "" in texts.
+            Integers and booleans with nulls become the job's float, where that holds each of them exactly or `dtypes`
+            names it.
+        classes: of a label of texts, integers or booleans: y is int64, its place in this list; "auto": the values of
+            the training split in order, which are read when the job starts.
     """
 
     def __init__(
@@ -60,8 +66,10 @@ class Jsonl(Table):
         shapes: dict[str, list[int | None]] | None = None,
         sparse: dict[str, int] | None = None,
         encoding: str = "utf-8",
+        nulls: Literal["fail", "missing"] = "fail",
+        classes: Classes = None,
     ) -> None:
-        super().__init__(files, labels, features, weight, named, dtypes, shapes, sparse)
+        super().__init__(files, labels, features, weight, named, dtypes, shapes, sparse, nulls=nulls, classes=classes)
         self._rows_in: dict[tuple[Path, Part], int] = {}
         try:
             self.texts = {path: TextFile(path, encoding) for path in self.paths}
@@ -121,32 +129,44 @@ class Jsonl(Table):
 
     @functools.cached_property
     def types(self) -> dict[Path, dict[str, Any]]:
+        return {path: types for path, (types, _) in self._sampled.items()}
+
+    @functools.cached_property
+    def _sampled(self) -> dict[Path, tuple[dict[str, Any], set[str]]]:
+        """Of each file the types of its fields, and those that some line lacks or gives as null."""
         chosen = sampled([self._lines[path][0] for path in self.paths], lambda part: part[1] - part[0])
         return {path: self._sampled_types(path, parts) for path, parts in zip(self.paths, chosen, strict=True)}
+
+    def _has_nulls(self, name: str) -> bool:
+        return any(name in nulls for _, nulls in self._sampled.values())
 
     def _types(self, path: Path) -> dict[str, Any]:
         return self.types[path]
 
-    def _sampled_types(self, path: Path, parts: list[Part]) -> dict[str, Any]:
+    def _sampled_types(self, path: Path, parts: list[Part]) -> tuple[dict[str, Any], set[str]]:
         if not parts:
             raise self._invalid(f"{path.name} is empty")
         whole: dict[str, Any] = {}
-        for part in parts:
+        with_nulls: set[str] = set()
+        for number, part in enumerate(parts):
             block = self._block(path, part)
             try:
                 if _LONG_INTEGER.search(block):  # pyarrow makes floats of integers beyond int64
-                    whole = json_types.merged_fields(whole, json_types.by_python(block))
-                    continue
-                schema = self._parsed(block, None).schema
-                found = {field.name: json_types.without_times(field.type) for field in schema}
+                    found, nulls = self._types_by_python(path, part, block)
+                else:
+                    table = self._parsed(block, None)
+                    found = {field.name: json_types.without_times(field.type) for field in table.schema}
+                    nulls = {name for name in found if table[name].null_count}
             except ValueError as error:
                 if "changed from" not in str(error):
                     raise self._wrong(path, part, error) from error
-                found = self._types_by_python(path, part, block)
+                found, nulls = self._types_by_python(path, part, block)
+            with_nulls |= nulls
+            with_nulls |= (whole.keys() ^ found.keys()) if number else set()
             whole = json_types.merged_fields(whole, found)
-        return whole
+        return whole, with_nulls
 
-    def _types_by_python(self, path: Path, part: Part, block: bytes) -> dict[str, Any]:
+    def _types_by_python(self, path: Path, part: Part, block: bytes) -> tuple[dict[str, Any], set[str]]:
         try:
             return json_types.by_python(block)
         except ValueError as error:

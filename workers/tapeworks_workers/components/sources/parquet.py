@@ -30,4 +30,8 @@ class Parquet(ColumnarFiles):
         sparse: column of `{indices, values}` → its size: rows become SparseTensors, never made dense.
         images: column of encoded images (binary, or Hugging Face's `{bytes, path}`) → how they are read: `size`,
             `channels` 3 and `scale` true, as in the source `images`.
+        nulls: "fail" refuses a null; with "missing" it is NaN in numbers and "" in texts. Integers, booleans and times
+            with nulls become the job's float, where that holds each of them exactly or `dtypes` names it.
+        classes: of a label of texts, integers or booleans: y is int64, its place in this list; "auto": the values of
+            the training split in order, which are read when the job starts.
     """

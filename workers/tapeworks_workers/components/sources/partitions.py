@@ -46,10 +46,15 @@ def _pairs(path: Path) -> dict[str, str | None]:
     return dict(reversed(pairs))
 
 
-def constant(value: int | str | None, dtype: str, rows: int) -> Array:
-    """A column of one value. Raises ValueError where the dtype cannot hold it."""
+def constant(value: int | str | None, dtype: str, rows: int, *, missing: bool = False) -> Array:
+    """A column of one value. `missing`: whether a folder without a value gives NaN or "".
+
+    Raises ValueError where the dtype cannot hold it.
+    """
     if value is None:
-        raise ValueError("has no value")
+        if not missing or (dtype != "string" and "float" not in dtype):
+            raise ValueError('has no value; "nulls": "missing" reads it as NaN or an empty text')
+        value = "" if dtype == "string" else "nan"
     if dtype == "string":
         return np.array([str(value).encode()] * rows, object)
     return fitted(np.full(rows, value if isinstance(value, int) else float(value)), dtype, explicit=True)

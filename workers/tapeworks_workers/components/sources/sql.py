@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tapeworks import component
+from tapeworks_workers.components.sources.class_labels import Classes
 from tapeworks_workers.components.sources.columnar_files import ColumnarFiles
 from tapeworks_workers.components.sources.query_results import result_of
 
@@ -24,6 +27,8 @@ class Sql(ColumnarFiles):
         named: x is a dict by column.
         dtypes: column → dtype to cast to.
         shapes: column → shape of one row's list, null where the length varies.
+        nulls: "fail" refuses a null; with "missing" it is NaN in numbers and "" in texts, as in `parquet`.
+        classes: of a label of texts, integers or booleans: y is its place in this list; "auto", as in `parquet`.
     """
 
     def __init__(
@@ -36,8 +41,10 @@ class Sql(ColumnarFiles):
         named: bool = False,
         dtypes: dict[str, str] | None = None,
         shapes: dict[str, list[int | None]] | None = None,
+        nulls: Literal["fail", "missing"] = "fail",
+        classes: Classes = None,
     ) -> None:
         path = result_of(connection, query)
         if path is None:
             raise ValueError(f"the query on {connection!r} was not run: only a worker's job can read a database")
-        super().__init__([str(path)], labels, features, weight, named, dtypes, shapes)
+        super().__init__([str(path)], labels, features, weight, named, dtypes, shapes, nulls=nulls, classes=classes)

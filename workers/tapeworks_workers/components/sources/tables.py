@@ -10,15 +10,24 @@ import copy
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tapeworks import Files, Source, errors
+from tapeworks import Files, errors
 from tapeworks_workers.components.sources.arrow_columns import Form, Unreadable, form_of, joined
+from tapeworks_workers.components.sources.class_labels import (
+    FRACTIONS,
+    LABEL_OF_FEATURE,
+    Classes,
+    NamedLabels,
+    class_numbers,
+    distinct,
+)
 from tapeworks_workers.components.sources.columns import Column, Description, ImageColumn, holds_images
 from tapeworks_workers.components.sources.encoded_images import FAILED, EncodedImage, with_images
 from tapeworks_workers.components.sources.image_files import BrokenImage
@@ -30,7 +39,7 @@ _EXAMINED_BYTES = 64 * 1024 * 1024
 """Files that have no more together are described by all their values, larger ones by the first part of each."""
 
 
-class Table(Source):
+class Table(NamedLabels):
     """A source of rows with named columns of Arrow types."""
 
     def __init__(
@@ -44,6 +53,8 @@ class Table(Source):
         shapes: dict[str, list[int | None]] | None = None,
         sparse: dict[str, int] | None = None,
         images: dict[str, dict[str, Any]] | None = None,
+        nulls: Literal["fail", "missing"] = "fail",
+        classes: Classes = None,
     ) -> None:
         if weight is not None and labels is None:
             raise ValueError("a sample weight needs labels: the element is (x, y, sample_weight)")
@@ -57,9 +68,14 @@ class Table(Source):
         self.sparse = dict(sparse or {})
         self.image_sizes: dict[str, tuple[int, int]] = {}
         self.images = {name: EncodedImage.of(name, options) for name, options in (images or {}).items()}
+        self.missing = nulls == "missing"
+        self.number_classes(classes, labels, self.dtypes, missing=self.missing)
 
     def files(self) -> list[Path]:
         return self.paths
+
+    def feature_names(self) -> list[str] | None:
+        return None if self.named or isinstance(self.features, str) else self._columns()[0]
 
     def left_out(self) -> list[str]:
         if self.features is not None:
@@ -103,6 +119,10 @@ class Table(Source):
     def _size(self) -> int | None:
         """Bytes of all files as they are read; None: as they are stored."""
         return None
+
+    @abstractmethod
+    def _has_nulls(self, name: str) -> bool:
+        """Whether a column has nulls, as far as is known when the job starts."""
 
     # ── from columns to elements ──
 
@@ -186,12 +206,34 @@ class Table(Source):
                 if column.name in own:
                     arrays += column.arrays(self._unpacked(path, column.name, table[column.name].combine_chunks()))
                 else:
-                    arrays.append(constant(self.partitions[column.name][path], column.dtype, table.num_rows))
+                    arrays.append(self._of_folder(path, column, table.num_rows))
             return arrays
         except Unfit as unfit:
             raise self._invalid(f"{self._place(path, part, unfit.position)}: {unfit.message}") from unfit
         except (ValueError, TypeError, KeyError, OSError, AttributeError, NotImplementedError) as error:
             raise self._invalid(f"{self._place(path, part, 0)}: {error}") from error  # pyarrow's are such errors too
+
+    def column_dtype(self, name: str) -> str | None:
+        return self._column(name).dtype if isinstance(self.forms.get(name), Form) else None
+
+    def _of_folder(self, path: Path, column: Column, rows: int) -> Array:
+        values = constant(self.partitions[column.name][path], column.dtype, rows, missing=self.missing)
+        return values if column.classes is None else class_numbers(values, column.classes, missing=self.missing)
+
+    def _found_classes(self) -> set[str]:
+        (label,) = [self.labels] if isinstance(self.labels, str) else []
+        column = self._label(label)
+        if isinstance(form := self.forms[label], Form) and form.kind == "float":
+            raise self._invalid(FRACTIONS.format(label))
+        return distinct(self._rows(path, part, [column])[0] for path in self.paths for part in self._parts(path)[0])
+
+    def _label(self, name: str) -> Column:
+        """The label column as texts. Raises JobFailure."""
+        if name not in self.forms:
+            raise self._invalid(f"{self.paths[0].name} has no column {name!r}; it has {', '.join(self.forms)}")
+        if self._column(name).shape:
+            raise self._invalid(f"column {name!r} holds lists: classes are those of one value in each row")
+        return Column(name, "string", (), explicit=True, missing=self.missing)
 
     def _element(self, tensors: dict[str, Any], features: list[str]) -> Any:
         if isinstance(self.features, str):
@@ -229,9 +271,9 @@ class Table(Source):
                 forms[name] = unreadable
         for name, values in self.partitions.items():
             known = [value for value in values.values() if value is not None]
-            whole = all(isinstance(value, int) for value in known)
-            form = Form("int64" if whole else "string")
-            forms.setdefault(name, form if len(known) == len(values) else Unreadable("has folders without a value"))
+            whole, complete = all(isinstance(value, int) for value in known), len(known) == len(values)
+            form = Form("string" if not whole else "int64" if complete else "float")
+            forms.setdefault(name, form if complete or self.missing else Unreadable("has folders without a value"))
         return forms
 
     def count(self) -> int:
@@ -280,6 +322,11 @@ class Table(Source):
             if name not in self.forms:
                 raise self._invalid(f"{self.paths[0].name} has no column {name!r}; it has {', '.join(self.forms)}")
         columns = [self._column(name) for name in names]
+        if self.by_name:
+            if labels[0] in features:
+                raise self._invalid(LABEL_OF_FEATURE.format(labels[0]))
+            label = replace(self._label(labels[0]), classes=tuple(self.classes or self.class_names() or ()))
+            columns = [label if one.name == labels[0] else one for one in columns]
         if isinstance(self.features, str) or self.named:
             return features, columns
         floatx = keras.config.floatx()
@@ -288,10 +335,7 @@ class Table(Source):
         if wrong or len(set(vector.values())) > 1:
             what = f"{wrong[0].name!r} is no number" if wrong else "the features have several dtypes"
             raise self._invalid(f"{what}: one vector takes numbers of one dtype; name one feature, or set named")
-        return features, [
-            Column(one.name, vector[one.name], one.shape, explicit=one.explicit) if one.name in vector else one
-            for one in columns
-        ]
+        return features, [replace(one, dtype=vector[one.name]) if one.name in vector else one for one in columns]
 
     def _default_features(self, others: set[str | None]) -> list[str]:
         for path, types in self.types.items():
@@ -334,7 +378,12 @@ class Table(Source):
             raise self._invalid(
                 f"dtypes of {name!r}: {dtype!r} is no dtype; give float32, int64, bool, string or alike"
             )
-        return Column(name, dtype or form.dtype, tuple(given), explicit=dtype is not None)
+        default = form.dtype
+        if self.missing and not given and default != "string" and not default.startswith("float"):
+            default = keras.config.floatx() if self._has_nulls(name) else default
+        if not given:
+            default = self.of_training(name, default)
+        return Column(name, dtype or default, tuple(given), explicit=dtype is not None, missing=self.missing)
 
     def _invalid(self, message: str) -> errors.JobFailure:
         name = type(self).__name__.lower()

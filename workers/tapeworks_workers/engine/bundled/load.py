@@ -5,6 +5,7 @@
     import load                                      makes the custom classes in components/ known to Keras, so that
     keras.models.load_model("models/model.keras")    works; compiled models go on with .fit(...)
     load.load()                                      {role: keras.Model}
+    load.classify(model, inputs)                     names of classes and scores, where the job's labels have names
 
 The files in components/ are the authors' own. They import `tapeworks` for its `@component` decorator: while they are
 imported, a stand-in takes its place, whether Tapeworks is installed or not.
@@ -48,6 +49,26 @@ def load(folder: str | Path | None = None, roles: Sequence[str] | None = None) -
     finally:
         keras.config.set_floatx(before)
         keras.config.set_dtype_policy(policy)
+
+
+def classify(model: Any, inputs: Any, role: str | None = None, folder: str | Path | None = None) -> dict[str, Any]:
+    """`class` (batch,): the name with the largest score; `classes` (batch, C): all names; `scores`, beside them.
+
+    As the signature `classify` of the SavedModel. `role`: of the model; default: the only one that has it.
+    """
+    manifest = json.loads(((HERE if folder is None else Path(folder)) / "manifest.json").read_text(encoding="utf-8"))
+    having = {name: entry["classify"] for name, entry in manifest["models"].items() if entry.get("classify")}
+    if (role is None and len(having) != 1) or (role is not None and role not in having):
+        raise KeyError(f"give the role of a model that classifies; this bundle has {', '.join(having) or 'none'}")
+    about, names = next(iter(having.values())) if role is None else having[role], manifest["class_names"]
+    outputs = model(inputs, training=False)
+    values = outputs if outputs.dtype == tf.float64 else tf.cast(outputs, tf.float32)
+    values = tf.reshape(values, [-1]) if about["outputs"] == "of_the_second" else values
+    values = {"softmax": tf.nn.softmax, "sigmoid": tf.sigmoid, "none": tf.identity}[about["activation"]](values)
+    scores = values if about["outputs"] == "one_each" else tf.stack([1 - values, values], -1)
+    listed = tf.constant(names, tf.string)
+    classes = tf.broadcast_to(listed, tf.shape(scores))
+    return {"class": tf.gather(listed, tf.argmax(scores, -1)), "classes": classes, "scores": scores}
 
 
 def check(folder: Path) -> dict[str, Any]:
