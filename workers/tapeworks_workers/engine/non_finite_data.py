@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from tapeworks.errors import FailureCode
 from tapeworks_workers.engine.elements import named_leaves
-from tapeworks_workers.engine.fitting import fitting_part, outputs_of
+from tapeworks_workers.engine.fitting import fitting_part
 from tapeworks_workers.engine.layer_paths import listed
+from tapeworks_workers.engine.probes import outputs_of
 from tapeworks_workers.engine.traces import Note
 
 
