@@ -168,7 +168,8 @@ class Step(TrainingStep):
         with tf.GradientTape() as tape:
             noise = run.random_normal(tf.shape(x), dtype=x.dtype) + tf.cast(self.generator.normal([]), x.dtype)
             outputs = run.models["model"](x + 0.05 * noise, training=True)
-            loss = tf.reduce_mean(run.losses["model"](y, outputs)) * tf.cast(self.scale, outputs.dtype)
+            loss = tf.reduce_mean(run.losses["model"](y, outputs))
+            loss *= tf.cast(self.scale, loss.dtype)
         run.minimize("model", loss, tape)
         self.scale.assign(0.99 * self.scale + 0.01)
         return {"loss": loss, "scale": self.scale}
