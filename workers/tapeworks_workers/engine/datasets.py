@@ -60,11 +60,10 @@ def describe(uploads: Sequence[Mapping[str, Any]]) -> Content:
         told = _LOOKS[DataFormat(dataset["format"])](files, dict(dataset.get("options", {})))
     except (OSError, ValueError, zipfile.BadZipFile, tf.errors.OpError) as error:
         raise _invalid(f"{type(error).__name__}: {error}") from error
-    mixed = split_files.mixed(files)
-    notes = told.pop("notes", []) + ([] if mixed is None else [_SPLITS.format(mixed=mixed)])
-    return {"files": len(files), "classes": {}, "left_out": left_out_of(dataset["id"]), **told} | (
-        {"notes": notes} if notes else {}
-    )
+    content = {"files": len(files), "classes": {}, "left_out": left_out_of(dataset["id"]), **told}
+    if (mixed := split_files.mixed(files)) is not None:
+        content["notes"] = [*content.get("notes", []), _SPLITS.format(mixed=mixed)]
+    return content
 
 
 def _invalid(message: str) -> JobFailure:
