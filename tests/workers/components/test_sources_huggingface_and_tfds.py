@@ -12,7 +12,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tapeworks.canonical import parse_spec
 from tapeworks_workers.engine.files import set_uploads
+from tapeworks_workers.engine.pipeline import build_data
 from tests.workers.components.conftest import columns_of, fails_at_once, source
 from tests.workers.engine.test_datasets import looked
 
@@ -66,6 +68,25 @@ def test_a_saved_dataset_reads_as_it_was_written(saved: Path) -> None:
         assert x["score"].numpy() == np.float32(i / 7)
     test = source("parquet", files="ds_1/test/*.arrow", features="score")
     assert [float(x) for x in test.dataset()] == [float(np.float32(i / 7)) for i in range(20, 30)]
+
+
+def test_a_job_takes_the_names_of_the_classes(saved: Path) -> None:
+    given(saved)
+
+    def data(part: str) -> dict[str, Any]:
+        return {
+            "component": "parquet",
+            "config": {"files": f"ds_1/{part}/*.arrow", "features": ["score"], "labels": "label"},
+        }
+
+    spec = parse_spec({
+        "data": {"source": data("train"), "validation": data("test"), "pipeline": [{"op": "batch", "batch_size": 5}]},
+        "model": {"component": "mlp", "config": {"outputs": 3}}, "optimizer": "keras/Adam",
+        "loss": "keras/SparseCategoricalCrossentropy",
+    })  # fmt: skip
+    built = build_data(spec)
+    assert built.class_names == ["neg", "pos", "other"]
+    assert built.absent_classes == []
 
 
 def test_parquet_of_the_library_says_the_same(saved: Path) -> None:
