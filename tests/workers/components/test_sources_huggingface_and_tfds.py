@@ -12,7 +12,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tapeworks.assets import DataFormat
 from tapeworks.canonical import parse_spec
+from tapeworks.uploaded import format_of
 from tapeworks_workers.engine.files import set_uploads
 from tapeworks_workers.engine.pipeline import build_data
 from tests.workers.components.conftest import columns_of, fails_at_once, source
@@ -219,6 +221,11 @@ def test_a_tfds_folder_is_described_with_its_shapes(root: Path) -> None:
     assert (told["rows"], told["left_out"]) == (10, {})
     shapes = {one["name"]: one["shape"] for one in told["columns"]}
     assert shapes == {"grid": [2, 2], "ids": [None], "image": [], "label": [], "meta/age": [], "name": []}
+
+
+def test_a_push_knows_the_format_of_both_folders(saved: Path, root: Path) -> None:
+    write_tfds(root / "toy")
+    assert (format_of(saved), format_of(root / "toy")) == (DataFormat.PARQUET, DataFormat.TFRECORD)
 
 
 def test_features_that_are_not_read_are_named(root: Path) -> None:

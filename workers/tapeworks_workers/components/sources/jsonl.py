@@ -134,7 +134,8 @@ class Jsonl(Table):
                 found = {field.name: json_types.without_times(field.type) for field in schema}
             except ValueError as error:
                 if "changed from" not in str(error):
-                    raise self._invalid(f"{self._from(path, part)}: {error}") from error
+                    remedy = "write one object a line, or one array of objects"
+                    raise self._invalid(f"{self._from(path, part)}: {error}; {remedy}") from error
                 found = self._types_by_python(path, part, block)
             whole = json_types.merged_fields(whole, found)
         return whole
