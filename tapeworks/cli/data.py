@@ -115,8 +115,6 @@ def _show(dataset: Dataset) -> None:
         for column in content.columns:
             if column.unreadable is not None:
                 console.print(Text(f"a job cannot read column {column.name!r}: {column.unreadable}", style="yellow"))
-        for note in content.notes:
-            console.print(Text(note, style="yellow"))
         for name, count in content.classes.items():
             console.print(Text(f"  {name}: {count:,}"))
         if content.left_out:

@@ -51,7 +51,7 @@ def test_every_built_in_is_admitted_in_little_time() -> None:
     assert set(BUILT_IN) <= set(entries)
     untried = {name: one.warnings for (_, name), one in entries.items() if one.warnings and "/" not in name}
     files = {"arrays", "csv", "images", "jsonl", "parquet", "text", "tfrecord"}
-    assert set(untried) == files | {"pretrained"}, "they read files or jobs"
+    assert set(untried) == files | {"pretrained", "sql", "decode_image"}, "they read files, jobs or databases"
     assert ("layer", "keras/Dense") in entries
     assert seconds < 90, "about 5 s of one core, and more for what other tests of the process have registered"
     assert catalogue.model_dump_json() == admit_all().model_dump_json(), "known by its digest"

@@ -12,7 +12,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tapeworks.assets import DataFormat
+from tapeworks.canonical import parse_spec
+from tapeworks.uploaded import format_of
 from tapeworks_workers.engine.files import set_uploads
+from tapeworks_workers.engine.pipeline import build_data
 from tests.workers.components.conftest import columns_of, fails_at_once, source
 from tests.workers.engine.test_datasets import looked
 
@@ -66,6 +70,25 @@ def test_a_saved_dataset_reads_as_it_was_written(saved: Path) -> None:
         assert x["score"].numpy() == np.float32(i / 7)
     test = source("parquet", files="ds_1/test/*.arrow", features="score")
     assert [float(x) for x in test.dataset()] == [float(np.float32(i / 7)) for i in range(20, 30)]
+
+
+def test_a_job_takes_the_names_of_the_classes(saved: Path) -> None:
+    given(saved)
+
+    def data(part: str) -> dict[str, Any]:
+        return {
+            "component": "parquet",
+            "config": {"files": f"ds_1/{part}/*.arrow", "features": ["score"], "labels": "label"},
+        }
+
+    spec = parse_spec({
+        "data": {"source": data("train"), "validation": data("test"), "pipeline": [{"op": "batch", "batch_size": 5}]},
+        "model": {"component": "mlp", "config": {"outputs": 3}}, "optimizer": "keras/Adam",
+        "loss": "keras/SparseCategoricalCrossentropy",
+    })  # fmt: skip
+    built = build_data(spec)
+    assert built.class_names == ["neg", "pos", "other"]
+    assert built.absent_classes == []
 
 
 def test_parquet_of_the_library_says_the_same(saved: Path) -> None:
@@ -198,6 +221,11 @@ def test_a_tfds_folder_is_described_with_its_shapes(root: Path) -> None:
     assert (told["rows"], told["left_out"]) == (10, {})
     shapes = {one["name"]: one["shape"] for one in told["columns"]}
     assert shapes == {"grid": [2, 2], "ids": [None], "image": [], "label": [], "meta/age": [], "name": []}
+
+
+def test_a_push_knows_the_format_of_both_folders(saved: Path, root: Path) -> None:
+    write_tfds(root / "toy")
+    assert (format_of(saved), format_of(root / "toy")) == (DataFormat.PARQUET, DataFormat.TFRECORD)
 
 
 def test_features_that_are_not_read_are_named(root: Path) -> None:

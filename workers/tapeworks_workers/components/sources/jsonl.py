@@ -159,7 +159,8 @@ class Jsonl(Table):
                     nulls = {name for name in found if table[name].null_count}
             except ValueError as error:
                 if "changed from" not in str(error):
-                    raise self._wrong(path, part, error) from error
+                    remedy = "write one object a line, or one array of objects"
+                    raise self._wrong(path, part, error, remedy) from error
                 found, nulls = self._types_by_python(path, part, block)
             with_nulls |= nulls
             with_nulls |= (whole.keys() ^ found.keys()) if number else set()
@@ -240,12 +241,12 @@ class Jsonl(Table):
                 f"{path.name}, line {line}: is no UTF-8 ({error.reason}); give the source its encoding, as latin-1"
             ) from error
 
-    def _wrong(self, path: Path, part: Part, error: ValueError) -> errors.JobFailure:
+    def _wrong(self, path: Path, part: Part, error: ValueError, remedy: str = "") -> errors.JobFailure:
         """A failure that names the line, where pyarrow names the row of the part."""
-        found = _ROW.search(str(error))
+        found, remedy = _ROW.search(str(error)), remedy and f"; {remedy}"
         if found is None:
-            return self._invalid(f"{self._from(path, part)}: {error}")
-        return self._invalid(f"{self._place(path, part, int(found[1]))}: {_ROW.sub('', str(error))}")
+            return self._invalid(f"{self._from(path, part)}: {error}{remedy}")
+        return self._invalid(f"{self._place(path, part, int(found[1]))}: {_ROW.sub('', str(error))}{remedy}")
 
     def _from(self, path: Path, part: Part) -> str:
         return f"{path.name}, lines from {self.texts[path].line_at(part[0])} on"
