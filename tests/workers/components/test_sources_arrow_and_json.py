@@ -203,7 +203,7 @@ def test_a_large_array_is_read_in_parts_whatever_its_storage(root: Path, streame
         ('[{"n": 1}, 7]', r"a\.json, lines from 1 on: .*"),
         ('[\n{"n": 1},\n{"n": null}]', r"a\.json, line 3, object 2: column 'n' has no value"),
         ("[]", r"a\.json is empty"),
-        ('{\n "n": 1\n}', r"a\.json, lines from 1 on: .*; write one object a line, or one array of objects"),
+        ('{\n "n": 1\n}', r"a\.json, line 1: .*; write one object a line, or one array of objects"),
     ],
 )
 def test_a_bad_array_is_refused_with_its_file_and_place(root: Path, text: str, message: str) -> None:

@@ -129,7 +129,7 @@ def test_an_image_that_is_a_path_alone_is_refused_with_its_row(root: Path) -> No
     rows = pa.array([{"bytes": b"x", "path": None}, {"bytes": None, "path": "a.png"}], kind)
     pq.write_table(pa.table({"image": rows}), root / "a.parquet")
     one = source("parquet", files="a.parquet", features="image")
-    fails_at_once(one, r"a\.parquet, row 2: column 'image': has a path and no bytes; embed the files")
+    fails_at_once(one, r"a\.parquet, row 2: column 'image' has a path and no bytes; embed the files")
 
 
 def test_the_folder_is_a_dataset_as_it_lies_there(saved: Path) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tapeworks.loading import load_installed
 from tapeworks.operations import Batch
 from tapeworks.references import Kind, ReferenceFields
-from tapeworks.spec import Split
+from tapeworks.splits import Split
 from tapeworks_workers.components.sources import parts, row_blocks
 from tapeworks_workers.engine import splitting
 from tapeworks_workers.engine.building import build, set_data_roots
@@ -86,13 +86,13 @@ def test_splits_are_those_of_the_elements(fractions: dict[str, Split], known: bo
         dataset = row_blocks.chosen(dataset, lambda numbers: numbers >= 0)
     right = splitting.split(plain(dataset), fractions, seed=5)
     made = splitting.split(dataset, fractions, seed=5)
-    for name, one in made.items():
+    for name, one in made.datasets.items():
         assert row_blocks.batched(one, 3, drop_remainder=False) is not None, "cut from blocks again"
-        assert listed(one) == listed(right[name])
-        assert int(one.cardinality()) == int(right[name].cardinality())
+        assert listed(one) == listed(right.datasets[name])
+        assert int(one.cardinality()) == int(right.datasets[name].cardinality())
         batches = row_blocks.batched(one, 4, drop_remainder=False)
-        assert listed(batches) == listed(right[name].batch(4))  # type: ignore[arg-type]
-    assert sorted(y for one in made.values() for _, y in listed(one)) == list(range(ROWS))
+        assert listed(batches) == listed(right.datasets[name].batch(4))  # type: ignore[arg-type]
+    assert sorted(y for one in made.datasets.values() for _, y in listed(one)) == list(range(ROWS))
 
 
 @pytest.mark.parametrize("taken", [0, 1, 4, 9])
@@ -134,5 +134,5 @@ def test_all_rows_at_once_are_those_of_the_elements(monkeypatch: pytest.MonkeyPa
     assert tf.nest.map_structure(plain_value, row_blocks.whole(dataset)) == right
     monkeypatch.setattr(splitting, "IN_MEMORY_BYTES", 1 << 30)
     fractions = {"validation": Split(fraction=0.3)}
-    made, plainly = (splitting.split(one, fractions, seed=1) for one in (dataset, plain(dataset)))
+    made, plainly = (splitting.split(one, fractions, seed=1).datasets for one in (dataset, plain(dataset)))
     assert {name: listed(one) for name, one in made.items()} == {name: listed(one) for name, one in plainly.items()}

@@ -7,7 +7,6 @@ import csv
 import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ from tapeworks_workers.components.sources.class_labels import (
 )
 from tapeworks_workers.components.sources.columns import Description
 from tapeworks_workers.components.sources.csv_columns import BadRow, Fields, Kind, Values, Wanted
-from tapeworks_workers.components.sources.csv_rows import Dialect, Rows, Unclosed, check_characters
+from tapeworks_workers.components.sources.csv_rows import CsvFile, Dialect, Unclosed, check_characters
 from tapeworks_workers.components.sources.partitions import constant, partitions
 from tapeworks_workers.components.sources.parts import PART_BYTES, Part, checked_first, sampled, stream
 from tapeworks_workers.components.sources.safe_casts import Array
@@ -34,18 +33,6 @@ from tapeworks_workers.components.sources.text_files import BOM, TextFile, Undec
 DType = Literal["float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint64", "bool", "string"]
 _HEADER_BYTES = 64 * 1024
 _LONGEST_HEADER = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class _File:
-    """One file, and where its rows are."""
-
-    text: TextFile
-    names: list[str]
-    """Of its fields, as its header has them, then made unique."""
-    unnamed: list[str]
-    """Those to which the header gives no name."""
-    parts: list[Rows]
 
 
 @component("csv")
@@ -205,7 +192,7 @@ class Csv(NamedLabels):
     # ── what the files hold ──
 
     @functools.cached_property
-    def opened(self) -> dict[Path, _File]:
+    def opened(self) -> dict[Path, CsvFile]:
         """Each file with its names and parts. Raises JobFailure."""
         return {path: self._open(path) for path in self.paths}
 
@@ -257,10 +244,23 @@ class Csv(NamedLabels):
         if kind.name == "binary":
             return "is no UTF-8; give the source its encoding, as latin-1"
         if kind.blanks and kind.name in ("integer", "number", "boolean"):
-            return 'has rows without a value; "nulls": "missing" reads them as NaN'
+            return self._blanks_left(name, kind)
         return None
 
-    def _open(self, path: Path) -> _File:
+    def _blanks_left(self, name: str, kind: Kind) -> str | None:
+        """Why a column with blanks cannot be read: the first that is not named as missing."""
+        if not self.fields.values.na_values:
+            return 'has rows without a value; "nulls": "missing" reads them as NaN'
+        chosen = sampled([file.parts for file in self.opened.values()], lambda part: part.end - part.start)
+        try:
+            for path, parts in zip(self.opened, chosen, strict=True):
+                for part in parts:
+                    self._read(path, (part.start, part.end), {name: Wanted(kind.dtype, kind)})
+        except errors.JobFailure as failure:
+            return failure.message
+        return None
+
+    def _open(self, path: Path) -> CsvFile:
         text = self.texts[path]
         try:
             head, start = self._first_row(text)
@@ -274,7 +274,7 @@ class Csv(NamedLabels):
             raise self._invalid(f"{path.name} {error}") from error
         except Unclosed as error:
             raise self._invalid(f"{path.name}, line {text.line_at(error.offset)}: {error}") from error
-        return _File(text, names, unnamed, parts)
+        return CsvFile(text, names, unnamed, parts)
 
     def _first_row(self, text: TextFile) -> tuple[str, int]:
         """The first row that is not empty, and where the rows of values begin."""

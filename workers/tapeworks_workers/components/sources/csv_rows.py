@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from tapeworks_workers.components.sources.safe_casts import Array
+from tapeworks_workers.components.sources.text_files import TextFile
 
 LONGEST_ROW = 64 * 1024 * 1024
 _LF, _CR = 10, 13
@@ -175,3 +176,15 @@ def check_characters(**given: str | None) -> None:
         raise ValueError("delimiter, quotechar and comment must differ")
     if given["decimal"] == given["thousands"]:
         raise ValueError("decimal and thousands must differ")
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    """One file, and where its rows are."""
+
+    text: TextFile
+    names: list[str]
+    """Of its fields, as its header has them, then made unique."""
+    unnamed: list[str]
+    """Those to which the header gives no name."""
+    parts: list[Rows]
