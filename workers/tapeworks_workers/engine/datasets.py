@@ -146,14 +146,14 @@ def _csv(files: list[Path], options: Options) -> Content:
 
 def _other_delimiter(file: Path, options: Options) -> str | None:
     """A delimiter that the header holds and no option names."""
-    head = next(TextFile(file).blocks(_HEAD_BYTES), b"").partition(b"\n")[0].decode(errors="replace")
+    head = TextFile(file).head(_HEAD_BYTES).partition(b"\n")[0].decode(errors="replace")
     found = _OTHER_DELIMITERS.search(head)
     return found[0] if found is not None and "delimiter" not in options else None
 
 
 def _guessed_encoding(file: Path) -> str | None:
     """None where the first row of a file is UTF-8; else UTF-16 by its mark, or Latin-1, which any bytes are."""
-    head = next(TextFile(file).blocks(_HEAD_BYTES), b"")
+    head = TextFile(file).head(_HEAD_BYTES)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     try:

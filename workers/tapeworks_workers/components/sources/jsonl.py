@@ -82,7 +82,7 @@ class Jsonl(Table):
     def arrays(self) -> set[Path]:
         """The files that hold one array, not lines. Raises JobFailure."""
         try:
-            return {path for path, text in self.texts.items() if begins_array(next(text.blocks(_HEAD_BYTES), b""))}
+            return {path for path, text in self.texts.items() if begins_array(text.head(_HEAD_BYTES))}
         except Undecodable as error:
             raise self._invalid(f"a file {error}") from error
 

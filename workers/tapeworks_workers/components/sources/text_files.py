@@ -53,6 +53,11 @@ class TextFile:
             while block := _read(stream, size):
                 yield block
 
+    def head(self, size: int) -> bytes:
+        """The first bytes. Raises Undecodable."""
+        with self._opened() as stream:
+            return _read(stream, size)
+
     def read(self, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`. Raises Undecodable."""
         if self._plain:
