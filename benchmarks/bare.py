@@ -12,8 +12,8 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from tapeworks.jobs import Job, Page
-from tapeworks.spec import JobSpec
+from tapeworks.schemas.jobs import Job, Page
+from tapeworks.spec.job_spec import JobSpec
 
 
 def application(job: Job, page: Page[Job]) -> FastAPI:

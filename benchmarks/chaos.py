@@ -28,7 +28,7 @@ from benchmarks.chaos_injuries import Injuries  # noqa: E402
 from benchmarks.chaos_invariants import attempts, violations  # noqa: E402 — found once the root is on the path
 from benchmarks.chaos_specs import KINDS  # noqa: E402
 from tapeworks.errors import ApiError, Conflict, Unavailable  # noqa: E402
-from tapeworks.jobs import FINAL, State  # noqa: E402
+from tapeworks.schemas.jobs import FINAL, State  # noqa: E402
 from tests.faults.cases import first_again, undisturbed  # noqa: E402
 from tests.faults.checks import Story, weights  # noqa: E402
 from tests.faults.worlds import Leases, World  # noqa: E402

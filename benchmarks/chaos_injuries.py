@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tapeworks.errors import ApiError
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.faults.processes import GONE, killed, send
 from tests.faults.worlds import Agent, World
 

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from tapeworks.jobs import FINAL, State
+from tapeworks.schemas.jobs import FINAL, State
 from tests.faults.checks import Story
 from tests.faults.worlds import World
 

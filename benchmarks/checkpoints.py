@@ -14,7 +14,7 @@ from typing import Any
 
 from examples.serving import served
 from tapeworks import Client
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 
 TURNS = 5
 EVERY = {"every_steps": None, "every_seconds": 5.0, "keep": 2}

@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from tapeworks_service.database.tables import events, fits, jobs
 from tapeworks_service.ids import new_id
-from tapeworks_service.jobs.fit import Needs
+from tapeworks_service.queue.requirements import Requirements
 from tests.postgres import postgres
 from tests.service.worker import HandWorker, spec
 
@@ -99,7 +99,7 @@ async def fill(url: str, queued: int, kinds: int) -> None:
         row = dict((await connection.execute(select(jobs))).mappings().one())
         event = dict((await connection.execute(select(events))).mappings().one())
         known = (await connection.execute(select(fits.c.needs).where(fits.c.fit_key == row["fit_key"]))).scalar_one()
-        needs = [replace(Needs.from_document(known), labels=(("rack", str(kind)),)) for kind in range(kinds)]
+        needs = [replace(Requirements.from_document(known), labels=(("rack", str(kind)),)) for kind in range(kinds)]
         for start in range(0, kinds, INSERT_ROWS):
             part = needs[start : start + INSERT_ROWS]
             await connection.execute(insert(fits), [{"fit_key": one.fit_key, "needs": one.document()} for one in part])

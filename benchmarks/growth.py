@@ -31,7 +31,7 @@ def trained(batch: int) -> None:
 
     from benchmarks.training import fit, ours
     from benchmarks.training_cases import ROWS, mlp
-    from tapeworks.loading import load_installed
+    from tapeworks.components.loading import load_installed
 
     load_installed()
     case = mlp(batch, 64, 64)

@@ -25,7 +25,7 @@ import httpx
 import psutil
 
 from tapeworks import Client
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = json.loads((ROOT / "examples" / "digits_focal.json").read_text())

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.start import SPEC, of_script
 from examples.serving import served
 from tapeworks import Client
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 
 ONE_CORE = {**SPEC, "resources": {"cpus": 1}}
 

@@ -13,14 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tapeworks.canonical import parse_spec
-from tapeworks.components import Component, registry
-from tapeworks.jobs import JobKind, RefusedComponent
-from tapeworks.loading import load_components, load_installed
+from tapeworks.components.loading import load_components, load_installed
+from tapeworks.components.registry import Component, registry
+from tapeworks.schemas.jobs import JobKind, RefusedComponent
+from tapeworks.spec.parsing import parse_spec
 from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.component_jobs import told_failure
 from tapeworks_workers.authoring.trial_jobs import trial_job
-from tapeworks_workers.engine.admission import admit
+from tapeworks_workers.engine.admission.admission import admit
 
 IMAGES = """
 import keras

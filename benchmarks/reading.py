@@ -34,13 +34,13 @@ import pyarrow.json
 import pyarrow.parquet
 import tensorflow as tf
 
-from tapeworks.loading import load_installed
-from tapeworks.operations import Batch, Shuffle
-from tapeworks.references import ReferenceFields
-from tapeworks.spec import Split
-from tapeworks_workers.engine import splitting
-from tapeworks_workers.engine.building import set_data_roots
-from tapeworks_workers.engine.origins import Setting, open_source, piped
+from tapeworks.components.loading import load_installed
+from tapeworks.spec.job_spec import Split
+from tapeworks.spec.pipeline_ops import Batch, Shuffle
+from tapeworks.spec.references import ReferenceFields
+from tapeworks_workers.engine.data.sources import PipelineContext, apply_pipeline, open_source
+from tapeworks_workers.engine.data.splitting import splits
+from tapeworks_workers.engine.factory.factory import set_data_roots
 
 BATCH = 1024
 TURNS = 3
@@ -124,7 +124,7 @@ def by_tapeworks(
     config = {"files": path.name, "labels": "y", "named": named}
     if not named:
         config["features"] = [f"x{number}" for number in range(NUMBERS)]
-    setting = Setting(seed=1, deterministic=True)
+    setting = PipelineContext(seed=1, deterministic=True)
     origin = open_source(ReferenceFields(component=FORMATS[form], config=config), setting, pointer="/data/source")
     pipeline: list[Any] = [Batch(op="batch", batch_size=BATCH)]
     if shuffled:
@@ -134,7 +134,7 @@ def by_tapeworks(
     for name, raw in raws.items():
         if training_only and name != "training":
             continue
-        made = piped(raw, pipeline, split=name, setting=setting, pointer="/data/pipeline").dataset(0)
+        made = apply_pipeline(raw, pipeline, split=name, setting=setting, pointer="/data/pipeline").dataset(0)
         rows += int(made.prefetch(tf.data.AUTOTUNE).reduce(np.int64(0), _counted))  # in a graph, as a job's loop
     return rows
 
@@ -146,11 +146,11 @@ def _counted(rows: tf.Tensor, *batch: Any) -> tf.Tensor:
 
 def by_streamed_split(form: str, path: Path) -> int:
     """Rows of the training split of what is not read into memory."""
-    known, splitting.IN_MEMORY_BYTES = splitting.IN_MEMORY_BYTES, 0
+    known, splits.IN_MEMORY_BYTES = splits.IN_MEMORY_BYTES, 0
     try:
         return by_tapeworks(form, path, split=True, training_only=True)
     finally:
-        splitting.IN_MEMORY_BYTES = known
+        splits.IN_MEMORY_BYTES = known
 
 
 def measured(read: Callable[[], int], rows: int) -> tuple[float, float]:

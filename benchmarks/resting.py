@@ -17,7 +17,7 @@ import psutil
 from benchmarks.start import SPEC
 from examples.serving import served
 from tapeworks import Client
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 
 MIB = 1 << 20
 WANTED = {"service": 150, "agent": 60}

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 from tests.security.house import PACKAGE, House, housed
 
 

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tapeworks.canonical import parse_spec
-from tapeworks.loading import load_installed
+from tapeworks.components.loading import load_installed
+from tapeworks.spec.parsing import parse_spec
 from tapeworks_workers import runner
-from tapeworks_workers.frames import Channel
+from tapeworks_workers.processes.frames import Channel
 
 ROWS, BATCH, VALUES, UNITS = 8192, 2048, 20, 8
 FEW = 100

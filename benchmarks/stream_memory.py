@@ -22,10 +22,10 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tapeworks.canonical import parse_spec
-from tapeworks.loading import load_installed
+from tapeworks.components.loading import load_installed
+from tapeworks.spec.parsing import parse_spec
 from tapeworks_workers import runner
-from tapeworks_workers.frames import Channel
+from tapeworks_workers.processes.frames import Channel
 
 WIDTH, GROUP, BATCH = 1024, 512, 256
 FILES = 8

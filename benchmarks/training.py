@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tapeworks_workers.processes import clean_environment
+from tapeworks_workers.processes.children import clean_environment
 
 SECONDS = 2.0
 SETTLED_SECONDS = 45.0
@@ -38,13 +38,13 @@ Ways = dict[str, Callable[[], float]]
 
 def ours(spec: dict[str, Any], folder: Path) -> Ways:
     """As a job trains, once its plan is settled: that is the name."""
-    from tapeworks.canonical import parse_spec
-    from tapeworks_workers.engine.assembly import assemble
-    from tapeworks_workers.engine.attempt import compile_parts, datasets
-    from tapeworks_workers.engine.building import set_data_roots
-    from tapeworks_workers.engine.control import Control, Interrupted
-    from tapeworks_workers.engine.pipeline import build_data
+    from tapeworks.spec.parsing import parse_spec
+    from tapeworks_workers.engine.data.pipeline import build_data
+    from tapeworks_workers.engine.factory.factory import set_data_roots
     from tapeworks_workers.engine.reporting import Reporter
+    from tapeworks_workers.engine.step.assembly import assemble
+    from tapeworks_workers.engine.training.control import Control, Interrupted
+    from tapeworks_workers.engine.training.setup import datasets, trace_functions
 
     set_data_roots([folder])
     control, until = Control(), math.inf
@@ -58,7 +58,7 @@ def ours(spec: dict[str, Any], folder: Path) -> Ways:
     parsed = parse_spec(spec)
     data = build_data(parsed)
     assembly = assemble(parsed, data.element_spec, datasets=datasets(data))
-    training, _ = compile_parts(assembly, data, reporter=Reporter(send), control=control, folder=folder)
+    training, _ = trace_functions(assembly, data, reporter=Reporter(send), control=control, folder=folder)
 
     def measure(seconds: float) -> float:
         nonlocal until
@@ -105,7 +105,7 @@ def one_way(name: str, way: str) -> None:
 
     from benchmarks import by_hand
     from benchmarks.training_cases import CASES, ROWS
-    from tapeworks.loading import load_installed
+    from tapeworks.components.loading import load_installed
 
     load_installed()
     case = next(one for one in CASES if one.name == name)

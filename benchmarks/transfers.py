@@ -26,7 +26,7 @@ import psutil
 
 from benchmarks.claims import answering, free_port, service
 from benchmarks.hammer import get
-from tapeworks_workers.link import PARTS_AT_ONCE
+from tapeworks_workers.agent.service_client import PARTS_AT_ONCE
 from tests.service.worker import HandLease, HandWorker, spec
 
 MIB = 1 << 20

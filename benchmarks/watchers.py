@@ -20,7 +20,7 @@ import psutil
 
 from benchmarks.claims import installation
 from benchmarks.hammer import Load, connection, get, post
-from tapeworks.wire import LEASE_HEADER
+from tapeworks.schemas.worker_protocol import LEASE_HEADER
 from tests.service.worker import HandLease, HandWorker, spec
 
 JOBS, POLLERS, STREAMS = 10, 1_000, 200

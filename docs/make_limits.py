@@ -1,4 +1,4 @@
-"""Writes docs/limits.md from `tapeworks.spec` and `tapeworks.report_limits`: `make docs`.
+"""Writes docs/limits.md from `tapeworks.spec.job_spec` and `tapeworks.schemas.report_limits`: `make docs`.
 
 A test checks that the page is up to date.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tapeworks.bounds import INT64, Bound
-from tapeworks.report_limits import (
+from tapeworks.schemas.report_limits import (
     LIMITS,
     MAX_DOCUMENT_BYTES,
     MAX_FRAME_BYTES,
@@ -24,8 +24,8 @@ from tapeworks.report_limits import (
     MAX_RECORD_BYTES,
     reasons,
 )
-from tapeworks.spec import JobSpec
-from tapeworks.splits import MAX_GROUP_BYTES, MAX_GROUPS
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks.spec.splits import MAX_GROUP_BYTES, MAX_GROUPS
 
 PAGE = Path(__file__).with_name("limits.md")
 
@@ -86,7 +86,7 @@ SIZES = {
 
 
 def reports() -> Iterator[str]:
-    """A row for each limit of `tapeworks.report_limits`."""
+    """A row for each limit of `tapeworks.schemas.report_limits`."""
     for what, (limit, reason) in SIZES.items():
         yield f"| {what} | {limit} | {reason} |\n"
     for name, reason in reasons().items():

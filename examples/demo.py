@@ -18,7 +18,7 @@ from pathlib import Path
 from examples.serving import served
 from tapeworks import Client
 from tapeworks.bundle import check, extract
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "demo"

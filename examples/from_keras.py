@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 import tapeworks
-from tapeworks.spec import JobSpec
+from tapeworks.spec.job_spec import JobSpec
 
 DATA = {
     "source": {"component": "digits", "config": {"image": True}},

@@ -16,7 +16,7 @@ from typing import Any
 from examples.rows import Example, examples, submit
 from examples.serving import ROOT, options, served
 from tapeworks import Client
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 
 FOLDER = ROOT / "build" / "plans"
 STEPS = 12

@@ -15,7 +15,7 @@ from typing import Any
 
 from examples.serving import EXAMPLES
 from tapeworks import Client
-from tapeworks.jobs import Job
+from tapeworks.schemas.jobs import Job
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from examples.rows import Example, examples, traces, waves
 from examples.serving import ROOT, options, served
 from tapeworks import Client
 from tapeworks.bundle import check, extract
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 
 FOLDER = ROOT / "build" / "examples"
 JOB_SECONDS = 900

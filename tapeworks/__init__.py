@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tapeworks import errors
-    from tapeworks.authoring import (
+    from tapeworks.bundle import load
+    from tapeworks.client.client import Client
+    from tapeworks.components.interfaces import (
         Branch,
         Callback,
         EarlierJob,
@@ -24,29 +26,27 @@ if TYPE_CHECKING:
         SourceOfSources,
         TrainingStep,
     )
-    from tapeworks.bundle import load
-    from tapeworks.client import Client
-    from tapeworks.components import component
-    from tapeworks.keras import from_keras
-    from tapeworks.spec import JobSpec
+    from tapeworks.components.registry import component
+    from tapeworks.keras.from_keras import from_keras
+    from tapeworks.spec.job_spec import JobSpec
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Branch": "tapeworks.authoring",
-    "Callback": "tapeworks.authoring",
-    "Client": "tapeworks.client",
-    "EarlierJob": "tapeworks.authoring",
-    "Evaluator": "tapeworks.authoring",
-    "Files": "tapeworks.authoring",
-    "GradientTransform": "tapeworks.authoring",
-    "JobSpec": "tapeworks.spec",
-    "Run": "tapeworks.authoring",
-    "Source": "tapeworks.authoring",
-    "SourceOfSources": "tapeworks.authoring",
-    "TrainingStep": "tapeworks.authoring",
-    "component": "tapeworks.components",
-    "from_keras": "tapeworks.keras",
+    "Branch": "tapeworks.components.interfaces",
+    "Callback": "tapeworks.components.interfaces",
+    "Client": "tapeworks.client.client",
+    "EarlierJob": "tapeworks.components.interfaces",
+    "Evaluator": "tapeworks.components.interfaces",
+    "Files": "tapeworks.components.interfaces",
+    "GradientTransform": "tapeworks.components.interfaces",
+    "JobSpec": "tapeworks.spec.job_spec",
+    "Run": "tapeworks.components.interfaces",
+    "Source": "tapeworks.components.interfaces",
+    "SourceOfSources": "tapeworks.components.interfaces",
+    "TrainingStep": "tapeworks.components.interfaces",
+    "component": "tapeworks.components.registry",
+    "from_keras": "tapeworks.keras.from_keras",
     "load": "tapeworks.bundle",
 }
 

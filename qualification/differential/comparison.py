@@ -14,8 +14,8 @@ from qualification.differential.fitting import Training, compiled_model, fitted
 from qualification.differential.setups import Setup
 from qualification.differential.training import spec_of, trained
 from tapeworks.errors import FailureCode, JobFailure, TapeworksError
-from tapeworks_workers.engine.assembly import PRECISIONS
-from tapeworks_workers.engine.environment import as_traced
+from tapeworks_workers.engine.runtime import as_traced
+from tapeworks_workers.engine.step.assembly import PRECISIONS
 
 TOLERANCE = 1e-5
 _SHOWN = 6

@@ -8,7 +8,7 @@ from typing import Any
 from qualification.differential.choices import Choices
 from qualification.differential.inputs import VOCABULARY, WORDS
 from qualification.differential.parts import Part, layer, start
-from tapeworks.references import Kind
+from tapeworks.spec.references import Kind
 
 
 def trunk(choices: Choices) -> tuple[str, list[Part], bool]:

@@ -15,7 +15,7 @@ from qualification.differential.inputs import INPUTS
 from qualification.differential.layers import dense, trunk
 from qualification.differential.networks import HOOKS
 from qualification.differential.parts import Part
-from tapeworks.references import Kind
+from tapeworks.spec.references import Kind
 
 
 @dataclass(frozen=True)

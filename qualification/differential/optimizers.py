@@ -6,7 +6,7 @@ from typing import Any
 
 from qualification.differential.choices import Choices
 from qualification.differential.parts import Part
-from tapeworks.references import Kind
+from tapeworks.spec.references import Kind
 
 _ARGUMENTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "SGD": {"momentum": (0.5, 0.9), "nesterov": (True,)},

@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
-from tapeworks.components import registry
-from tapeworks.references import Kind
+from tapeworks.components.registry import registry
+from tapeworks.spec.references import Kind
 
 _MODULES: dict[Kind, Any] = {
     Kind.LAYER: keras.layers,

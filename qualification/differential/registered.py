@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from tapeworks.loading import load_installed
+from tapeworks.components.loading import load_installed
 
 
 def register() -> None:

@@ -14,12 +14,12 @@ from qualification.differential import components, fitting
 from qualification.differential.parts import Part
 from qualification.differential.setups import BATCH, Setup
 from tapeworks import from_keras
-from tapeworks.spec import JobSpec
-from tapeworks_workers.engine.assembly import assemble
-from tapeworks_workers.engine.attempt import compile_parts, datasets
-from tapeworks_workers.engine.control import Control
-from tapeworks_workers.engine.pipeline import build_data
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks_workers.engine.data.pipeline import build_data
 from tapeworks_workers.engine.reporting import Reporter
+from tapeworks_workers.engine.step.assembly import assemble
+from tapeworks_workers.engine.training.control import Control
+from tapeworks_workers.engine.training.setup import datasets, trace_functions
 
 
 def spec_of(setup: Setup, model: keras.Model) -> JobSpec:
@@ -63,7 +63,7 @@ def trained(setup: Setup, spec: JobSpec) -> fitting.Training:
     model = assembly.models["model"]
     names, start = fitting.values(model)
     with TemporaryDirectory() as folder:
-        training, _ = compile_parts(assembly, data, reporter=Reporter(send), control=Control(), folder=Path(folder))
+        training, _ = trace_functions(assembly, data, reporter=Reporter(send), control=Control(), folder=Path(folder))
         training.train()
     reported = {one["step"]: one["values"]["loss"] for one in records if one["record"] == "metric"}
     epochs = [one["data"]["logs"] for one in records if one["record"] == "event" and one["type"] == "epoch"]

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from qualification.resume.setups import Setup
-from tapeworks_workers import frames
-from tapeworks_workers.engine.checkpoint_files import opened
-from tapeworks_workers.launcher import ForkLauncher
-from tapeworks_workers.lifelines import become_subreaper
-from tapeworks_workers.processes import Child, read_frame
+from tapeworks_workers.engine.checkpoints.files import opened
+from tapeworks_workers.processes import frames
+from tapeworks_workers.processes.children import Child, read_frame
+from tapeworks_workers.processes.handles import become_subreaper
+from tapeworks_workers.processes.launcher import ForkLauncher
 
 PARTS = Path(__file__).with_name("parts.py")
 SECONDS = 240.0

@@ -24,7 +24,7 @@ def main() -> int:
 
     from qualification.tables.comparison import differences
     from qualification.tables.setups import setup
-    from tapeworks.loading import load_installed
+    from tapeworks.components.loading import load_installed
 
     load_installed()
     first = options.seed * 100_000

@@ -14,8 +14,8 @@ import tensorflow as tf
 from qualification.tables.libraries import read, write
 from qualification.tables.setups import Setup
 from tapeworks.errors import JobFailure
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build, set_data_roots
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build, set_data_roots
 
 BATCH = 50_000
 MANY_ROWS = 100

@@ -11,46 +11,43 @@ import structlog
 from fastapi import FastAPI
 from sqlalchemy import insert, select
 
-from tapeworks_service import health, keys, openapi, problems, reference
-from tapeworks_service.artifacts import routes as artifacts
-from tapeworks_service.artifacts.store import Store
-from tapeworks_service.artifacts.sweep import sweep_forever
-from tapeworks_service.bundles import routes as bundles
-from tapeworks_service.callers import Callers
-from tapeworks_service.catalogue import routes as catalogue
+from tapeworks_service import problems
+from tapeworks_service.api import artifacts, health, leases, openapi, reference_page, workers
+from tapeworks_service.api import components as catalogue
+from tapeworks_service.api.assets import bundles, datasets, packages
+from tapeworks_service.api.jobs import records, submission
+from tapeworks_service.api.jobs import routes as jobs
+from tapeworks_service.auth import keys
+from tapeworks_service.auth.callers import CallerCache
 from tapeworks_service.catalogue.cache import CatalogueCache
-from tapeworks_service.connections import Connections, Limits
 from tapeworks_service.context import Context
-from tapeworks_service.cursors import Cursors
+from tapeworks_service.database.clock_steps import ClockWatch
 from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import installation
-from tapeworks_service.datasets import routes as datasets
-from tapeworks_service.jobs import record_routes, submit_routes
-from tapeworks_service.jobs import routes as jobs
-from tapeworks_service.jobs.bodies import Bodies
-from tapeworks_service.jobs.clock_steps import ClockWatch
-from tapeworks_service.jobs.reaper import reap_forever
-from tapeworks_service.jobs.tails import Tails
-from tapeworks_service.jobs.turns import FitCache
-from tapeworks_service.jobs.waiting import Waiting
-from tapeworks_service.leases import routes as leases
-from tapeworks_service.logs import RequestIds
-from tapeworks_service.loop_lateness import LoopLateness
-from tapeworks_service.packages import routes as packages
-from tapeworks_service.prometheus import Measured, Measures
+from tapeworks_service.http.connections import Connections, Limits
+from tapeworks_service.http.cursors import Cursors
+from tapeworks_service.http.work_budget import LongChecks
+from tapeworks_service.jobs.response_cache import JobCache
+from tapeworks_service.jobs.stream_tails import StreamTailCache
+from tapeworks_service.maintenance.reaper import reap_forever
+from tapeworks_service.maintenance.sweeper import sweep_forever
+from tapeworks_service.observability.logging import RequestIds
+from tapeworks_service.observability.loop_lateness import LoopLateness
+from tapeworks_service.observability.metrics import Metrics, MetricsMiddleware
+from tapeworks_service.queue.scheduling import RequirementsCache
+from tapeworks_service.queue.unschedulable import UnschedulableReasons
 from tapeworks_service.settings import ServiceSettings, StartRefused
-from tapeworks_service.waking import Hub
-from tapeworks_service.work_budget import LongChecks
-from tapeworks_service.workers import routes as workers
-from tapeworks_service.workers.rows import Workers
+from tapeworks_service.storage.store import Store
+from tapeworks_service.wakeups import WakeHub
+from tapeworks_service.workers.repository import Workers
 
 log = structlog.get_logger(__name__)
 
 
 def create_app(settings: ServiceSettings) -> FastAPI:
     """The service as an ASGI application. Making or starting it raises `StartRefused`."""
-    measures = Measures()
-    hub = Hub()
+    measures = Metrics()
+    hub = WakeHub()
     database = Database(settings.database, hub=hub, busy_seconds=settings.busy_seconds)
 
     @asynccontextmanager
@@ -63,12 +60,20 @@ def create_app(settings: ServiceSettings) -> FastAPI:
                 await keys.prepare(tx, settings)
                 cursors = Cursors(await _prepared_secret(tx))
             store = Store(settings.artifacts)
-            caches = (CatalogueCache(), FitCache(), Workers(), Waiting(), Bodies(), Tails(), Callers())
+            caches = (
+                CatalogueCache(),
+                RequirementsCache(),
+                Workers(),
+                UnschedulableReasons(),
+                JobCache(),
+                StreamTailCache(),
+                CallerCache(),
+            )
             watches = (ClockWatch(), LoopLateness(settings.lease_seconds, measures))
             checks = LongChecks()
-            house = Context(settings, database, hub, store, *caches, *watches, checks, cursors, measures)
-            app.state.context = house
-            works = (reap_forever(house), sweep_forever(house), house.loop.watch_forever())
+            context = Context(settings, database, hub, store, *caches, *watches, checks, cursors, measures)
+            app.state.context = context
+            works = (reap_forever(context), sweep_forever(context), context.loop.watch_forever())
             rounds = [asyncio.create_task(work) for work in works]
             log.info("service_started", database=database.url.render_as_string(), data_dir=str(settings.data_dir))
             yield
@@ -100,10 +105,10 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.refused = None
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(Measured, measures=measures)
+    app.add_middleware(MetricsMiddleware, measures=measures)
     app.add_middleware(RequestIds)
-    rooms = (jobs, submit_routes, record_routes, artifacts, datasets, packages, bundles, catalogue, workers, leases)
-    for room in (*rooms, health, reference):
+    rooms = (jobs, submission, records, artifacts, datasets, packages, bundles, catalogue, workers, leases)
+    for room in (*rooms, health, reference_page):
         app.router.routes.extend(room.router.routes)  # an included router matches each request a second time
     return app
 

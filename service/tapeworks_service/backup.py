@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapeworks.errors import TapeworksError
-from tapeworks.jobs import FINAL, HELD
+from tapeworks.schemas.jobs import FINAL, HELD
 
 DATABASE, ARTIFACTS, MANIFEST = "tapeworks.db", "artifacts", "backup.json"
 MOMENTS = 5

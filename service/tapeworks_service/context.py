@@ -7,22 +7,22 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from tapeworks_service.artifacts.store import Store
-from tapeworks_service.callers import Callers
+from tapeworks_service.auth.callers import CallerCache
 from tapeworks_service.catalogue.cache import CatalogueCache
-from tapeworks_service.cursors import Cursors
+from tapeworks_service.database.clock_steps import ClockWatch
 from tapeworks_service.database.engine import Database
-from tapeworks_service.jobs.bodies import Bodies
-from tapeworks_service.jobs.clock_steps import ClockWatch
-from tapeworks_service.jobs.tails import Tails
-from tapeworks_service.jobs.turns import FitCache
-from tapeworks_service.jobs.waiting import Waiting
-from tapeworks_service.loop_lateness import LoopLateness
-from tapeworks_service.prometheus import Measures
+from tapeworks_service.http.cursors import Cursors
+from tapeworks_service.http.work_budget import LongChecks
+from tapeworks_service.jobs.response_cache import JobCache
+from tapeworks_service.jobs.stream_tails import StreamTailCache
+from tapeworks_service.observability.loop_lateness import LoopLateness
+from tapeworks_service.observability.metrics import Metrics
+from tapeworks_service.queue.scheduling import RequirementsCache
+from tapeworks_service.queue.unschedulable import UnschedulableReasons
 from tapeworks_service.settings import ServiceSettings
-from tapeworks_service.waking import Hub
-from tapeworks_service.work_budget import LongChecks
-from tapeworks_service.workers.rows import Workers
+from tapeworks_service.storage.store import Store
+from tapeworks_service.wakeups import WakeHub
+from tapeworks_service.workers.repository import Workers
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ class Context:
 
     settings: ServiceSettings
     database: Database
-    hub: Hub
+    hub: WakeHub
     store: Store
     catalogues: CatalogueCache
-    fits: FitCache
+    fits: RequirementsCache
     workers: Workers
-    waiting: Waiting
-    bodies: Bodies
-    tails: Tails
-    callers: Callers
+    waiting: UnschedulableReasons
+    bodies: JobCache
+    tails: StreamTailCache
+    callers: CallerCache
     clock: ClockWatch
     loop: LoopLateness
     checks: LongChecks
     cursors: Cursors
-    measures: Measures
+    measures: Metrics
 
 
 def context_of(request: Request) -> Context:
@@ -57,5 +57,5 @@ async def _context(request: Request) -> Context:  # a plain function would run i
     return context_of(request)
 
 
-House = Annotated[Context, Depends(_context)]
+ContextDep = Annotated[Context, Depends(_context)]
 """The parts of the service, as a route's argument."""

@@ -29,7 +29,7 @@ import uvicorn
 from tapeworks.supervisor import Supervisor
 from tapeworks_service.server import Server
 from tapeworks_service.settings import StartRefused
-from tapeworks_service.waking import Hub
+from tapeworks_service.wakeups import WakeHub
 
 DRAIN_SECONDS = 3
 """How long open answers (streams, long polls) are waited for."""
@@ -81,7 +81,7 @@ class EmbeddedServer(Server):
     """The service's server with a worker beside it."""
 
     def __init__(
-        self, config: uvicorn.Config, hub: Hub, worker: EmbeddedWorker | None, listening: Callable[[], object]
+        self, config: uvicorn.Config, hub: WakeHub, worker: EmbeddedWorker | None, listening: Callable[[], object]
     ) -> None:
         super().__init__(config, hub)
         self._worker, self._listening = worker, listening

@@ -21,11 +21,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from tapeworks.canonical import MAX_FINDINGS
 from tapeworks.errors import PROBLEMS, Finding, ProblemCode, SpecInvalid
-from tapeworks.references import escape
+from tapeworks.spec.parsing import MAX_FINDINGS
+from tapeworks.spec.references import escape
 from tapeworks_service.database.engine import AWAY
-from tapeworks_service.logs import REQUEST_ID_HEADER
+from tapeworks_service.observability.logging import REQUEST_ID_HEADER
 
 log = structlog.get_logger(__name__)
 

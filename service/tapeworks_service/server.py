@@ -12,11 +12,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from tapeworks_service.app import create_app
-from tapeworks_service.bounded_http import bounded_protocol
-from tapeworks_service.connections import Connections, allow_many_files
-from tapeworks_service.logs import configure
+from tapeworks_service.http.bounded_protocol import bounded_protocol
+from tapeworks_service.http.connections import Connections, allow_many_files
+from tapeworks_service.observability.logging import configure
 from tapeworks_service.settings import ServiceSettings, StartRefused
-from tapeworks_service.waking import Hub
+from tapeworks_service.wakeups import WakeHub
 
 _GRACE_SECONDS = 10
 _COLLECTED_AFTER = (50_000, 20, 50)
@@ -29,7 +29,7 @@ _SWITCH_SECONDS = 0.0005
 class Server(uvicorn.Server):
     """Says why it does not start, and lets waiting requests and streams go as soon as it is to stop."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, hub: WakeHub) -> None:
         super().__init__(config)
         self._hub = hub
         self._connections: Connections = config.app.state.connections  # type: ignore[union-attr]
@@ -74,7 +74,7 @@ def make_server(settings: ServiceSettings) -> Server:
     return Server(configured(app, **options), app.state.hub)
 
 
-def settle() -> None:
+def tune_gc() -> None:
     """Collect garbage seldom, once the application is made: for a process that does nothing but serve.
 
     To collect stops every request, for a few tenths of a second where it walks through all that is imported: that stays
@@ -91,5 +91,5 @@ def run(settings: ServiceSettings) -> None:
     configure(settings)
     allow_many_files()
     server = make_server(settings)
-    settle()
+    tune_gc()
     server.run()

@@ -14,8 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tapeworks.bounds import YEAR
 from tapeworks.errors import TapeworksError
-from tapeworks.report_limits import LIMITS, ReportLimits
-from tapeworks.wire import PART_BYTES
+from tapeworks.schemas.report_limits import LIMITS, ReportLimits
+from tapeworks.schemas.worker_protocol import PART_BYTES
 
 MIB = 1024 * 1024
 

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from tapeworks.cli.console import Json, out, session_of, show_json, table
-from tapeworks.cli.sending import sending
+from tapeworks.cli.upload_progress import sending
 
 bundle = typer.Typer(no_args_is_help=True, help="Upload model bundles, to go on from.")
 

@@ -8,8 +8,8 @@ import typer
 from rich.text import Text
 
 from tapeworks.cli.console import Json, out, session_of, show_json, table
-from tapeworks.jobs import ComponentInfo
-from tapeworks.references import Kind
+from tapeworks.schemas.jobs import ComponentInfo
+from tapeworks.spec.references import Kind
 
 
 def register(app: typer.Typer) -> None:

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from tapeworks.client import Client
+from tapeworks.client.client import Client
 from tapeworks.errors import ApiError, Conflict, NotFound, Rejected, SpecInvalid, TapeworksError, Unauthorized
 from tapeworks.errors import Unavailable as UnavailableError
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
-from tapeworks.cli import progress
+from tapeworks.cli import job_progress
 from tapeworks.cli.console import (
     ExitCode,
     JobId,
@@ -22,9 +22,9 @@ from tapeworks.cli.console import (
     table,
     visible,
 )
-from tapeworks.client import Client
+from tapeworks.client.client import Client
 from tapeworks.errors import TapeworksError
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 
 
 def register(app: typer.Typer) -> None:
@@ -72,8 +72,8 @@ def jobs(
     for job in shown:
         done = job.progress
         step = f"{done.step}/{done.total_steps}" if done.total_steps else str(done.step or "")
-        loss = progress.number(job.metrics["loss"]) if "loss" in job.metrics else ""
-        rows.add_row(job.id, job.name or "", job.state.value, step, loss, f"{progress.age(job.created_at)} ago")
+        loss = job_progress.number(job.metrics["loss"]) if "loss" in job.metrics else ""
+        rows.add_row(job.id, job.name or "", job.state.value, step, loss, f"{job_progress.age(job.created_at)} ago")
     out().print(rows)
 
 
@@ -126,7 +126,7 @@ def _watch(client: Client, job: Job, session: Session) -> None:
             job = client.wait(job.id)
         else:
             earlier = client.metrics(job.id, points=200).get("loss")
-            with progress.display(out(), [value for _, value, _ in earlier.points] if earlier else []) as show:
+            with job_progress.display(out(), [value for _, value, _ in earlier.points] if earlier else []) as show:
                 job = client.wait(job.id, on_change=show)
     if session.json:
         show_json(job)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli import bundles, components, control, data, jobs, packages, specs, workers
+from tapeworks.cli import bundles, components, datasets, job_actions, jobs, packages, specs, workers
 from tapeworks.cli.console import Commands, Session, err
 
 GROUP = "tapeworks.commands"
@@ -37,7 +37,7 @@ def assemble() -> typer.Typer:
     """The application with every command that is installed."""
     app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
     app.callback()(options)
-    for noun in (jobs, control, specs, components, data, packages, bundles, workers):
+    for noun in (jobs, job_actions, specs, components, datasets, packages, bundles, workers):
         noun.register(app)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:

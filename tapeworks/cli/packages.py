@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.assets import Package
 from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json, table
-from tapeworks.cli.sending import sending
+from tapeworks.cli.upload_progress import sending
+from tapeworks.schemas.assets import Package
 
 component = typer.Typer(no_args_is_help=True, help="Write, try and upload components of your own.")
 

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli import inspection, progress
+from tapeworks.cli import job_progress, validation_report
 from tapeworks.cli.console import ExitCode, Json, Session, err, out, session_of, show_json
-from tapeworks.jobs import State
-from tapeworks.spec import editor_schema
+from tapeworks.schemas.jobs import State
+from tapeworks.spec.job_spec import editor_schema
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def _trace(session: Session, file: Path) -> None:
     with session.client() as client:
         job = client.validate(file, trace=True)
         try:
-            with progress.display(err()) as show:
+            with job_progress.display(err()) as show:
                 quiet = None if session.json else lambda seen: show(seen.model_copy(update={"failure": None}))
                 job = client.wait(job.id, on_change=quiet)
         except KeyboardInterrupt:
@@ -60,9 +60,9 @@ def _trace(session: Session, file: Path) -> None:
     if session.json:
         show_json(job)
     elif job.failure is not None:
-        inspection.show_failure(err(), job.failure)
+        validation_report.show_failure(err(), job.failure)
     elif job.state is State.SUCCEEDED:
-        inspection.show_result(out(), job.result or {})
+        validation_report.show_result(out(), job.result or {})
         typer.echo(f"{file} is valid")
     if job.state is not State.SUCCEEDED:
         raise typer.Exit(ExitCode.NO)

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from tapeworks.cli.console import ExitCode, Json, err, out, session_of, show_json, table
-from tapeworks.cli.progress import age
+from tapeworks.cli.job_progress import age
 from tapeworks.errors import NotFound, ProblemCode
-from tapeworks.jobs import Device, WorkerInfo
+from tapeworks.schemas.jobs import Device, WorkerInfo
 
 
 def register(app: typer.Typer) -> None:

@@ -11,7 +11,7 @@ import yaml
 from sqlalchemy import make_url
 
 from tapeworks.cli.main import app, options
-from tapeworks_service.health import router
+from tapeworks_service.api.health import router
 from tapeworks_service.settings import ServiceSettings
 from tapeworks_workers.settings import WorkerSettings
 

@@ -12,11 +12,11 @@ import typer
 
 import tapeworks
 from examples.rows import examples
-from tapeworks.canonical import parse_spec
 from tapeworks.cli.console import ExitCode
 from tapeworks.cli.main import app
-from tapeworks.operations import Operation
-from tapeworks.references import Kind
+from tapeworks.spec.parsing import parse_spec
+from tapeworks.spec.pipeline_ops import Operation
+from tapeworks.spec.references import Kind
 from tapeworks_workers.authoring.scaffold import write_package
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,7 +26,7 @@ def test_import_contracts() -> None:
         ("import tapeworks, tapeworks.client", {*HEAVY, "tapeworks_service", "tapeworks_workers"}),
         ("import tapeworks.cli.main", set(HEAVY)),  # the other packages add their commands to it
         ("import tapeworks_service.app", {"tensorflow", "keras", "numpy", "tapeworks_workers"}),
-        ("import tapeworks_workers.agent", {*HEAVY, "tapeworks_service"}),
+        ("import tapeworks_workers.agent.agent", {*HEAVY, "tapeworks_service"}),
     ],
 )
 def test_a_process_loads_only_its_own_package(statement: str, forbidden: set[str]) -> None:

@@ -19,8 +19,8 @@ import psutil
 from typer.testing import CliRunner, Result
 
 from tapeworks.cli.main import app
-from tapeworks.client import Client
-from tapeworks.jobs import Job, State
+from tapeworks.client.client import Client
+from tapeworks.schemas.jobs import Job, State
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = Path(__file__).parent / "components"

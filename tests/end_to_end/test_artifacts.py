@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.end_to_end.serving import ROOT, serving, spec
 
 EXAMPLE = ROOT / "examples" / "callback_image"

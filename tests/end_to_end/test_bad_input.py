@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tapeworks.errors import ApiError, Conflict, NotFound, Rejected
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.end_to_end.serving import Served, endless, running, spec
 
 BATCH = {"op": "batch", "batch_size": 32}

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
-from tapeworks.jobs import State
-from tapeworks.spec import editor_schema
+from tapeworks.schemas.jobs import State
+from tapeworks.spec.job_spec import editor_schema
 from tests.end_to_end.serving import Served, endless, eventually, running, spec
 
 

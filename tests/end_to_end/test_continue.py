@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from tapeworks.errors import Conflict
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 from tests.end_to_end.serving import Served, endless, running, spec
 
 STEPS = 57

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 from tests.end_to_end.serving import Served, endless, eventually, running, spec
 
 FELT_SECONDS = 2.0

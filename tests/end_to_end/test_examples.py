@@ -11,7 +11,7 @@ from examples.plans import compared
 from examples.rows import Example, examples, rows, submit, traces
 from examples.serving import EXAMPLES, ROOT
 from tapeworks.bundle import extract
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.end_to_end.serving import Served
 from tests.thorough import some
 

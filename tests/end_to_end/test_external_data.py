@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.end_to_end.serving import Served, eventually, serving
 from tests.workers.test_remote_files import Web
 

@@ -8,7 +8,7 @@ import httpx
 import psutil
 import pytest
 
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 from tests.end_to_end.serving import Served, endless, eventually, running, serving
 
 

@@ -6,7 +6,7 @@ import keras
 import pytest
 
 import tapeworks
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.end_to_end.serving import Served
 
 DATA = {"source": "diabetes", "validation": 0.2, "pipeline": [{"op": "batch", "batch_size": 32}]}

@@ -14,11 +14,11 @@ import pytest
 
 from examples.serving import EXAMPLES, ROOT
 from tapeworks.bundle import extract
-from tapeworks.canonical import parse_spec
-from tapeworks.jobs import State
-from tapeworks.loading import load_installed
-from tapeworks_workers.engine.building import set_data_roots
-from tapeworks_workers.engine.pipeline import build_data
+from tapeworks.components.loading import load_installed
+from tapeworks.schemas.jobs import State
+from tapeworks.spec.parsing import parse_spec
+from tapeworks_workers.engine.data.pipeline import build_data
+from tapeworks_workers.engine.factory.factory import set_data_roots
 from tests.end_to_end.serving import Served
 
 PAGE = (ROOT / "docs" / "guide" / "tables.md").read_text()

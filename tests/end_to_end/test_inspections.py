@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tapeworks_workers import sandbox
+from tapeworks_workers.sandbox import isolation
 from tests.end_to_end.serving import Served
 
 
@@ -24,6 +24,6 @@ def test_uploads_are_inspected_in_a_sandbox_and_refused_by_what_they_claim(serve
     read = datasets.settled(datasets.push(tmp_path / "small.csv"), 120)
     assert read.state == "ready", read.failure
     (worker,) = served.client.workers()
-    assert (worker.packages, worker.sandbox) == (False, dict(sandbox.of_this_machine().layers))
+    assert (worker.packages, worker.sandbox) == (False, dict(isolation.of_this_machine().layers))
     kept = sorted(one.name for one in (served.data / "worker/sandboxes").iterdir())
     assert kept == ["0", "0.sealed"], "one, warm for the next, and where bundles are sealed for it"

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
-from tapeworks.client import Client
+from tapeworks.client.client import Client
 from tapeworks.errors import Unauthorized
 from tests.end_to_end.serving import serving
 

@@ -1,6 +1,6 @@
 """What a component prints is found in the job's logs."""
 
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.end_to_end.serving import Served, spec
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import tapeworks
 from tapeworks.bundle import extract
-from tapeworks.jobs import HELD, Job, State
+from tapeworks.schemas.jobs import HELD, Job, State
 from tests.end_to_end.serving import ROOT, Served, spec
 
 BARRED = (

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import tapeworks
-from tapeworks.jobs import ComponentInfo, State
+from tapeworks.schemas.jobs import ComponentInfo, State
 from tests.end_to_end.serving import ROOT, eventually, serving, spec
 
 OWN_LOSS = ROOT / "examples" / "own_loss"

@@ -2,7 +2,7 @@
 
 import psutil
 
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.end_to_end.serving import Served, endless, running, spec
 
 MIB = 1024 * 1024

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import tapeworks
 from tapeworks.cli.main import app
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.end_to_end.serving import COMPONENTS, Served, serving
 
 STORED = sorted((Path(__file__).parent / "stored").glob("*.tar.xz"))

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import httpx
 
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.end_to_end.serving import eventually
 from tests.faults import specs
 from tests.faults.cases import WAIT, another_runs, count, saved

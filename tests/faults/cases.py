@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tapeworks.jobs import Event, Job, State
+from tapeworks.schemas.jobs import Event, Job, State
 from tests.end_to_end.serving import eventually
 from tests.faults import specs
 from tests.faults.checks import Story, check, reached, weights

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from tapeworks.client import Client
-from tapeworks.jobs import FINAL, Event, Job, State
+from tapeworks.client.client import Client
+from tapeworks.schemas.jobs import FINAL, Event, Job, State
 
 FINAL_STATES = {state.value for state in FINAL}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 from tests.end_to_end.serving import eventually
 from tests.faults import specs
 from tests.faults.cases import Case, another_runs, gather, saved, suffer, training, undisturbed

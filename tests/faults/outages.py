@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from tapeworks.client import Client
+from tapeworks.client.client import Client
 from tapeworks.errors import Unavailable
-from tapeworks.jobs import Job
+from tapeworks.schemas.jobs import Job
 from tests.end_to_end.serving import eventually
 from tests.faults import specs
 from tests.faults.cases import WAIT, Case, count, gather, training, undisturbed

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from tapeworks.errors import ApiError, Unavailable
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 from tests.end_to_end.serving import eventually
 from tests.faults import specs
 from tests.faults.cases import WAIT, Case, another_runs, count, gather, saved

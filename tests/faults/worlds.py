@@ -19,8 +19,8 @@ import httpx
 import psutil
 from sqlalchemy import make_url
 
-from tapeworks.client import Client
-from tapeworks.jobs import Job
+from tapeworks.client.client import Client
+from tapeworks.schemas.jobs import Job
 from tests.end_to_end.serving import eventually
 from tests.faults.disks import MIB, Disks
 from tests.faults.processes import MARK, allow_many_files, family, folder_of, held_locks, killed, left_behind, send

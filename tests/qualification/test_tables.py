@@ -10,8 +10,8 @@ import pytest
 
 from qualification.tables.comparison import differences
 from qualification.tables.setups import setup
-from tapeworks.loading import load_installed
-from tapeworks_workers.engine.building import set_data_roots
+from tapeworks.components.loading import load_installed
+from tapeworks_workers.engine.factory.factory import set_data_roots
 
 SEEDS = range(800_000, 800_020)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import structlog
 
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.end_to_end.serving import COMPONENTS, spec
 from tests.end_to_end.serving import serving as serving_all
 from tests.security import escapes, outside, service_attacks

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tapeworks.client import Client
-from tapeworks.jobs import State
-from tapeworks_service import keys
+from tapeworks.client.client import Client
+from tapeworks.schemas.jobs import State
+from tapeworks_service.auth import keys
 from tapeworks_service.settings import ServiceSettings
 from tests.end_to_end.serving import Served, endless, eventually
 

@@ -16,8 +16,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tapeworks.jobs import Job, State
-from tapeworks.report_limits import LIMITS
+from tapeworks.schemas.jobs import Job, State
+from tapeworks.schemas.report_limits import LIMITS
 from tests.security.house import CANARY, DISK_BYTES, House
 from tests.service.uploading import a_bundle
 

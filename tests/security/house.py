@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from tapeworks.client import Client
-from tapeworks_workers.sandbox import FIRST_UID, USERS
+from tapeworks.client.client import Client
+from tapeworks_workers.sandbox.isolation import FIRST_UID, USERS
 from tests.end_to_end.serving import Served, serving
 
 KEY = "tw_" + "secret" * 7

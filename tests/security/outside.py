@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
-from tapeworks_service import keys
+from tapeworks_service.auth import keys
 from tapeworks_service.settings import ServiceSettings
 from tests.service.conftest import serving
 from tests.service.uploading import a_bundle, a_package, make

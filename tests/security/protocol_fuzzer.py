@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tapeworks.client import Client
-from tapeworks.jobs import Job, State
+from tapeworks.client.client import Client
+from tapeworks.schemas.jobs import Job, State
 from tapeworks_workers.health import age
 from tests.end_to_end.serving import eventually, spec
 from tests.security.beside import job_beside, other_project

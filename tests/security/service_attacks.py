@@ -18,7 +18,7 @@ import httpx_sse
 
 from benchmarks.claims import free_port
 from qualification.http.bystander import Bystander
-from tapeworks_service import keys
+from tapeworks_service.auth import keys
 from tapeworks_service.settings import ServiceSettings
 from tests.security.beside import key_of_project
 from tests.service.clocks import SteppedService, stepped_service

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.security import escapes
 from tests.security.house import House
 from tests.thorough import some

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tapeworks.errors import Rejected
-from tapeworks.jobs import Job, State
+from tapeworks.schemas.jobs import Job, State
 from tests.end_to_end.serving import ROOT
 from tests.security.house import House
 

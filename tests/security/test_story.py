@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.datasets import load_iris
 
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.security.house import PACKAGE, House
 
 ELSEWHERE = """

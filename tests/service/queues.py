@@ -10,20 +10,20 @@ import pytest
 from sqlalchemy import insert
 
 from tapeworks.errors import FailureCode, ProblemCode
-from tapeworks.jobs import Failure, State
-from tapeworks.spec import JobSpec
+from tapeworks.schemas.jobs import Failure, State
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks_service.api.jobs.record_streams import entries
 from tapeworks_service.database.engine import Database
 from tapeworks_service.database.tables import events, jobs, projects
 from tapeworks_service.ids import new_id
-from tapeworks_service.jobs import queue, wishes
-from tapeworks_service.jobs.fence import Fence, hold
-from tapeworks_service.jobs.fit import Needs
-from tapeworks_service.jobs.new_job import NewJob
-from tapeworks_service.jobs.streams import entries
-from tapeworks_service.jobs.turns import FitCache
 from tapeworks_service.problems import Problem
-from tapeworks_service.waking import Hub
-from tapeworks_service.workers.rows import WorkerRow
+from tapeworks_service.queue import queue, user_requests
+from tapeworks_service.queue.fence import Fence, lock_held
+from tapeworks_service.queue.job_draft import NewJob
+from tapeworks_service.queue.requirements import Requirements
+from tapeworks_service.queue.scheduling import RequirementsCache
+from tapeworks_service.wakeups import WakeHub
+from tapeworks_service.workers.repository import WorkerRow
 
 from .test_fit import worker
 from .worker import spec
@@ -44,7 +44,7 @@ class Queue:
         resources = {"worker_labels": {"rack": rack}} if rack else {}
         document = JobSpec.model_validate(spec(priority=priority, limits=limits, resources=resources)).document()
         job_id = new_id("job")
-        needs = Needs.of(JobSpec.model_validate(document).resources, [])
+        needs = Requirements.of(JobSpec.model_validate(document).resources, [])
         async with self.database.write() as tx:
             new = NewJob(job_id, project, "train", document, [], needs, {})
             await queue.enqueue(tx, new)
@@ -54,7 +54,7 @@ class Queue:
         self._requests += 1
         who = queue.Claim("worker", f"request-{self._requests}", SECRET, lease_seconds)
         async with self.database.write() as tx:
-            satisfied = {key: 0 for key, _ in await FitCache().suitable(tx, machine, frozenset())}
+            satisfied = {key: 0 for key, _ in await RequirementsCache().suitable(tx, machine, frozenset())}
             claimed = await queue.claim(tx, who, satisfied)
         return None if claimed is None else Fence(claimed[0]["id"], claimed[0]["attempt"], claimed[1])
 
@@ -65,8 +65,8 @@ class Queue:
 
     async def finish(self, fence: Fence, outcome: str, failure: Failure | None = None) -> State:
         async with self.database.write() as tx:
-            row = await hold(tx, fence)
-            return await queue.finish(tx, row, queue.Ending(outcome, failure), retry_seconds=0.0)
+            row = await lock_held(tx, fence)
+            return await queue.finish(tx, row, queue.AttemptOutcome(outcome, failure), retry_seconds=0.0)
 
     async def advance(self, fence: Fence, state: State) -> None:
         async with self.database.write() as tx:
@@ -74,7 +74,7 @@ class Queue:
 
     async def cancel(self, job_id: str) -> None:
         async with self.database.write() as tx:
-            await wishes.cancel(tx, job_id, project_id="default")
+            await user_requests.cancel(tx, job_id, project_id="default")
 
     async def reap(self) -> list[str]:
         """End the attempts whose lease has expired by the database's clock."""
@@ -98,7 +98,7 @@ class Queue:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Queue]:
-    database = Database(url, hub=Hub(), busy_seconds=5)
+    database = Database(url, hub=WakeHub(), busy_seconds=5)
     await database.open()
     try:
         async with database.write() as tx:

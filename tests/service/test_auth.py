@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tapeworks_service.keys import key_hash
+from tapeworks_service.auth.keys import key_hash
 from tapeworks_service.settings import ServiceSettings, StartRefused
 
 from .conftest import serving

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tapeworks.canonical import parse_json
 from tapeworks.errors import SpecInvalid
+from tapeworks.spec.parsing import parse_json
 from tapeworks_service.catalogue.bounded_validator import bounded_validator
-from tapeworks_service.catalogue.packaged import entries_of
-from tapeworks_service.work_budget import LongChecks, WorkExceeded, budget
+from tapeworks_service.catalogue.uploaded_packages import entries_of
+from tapeworks_service.http.work_budget import LongChecks, WorkExceeded, budget
 
 from .worker import COMPONENTS, HandWorker, spec
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import update
 
+from tapeworks_service.database.clock_steps import ClockStep, ClockWatch, move_rows
 from tapeworks_service.database.tables import jobs
-from tapeworks_service.jobs.clock_steps import ClockStep, ClockWatch, move_rows
-from tapeworks_service.jobs.lease_watch import HeldLease, LeaseWatch
+from tapeworks_service.queue.lease_watch import HeldLease, LeaseWatch
 
 from .queues import Queue
 

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tapeworks_service.connections import Connections, Limits
-from tapeworks_service.prometheus import Measures
+from tapeworks_service.http.connections import Connections, Limits
+from tapeworks_service.observability.metrics import Metrics
 from tapeworks_service.settings import ServiceSettings
 
 from .clocks import stepped_service
@@ -201,7 +201,7 @@ def test_behind_a_proxy_the_limit_holds_for_the_address_that_it_names(tmp_path: 
 
 def test_an_address_is_the_last_that_no_proxy_of_ours_has() -> None:
     limits = Limits.of(ServiceSettings(trusted_proxies="10.0.0.0/8, ::1"))
-    connections = Connections(limits, Measures())
+    connections = Connections(limits, Metrics())
     assert connections.is_proxy("10.1.2.3")
     assert not connections.is_proxy("11.1.2.3")
     assert connections.client_of("10.0.0.1", ["1.1.1.1, 2.2.2.2", "10.0.0.9"]) == "2.2.2.2"

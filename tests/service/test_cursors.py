@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tapeworks_service.cursors import Cursors
+from tapeworks_service.http.cursors import Cursors
 from tapeworks_service.problems import Problem
 
 from .worker import HandWorker

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tapeworks.spec import Resources
-from tapeworks.wire import PinnedComponent
-from tapeworks_service.jobs.fit import GIB, Needs, why_unschedulable
-from tapeworks_service.workers.rows import WorkerRow
+from tapeworks.schemas.worker_protocol import PinnedComponent
+from tapeworks.spec.job_spec import Resources
+from tapeworks_service.queue.requirements import GIB, Requirements, why_unschedulable
+from tapeworks_service.workers.repository import WorkerRow
 
 MLP = PinnedComponent(kind="model", name="mlp", version="1", digest="a" * 64)
 HAS = frozenset({("model", "mlp", "1", "a" * 64)})
@@ -27,8 +27,8 @@ def worker(*gib: int, **changes: Any) -> WorkerRow:
     return WorkerRow(**{**values, **changes})
 
 
-def needs(**resources: Any) -> Needs:
-    return Needs.of(Resources(**resources), [MLP])
+def needs(**resources: Any) -> Requirements:
+    return Requirements.of(Resources(**resources), [MLP])
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_a_job_holds_the_cores_it_asks_for_or_a_slots_share() -> None:
 def test_jobs_that_need_the_same_share_a_key() -> None:
     assert needs(worker_labels={"a": "1", "b": "2"}).fit_key == needs(worker_labels={"b": "2", "a": "1"}).fit_key
     assert needs().fit_key != needs(gpus=1).fit_key
-    assert needs().fit_key != Needs.of(Resources(), []).fit_key
-    assert Needs.from_document(needs(gpus=1).document()) == needs(gpus=1)
+    assert needs().fit_key != Requirements.of(Resources(), []).fit_key
+    assert Requirements.from_document(needs(gpus=1).document()) == needs(gpus=1)
 
 
 def test_the_reason_names_each_worker() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tapeworks_service.database.looks import GatheredLooks, Look
+from tapeworks_service.database.batched_reads import BatchedReads, KeyedQuery
 from tapeworks_service.database.tables import jobs
-from tapeworks_service.jobs.tails import Tails
-from tapeworks_service.joined import Joined
+from tapeworks_service.jobs.stream_tails import StreamTailCache
+from tapeworks_service.single_flight import SingleFlight
 
-JOBS = Look(jobs.c.id, (jobs.c.id, jobs.c.state))
+JOBS = KeyedQuery(jobs.c.id, (jobs.c.id, jobs.c.state))
 
 
 class Rows:
@@ -25,7 +25,7 @@ class Rows:
         self.open.set()
         self.broken = False
 
-    async def fetch(self, look: Look, keys: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+    async def fetch(self, look: KeyedQuery, keys: Sequence[str]) -> Sequence[Mapping[str, Any]]:
         self.queries.append(list(keys))
         await self.open.wait()
         if self.broken:
@@ -36,7 +36,7 @@ class Rows:
 def test_those_who_ask_in_the_same_moment_share_a_query() -> None:
     async def main() -> None:
         rows = Rows()
-        looks = GatheredLooks(rows.fetch)
+        looks = BatchedReads(rows.fetch)
         keys = ["a", "b", "a", "none", "a"]
         found = await asyncio.gather(*(looks.first(JOBS, key) for key in keys))
         assert [row and row["state"] for row in found] == [
@@ -53,7 +53,7 @@ def test_who_asks_while_a_query_is_on_its_way_is_in_the_next_one() -> None:
     async def main() -> None:
         rows = Rows()
         rows.open.clear()
-        looks = GatheredLooks(rows.fetch)
+        looks = BatchedReads(rows.fetch)
         early = asyncio.create_task(looks.first(JOBS, "a"))
         while not rows.queries:
             await asyncio.sleep(0)
@@ -69,7 +69,7 @@ def test_who_asks_while_a_query_is_on_its_way_is_in_the_next_one() -> None:
 def test_an_error_reaches_all_who_asked_and_the_next_look_works() -> None:
     async def main() -> None:
         rows = Rows()
-        looks = GatheredLooks(rows.fetch)
+        looks = BatchedReads(rows.fetch)
         rows.broken = True
         told = await asyncio.gather(*(looks.first(JOBS, key) for key in "ab"), return_exceptions=True)
         assert [type(one) for one in told] == [ConnectionError, ConnectionError]
@@ -83,7 +83,7 @@ def test_one_who_gives_up_leaves_the_others() -> None:
     async def main() -> None:
         rows = Rows()
         rows.open.clear()
-        looks = GatheredLooks(rows.fetch)
+        looks = BatchedReads(rows.fetch)
         first, second = (asyncio.create_task(looks.first(JOBS, "a")) for _ in range(2))
         while not rows.queries:
             await asyncio.sleep(0)
@@ -97,7 +97,7 @@ def test_one_who_gives_up_leaves_the_others() -> None:
 
 
 def test_tails_forget_the_oldest() -> None:
-    tails = Tails()
+    tails = StreamTailCache()
     for number in range(300):
         tails.put(("events", "project", "job", number, number + 1), [(number + 1, "{}")])
     assert tails.get(("events", "project", "job", 299, 300)) == [(300, "{}")]
@@ -106,7 +106,7 @@ def test_tails_forget_the_oldest() -> None:
 
 def test_work_that_several_ask_for_is_done_once() -> None:
     async def main() -> None:
-        joined: Joined[str, int] = Joined()
+        joined: SingleFlight[str, int] = SingleFlight()
         done, opened = 0, asyncio.Event()
 
         async def work(fails: bool = False) -> int:

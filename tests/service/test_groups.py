@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from tapeworks_service.database.engine import Database
 from tapeworks_service.database.tables import projects
-from tapeworks_service.waking import Hub
+from tapeworks_service.wakeups import WakeHub
 
 
 class Refused(Exception):
@@ -29,7 +29,7 @@ def on_file(tmp_path: Path) -> Callable[[Callable[[Database, Path], Awaitable[No
 
     def run(body: Callable[[Database, Path], Awaitable[None]]) -> None:
         async def main() -> None:
-            database = Database(f"sqlite+aiosqlite:///{file}", hub=Hub(), busy_seconds=0.2)
+            database = Database(f"sqlite+aiosqlite:///{file}", hub=WakeHub(), busy_seconds=0.2)
             await database.open()
             try:
                 await body(database, file)

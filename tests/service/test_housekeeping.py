@@ -15,12 +15,12 @@ from sqlalchemy import func, select, update
 from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
-from tapeworks_service.artifacts.deletions import delete_noted
-from tapeworks_service.artifacts.store import Store
-from tapeworks_service.artifacts.sweep import sweep_files, sweep_rows
 from tapeworks_service.database.engine import Database
 from tapeworks_service.database.tables import deletions, fits, workers
-from tapeworks_service.waking import Hub
+from tapeworks_service.maintenance.sweeper import sweep_files, sweep_rows
+from tapeworks_service.storage.deletions import delete_noted
+from tapeworks_service.storage.store import Store
+from tapeworks_service.wakeups import WakeHub
 
 from .uploading import PART, begin, digest_header, send
 from .worker import HandLease, spec
@@ -34,7 +34,7 @@ def on(url: str, work: Callable[[Database], Any]) -> Any:
     """Run something on the database of a service, beside it."""
 
     async def main() -> Any:
-        database = Database(url, hub=Hub(), busy_seconds=5)
+        database = Database(url, hub=WakeHub(), busy_seconds=5)
         await database.open()
         try:
             return await work(database)

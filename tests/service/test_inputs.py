@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from tapeworks_service.database.engine import Database
 from tapeworks_service.database.tables import artifacts, events, jobs, uploads
-from tapeworks_service.waking import Hub
+from tapeworks_service.wakeups import WakeHub
 
 from .worker import SPEC, HandLease, HandWorker, sha, spec
 
@@ -166,7 +166,7 @@ def test_another_projects_job_does_not_exist(own_sqlite_service: Any, tmp_path: 
         source = finished(worker)
 
     async def move() -> None:
-        database = Database(f"sqlite+aiosqlite:///{tmp_path / 'data/tapeworks.db'}", hub=Hub(), busy_seconds=5)
+        database = Database(f"sqlite+aiosqlite:///{tmp_path / 'data/tapeworks.db'}", hub=WakeHub(), busy_seconds=5)
         await database.open()
         async with database.write() as tx:
             await tx.execute(text("PRAGMA defer_foreign_keys=ON"))

@@ -15,8 +15,8 @@ import httpx
 import httpx_sse
 import pytest
 
-from tapeworks_service import keys
-from tapeworks_service.artifacts.downloads import CHECKED_SECONDS
+from tapeworks_service.api.downloads import CHECKED_SECONDS
+from tapeworks_service.auth import keys
 from tapeworks_service.settings import ServiceSettings
 
 from .conftest import OwnService

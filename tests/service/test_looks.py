@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tapeworks_service.callers import KNOWN_SECONDS, Caller, Callers
-from tapeworks_service.jobs.bodies import Bodies
+from tapeworks_service.auth.callers import KNOWN_SECONDS, Caller, CallerCache
+from tapeworks_service.jobs.response_cache import JobCache
 
 from .worker import HandWorker, spec
 
@@ -79,8 +79,8 @@ def test_bodies_are_bounded_and_the_least_used_go() -> None:
             "finished_at": None, "document": {"transitions": []}, "retry_of": None, "parent_id": None,
         }  # fmt: skip
 
-    size = len(Bodies().made(row("a"), None))
-    bodies = Bodies(most_bytes=2 * size)
+    size = len(JobCache().made(row("a"), None))
+    bodies = JobCache(most_bytes=2 * size)
     first = bodies.made(row("a"), None)
     bodies.made(row("b"), None)
     assert bodies.get(("a", 1, None)) is first
@@ -91,7 +91,7 @@ def test_bodies_are_bounded_and_the_least_used_go() -> None:
 
 def test_callers_are_forgotten_after_a_moment() -> None:
     now = [100.0]
-    callers = Callers(clock=lambda: now[0])
+    callers = CallerCache(clock=lambda: now[0])
     caller = Caller("default", frozenset({"read"}))
     callers.put("hash", caller)
     assert callers.get("hash") is caller

@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import insert
 
+from tapeworks_service.database.batched_reads import KeyedQuery
 from tapeworks_service.database.engine import AWAY, Database
-from tapeworks_service.database.looks import Look
 from tapeworks_service.database.tables import projects
-from tapeworks_service.waking import Hub
+from tapeworks_service.wakeups import WakeHub
 from tests.postgres import Postgres
 
-PROJECT = Look(projects.c.id, (projects.c.id, projects.c.created_at))
+PROJECT = KeyedQuery(projects.c.id, (projects.c.id, projects.c.created_at))
 
 
-class Heard(Hub):
+class Heard(WakeHub):
     """Keeps what it was woken for."""
 
     def __init__(self) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tapeworks.client import Client
-from tapeworks.packing import NothingToSend
-from tapeworks.uploaded import format_of, packed_package
+from tapeworks.client.assets import format_of, packed_package
+from tapeworks.client.client import Client
+from tapeworks.client.payloads import NothingToSend
 
 PART = 8 * 1024 * 1024
 
@@ -90,7 +90,7 @@ def test_a_folder_that_is_a_package_goes_under_its_own_name(tmp_path: Path) -> N
     (package / "__init__.py").write_text("")
     (package / "__pycache__" / "x.pyc").write_text("")
     payload: Any = packed_package(package)
-    from tapeworks_service.packages.metadata import read_metadata
+    from tapeworks_service.assets.package_metadata import read_metadata
 
     (tmp_path / "sent.zip").write_bytes(payload.content)
     metadata = read_metadata(tmp_path / "sent.zip")

@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import update
 
 from tapeworks.errors import FailureCode, ProblemCode
-from tapeworks.jobs import Failure, State
+from tapeworks.schemas.jobs import Failure, State
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import jobs
-from tapeworks_service.jobs import queue, wishes
-from tapeworks_service.jobs.fence import Fence, hold
-from tapeworks_service.jobs.turns import FitCache
-from tapeworks_service.workers.rows import WorkerRow
+from tapeworks_service.queue import queue, user_requests
+from tapeworks_service.queue.fence import Fence, lock_held
+from tapeworks_service.queue.scheduling import RequirementsCache
+from tapeworks_service.workers.repository import WorkerRow
 
 from .queues import LOST, Queue, refused
 from .test_fit import worker
@@ -61,12 +61,12 @@ def test_a_row_that_changed_after_it_was_read_is_not_overwritten(on_queue: Any) 
         await one.add()
         fence = await one.must_claim()
         async with one.database.read() as tx:
-            stale = await hold(tx, fence)
+            stale = await lock_held(tx, fence)
         await one.finish(fence, "released")
 
         async def late() -> None:
             async with one.database.write() as tx:
-                await queue.finish(tx, stale, queue.Ending("succeeded"), retry_seconds=0.0)
+                await queue.finish(tx, stale, queue.AttemptOutcome("succeeded"), retry_seconds=0.0)
 
         assert await refused(late()) is ProblemCode.LEASE_LOST
         assert (await one.row(fence.job_id))["state"] == "queued"
@@ -124,8 +124,8 @@ def test_a_pause_before_a_retry_is_kept(on_queue: Any) -> None:
         job_id = await one.add()
         fence = await one.must_claim()
         async with one.database.write() as tx:
-            row = await hold(tx, fence)
-            await queue.finish(tx, row, queue.Ending("failed", LOST), retry_seconds=1000.0)
+            row = await lock_held(tx, fence)
+            await queue.finish(tx, row, queue.AttemptOutcome("failed", LOST), retry_seconds=1000.0)
         assert await one.claim() is None
         row = await one.row(job_id)
         assert row["not_before"] == pytest.approx(row["queued_at"] + 60.0), "a minute at most"
@@ -234,7 +234,7 @@ def test_a_job_whose_time_is_over_gets_no_further_attempt(on_queue: Any) -> None
 
 def test_which_queued_needs_a_worker_suits_is_remembered_by_what_it_is(on_queue: Any) -> None:
     async def body(one: Queue) -> None:
-        cache = FitCache()
+        cache = RequirementsCache()
 
         async def racks(machine: WorkerRow) -> list[str]:
             async with one.database.read() as tx:
@@ -269,7 +269,7 @@ def test_a_failed_transaction_wakes_nobody_and_leaves_nothing(on_queue: Any) -> 
         job_id = await one.add()
 
         async def half(tx: Transaction) -> None:
-            await wishes.cancel(tx, job_id, project_id="default")
+            await user_requests.cancel(tx, job_id, project_id="default")
             raise RuntimeError("half-way")
 
         with pytest.raises(RuntimeError):

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tapeworks.jobs import HELD, State
-from tapeworks_service.jobs import queue
+from tapeworks.schemas.jobs import HELD, State
 from tapeworks_service.problems import Problem
+from tapeworks_service.queue import queue
 
 from .queues import LOST, Queue
 

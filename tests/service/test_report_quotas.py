@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tapeworks.report_limits import MAX_METRIC_NAMES
+from tapeworks.schemas.report_limits import MAX_METRIC_NAMES
 
 from .worker import HandLease, HandWorker
 

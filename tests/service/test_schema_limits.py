@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from tapeworks.canonical import MAX_FINDINGS, parse_spec
 from tapeworks.errors import SpecInvalid
-from tapeworks.jobs import ComponentEntry
-from tapeworks.references import Kind
-from tapeworks_service.catalogue.catalogue import Catalogue, Known
-from tapeworks_service.catalogue.configs import config_findings, kind_in_schema
-from tapeworks_service.catalogue.packaged import entries_of
+from tapeworks.schemas.jobs import ComponentEntry
+from tapeworks.spec.parsing import MAX_FINDINGS, parse_spec
+from tapeworks.spec.references import Kind
+from tapeworks_service.catalogue.catalogue import Catalogue, IndexedCatalogue
+from tapeworks_service.catalogue.config_validation import config_findings, kind_in_schema
 from tapeworks_service.catalogue.schema_limits import MAX_NODES, SchemaRefused, check_schema
+from tapeworks_service.catalogue.uploaded_packages import entries_of
 
 DOUBLING = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"$ref": f"#/$defs/d{n + 1}"}]} for n in range(20)}
 NAMED = {"type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}}
@@ -61,7 +61,7 @@ def test_a_schema_of_any_form_is_no_error_of_ours(schema: Any) -> None:
     assert kind_in_schema(schema, "a") is None
     known = ComponentEntry.model_validate(entry({"$ref": "#/nowhere", **schema}))
     catalogue = Catalogue()
-    catalogue.add(Known((known,), frozenset()), "worker")
+    catalogue.add(IndexedCatalogue((known,), frozenset()), "worker")
     assert catalogue.find(Kind.LOSS, "evil/Loss") is known
     found = list(config_findings(catalogue, known, {"a": 1}, "/loss/config"))
     assert [finding.pointer for finding in found] == ["/loss/config"]

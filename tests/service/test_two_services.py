@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tapeworks.client import Client
+from tapeworks.client.client import Client
 from tests.postgres import Postgres
 
 from .worker import SPEC, HandLease, HandWorker

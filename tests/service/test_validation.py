@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tapeworks.client import Client
-from tapeworks.jobs import JobKind, State
+from tapeworks.client.client import Client
+from tapeworks.schemas.jobs import JobKind, State
 
 from .worker import SPEC, HandWorker, spec
 

@@ -1,4 +1,4 @@
-"""A worker played by hand: the calls of `tapeworks.wire`, without any training."""
+"""A worker played by hand: the calls of `tapeworks.schemas.worker_protocol`, without any training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from tapeworks.wire import LEASE_HEADER
+from tapeworks.schemas.worker_protocol import LEASE_HEADER
 
 _requests = itertools.count(1)
 _D = {"digest": "0" * 64}

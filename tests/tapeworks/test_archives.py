@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tapeworks.archives import Archive, UnsafeArchive, check_arrays, code_in, keras_config
-from tapeworks.packing import Tar, files_of, packed, sha256, zipped
+from tapeworks.client.payloads import Tar, files_of, packed, sha256, zipped
 
 
 def written(path: Path, data: bytes) -> Archive:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tapeworks.bounds import INT64
-from tapeworks.canonical import parse_spec
 from tapeworks.errors import Finding, SpecInvalid
-from tapeworks.spec import JobSpec
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks.spec.parsing import parse_spec
 
 
 def spec(**changes: Any) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tapeworks.cli import progress
+from tapeworks.cli import job_progress
 from tapeworks.cli.console import out, table
-from tapeworks.jobs import Job
+from tapeworks.schemas.jobs import Job
 from tests.tapeworks import answers
 
 
@@ -26,7 +26,7 @@ RUNNING = {
 
 
 def shown(console: Console, *jobs: Job) -> str:
-    with progress.display(console, [1.0, 0.8]) as show:
+    with job_progress.display(console, [1.0, 0.8]) as show:
         for one in jobs:
             show(one)
     assert isinstance(console.file, io.StringIO)
@@ -77,13 +77,13 @@ def test_a_table_in_a_pipe_keeps_its_rows_whole(capsys: pytest.CaptureFixture[st
 
 
 def test_a_sparkline_has_its_own_range_and_ends_with_the_last_value() -> None:
-    assert progress.sparkline([0.0, 1.0]) == "▁█"
-    assert progress.sparkline([3.0, 3.0]) == "▁▁"
-    assert progress.sparkline([0.0, float("nan"), 7.0]) == "▁×█"
-    falling = progress.sparkline([float(-n) for n in range(1000)], width=10)
+    assert job_progress.sparkline([0.0, 1.0]) == "▁█"
+    assert job_progress.sparkline([3.0, 3.0]) == "▁▁"
+    assert job_progress.sparkline([0.0, float("nan"), 7.0]) == "▁×█"
+    falling = job_progress.sparkline([float(-n) for n in range(1000)], width=10)
     assert len(falling) == 10
     assert (falling[0], falling[-1]) == ("█", "▁")
 
 
 def test_durations_are_for_people() -> None:
-    assert [progress.duration(s) for s in (0.4, 42, 185, 3729)] == ["0 s", "42 s", "3:05", "1:02:09"]
+    assert [job_progress.duration(s) for s in (0.4, 42, 185, 3729)] == ["0 s", "42 s", "3:05", "1:02:09"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tapeworks.client import Client
+from tapeworks.client.client import Client
 from tapeworks.errors import (
     ApiError,
     Conflict,
@@ -18,8 +18,8 @@ from tapeworks.errors import (
     Unauthorized,
     Unavailable,
 )
-from tapeworks.jobs import JobKind, State
-from tapeworks.spec import JobSpec
+from tapeworks.schemas.jobs import JobKind, State
+from tapeworks.spec.job_spec import JobSpec
 from tests.tapeworks import answers
 
 Handler = Callable[[httpx.Request], httpx.Response]

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tapeworks.client import Client
+from tapeworks.client.client import Client
 from tapeworks.errors import ApiError, Unavailable
 from tests.tapeworks import answers
 from tests.tapeworks.test_client import Service, client, ok

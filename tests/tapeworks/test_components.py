@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tapeworks import Callback, Evaluator, GradientTransform, Source, TrainingStep
-from tapeworks.components import Registry, component, kind_of, registry
+from tapeworks.components.loading import load_components
+from tapeworks.components.registry import Registry, component, kind_of, registry
 from tapeworks.errors import ComponentError, DuplicateComponent
-from tapeworks.loading import load_components
-from tapeworks.references import Kind
+from tapeworks.spec.references import Kind
 
 
 @pytest.fixture(autouse=True)

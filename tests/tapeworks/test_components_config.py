@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from tapeworks import EarlierJob, Files, Source
-from tapeworks.config_schema import config_of
+from tapeworks.components.config_schema import config_of
 from tapeworks.errors import ComponentError
-from tapeworks.references import Kind
+from tapeworks.spec.references import Kind
 
 
 class Color(Enum):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tapeworks.components.examples import Form, Value, read_example
 from tapeworks.errors import ComponentError
-from tapeworks.examples import Form, Value, read_example
 
 F = "float32"
 TAKEN: list[tuple[Any, Any]] = [

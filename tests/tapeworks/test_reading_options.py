@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tapeworks.reading_options import ReadingOptions, from_texts
+from tapeworks.spec.reading_options import ReadingOptions, from_texts
 
 
 @pytest.mark.parametrize(

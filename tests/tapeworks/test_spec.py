@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapeworks.canonical import parse_json, parse_spec
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
-from tapeworks.shorthand import fold
-from tapeworks.spec import JobSpec, editor_schema
+from tapeworks.spec.job_spec import JobSpec, editor_schema
+from tapeworks.spec.parsing import parse_json, parse_spec
+from tapeworks.spec.shorthand import fold
 
 SMALLEST: dict[str, Any] = {
     "data": {

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tapeworks_workers.frames import Channel
+from tapeworks_workers.processes.frames import Channel
 
 
 def main(sock: socket.socket) -> None:
@@ -244,6 +244,6 @@ ACTS = {
 
 def catalogue() -> Any:
     """No components: these tests register a catalogue of their own."""
-    from tapeworks.wire import Catalogue
+    from tapeworks.schemas.worker_protocol import Catalogue
 
     return Catalogue(components=[])

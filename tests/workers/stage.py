@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tapeworks import wire
-from tapeworks.jobs import Device
-from tapeworks.report_limits import LIMITS, ReportLimits
-from tapeworks_workers import lifelines
-from tapeworks_workers.attempts import Attempt, Terms
-from tapeworks_workers.cache import Cache
-from tapeworks_workers.launcher import ForkLauncher
-from tapeworks_workers.link import Link, canonical_digest
-from tapeworks_workers.rooms import Bounds
+from tapeworks.schemas import worker_protocol
+from tapeworks.schemas.jobs import Device
+from tapeworks.schemas.report_limits import LIMITS, ReportLimits
+from tapeworks_workers.agent.attempt import Attempt, AttemptConfig
+from tapeworks_workers.agent.service_client import Link, canonical_digest
+from tapeworks_workers.inputs.upload_cache import Cache
+from tapeworks_workers.processes import handles
+from tapeworks_workers.processes.launcher import ForkLauncher
+from tapeworks_workers.sandbox.pool import ResourceLimits
 from tapeworks_workers.settings import WorkerSettings
 
 ACTING = Path(__file__).with_name("acting_runner.py")
 SCHEMA = {"type": "object", "properties": {}, "additionalProperties": False}
 ROLES = {"models": ["model"], "optimizers": {}, "losses": [], "frozen": [], "validation_step": False}
-CATALOGUE = wire.Catalogue.model_validate(
+CATALOGUE = worker_protocol.Catalogue.model_validate(
     {
         "components": [
             {"kind": kind, "name": name, "digest": "0" * 64, "config_schema": SCHEMA, "roles": roles}
@@ -51,25 +51,31 @@ class Stage:
         link = Link(self.service.url, key=None)
         digest = canonical_digest(CATALOGUE.model_dump(mode="json"))
         devices = [Device(id="cpu0", kind="cpu")]
-        registration = wire.Registration(devices=devices, catalogue_digest=digest, catalogue=CATALOGUE)
+        registration = worker_protocol.Registration(devices=devices, catalogue_digest=digest, catalogue=CATALOGUE)
         try:
             await link.register("stage", registration)
             yield link
         finally:
             await link.aclose()
 
-    async def lease(self, link: Link, job_id: str, request_id: str) -> wire.Lease:
-        request = wire.LeaseRequest(worker_id="stage", request_id=request_id, free_cpus=4)
+    async def lease(self, link: Link, job_id: str, request_id: str) -> worker_protocol.Lease:
+        request = worker_protocol.LeaseRequest(worker_id="stage", request_id=request_id, free_cpus=4)
         lease = await link.lease(request)
         assert lease is not None
         assert lease.job_id == job_id
         return lease
 
     def attempt(
-        self, link: Link, lease: wire.Lease, *, report: ReportLimits = LIMITS, memory: int = 1 << 40, **settings: Any
+        self,
+        link: Link,
+        lease: worker_protocol.Lease,
+        *,
+        report: ReportLimits = LIMITS,
+        memory: int = 1 << 40,
+        **settings: Any,
     ) -> Attempt:
         settings = {"work_dir": self.folder, "grace_seconds": 60, **settings}
-        terms = Terms(
+        terms = AttemptConfig(
             WorkerSettings(**settings),
             self.launcher,
             {"CUDA_VISIBLE_DEVICES": "-1"},
@@ -77,7 +83,7 @@ class Stage:
             compiled=self.folder / "compiled",
             cache=Cache(self.folder / "uploads", reserve=0),
             rooms=None,
-            bounds=Bounds(memory, 1 << 40),
+            bounds=ResourceLimits(memory, 1 << 40),
             limits=report,
         )
         return Attempt(lease, link.attempt(lease), terms)
@@ -118,7 +124,7 @@ class Stage:
 @contextmanager
 def staged(service: Any, folder: Path) -> Iterator[Stage]:
     """A stage for the jobs of this service."""
-    lifelines.become_subreaper()
+    handles.become_subreaper()
     with asyncio.Runner() as loop:
         launcher = ForkLauncher(runner=f"{ACTING}:main", admission=f"{ACTING}:catalogue")
         loop.run(launcher.start())

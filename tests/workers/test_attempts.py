@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tapeworks import wire
-from tapeworks_workers.files import open_beneath
-from tapeworks_workers.link import AttemptLink
+from tapeworks.schemas import worker_protocol
+from tapeworks_workers.agent.service_client import AttemptLink
+from tapeworks_workers.safe_files import open_beneath
 from tests.workers.stage import Stage
 
 
@@ -140,8 +140,8 @@ async def leave(link: AttemptLink, bundle: bytes, folder: Path) -> None:
     with open_beneath(folder, "model.tar.gz") as file:
         uploaded = await link.upload(file, "model.tar.gz")
     (folder / "model.tar.gz").unlink()
-    published = wire.Published(bundle=uploaded, formats=["keras"])
-    await link.finish(wire.Finish(outcome="succeeded", published=published))
+    published = worker_protocol.Published(bundle=uploaded, formats=["keras"])
+    await link.finish(worker_protocol.Finish(outcome="succeeded", published=published))
 
 
 def go_on(stage: Stage, bundle: str, damage: Callable[[Path, bytes], None] | None = None) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tapeworks import wire
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.cache import Cache
+from tapeworks.schemas import worker_protocol
+from tapeworks_workers.inputs.upload_cache import Cache
 
 
-def an_input(data: bytes, **about: Any) -> wire.LeaseInput:
+def an_input(data: bytes, **about: Any) -> worker_protocol.LeaseInput:
     given = {"from": "ds_1", "kind": "dataset", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    return wire.LeaseInput.model_validate({**given, "about": {"name": "n", "format": "csv", **about}})
+    return worker_protocol.LeaseInput.model_validate({**given, "about": {"name": "n", "format": "csv", **about}})
 
 
 def a_zip(name: str, content: str) -> bytes:

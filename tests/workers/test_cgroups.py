@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tapeworks_workers.cgroups import WORKER, Cgroup, Cgroups, CgroupsUnavailable
+from tapeworks_workers.sandbox.cgroups import WORKER, Cgroup, Cgroups, CgroupsUnavailable
 
 GIB = 1 << 30
 

@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from tapeworks.errors import FailureCode
-from tapeworks.wire import Catalogue
-from tapeworks_workers import lifelines
-from tapeworks_workers.catalogue import admit
-from tapeworks_workers.launcher import ForkLauncher, Launcher, SpawnLauncher
+from tapeworks.schemas.worker_protocol import Catalogue
+from tapeworks_workers.agent.catalogue_cache import admit
+from tapeworks_workers.processes import handles
+from tapeworks_workers.processes.launcher import ForkLauncher, Launcher, SpawnLauncher
 
 HERE = Path(__file__).parent
 RUNNER = f"{HERE / 'tiny_runner.py'}:main"
@@ -66,7 +66,7 @@ PATCHES = {
 
 @pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.Runner]:
-    lifelines.become_subreaper()
+    handles.become_subreaper()
     with asyncio.Runner() as loop:
         yield loop
 

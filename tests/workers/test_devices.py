@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tapeworks_workers.devices import Devices, DeviceTaken, default_slots
+from tapeworks_workers.machine.devices import Devices, DeviceTaken, default_slots
 
 GIB = 1 << 30
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tapeworks_workers import census
 from tapeworks_workers.file_trees import entries, remove
+from tapeworks_workers.sandbox import usage
 
 
 def nested(folder: Path, depth: int) -> None:
@@ -52,9 +52,9 @@ def test_wide_trees_links_and_closed_folders_are_removed_and_nothing_else(tmp_pa
 def test_files_that_cannot_be_counted_are_no_small_number(tmp_path: Path) -> None:
     (tmp_path / "two" / "inside").mkdir(parents=True)
     (tmp_path / "two" / "inside" / "file").write_bytes(bytes(10_000))
-    assert census.disk_bytes(tmp_path / "two") >= 10_000
+    assert usage.disk_bytes(tmp_path / "two") >= 10_000
     assert {entry.name for entry in entries(tmp_path / "two")} == {"inside", "file"}
     nested(tmp_path / "deep", 3_000)
     with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):
-        census.disk_bytes(tmp_path / "deep")
+        usage.disk_bytes(tmp_path / "deep")
     assert remove(tmp_path / "deep"), "pytest could not"

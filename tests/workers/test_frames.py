@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tapeworks_workers import frames
-from tapeworks_workers.frames import Channel, ChannelClosed, FrameError
+from tapeworks_workers.processes import frames
+from tapeworks_workers.processes.frames import Channel, ChannelClosed, FrameError
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tapeworks import wire
 from tapeworks.errors import FailureCode, JobFailure, NotFound, Rejected, Unauthorized
-from tapeworks.jobs import ComponentEntry, Device, Progress
-from tapeworks_workers.files import open_beneath
-from tapeworks_workers.link import AttemptLink, LeaseLost, Link, canonical_digest
+from tapeworks.schemas import worker_protocol
+from tapeworks.schemas.jobs import ComponentEntry, Device, Progress
+from tapeworks_workers.agent.service_client import AttemptLink, LeaseLost, Link, canonical_digest
+from tapeworks_workers.safe_files import open_beneath
 
 SPEC = {
     "data": {"source": "rows", "pipeline": [{"op": "batch", "batch_size": 2}]},
@@ -35,10 +35,10 @@ def entry(kind: str, name: str, **more: Any) -> ComponentEntry:
 
 
 STEP = {"models": ["model"], "optimizers": {}, "losses": [], "frozen": [], "validation_step": False}
-CATALOGUE = wire.Catalogue(
+CATALOGUE = worker_protocol.Catalogue(
     components=[entry("source", "rows"), entry("model", "net"), entry("step", "supervised", roles=STEP)]
 )
-REGISTRATION = wire.Registration(
+REGISTRATION = worker_protocol.Registration(
     devices=[Device(id="cpu0", kind="cpu")],
     versions={"tapeworks": "0"},
     catalogue_digest=canonical_digest(CATALOGUE.model_dump(mode="json")),
@@ -67,12 +67,12 @@ async def register(link: Link, worker: str) -> None:
     assert not registered.catalogue_needed
 
 
-def request(worker: str, request_id: str, wait: float = 5) -> wire.LeaseRequest:
-    return wire.LeaseRequest(worker_id=worker, request_id=request_id, wait_seconds=wait, free_cpus=4)
+def request(worker: str, request_id: str, wait: float = 5) -> worker_protocol.LeaseRequest:
+    return worker_protocol.LeaseRequest(worker_id=worker, request_id=request_id, wait_seconds=wait, free_cpus=4)
 
 
 @asynccontextmanager
-async def leased(service: Any, worker: str) -> AsyncIterator[tuple[wire.Lease, AttemptLink]]:
+async def leased(service: Any, worker: str) -> AsyncIterator[tuple[worker_protocol.Lease, AttemptLink]]:
     """A job in our hands; whatever became of it, it is no longer queued at the end."""
     async with linked(service) as link:
         await register(link, worker)
@@ -93,10 +93,10 @@ def test_a_request_that_is_sent_again_gives_the_same_lease(service: Any) -> None
             assert same is not None
             assert (same.job_id, same.attempt, same.token) == (lease.job_id, lease.attempt, lease.token)
             assert await link.lease(request("again", "again-2", wait=0)) is None
-            answer = await attempt.heartbeat(wire.Heartbeat(progress=Progress(step=3)))
+            answer = await attempt.heartbeat(worker_protocol.Heartbeat(progress=Progress(step=3)))
             assert answer.lease_seconds > 0
             assert service.job(lease.job_id)["progress"]["step"] == 3
-            await attempt.finish(wire.Finish(outcome="cancelled"))
+            await attempt.finish(worker_protocol.Finish(outcome="cancelled"))
 
     asyncio.run(scene())
 
@@ -111,7 +111,7 @@ def test_an_unknown_worker_is_told_apart(service: Any) -> None:
 
 
 def test_a_file_goes_up_in_parts_and_comes_down_as_a_checkpoint(service: Any, tmp_path: Path) -> None:
-    content = os.urandom(wire.PART_BYTES * 2 + 12_345)
+    content = os.urandom(worker_protocol.PART_BYTES * 2 + 12_345)
     (tmp_path / "state.tar").write_bytes(content)
     (tmp_path / "empty").write_bytes(b"")
 
@@ -122,11 +122,11 @@ def test_a_file_goes_up_in_parts_and_comes_down_as_a_checkpoint(service: Any, tm
             assert (uploaded.bytes, uploaded.sha256) == (len(content), hashlib.sha256(content).hexdigest())
             with open_beneath(tmp_path, "empty") as file:
                 assert (await attempt.upload(file, "empty")).bytes == 0
-            announced = wire.CheckpointAnnouncement(upload_id=uploaded.upload_id, step=7, epoch=1)
+            announced = worker_protocol.CheckpointAnnouncement(upload_id=uploaded.upload_id, step=7, epoch=1)
             checkpoint_id = await attempt.announce(announced)
             assert await attempt.announce(announced) == checkpoint_id
 
-            resume = wire.ResumeFrom(
+            resume = worker_protocol.ResumeFrom(
                 checkpoint_id=checkpoint_id, step=7, epoch=1, bytes=len(content), sha256=uploaded.sha256
             )
             assert await downloaded(attempt, resume, tmp_path / "back.tar") is True
@@ -135,12 +135,12 @@ def test_a_file_goes_up_in_parts_and_comes_down_as_a_checkpoint(service: Any, tm
             assert await downloaded(attempt, other, tmp_path / "back.tar") is False
             with pytest.raises(NotFound):
                 await downloaded(attempt, resume.model_copy(update={"checkpoint_id": "ckpt_none"}), tmp_path / "none")
-            await attempt.finish(wire.Finish(outcome="cancelled"))
+            await attempt.finish(worker_protocol.Finish(outcome="cancelled"))
 
     asyncio.run(scene())
 
 
-async def downloaded(attempt: AttemptLink, checkpoint: wire.ResumeFrom, path: Path) -> bool:
+async def downloaded(attempt: AttemptLink, checkpoint: worker_protocol.ResumeFrom, path: Path) -> bool:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         return await attempt.download(f"checkpoints/{checkpoint.checkpoint_id}", checkpoint.sha256, descriptor)
@@ -149,13 +149,13 @@ async def downloaded(attempt: AttemptLink, checkpoint: wire.ResumeFrom, path: Pa
 
 
 def test_records_sent_again_are_stored_once(service: Any) -> None:
-    lines = [wire.LogRecord(index=n, stream="stdout", text=f"line {n}") for n in (1, 2, 3)]
+    lines = [worker_protocol.LogRecord(index=n, stream="stdout", text=f"line {n}") for n in (1, 2, 3)]
 
     async def scene() -> str:
         async with leased(service, "records") as (lease, attempt):
-            assert await attempt.records(wire.Records(records=lines[:2])) == 2
-            assert await attempt.records(wire.Records(records=lines)) == 3
-            await attempt.finish(wire.Finish(outcome="cancelled", last_record=3))
+            assert await attempt.records(worker_protocol.Records(records=lines[:2])) == 2
+            assert await attempt.records(worker_protocol.Records(records=lines)) == 3
+            await attempt.finish(worker_protocol.Finish(outcome="cancelled", last_record=3))
             return lease.job_id
 
     job_id = asyncio.run(scene())
@@ -165,18 +165,18 @@ def test_records_sent_again_are_stored_once(service: Any) -> None:
 def test_a_finish_is_taken_once_and_then_the_lease_is_lost(service: Any) -> None:
     async def scene() -> None:
         async with leased(service, "finish") as (lease, attempt):
-            await attempt.finish(wire.Finish(outcome="cancelled"))
-            await attempt.finish(wire.Finish(outcome="cancelled"))
+            await attempt.finish(worker_protocol.Finish(outcome="cancelled"))
+            await attempt.finish(worker_protocol.Finish(outcome="cancelled"))
             for call in (
-                attempt.heartbeat(wire.Heartbeat()),
+                attempt.heartbeat(worker_protocol.Heartbeat()),
                 attempt.command(0),
-                attempt.finish(wire.Finish(outcome="released")),
+                attempt.finish(worker_protocol.Finish(outcome="released")),
             ):
                 with pytest.raises(LeaseLost):
                     await call
             forged = AttemptLink(attempt._link, lease.model_copy(update={"token": "x" * 40}))
             with pytest.raises(LeaseLost):
-                await forged.heartbeat(wire.Heartbeat())
+                await forged.heartbeat(worker_protocol.Heartbeat())
 
     asyncio.run(scene())
 
@@ -189,7 +189,7 @@ def test_a_command_comes_as_soon_as_it_is_asked_for(service: Any) -> None:
             command = await waiting
             assert command is not None
             assert command.command == "cancel"
-            await attempt.finish(wire.Finish(outcome="cancelled"))
+            await attempt.finish(worker_protocol.Finish(outcome="cancelled"))
 
     asyncio.run(scene())
 
@@ -263,6 +263,6 @@ def test_a_full_store_fails_the_attempt_after_some_tries(service: Any, tmp_path:
                     await link.attempt(lease).upload(file, "file")
             assert failed.value.code is FailureCode.STORAGE_FULL
             assert failed.value.retryable
-            await attempt.finish(wire.Finish(outcome="cancelled"))
+            await attempt.finish(worker_protocol.Finish(outcome="cancelled"))
 
     asyncio.run(scene())

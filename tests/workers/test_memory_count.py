@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tapeworks_workers import census, memory_count
+from tapeworks_workers.sandbox import memory_count, usage
 
 MIB = 1 << 20
 TAKEN = 96 * MIB
@@ -26,7 +26,7 @@ WAYS = {
 
 
 @contextmanager
-def holding(way: str) -> Iterator[set[census.Inhabitant]]:
+def holding(way: str) -> Iterator[set[usage.Inhabitant]]:
     """The processes that hold memory in this way, once they do."""
     code = f"import mmap, os, signal, sys\nSIZE = {TAKEN}\n{way}\nprint('kept', flush=True)\nsys.stdin.read()"
     with subprocess.Popen(
@@ -34,7 +34,7 @@ def holding(way: str) -> Iterator[set[census.Inhabitant]]:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"kept\n"
-        living = census.below(process.pid)
+        living = usage.below(process.pid)
         try:
             yield living
         finally:

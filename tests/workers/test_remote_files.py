@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.cache import Cache
-from tapeworks_workers.remote_files import RemoteFiles
+from tapeworks_workers.inputs.remote_files import RemoteFiles
+from tapeworks_workers.inputs.upload_cache import Cache
 from tapeworks_workers.remote_urls import BadUrl, allowed, normalised, patterns
 
 CONTENT = b"n,x\n" + b"".join(b"%d,%d\n" % (n, n * n) for n in range(50_000))

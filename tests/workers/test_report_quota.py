@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tapeworks.report_limits import LIMITS, MAX_FILE_LIST_BYTES
+from tapeworks.schemas.report_limits import LIMITS, MAX_FILE_LIST_BYTES
+from tapeworks_workers.agent.report_quota import Allowance
 from tapeworks_workers.engine.artifacts import Artifacts
-from tapeworks_workers.report_quota import Allowance
 from tests.workers.conftest import running_service
 from tests.workers.stage import Stage
 

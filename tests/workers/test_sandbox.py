@@ -17,26 +17,28 @@ from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers import agent, lifelines, sandbox
-from tapeworks_workers.forking import LaunchFailed
-from tapeworks_workers.processes import Work
-from tapeworks_workers.rooms import Bounds, Cell, Occupants, Rooms
-from tapeworks_workers.sandboxed_process import SandboxDescriptorRefused, SandboxedProcess
+from tapeworks_workers.agent import agent
+from tapeworks_workers.processes import handles
+from tapeworks_workers.processes.children import ChildTask
+from tapeworks_workers.processes.sandboxed_process import SandboxDescriptorRefused, SandboxedProcess
+from tapeworks_workers.processes.zygote_client import LaunchFailed
+from tapeworks_workers.sandbox import isolation
+from tapeworks_workers.sandbox.pool import PooledSandbox, ResourceLimits, SandboxKey, SandboxPool
 from tapeworks_workers.settings import WorkerSettings
 
-ROOMY = Bounds(8 << 30, 8 << 30)
-MINE = Occupants("p", (), gpus=False)
-LACKING = sandbox.probed(None)
+ROOMY = ResourceLimits(8 << 30, 8 << 30)
+MINE = SandboxKey("p", (), gpus=False)
+LACKING = isolation.probed(None)
 
 
 @pytest.fixture(autouse=True)
 def subreaper() -> None:
-    lifelines.become_subreaper()
+    handles.become_subreaper()
 
 
-def with_rooms(folder: Path, found: sandbox.Sandbox, scene: Callable[[Rooms], Awaitable[None]]) -> None:
+def with_rooms(folder: Path, found: isolation.Sandbox, scene: Callable[[SandboxPool], Awaitable[None]]) -> None:
     async def main() -> None:
-        rooms = Rooms(folder, found)
+        rooms = SandboxPool(folder, found)
         try:
             await scene(rooms)
         finally:
@@ -45,26 +47,26 @@ def with_rooms(folder: Path, found: sandbox.Sandbox, scene: Callable[[Rooms], Aw
     asyncio.run(main())
 
 
-async def take(rooms: Rooms, occupants: Occupants = MINE, **given: Any) -> Cell:
+async def take(rooms: SandboxPool, occupants: SandboxKey = MINE, **given: Any) -> PooledSandbox:
     return await rooms.take(occupants, **{"packages": [], "components": [], "readable": [], "bounds": ROOMY, **given})
 
 
 def test_a_room_is_warm_for_the_next_of_its_own_and_no_other(tmp_path: Path) -> None:
-    async def scene(rooms: Rooms) -> None:
+    async def scene(rooms: SandboxPool) -> None:
         first = await take(rooms)
         (first.run_folder / "left").write_text("behind")
         (first.compiled / "program").write_text("kept")
         second = await take(rooms)
         assert second is not first, "one attempt at a time"
         assert second.room.uid != first.room.uid or first.room.uid is None
-        await rooms.give_back(first)
+        await rooms.release(first)
         assert not list(first.run_folder.iterdir())
         assert (first.compiled / "program").exists()
         assert await take(rooms) is first
-        third = await take(rooms, Occupants("q", (), gpus=False))
+        third = await take(rooms, SandboxKey("q", (), gpus=False))
         assert third not in (first, second)
 
-    with_rooms(tmp_path, sandbox.of_this_machine(), scene)
+    with_rooms(tmp_path, isolation.of_this_machine(), scene)
     assert not list(tmp_path.iterdir()), "nothing of them stays"
 
 
@@ -109,9 +111,9 @@ def test_an_attempt_finds_nothing_in_tmp_of_the_one_before(tmp_path: Path, how: 
     (package / "leaves.py").write_text(LEAVES)
     told = {"id": "pkg_1", "version": "1", "root": str(package), "modules": ["leaves"]}
 
-    async def asked(cell: Cell, function: str, **arguments: Any) -> list[str]:
+    async def asked(cell: PooledSandbox, function: str, **arguments: Any) -> list[str]:
         zygote = await cell.launcher._living_zygote()
-        child = await zygote.launch(Work(f"leaves:{function}", arguments, frame=True))
+        child = await zygote.launch(ChildTask(f"leaves:{function}", arguments, frame=True))
         result = await child.result()
         await child.handle.wait()
         os.close(child.stdout)
@@ -120,21 +122,21 @@ def test_an_attempt_finds_nothing_in_tmp_of_the_one_before(tmp_path: Path, how: 
         assert result["ok"], result
         return list(result["report"]["seen"])
 
-    async def scene(rooms: Rooms) -> None:
+    async def scene(rooms: SandboxPool) -> None:
         cell = await take(rooms, packages=[told], readable=[package])
         before = await asked(cell, "look")
         assert MADE_AT_IMPORT in before
         left = await asked(cell, "leave", how=how)
         assert set(left) >= LEFT
         (cell.run_folder / "own").write_text("of the attempt before")
-        await rooms.give_back(cell)
+        await rooms.release(cell)
         after = await take(rooms, packages=[told], readable=[package])
         assert (after is cell) is (how == "leaves"), "what was changed cannot be trusted: another sandbox"
         assert await asked(after, "look") == before
         assert not list(after.run_folder.iterdir())
         assert (package / "leaves.py").exists()
 
-    with_rooms(tmp_path / "rooms", sandbox.of_this_machine(), scene)
+    with_rooms(tmp_path / "rooms", isolation.of_this_machine(), scene)
 
 
 def test_a_package_that_cannot_be_imported_leaves_no_room(tmp_path: Path) -> None:
@@ -143,11 +145,11 @@ def test_a_package_that_cannot_be_imported_leaves_no_room(tmp_path: Path) -> Non
     (package / "ends.py").write_text("import os\nos._exit(1)\n")
     told = {"id": "pkg_1", "version": "1", "root": str(package), "modules": ["ends"]}
 
-    async def scene(rooms: Rooms) -> None:
+    async def scene(rooms: SandboxPool) -> None:
         with pytest.raises(LaunchFailed):
             await take(rooms, packages=[told], readable=[package])
 
-    with_rooms(tmp_path / "rooms", sandbox.of_this_machine(), scene)
+    with_rooms(tmp_path / "rooms", isolation.of_this_machine(), scene)
     assert not list((tmp_path / "rooms").iterdir())
 
 
@@ -157,12 +159,12 @@ def test_a_package_that_fills_the_memory_while_it_is_imported_is_ended(tmp_path:
     (package / "greedy.py").write_text("import os\nkept = [bytearray(os.urandom(1 << 20)) * 64 for _ in range(200)]\n")
     told = {"id": "pkg_1", "version": "1", "root": str(package), "modules": ["greedy"]}
 
-    async def scene(rooms: Rooms) -> None:
+    async def scene(rooms: SandboxPool) -> None:
         with pytest.raises(JobFailure) as failed:
-            await take(rooms, packages=[told], readable=[package], bounds=Bounds(2 << 30, 8 << 30))
+            await take(rooms, packages=[told], readable=[package], bounds=ResourceLimits(2 << 30, 8 << 30))
         assert failed.value.code is FailureCode.OUT_OF_MEMORY
 
-    with_rooms(tmp_path / "rooms", sandbox.of_this_machine(), scene)
+    with_rooms(tmp_path / "rooms", isolation.of_this_machine(), scene)
     assert not list((tmp_path / "rooms").iterdir())
 
 
@@ -179,14 +181,14 @@ def test_what_a_sandbox_answers_is_not_believed(tmp_path: Path, answer: str) -> 
     bystander = subprocess.Popen(["sleep", "600"], start_new_session=True)
     (package / "victim").write_text(str(bystander.pid))
 
-    async def scene(rooms: Rooms) -> None:
+    async def scene(rooms: SandboxPool) -> None:
         cell = await take(rooms, packages=[told], readable=[package])
         with pytest.raises(LaunchFailed, match=r"answered a fork with something else|the zygote is gone"):
             await cell.launcher.runner(environment={}, folder=cell.run_folder)
-        await rooms.give_back(cell)
+        await rooms.release(cell)
 
     try:
-        with_rooms(tmp_path / "rooms", sandbox.of_this_machine(), scene)
+        with_rooms(tmp_path / "rooms", isolation.of_this_machine(), scene)
         assert bystander.poll() is None
     finally:
         bystander.kill()
@@ -195,7 +197,7 @@ def test_what_a_sandbox_answers_is_not_believed(tmp_path: Path, answer: str) -> 
 
 PATCH = """
 import os, pathlib, socket, struct, tempfile
-import tapeworks_workers.base as base
+import tapeworks_workers.processes.base_zygote as base
 
 def answered(*given):
     victim = int((pathlib.Path(__file__).parent / "victim").read_text())
@@ -262,20 +264,20 @@ def test_a_process_that_never_tells_its_status_counts_as_killed() -> None:
 def test_without_bubblewrap_the_other_layers_hold(tmp_path: Path) -> None:
     """Bounds everywhere; as root no network, and a user of its own where it can read Python."""
 
-    async def scene(rooms: Rooms) -> None:
+    async def scene(rooms: SandboxPool) -> None:
         cell = await take(rooms)
         child = await cell.launcher.admission("own", environment={"CUDA_VISIBLE_DEVICES": "-1"})
         status = Path(f"/proc/{child.handle.pid}/status").read_text()
         assert "NoNewPrivs:\t1" in status
         if cell.room.uid is not None:
             assert f"Uid:\t{cell.room.uid}" in status
-        if LACKING.layers["network"] == sandbox.ON:
+        if LACKING.layers["network"] == isolation.ON:
             assert os.readlink(f"/proc/{child.handle.pid}/ns/net") != os.readlink("/proc/self/ns/net")
         limits = Path(f"/proc/{child.handle.pid}/limits").read_text()
-        assert f"Max open files            {sandbox.LIMITS['NOFILE']}" in limits
+        assert f"Max open files            {isolation.LIMITS['NOFILE']}" in limits
         assert cell.guests()
         child.close()
-        await rooms.give_back(cell)
+        await rooms.release(cell)
         assert not cell.guests()
 
     with_rooms(tmp_path, LACKING, scene)
@@ -284,14 +286,14 @@ def test_without_bubblewrap_the_other_layers_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("allowed", "wanted", "found", "takes"),
     [
-        (False, "available", sandbox.of_this_machine(), False),
+        (False, "available", isolation.of_this_machine(), False),
         (True, "available", LACKING, True),
         (True, "required", LACKING, False),
-        (True, "required", replace(LACKING, layers=dict.fromkeys(sandbox.LAYERS, "on")), True),
+        (True, "required", replace(LACKING, layers=dict.fromkeys(isolation.LAYERS, "on")), True),
     ],
 )
 def test_a_missing_layer_closes_the_door_where_all_are_required(
-    tmp_path: Path, allowed: bool, wanted: Any, found: sandbox.Sandbox, takes: bool
+    tmp_path: Path, allowed: bool, wanted: Any, found: isolation.Sandbox, takes: bool
 ) -> None:
     settings = WorkerSettings(work_dir=tmp_path, allow_packages=allowed, sandbox=wanted)
     assert (agent._rooms(settings, found if allowed else None) is not None) is takes
@@ -300,13 +302,13 @@ def test_a_missing_layer_closes_the_door_where_all_are_required(
 def test_nothing_of_the_worker_is_in_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAPEWORKS_API_KEY", "secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    given = sandbox._environment(sandbox.Room(tmp_path, None))
+    given = isolation._environment(isolation.SandboxMount(tmp_path, None))
     assert "secret" not in given.values()
     assert given["HOME"].startswith(str(tmp_path))
 
 
 def test_doctor_tells_which_layers_there_are() -> None:
     done = CliRunner().invoke(app, ["doctor", "--json"])
-    found = sandbox.of_this_machine()
+    found = isolation.of_this_machine()
     assert json.loads(done.stdout)["sandbox"] == dict(found.layers)
     assert done.exit_code == bool(found.missing)

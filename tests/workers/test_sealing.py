@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers import sealing
-from tapeworks_workers.sealing import SealedFile, copy_bounded, seal_bundle
+from tapeworks_workers.verification import sealing
+from tapeworks_workers.verification.sealing import SealedFile, copy_bounded, seal_bundle
 
 
 def seal(folder: Path, **given: Any) -> dict[str, SealedFile]:

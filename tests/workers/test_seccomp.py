@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tapeworks_workers import sandbox, seccomp
-from tapeworks_workers.rooms import Cell, Rooms
+from tapeworks_workers.sandbox import isolation, seccomp
+from tapeworks_workers.sandbox.pool import PooledSandbox, SandboxPool
 from tests.workers.test_sandbox import LACKING, subreaper, take, with_rooms
 
 __all__ = ["subreaper"]
@@ -20,9 +20,9 @@ ALLOWED = {"socketpair", "unix", "inet", "inet6", "netlink", "thread", "process"
 SEEM_ABSENT = {"clone3", "memfd_create", "x32"}
 
 
-@pytest.mark.parametrize("found", [sandbox.of_this_machine, lambda: LACKING], ids=["bubblewrap", "without"])
+@pytest.mark.parametrize("found", [isolation.of_this_machine, lambda: LACKING], ids=["bubblewrap", "without"])
 def test_calls_that_lead_out_are_refused_and_the_rest_works(
-    tmp_path: Path, found: Callable[[], sandbox.Sandbox]
+    tmp_path: Path, found: Callable[[], isolation.Sandbox]
 ) -> None:
     package = tmp_path / "package"
     package.mkdir()
@@ -30,14 +30,14 @@ def test_calls_that_lead_out_are_refused_and_the_rest_works(
     told = {"id": "pkg_1", "version": "1", "root": str(package), "modules": ["system_calls"]}
     tmp_path.chmod(0o755)
 
-    async def scene(rooms: Rooms) -> None:
-        cell: Cell = await take(rooms, packages=[told], readable=[package])
+    async def scene(rooms: SandboxPool) -> None:
+        cell: PooledSandbox = await take(rooms, packages=[told], readable=[package])
         calls = json.loads((cell.room.folder / "home" / "calls.json").read_text())
         assert {name for name, result in calls.items() if result == "done"} == ALLOWED
         assert {name for name, result in calls.items() if result == "ENOSYS"} == SEEM_ABSENT & set(calls)
         families = {result for name, result in calls.items() if name.startswith("socket ")}
         assert families == {"EAFNOSUPPORT"}
-        await rooms.give_back(cell)
+        await rooms.release(cell)
 
     with_rooms(tmp_path / "rooms", found(), scene)
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapeworks_workers import output
-from tapeworks_workers.files import UnsafePath, open_beneath
-from tapeworks_workers.output import BURST, MAX_TEXT, Output
-from tapeworks_workers.spool import MAX_BATCH_BYTES, MAX_HELD_BYTES, Spool
+from tapeworks_workers.agent.record_spool import MAX_BATCH_BYTES, MAX_HELD_BYTES, Spool
+from tapeworks_workers.processes import output_lines
+from tapeworks_workers.processes.output_lines import BURST, MAX_TEXT, Output
+from tapeworks_workers.safe_files import UnsafePath, open_beneath
 from tests.faults.disks import Disks
 
 
@@ -195,7 +195,7 @@ def test_too_many_lines_are_counted_instead() -> None:
     for n in range(BURST + 500):
         out.line("stdout", b"%d" % n)
     assert len(records) == BURST
-    now = 10 / output.LINES_PER_SECOND
+    now = 10 / output_lines.LINES_PER_SECOND
     out.line("stdout", b"again")
     assert [record["text"] for record in records[BURST:]] == ["… 500 lines left out: more than 200 a second", "again"]
 

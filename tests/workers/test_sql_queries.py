@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
 from tapeworks.errors import JobFailure
-from tapeworks_workers.cache import Cache
-from tapeworks_workers.sql_queries import SqlQueries, connections_of, queries
-from tapeworks_workers.sql_query import without_secrets
-from tapeworks_workers.sql_statements import NotOneQuery, one_query
+from tapeworks_workers.inputs.sql_queries import SqlQueries, connections_of, queries
+from tapeworks_workers.inputs.sql_query import without_secrets
+from tapeworks_workers.inputs.sql_statements import NotOneQuery, one_query
+from tapeworks_workers.inputs.upload_cache import Cache
 from tests.postgres import postgres
 
 ROWS = 70_000

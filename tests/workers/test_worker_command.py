@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tapeworks_workers.commands import register
+from tapeworks_workers.cli.commands import register
 from tapeworks_workers.settings import WorkerSettings
 
 
@@ -121,7 +121,7 @@ def test_a_missing_key_file_is_told(tmp_path: Path) -> None:
 
 def test_no_tensorflow_and_no_service_in_the_agent() -> None:
     code = (
-        "import sys, tapeworks_workers.agent, tapeworks_workers.commands; "
+        "import sys, tapeworks_workers.agent.agent, tapeworks_workers.cli.commands; "
         "print([n for n in sys.modules if n.split('.')[0] in "
         "('tensorflow', 'keras', 'fastapi', 'sqlalchemy', 'tapeworks_service', 'numpy')])"
     )

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-from tapeworks_workers import frames, lifelines
-from tapeworks_workers.catalogue import admit
-from tapeworks_workers.launcher import ForkLauncher, Launcher, SpawnLauncher
-from tapeworks_workers.processes import Child, Work, read_frame
+from tapeworks_workers.agent.catalogue_cache import admit
+from tapeworks_workers.processes import frames, handles
+from tapeworks_workers.processes.children import Child, ChildTask, read_frame
+from tapeworks_workers.processes.launcher import ForkLauncher, Launcher, SpawnLauncher
 
 HERE = Path(__file__).parent
 RUNNER = f"{HERE / 'tiny_runner.py'}:main"
@@ -47,7 +47,7 @@ class House:
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
-    lifelines.become_subreaper()
+    handles.become_subreaper()
     os.environ["TAPEWORKS_WORKER_KEY"] = "tw_secret"
     with asyncio.Runner() as loop:
         launcher = ForkLauncher(runner=RUNNER, admission=ADMISSION)
@@ -134,8 +134,8 @@ def test_what_a_runner_started_ends_with_it(house: House, tmp_path: Path, until:
 
     spawned = house.run(scene())
     until(lambda: gone(spawned))
-    strays = lifelines.Strays()
-    until(lambda: not psutil.pid_exists(spawned) or strays.reap(lifelines.held()))
+    strays = handles.OrphanReaper()
+    until(lambda: not psutil.pid_exists(spawned) or strays.reap(handles.held()))
 
 
 def test_a_killed_component_zygote_ends_no_runner_and_is_replaced(house: House, tmp_path: Path, until: Until) -> None:
@@ -178,7 +178,7 @@ def test_a_killed_base_ends_neither_runner_nor_component_zygote(house: House, tm
 
 async def probe(house: House, function: str, **parts: Any) -> dict[str, Any] | None:
     base = await house.launcher._living_base()
-    child = await base.launch(Work(f"{HERE / 'probe.py'}:{function}", frame=True, **parts))
+    child = await base.launch(ChildTask(f"{HERE / 'probe.py'}:{function}", frame=True, **parts))
     result = await child.result()
     assert await child.handle.wait() == 0
     os.close(child.stdout)
@@ -274,7 +274,7 @@ def test_a_catalogue_is_kept_for_other_work_folders(
 
 
 def test_plain_processes_do_the_same(tmp_path: Path) -> None:
-    lifelines.become_subreaper()
+    handles.become_subreaper()
 
     async def scene() -> None:
         launcher = SpawnLauncher(runner=RUNNER, admission=ADMISSION)
@@ -295,7 +295,7 @@ AGENT = """
 import asyncio, json, sys
 from pathlib import Path
 from tapeworks_workers import lifelines
-from tapeworks_workers.launcher import ForkLauncher
+from tapeworks_workers.processes.launcher import ForkLauncher
 
 async def main():
     lifelines.become_subreaper()
@@ -330,7 +330,7 @@ def test_a_held_process_does_nothing_before_it_may_and_ends_where_nobody_wants_i
 
     async def scene() -> dict[str, Any] | None:
         base = await house.launcher._living_base()
-        child = await base.launch(Work(f"{HERE / 'probe.py'}:mark", {"file": str(file)}, frame=True, held=True))
+        child = await base.launch(ChildTask(f"{HERE / 'probe.py'}:mark", {"file": str(file)}, frame=True, held=True))
         try:
             process = psutil.Process(child.handle.pid)
             while process.status() != psutil.STATUS_SLEEPING:
@@ -353,7 +353,7 @@ def test_a_held_process_does_nothing_before_it_may_and_ends_where_nobody_wants_i
 def test_a_held_process_that_could_not_load_says_so_once_it_is_asked(house: House) -> None:
     async def scene() -> dict[str, Any] | None:
         base = await house.launcher._living_base()
-        child = await base.launch(Work("no_such_module:main", frame=True, held=True))
+        child = await base.launch(ChildTask("no_such_module:main", frame=True, held=True))
         await child.handle.wait()
         child.begin()
         try:
@@ -371,7 +371,7 @@ def test_a_discarded_process_leaves_neither_a_zombie_nor_descriptors(house: Hous
     async def scene() -> int:
         child = await house.launcher.runner(environment={}, folder=tmp_path)
         child.discard()
-        while child.handle.pid in lifelines.held():
+        while child.handle.pid in handles.held():
             await asyncio.sleep(0.01)
         return child.handle.pid
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tapeworks_workers.frames import Channel
+from tapeworks_workers.processes.frames import Channel
 
 
 def main(sock: socket.socket) -> None:
@@ -42,8 +42,8 @@ def about() -> dict[str, Any]:
 
 def catalogue(part: str, **_: Any) -> Any:
     """The registry without admission: what was loaded and what was refused, of which nothing is shipped."""
-    from tapeworks.components import registry
-    from tapeworks.wire import Catalogue
+    from tapeworks.components.registry import registry
+    from tapeworks.schemas.worker_protocol import Catalogue
 
     if part == "shipped":
         return Catalogue(components=[])

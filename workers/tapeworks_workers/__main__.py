@@ -9,7 +9,7 @@ sys.modules.update(absent)
 
 import typer  # noqa: E402
 
-from tapeworks_workers.worker import worker  # noqa: E402
+from tapeworks_workers.cli.worker import worker  # noqa: E402
 
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

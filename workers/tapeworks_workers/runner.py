@@ -22,30 +22,27 @@ from pathlib import Path
 from typing import Any
 
 from tapeworks.errors import FailureCode, JobFailure, Location
-from tapeworks.jobs import JobKind, State
-from tapeworks.report_limits import MAX_FILE_LIST_BYTES
-from tapeworks_workers.engine import (
-    broken_files,
-    class_names,
-    diagnostics,
-    environment,
-    files,
-    resume_test,
-    resume_warnings,
-)
-from tapeworks_workers.engine.admission import admit_packaged
+from tapeworks.schemas.jobs import JobKind, State
+from tapeworks.schemas.report_limits import MAX_FILE_LIST_BYTES
+from tapeworks_workers.engine import runtime
+from tapeworks_workers.engine.admission.admission import admit_packaged
 from tapeworks_workers.engine.artifacts import Artifacts
-from tapeworks_workers.engine.assembly import Assembly
-from tapeworks_workers.engine.attempt import Attempt, put_together
-from tapeworks_workers.engine.control import Control, Interrupted
-from tapeworks_workers.engine.datasets import describe
-from tapeworks_workers.engine.epochs import Training
-from tapeworks_workers.engine.export import export_bundle
-from tapeworks_workers.engine.inspection import inspect
-from tapeworks_workers.engine.pipeline import Data, build_data
+from tapeworks_workers.engine.data import class_names
+from tapeworks_workers.engine.data.checks import broken_files, resume_warnings
+from tapeworks_workers.engine.data.pipeline import Data, build_data
+from tapeworks_workers.engine.data.preview.preview import describe
+from tapeworks_workers.engine.diagnostics import classify
+from tapeworks_workers.engine.diagnostics.retracing import Traces
+from tapeworks_workers.engine.export.export import export_bundle
+from tapeworks_workers.engine.factory import data_files
 from tapeworks_workers.engine.reporting import Reporter
-from tapeworks_workers.engine.traces import Traces
-from tapeworks_workers.frames import BUNDLE, Channel, ChannelClosed, FrameError
+from tapeworks_workers.engine.step.assembly import Assembly
+from tapeworks_workers.engine.training.control import Control, Interrupted
+from tapeworks_workers.engine.training.loop import Training
+from tapeworks_workers.engine.training.setup import Attempt, build_training
+from tapeworks_workers.engine.validation import resume_test
+from tapeworks_workers.engine.validation.report import inspect
+from tapeworks_workers.processes.frames import BUNDLE, Channel, ChannelClosed, FrameError
 
 LOOKS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     JobKind.INSPECT: lambda start: describe(start["uploads"]),
@@ -76,7 +73,7 @@ def main(sock: socket.socket) -> None:
     except ChannelClosed:
         os._exit(1)
     except Exception as error:
-        failure = diagnostics.failure(error, spec=spec, phase=reporter.phase or reporter.state.value)
+        failure = classify.failure(error, spec=spec, phase=reporter.phase or reporter.state.value)
         finish = {"outcome": "failed", "failure": failure}
     kept = left_files(Path(start["folder"]), spec, reporter)
     ended.append(True)
@@ -89,7 +86,7 @@ def main(sock: socket.socket) -> None:
 
 def too_large(error: FrameError) -> dict[str, Any]:
     """The failure of a job whose result does not fit into a frame."""
-    return diagnostics.failure(JobFailure(FailureCode.QUOTA_EXCEEDED, f"the job's result: {error}"), spec={}, phase="")
+    return classify.failure(JobFailure(FailureCode.QUOTA_EXCEEDED, f"the job's result: {error}"), spec={}, phase="")
 
 
 def looked(result: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
@@ -116,20 +113,20 @@ def left_files(folder: Path, spec: Mapping[str, Any], reporter: Reporter) -> lis
 def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control) -> dict[str, Any]:
     """The recipe. Returns the finish frame's fields; raises JobFailure, Interrupted, and what components raise."""
     spec = attempt.spec
-    environment.prepare(spec)
+    runtime.prepare(spec)
     began = time.monotonic()
     traces = Traces(reporter, limit=spec.training.max_traces)
     reporter.enter(State.RUNNING, "building")
     with traces.watching():
         data = build_data(spec)
-    lineage = {**environment.lineage(spec), "sources": data.sources, "components": attempt.components}
+    lineage = {**runtime.lineage(spec), "sources": data.sources, "components": attempt.components}
     if data.class_names is not None:
         lineage["class_names"] = class_names.reported(data.class_names)
         reporter.event("class_names", {"class_names": lineage["class_names"]})
     for message in data.absent_classes:
         reporter.note(message)
     reporter.facts(lineage=lineage)
-    for code, messages in ((FILES_SKIPPED, data.skipped()), (FILES_LEFT_OUT, files.left_out_messages())):
+    for code, messages in ((FILES_SKIPPED, data.skipped()), (FILES_LEFT_OUT, data_files.left_out_messages())):
         for message in messages:
             reporter.diagnostic(code, message)
     for remark in data.remarks.all():
@@ -158,7 +155,7 @@ def trained(
     """What follows once the data is there. `began`: when the attempt did, by the monotonic clock."""
     spec = attempt.spec
     reporter.enter(State.RUNNING, "compiling")
-    assembly, training, evaluation = put_together(attempt, data, traces, reporter=reporter, control=control)
+    assembly, training, evaluation = build_training(attempt, data, traces, reporter=reporter, control=control)
     if attempt.kind is JobKind.VALIDATE:
         result = inspect(
             assembly, data, training=training, evaluation=evaluation, reporter=reporter, control=control,
@@ -218,4 +215,4 @@ def verify(channel: Channel) -> None:
     """Ask the agent to verify the bundle, in processes of its own. Raises JobFailure with what the first one found."""
     reply = channel.request({"type": "certify"})
     if not reply["ok"]:
-        raise diagnostics.revived(reply["failure"])
+        raise classify.failure_from_dict(reply["failure"])

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, PositiveFloat
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from tapeworks.wire import WorkerId
+from tapeworks.schemas.worker_protocol import WorkerId
 from tapeworks_workers.remote_urls import BadUrl, normalised
 
 

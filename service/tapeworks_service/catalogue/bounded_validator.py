@@ -16,7 +16,7 @@ from jsonschema.protocols import Validator
 from jsonschema.validators import extend
 from referencing import Registry
 
-from tapeworks_service.work_budget import spend
+from tapeworks_service.http.work_budget import spend
 
 LONGEST_MESSAGE = 300
 Keyword = Callable[[Any, Any, Any, Any], Any]

@@ -7,23 +7,23 @@ from typing import Any
 
 from sqlalchemy import select
 
-from tapeworks.jobs import ComponentEntry
-from tapeworks_service.catalogue.catalogue import _EMPTY, Catalogue, Known
-from tapeworks_service.catalogue.packaged import ProjectPackages
+from tapeworks.schemas.jobs import ComponentEntry
+from tapeworks_service.catalogue.catalogue import _EMPTY, Catalogue, IndexedCatalogue
+from tapeworks_service.catalogue.uploaded_packages import ProjectPackages
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import catalogues
-from tapeworks_service.workers.rows import WorkerRow, read_workers
+from tapeworks_service.workers.repository import WorkerRow, read_workers
 
 
 class CatalogueCache:
     """Catalogues by digest, parsed once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, IndexedCatalogue] = {}
         self._merged: tuple[Any, Catalogue] = ((), Catalogue())
         self._packages = ProjectPackages()
 
-    async def known(self, tx: Transaction, digest: str) -> Known:
+    async def known(self, tx: Transaction, digest: str) -> IndexedCatalogue:
         """The catalogue with that digest; an empty one where no worker sent it yet."""
         if digest not in self._known:
             row = await tx.one(select(catalogues.c.document).where(catalogues.c.digest == digest))
@@ -62,7 +62,7 @@ class CatalogueCache:
         return await self.of_project(tx, await read_workers(tx, lost_after=lost_after), project_id)
 
 
-def _index(document: dict[str, Any]) -> Known:
+def _index(document: dict[str, Any]) -> IndexedCatalogue:
     entries = tuple(ComponentEntry.model_validate(item) for item in document["components"])
     keys = frozenset((entry.kind.value, entry.name, entry.version, entry.digest) for entry in entries)
-    return Known(entries, keys, tuple(document.get("refused", ())), document.get("distributions", {}))
+    return IndexedCatalogue(entries, keys, tuple(document.get("refused", ())), document.get("distributions", {}))

@@ -12,18 +12,18 @@ from typing import Any
 
 from jsonschema.protocols import Validator
 
-from tapeworks.jobs import ComponentEntry
-from tapeworks.references import Kind
+from tapeworks.schemas.jobs import ComponentEntry
+from tapeworks.spec.references import Kind
 from tapeworks_service.catalogue.bounded_validator import bounded_validator
 from tapeworks_service.catalogue.versions import version_order
-from tapeworks_service.work_budget import spend
+from tapeworks_service.http.work_budget import spend
 
 ComponentKey = tuple[str, str, str, str]
 """kind, name, version, digest: what a job is pinned to."""
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class IndexedCatalogue:
     """One catalogue, indexed."""
 
     entries: tuple[ComponentEntry, ...] = ()
@@ -33,7 +33,7 @@ class Known:
     """What is installed beside them, name → version."""
 
 
-_EMPTY = Known()
+_EMPTY = IndexedCatalogue()
 
 
 @dataclass
@@ -51,12 +51,12 @@ class Catalogue:
 
     pending: dict[str, str] = field(default_factory=dict)
     """Prefix of names → what is to be told of an uploaded package that is not admitted."""
-    packages: dict[tuple[Kind, str, str], Packaged] = field(default_factory=dict)
+    packages: dict[tuple[Kind, str, str], UploadedPackage] = field(default_factory=dict)
     """Of components that uploaded packages bring."""
 
     _validators: dict[tuple[Kind, str, str], Validator] = field(default_factory=dict)
 
-    def add(self, known: Known, worker_id: str) -> None:
+    def add(self, known: IndexedCatalogue, worker_id: str) -> None:
         """Take in a worker's catalogue; what is there already stays."""
         for entry in known.entries:
             key = (entry.kind, entry.name, entry.version)
@@ -96,7 +96,7 @@ class Catalogue:
         close = [bare[match] for match in difflib.get_close_matches(wanted, bare, n=3)]
         return close or difflib.get_close_matches(name, names, n=3)
 
-    def packaged(self, entry: ComponentEntry) -> Packaged | None:
+    def packaged(self, entry: ComponentEntry) -> UploadedPackage | None:
         """The package that brings a component; None for those that workers have."""
         return self.packages.get((entry.kind, entry.name, entry.version))
 
@@ -115,7 +115,7 @@ def _place(key: tuple[Kind, str, str]) -> tuple[str, str, list[tuple[int, int | 
 
 
 @dataclass(frozen=True)
-class Packaged:
+class UploadedPackage:
     """An admitted package."""
 
     id: str

@@ -20,15 +20,15 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from tapeworks_service.database.batched_reads import BatchedReads, KeyedQuery, PostgresqlLooks
 from tapeworks_service.database.clock import epoch_now
-from tapeworks_service.database.inline import InlineConnection
-from tapeworks_service.database.looks import GatheredLooks, Look, PostgresqlLooks
+from tapeworks_service.database.inline_connection import InlineConnection
 from tapeworks_service.database.migrations import upgrade
-from tapeworks_service.database.notices import Notices
+from tapeworks_service.database.notify import Notifier
 from tapeworks_service.database.postgresql import DatabaseAway, begun, beside_the_pool, connected, postgresql
 from tapeworks_service.database.sqlite import Sqlite, sqlite
 from tapeworks_service.settings import StartRefused
-from tapeworks_service.waking import Hub
+from tapeworks_service.wakeups import WakeHub
 
 START_SECONDS = 30.0
 """How long a service that starts waits for its database."""
@@ -90,17 +90,17 @@ class Transaction:
 class Database:
     """The engines and the lock of one service process."""
 
-    def __init__(self, url: str, *, hub: Hub, busy_seconds: float) -> None:
+    def __init__(self, url: str, *, hub: WakeHub, busy_seconds: float) -> None:
         self.url = _parsed(url)
         self._hub = hub
-        self._notices = Notices(hub)
+        self._notices = Notifier(hub)
         self._busy_seconds = busy_seconds
         self.stalled_at = float("-inf")
         """When a write last had to wait for long, or could not begin: leases could not be renewed until then."""
         self._exit = AsyncExitStack()
         self._sqlite: Sqlite | None = None
         self._postgresql: AsyncEngine
-        self._looks: GatheredLooks
+        self._looks: BatchedReads
 
     @property
     def poll_seconds(self) -> float:
@@ -121,7 +121,7 @@ class Database:
             beside = beside_the_pool(self.url, self._busy_seconds)
             looks = PostgresqlLooks(beside)
             self._exit.push_async_callback(looks.close)
-            self._looks = GatheredLooks(looks.fetch)
+            self._looks = BatchedReads(looks.fetch)
             await self._upgrade()
             await self._exit.enter_async_context(self._notices.heard(beside))
         else:
@@ -157,7 +157,7 @@ class Database:
             async with connected(self._postgresql) as connection:
                 yield Transaction(connection)
 
-    async def look(self, look: Look, key: str) -> Mapping[str, Any] | None:
+    async def look(self, look: KeyedQuery, key: str) -> Mapping[str, Any] | None:
         """The row of a key, as it is now or was committed a moment later."""
         return await (self._looks if self._sqlite is None else self._sqlite.looks).first(look, key)
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from tapeworks_service.database.inline import json_text
+from tapeworks_service.database.inline_connection import json_text
 
 COMMAND_SECONDS = 60.0
 """No statement takes so long; a connection whose other end is gone without a word does."""

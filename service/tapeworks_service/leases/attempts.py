@@ -8,26 +8,26 @@ from typing import Any
 from sqlalchemy import RowMapping, insert, select
 
 from tapeworks.errors import ProblemCode
-from tapeworks.report_limits import ReportLimits
-from tapeworks.wire import CheckpointAnnouncement, Finish, LeaseRequest, ManifestFile
-from tapeworks_service.artifacts import uploads
-from tapeworks_service.artifacts.deletions import later_delete
+from tapeworks.schemas.report_limits import ReportLimits
+from tapeworks.schemas.worker_protocol import CheckpointAnnouncement, Finish, LeaseRequest, ManifestFile
 from tapeworks_service.catalogue.cache import CatalogueCache
 from tapeworks_service.database.engine import Transaction
-from tapeworks_service.database.joins import checkpoints_of
+from tapeworks_service.database.queries import checkpoints_of
 from tapeworks_service.database.tables import artifacts, checkpoints, installation, lease_requests
 from tapeworks_service.database.tables import uploads as upload_rows
 from tapeworks_service.ids import new_id
-from tapeworks_service.jobs import queue
-from tapeworks_service.jobs.document import checkpoint_document
-from tapeworks_service.jobs.fence import Fence, held, hold, holds, lease_lost, lease_token, lock
-from tapeworks_service.jobs.inputs import input_documents, resumed_from, users_of
-from tapeworks_service.jobs.journal import NewEvent
-from tapeworks_service.jobs.records import append, merged_facts
-from tapeworks_service.jobs.report_quota import check_events
-from tapeworks_service.jobs.turns import FitCache
+from tapeworks_service.jobs.serializers import checkpoint_document
+from tapeworks_service.leases.record_ingestion import append, merged_facts
 from tapeworks_service.problems import Problem, invalid_value
-from tapeworks_service.workers.rows import WorkerRow
+from tapeworks_service.queue import queue
+from tapeworks_service.queue.fence import Fence, holds, lease_lost, lease_token, lock, lock_held, read_held
+from tapeworks_service.queue.inputs import input_documents, resumed_from, users_of
+from tapeworks_service.queue.record_log import NewEvent
+from tapeworks_service.queue.report_quota import check_events
+from tapeworks_service.queue.scheduling import RequirementsCache
+from tapeworks_service.storage import uploads
+from tapeworks_service.storage.deletions import schedule_delete
+from tapeworks_service.workers.repository import WorkerRow
 
 _RESUME_CHOICES = 5
 
@@ -42,7 +42,7 @@ async def lease_secret(tx: Transaction) -> bytes:
 
 
 async def satisfied_needs(
-    tx: Transaction, worker: WorkerRow, wanted: LeaseRequest, catalogues: CatalogueCache, known: FitCache
+    tx: Transaction, worker: WorkerRow, wanted: LeaseRequest, catalogues: CatalogueCache, known: RequirementsCache
 ) -> dict[str, int]:
     """Fit key → GPUs taken, of the queued needs that the worker's free devices satisfy."""
     if worker.draining or not (wanted.free_gpus or wanted.free_cpus):
@@ -68,7 +68,7 @@ async def leased_before(tx: Transaction, wanted: LeaseRequest, *, secret: bytes)
     job_id, attempt = request["job_id"], request["attempt"]
     token = lease_token(secret, job_id=job_id, attempt=attempt, request_id=wanted.request_id)
     try:
-        row = await held(tx, Fence(job_id, attempt, token))
+        row = await read_held(tx, Fence(job_id, attempt, token))
     except Problem:
         return True, None
     return True, await lease_document(tx, row, token)
@@ -93,7 +93,7 @@ async def take(
 
 
 async def lease_document(tx: Transaction, row: RowMapping, token: str) -> dict[str, Any]:
-    """The JSON of `tapeworks.wire.Lease`."""
+    """The JSON of `tapeworks.schemas.worker_protocol.Lease`."""
     now = await tx.now()
     found = await tx.all(checkpoints_of(row["project_id"], row["id"]).limit(_RESUME_CHOICES))
     if (earlier := await resumed_from(tx, row)) is not None:
@@ -124,7 +124,7 @@ async def lease_document(tx: Transaction, row: RowMapping, token: str) -> dict[s
 
 async def announce(tx: Transaction, fence: Fence, told: CheckpointAnnouncement, limits: ReportLimits) -> str:
     """Make an uploaded file a checkpoint of the job; the same upload again gives the same. Raises 403, 409, 422."""
-    job = await hold(tx, fence)
+    job = await lock_held(tx, fence)
     of_job = checkpoints_of(job["project_id"], job["id"])
     known = await tx.one(of_job.where(checkpoints.c.upload_id == told.upload_id))
     if known is not None:
@@ -167,7 +167,7 @@ async def prune(tx: Transaction, job: RowMapping) -> dict[str, Any]:
             gone = checkpoints.delete().where(checkpoints.c.project_id == job["project_id"])
             await tx.execute(gone.where(checkpoints.c.id == row["id"]))
             await tx.execute(upload_rows.delete().where(upload_rows.c.id == row["upload_id"]))
-            await later_delete(tx, [row["key"]])
+            await schedule_delete(tx, [row["key"]])
     return {
         "latest": checkpoint_document(rows[0]),
         "best": None if best is None else checkpoint_document(best),
@@ -178,20 +178,20 @@ async def prune(tx: Transaction, job: RowMapping) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishResult:
     """What a finish request came to."""
 
     state: str
     repeated: bool
 
 
-async def finish(tx: Transaction, fence: Fence, told: Finish, *, body_hash: str, retry_seconds: float) -> Finished:
+async def finish(tx: Transaction, fence: Fence, told: Finish, *, body_hash: str, retry_seconds: float) -> FinishResult:
     """Publish, fail or hand back. The same request again is answered alike. Raises 404, 409, 422."""
     row = await lock(tx, fence.job_id)
     if not holds(row, fence):
         ended = (row["ended_attempt"], row["ended_token_hash"], row["ended_body_hash"])
         if ended == (fence.attempt, fence.token_hash, body_hash):
-            return Finished(row["state"], repeated=True)
+            return FinishResult(row["state"], repeated=True)
         raise lease_lost()
     if row["record_index"] < told.last_record:
         raise Problem(
@@ -204,9 +204,9 @@ async def finish(tx: Transaction, fence: Fence, told: Finish, *, body_hash: str,
     known = row["document"].get("metrics", {})
     document["metrics"] = {**known, **told.model_dump(mode="json")["metrics"]}
     document.update(await _publish(tx, row, told))
-    ending = queue.Ending(told.outcome, told.failure, document, body_hash)
+    ending = queue.AttemptOutcome(told.outcome, told.failure, document, body_hash)
     state = await queue.finish(tx, row, ending, retry_seconds=retry_seconds)
-    return Finished(state.value, repeated=False)
+    return FinishResult(state.value, repeated=False)
 
 
 async def _publish(tx: Transaction, row: RowMapping, told: Finish) -> dict[str, Any]:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from sqlalchemy import RowMapping, func, insert, select
 
-from tapeworks.report_limits import LIMITS
-from tapeworks.wire import LEASE_HEADER, UploadRequest
-from tapeworks_service.artifacts.uploads import find
-from tapeworks_service.callers import Caller
+from tapeworks.schemas.report_limits import LIMITS
+from tapeworks.schemas.worker_protocol import LEASE_HEADER, UploadRequest
+from tapeworks_service.auth.callers import Caller
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import uploads
 from tapeworks_service.ids import new_id
-from tapeworks_service.jobs.fence import Fence, held, hold
-from tapeworks_service.jobs.report_quota import exceeded
 from tapeworks_service.problems import invalid_value, not_found
+from tapeworks_service.queue.fence import Fence, lock_held, read_held
+from tapeworks_service.queue.report_quota import exceeded
+from tapeworks_service.storage.uploads import find
 
 
 async def begin(
     tx: Transaction, fence: Fence, wanted: UploadRequest, *, part_bytes: int, most: int = LIMITS.uploads
 ) -> RowMapping:
     """The attempt's upload of this file: a new one, or the one begun before. Raises 404, 409; 403 above `most`."""
-    job = await hold(tx, fence)
+    job = await lock_held(tx, fence)
     same = (
         uploads.c.project_id == job["project_id"],
         uploads.c.job_id == job["id"],
@@ -57,7 +57,7 @@ async def of_caller(tx: Transaction, upload_id: str, caller: Caller, token: str 
     if upload["job_id"] is not None:
         if token is None:
             raise invalid_value(f"/{LEASE_HEADER}", f"an attempt's upload needs the header {LEASE_HEADER}")
-        await held(tx, Fence(upload["job_id"], upload["attempt"], token))
+        await read_held(tx, Fence(upload["job_id"], upload["attempt"], token))
     return upload
 
 

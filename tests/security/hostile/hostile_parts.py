@@ -38,7 +38,7 @@ def forge(target, number):
     """Tell the agent in the runner's name that 23 bytes are a verified model, and end."""
     import gc
 
-    from tapeworks_workers.frames import Channel
+    from tapeworks_workers.processes.frames import Channel
 
     with open("model.tar.gz", "w") as file:
         file.write("this is no model at all")
@@ -191,7 +191,7 @@ def flood(target, number):
     """More events than anybody reads, until the job's time is over."""
     import gc
 
-    from tapeworks_workers.frames import Channel
+    from tapeworks_workers.processes.frames import Channel
 
     channel = next(one for one in gc.get_objects() if isinstance(one, Channel))
     while True:

@@ -235,5 +235,5 @@ def answer_wrongly(chance, base):
     base._fork_twice = answered
 
 
-if ZYGOTE_SEED and "tapeworks_workers.base" in sys.modules:
-    answer_wrongly(random.Random(ZYGOTE_SEED), sys.modules["tapeworks_workers.base"])
+if ZYGOTE_SEED and "tapeworks_workers.processes.base_zygote" in sys.modules:
+    answer_wrongly(random.Random(ZYGOTE_SEED), sys.modules["tapeworks_workers.processes.base_zygote"])

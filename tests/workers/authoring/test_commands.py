@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tapeworks.references import Kind
-from tapeworks_workers.authoring.rehearsal import main
+from tapeworks.spec.references import Kind
+from tapeworks_workers.authoring.component_test import main
 from tapeworks_workers.authoring.scaffold import write_package
 
 

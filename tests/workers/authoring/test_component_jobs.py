@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tapeworks_workers.authoring.attempts import Attempts
-from tapeworks_workers.authoring.rehearsal import found_in
-from tapeworks_workers.engine.rehearsal import Finding
+from tapeworks_workers.authoring.component_test import found_in
+from tapeworks_workers.engine.admission.component_test import Finding
 
 FILE = Path(__file__).with_name("acme_jobs.py")
 JOB: dict[str, Any] = {

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from examples.serving import EXAMPLES, component_folders
-from tapeworks.components import registry
-from tapeworks.references import Kind
+from tapeworks.components.registry import registry
+from tapeworks.spec.references import Kind
 from tapeworks_workers.authoring.attempts import Attempts
-from tapeworks_workers.authoring.rehearsal import rehearse_job
-from tapeworks_workers.engine.rehearsal import Finding, rehearse
+from tapeworks_workers.authoring.component_test import rehearse_job
+from tapeworks_workers.engine.admission.component_test import Finding, test_components
 from tests.thorough import some
 
 FOLDER = EXAMPLES / "packages"
@@ -25,7 +25,7 @@ LINES = 60
 
 @pytest.fixture(scope="module")
 def findings() -> list[Finding]:
-    return rehearse(PACKAGES)
+    return test_components(PACKAGES)
 
 
 def test_there_is_one_of_each_and_the_examples_serve_them() -> None:
@@ -74,7 +74,7 @@ def test_their_own_tests_pass(tmp_path: Path) -> None:
 INSTALLED = """
     import sys
     from tapeworks.components import registry
-    from tapeworks.loading import load_installed
+    from tapeworks.components.loading import load_installed
     from tapeworks.errors import DuplicateComponent
 
     found = {one.name: one.file for one in load_installed()}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tapeworks_workers.authoring.attempts import Attempts
-from tapeworks_workers.authoring.rehearsal import rehearse_job
-from tapeworks_workers.engine.rehearsal import Finding, rehearse
+from tapeworks_workers.authoring.component_test import rehearse_job
+from tapeworks_workers.engine.admission.component_test import Finding, test_components
 
 MISTAKES = Path(__file__).with_name("acme_mistakes.py")
 JOB: dict[str, Any] = {
@@ -21,7 +21,7 @@ JOB: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def findings() -> dict[str, Finding]:
-    return {one.name.removeprefix("mistakes/"): one for one in rehearse([MISTAKES])}
+    return {one.name.removeprefix("mistakes/"): one for one in test_components([MISTAKES])}
 
 
 @pytest.mark.parametrize(

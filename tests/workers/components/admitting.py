@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from tapeworks.components import component, registry
-from tapeworks.jobs import ComponentEntry, RefusedComponent
-from tapeworks_workers.engine.admission import admit
+from tapeworks.components.registry import component, registry
+from tapeworks.schemas.jobs import ComponentEntry, RefusedComponent
+from tapeworks_workers.engine.admission.admission import admit
 
 
 def verdict(target: Any, **registration: Any) -> ComponentEntry | RefusedComponent:

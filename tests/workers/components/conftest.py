@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import pytest
 
-from tapeworks.components import registry
+from tapeworks.components.loading import load_installed
+from tapeworks.components.registry import registry
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.loading import load_installed
-from tapeworks.references import Kind
+from tapeworks.spec.references import Kind
 from tapeworks_workers.components.sources import parts
-from tapeworks_workers.engine.building import build, set_data_roots
+from tapeworks_workers.engine.factory.factory import build, set_data_roots
 
 
 @pytest.fixture(autouse=True, scope="session")

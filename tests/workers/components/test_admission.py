@@ -9,12 +9,12 @@ import pytest
 import tensorflow as tf
 
 from tapeworks import GradientTransform, Source, TrainingStep
-from tapeworks.components import registry
-from tapeworks.jobs import RefusedComponent
-from tapeworks.loading import load_installed
-from tapeworks.references import Kind
-from tapeworks_workers.engine.admission import admit_all
-from tapeworks_workers.engine.examples import sample
+from tapeworks.components.loading import load_installed
+from tapeworks.components.registry import registry
+from tapeworks.schemas.jobs import RefusedComponent
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.admission.admission import admit_all
+from tapeworks_workers.engine.data.example_tensors import sample
 from tests.workers.components.admitting import reason, warned
 
 BUILT_IN = [

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.components import component
+from tapeworks.components.registry import component
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.jobs import ComponentEntry
-from tapeworks.references import Kind, ReferenceFields
-from tapeworks_workers.engine.allowed import keras_entries
-from tapeworks_workers.engine.building import build
+from tapeworks.schemas.jobs import ComponentEntry
+from tapeworks.spec.references import Kind, ReferenceFields
+from tapeworks_workers.engine.factory.factory import build
+from tapeworks_workers.engine.factory.keras_classes import keras_entries
 
 
 def ref(name: str, **config: Any) -> dict[str, Any]:

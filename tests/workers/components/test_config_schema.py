@@ -6,10 +6,10 @@ import jsonschema
 import keras
 import pytest
 
-from tapeworks.components import component, registry
-from tapeworks.config_schema import config_of
+from tapeworks.components.config_schema import config_of
+from tapeworks.components.registry import component, registry
 from tapeworks.errors import ComponentError, DuplicateComponent
-from tapeworks.references import Kind
+from tapeworks.spec.references import Kind
 
 
 def reference(kind: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import tensorflow as tf
 from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build
 
 RANDOM = np.random.RandomState(11)
 X = RANDOM.normal(size=(53, 5)).astype("float32")

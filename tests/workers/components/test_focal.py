@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.components import registry
+from tapeworks.components.registry import registry
 from tapeworks.errors import JobFailure
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build
 
 GENERATOR = np.random.default_rng(0)
 LABELS = GENERATOR.integers(0, 2, 40)

@@ -9,9 +9,9 @@ import pytest
 import scipy.linalg
 import tensorflow as tf
 
-from tapeworks.references import Kind
+from tapeworks.spec.references import Kind
 from tapeworks_workers.components.evaluators.frechet_distance import frechet, moments
-from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.factory.factory import build
 
 GENERATOR = np.random.default_rng(0)
 

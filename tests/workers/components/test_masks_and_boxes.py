@@ -16,8 +16,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine import broken_files
-from tapeworks_workers.engine.diagnostics import classify
+from tapeworks_workers.engine.data.checks import broken_files
+from tapeworks_workers.engine.diagnostics.classify import classify
 from tests.workers.components.conftest import source
 from tests.workers.components.test_sources_folders import feature
 

@@ -10,13 +10,13 @@ import pytest
 import sklearn.metrics
 import tensorflow as tf
 
-from tapeworks.components import registry
+from tapeworks.components.registry import registry
 from tapeworks.errors import JobFailure
-from tapeworks.jobs import ComponentEntry
-from tapeworks.references import Kind
-from tapeworks_workers.engine.admission import admit
-from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.metrics import as_floats, scalars
+from tapeworks.schemas.jobs import ComponentEntry
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.admission.admission import admit
+from tapeworks_workers.engine.factory.factory import build
+from tapeworks_workers.engine.step.metrics import as_floats, scalars
 
 GENERATOR = np.random.default_rng(1)
 LABELS = GENERATOR.integers(0, 4, 101)

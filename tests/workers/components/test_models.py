@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.components import registry
+from tapeworks.components.registry import registry
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build
 
 X = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype("float32")
 
@@ -71,7 +71,7 @@ def test_sequential_takes_layers_in_order_and_models_among_them() -> None:
 
 
 def test_a_layer_of_a_node_is_a_layer_though_another_kind_has_the_name() -> None:
-    from tapeworks_service.catalogue.configs import kind_in_schema
+    from tapeworks_service.catalogue.config_validation import kind_in_schema
 
     schema = registry.get(Kind.MODEL, "graph").config_schema
     assert kind_in_schema(schema, "nodes") is Kind.LAYER, "what POST asks"

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import JobFailure
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(4, 8, 8, 1)).astype("float32")

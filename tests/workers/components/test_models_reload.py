@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.spec import ModelSpec
-from tapeworks_workers.engine.models import build_model
-from tapeworks_workers.engine.saving import save_saved_model
+from tapeworks.spec.job_spec import ModelSpec
+from tapeworks_workers.engine.export.model_files import save_saved_model
+from tapeworks_workers.engine.models.build import build_model
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(4, 7, 5, 2)).astype("float32")

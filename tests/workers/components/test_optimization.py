@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.canonical import parse_spec
 from tapeworks.errors import JobFailure
-from tapeworks.references import Kind
-from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.assembly_state import restore, snapshot
-from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.checkpoint import read_values, write_values
-from tapeworks_workers.engine.step import compile_train_step
+from tapeworks.spec.parsing import parse_spec
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.checkpoints.snapshot import read_values, write_values
+from tapeworks_workers.engine.factory.factory import build
+from tapeworks_workers.engine.step.assembly import Assembly, assemble
+from tapeworks_workers.engine.step.compiled_step import compile_train_step
+from tapeworks_workers.engine.step.state import restore, snapshot
 
 GENERATOR = np.random.default_rng(0)
 

@@ -9,12 +9,12 @@ import pytest
 import sklearn.metrics
 import tensorflow as tf
 
-from tapeworks.canonical import parse_spec
 from tapeworks.errors import JobFailure
-from tapeworks.references import Kind
-from tapeworks_workers.engine.assembly import assemble
-from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.step import compile_train_step
+from tapeworks.spec.parsing import parse_spec
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build
+from tapeworks_workers.engine.step.assembly import assemble
+from tapeworks_workers.engine.step.compiled_step import compile_train_step
 
 GENERATOR = np.random.default_rng(0)
 

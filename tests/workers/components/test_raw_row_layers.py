@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from sklearn.impute import SimpleImputer
 
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build
 
 NAN = math.nan
 TABLE = np.array([[1, NAN, 5], [2, 4, NAN], [3, 4, 1e6], [7, NAN, -3], [NAN, 1, 5], [7, 1, 0.5]], "float32")

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine import broken_files
+from tapeworks_workers.engine.data.checks import broken_files
 from tests.workers.components.conftest import source
 from tests.workers.components.test_sources_folders import feature
 

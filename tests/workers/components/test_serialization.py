@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks import serialization
-from tapeworks_workers.engine.component_sources import STAND_INS
+from tapeworks.components import serialization
+from tapeworks_workers.engine.export.component_sources import STAND_INS
 
 serialize = keras.saving.serialize_keras_object
 

@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tapeworks.assets import DataFormat
-from tapeworks.canonical import parse_spec
-from tapeworks.uploaded import format_of
-from tapeworks_workers.engine.files import set_uploads
-from tapeworks_workers.engine.pipeline import build_data
+from tapeworks.client.assets import format_of
+from tapeworks.schemas.assets import DataFormat
+from tapeworks.spec.parsing import parse_spec
+from tapeworks_workers.engine.data.pipeline import build_data
+from tapeworks_workers.engine.factory.data_files import set_uploads
 from tests.workers.components.conftest import columns_of, fails_at_once, source
 from tests.workers.engine.test_datasets import looked
 
@@ -103,8 +103,8 @@ def test_parquet_of_the_library_says_the_same(saved: Path) -> None:
 
 
 def test_embedded_images_are_decoded(saved: Path) -> None:
-    from tapeworks.references import Kind
-    from tapeworks_workers.engine.building import build
+    from tapeworks.spec.references import Kind
+    from tapeworks_workers.engine.factory.factory import build
 
     given(saved)
     decode = build({"component": "decode_image", "config": {}}, Kind.TRANSFORM, pointer="")

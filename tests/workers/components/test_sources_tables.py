@@ -180,14 +180,14 @@ def fails(one: Any, says: str) -> None:
 @pytest.mark.usefixtures("streamed")
 def test_a_mistake_far_into_a_stream_ends_the_job_as_invalid_data(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tapeworks_workers.components.sources import jsonl
-    from tapeworks_workers.engine import diagnostics
+    from tapeworks_workers.engine.diagnostics import classify
 
     monkeypatch.setattr(jsonl, "PART_BYTES", 64)
     write(root, "jsonl", [{"x": row} for row in range(50)] + [{"x": None}])
     dataset = source("jsonl", files="t.jsonl", features="x").dataset()
     with pytest.raises(tf.errors.OpError) as caught:
         list(dataset)
-    failure = diagnostics.failure(caught.value, spec={}, phase="training")
+    failure = classify.failure(caught.value, spec={}, phase="training")
     assert failure["code"] == "invalid_data"
     assert "t.jsonl, line 51: column 'x' has no value" in failure["message"]
 

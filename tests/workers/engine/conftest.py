@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.canonical import parse_spec
+from tapeworks.components.loading import load_components, load_installed
 from tapeworks.errors import JobFailure
-from tapeworks.loading import load_components, load_installed
-from tapeworks_workers.base import failure_of
-from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.certificate import COMPARISONS
-from tapeworks_workers.engine.export import BundleDraft, export_bundle
-from tapeworks_workers.engine.step import compile_train_step
-from tapeworks_workers.launcher import ForkLauncher, Work
-from tapeworks_workers.lifelines import become_subreaper
+from tapeworks.spec.parsing import parse_spec
+from tapeworks_workers.engine.export.export import BundleDraft, export_bundle
+from tapeworks_workers.engine.step.assembly import Assembly, assemble
+from tapeworks_workers.engine.step.compiled_step import compile_train_step
+from tapeworks_workers.processes.base_zygote import failure_of
+from tapeworks_workers.processes.handles import become_subreaper
+from tapeworks_workers.processes.launcher import ChildTask, ForkLauncher
+from tapeworks_workers.verification.certificate import COMPARISONS
 
 FEATURES, CLASSES, BATCH = 8, 3, 16
 ELEMENT = (tf.TensorSpec([None, FEATURES], tf.float32), tf.TensorSpec([None], tf.int64))
@@ -302,7 +302,7 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
         launcher = ForkLauncher()
         loop.run(launcher.start())
 
-        async def result(work: Work) -> dict[str, Any]:
+        async def result(work: ChildTask) -> dict[str, Any]:
             child = await (await launcher._living_base()).launch(work)
             try:
                 answer = await child.result()
@@ -314,7 +314,7 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
             return answer
 
         def run(target: str, *, bar: bool, **arguments: Any) -> dict[str, Any]:
-            return loop.run(result(Work(target, arguments, frame=True, bar=bar)))
+            return loop.run(result(ChildTask(target, arguments, frame=True, bar=bar)))
 
         yield run
         loop.run(launcher.close())
@@ -323,7 +323,7 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
 @pytest.fixture(scope="session")
 def verify(fork: Fork) -> Callable[[str, Path], dict[str, Any]]:
     """`verify("reload" | "certify", bundle)`: the process that loads it, as the agent starts it, and the comparison."""
-    from tapeworks_workers.launcher import verification
+    from tapeworks_workers.processes.launcher import verification
 
     def run(which: str, folder: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:

@@ -10,8 +10,8 @@ from typing import Any
 
 import keras
 
-from tapeworks.references import Kind
-from tapeworks_workers.engine import allowed
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory import keras_classes
 
 Make = Callable[[], Any]
 
@@ -239,8 +239,8 @@ def required(cls: type) -> dict[str, Make]:
 
 def cases() -> Iterator[Case]:
     """Every class as it is by default, then with each argument changed; Keras refuses some of the values."""
-    for kind in allowed.KERAS_MODULES:
-        for cls in dict.fromkeys(allowed._classes(kind).values()):
+    for kind in keras_classes.KERAS_MODULES:
+        for cls in dict.fromkeys(keras_classes._classes(kind).values()):
             yield Case(kind, cls, None, None)
             for argument in changed(kind, cls):
                 together = (cls.__name__, argument) in _WITH
@@ -250,7 +250,7 @@ def cases() -> Iterator[Case]:
 
 def changed(kind: Kind, cls: type) -> list[str]:
     """The arguments that are changed."""
-    return [argument for argument in allowed.arguments_of(cls, kind) if argument not in _NOT_CHANGED]
+    return [argument for argument in keras_classes.arguments_of(cls, kind) if argument not in _NOT_CHANGED]
 
 
 def _others(cls: type, argument: str) -> tuple[Make, ...]:

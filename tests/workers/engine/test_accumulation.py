@@ -10,14 +10,14 @@ import tensorflow as tf
 
 from tapeworks import TrainingStep, component
 from tapeworks.errors import JobFailure
-from tapeworks.references import Kind
-from tapeworks.spec import JobSpec
-from tapeworks_workers.engine import assembly as assembling
-from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.assembly_state import restore, snapshot
-from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.checkpoint import read_values, write_values
-from tapeworks_workers.engine.step import compile_train_step
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.checkpoints.snapshot import read_values, write_values
+from tapeworks_workers.engine.factory.factory import build
+from tapeworks_workers.engine.step import assembly as assembling
+from tapeworks_workers.engine.step.assembly import Assembly, assemble
+from tapeworks_workers.engine.step.compiled_step import compile_train_step
+from tapeworks_workers.engine.step.state import restore, snapshot
 from tests.workers.engine.trainings import job, mlp, numbers, prepared, trained
 
 ELEMENT = (tf.TensorSpec([None, 4], tf.float32), tf.TensorSpec([None], tf.int64))

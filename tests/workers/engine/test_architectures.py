@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 import tapeworks
-from tapeworks.components import registry
-from tapeworks.loading import load_components
-from tapeworks.references import Kind
-from tapeworks_workers.engine.admission import admit
+from tapeworks.components.loading import load_components
+from tapeworks.components.registry import registry
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.admission.admission import admit
 from tests.workers.engine.conftest import exported, job, trained
 
 load_components([Path(__file__).with_name("architectures.py")])

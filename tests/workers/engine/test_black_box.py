@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
+from tapeworks.components.loading import load_components
 from tapeworks.errors import JobFailure
-from tapeworks.loading import load_components
-from tapeworks_workers.engine.checkpoint import read_values
+from tapeworks_workers.engine.checkpoints.snapshot import read_values
 from tests.workers.engine.trainings import SHUFFLE, Trained, attempt, job, prepared, trained
 
 PARTS = Path(__file__).with_name("epoch_parts.py")

@@ -12,7 +12,7 @@ import pytest
 import tapeworks
 from tapeworks.bundle import check, extract
 from tapeworks.errors import BundleError, FailureCode, JobFailure
-from tapeworks_workers.engine.bundle import seal
+from tapeworks_workers.engine.export.packaging import seal
 from tests.workers.engine.conftest import batches
 
 

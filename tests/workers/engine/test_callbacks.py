@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tapeworks.components.loading import load_components
 from tapeworks.errors import JobFailure
-from tapeworks.loading import load_components
 from tests.workers.engine.trainings import BATCH, attempt, job, prepared, trained
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,8 +15,8 @@ import pytest
 
 from tapeworks.bundle import check, extract
 from tapeworks.errors import JobFailure
-from tapeworks_workers.engine.certificate import check_manifest
 from tapeworks_workers.engine.observation import FACTS, ObservationRefused, read_archive, read_observation
+from tapeworks_workers.verification.certificate import check_manifest
 from tests.thorough import some
 from tests.workers.conftest import running_service
 from tests.workers.stage import Stage, staged

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tapeworks_workers.engine.checkpoint import Snapshot, read_values, write_values
+from tapeworks_workers.engine.checkpoints.snapshot import Snapshot, read_values, write_values
 from tests.workers.engine.conftest import ELEMENT, exported, job, trained
 
 

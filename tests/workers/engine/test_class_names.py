@@ -12,9 +12,9 @@ import tensorflow as tf
 from PIL import Image
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine import class_names, source_lineage
-from tapeworks_workers.engine.building import set_data_roots
-from tapeworks_workers.engine.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data import class_names, source_lineage
+from tapeworks_workers.engine.data.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.factory.factory import set_data_roots
 from tests.workers.engine.test_runner import events, records
 from tests.workers.engine.trainings import BATCH, attempt, job
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.loading import load_components
-from tapeworks_workers.engine.fields import pick
+from tapeworks.components.loading import load_components
+from tapeworks_workers.engine.data.fields import pick
 from tests.workers.engine.test_stateful_rnn import certified
 from tests.workers.engine.trainings import job, trained
 

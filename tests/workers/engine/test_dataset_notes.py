@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 from PIL import Image
 
-from tapeworks_workers.engine.files import left_out_messages, resolve_files, set_uploads
+from tapeworks_workers.engine.factory.data_files import left_out_messages, resolve_files, set_uploads
 from tests.workers.engine.test_datasets import looked
 from tests.workers.engine.test_runner import events
 from tests.workers.engine.trainings import BATCH, attempt, job

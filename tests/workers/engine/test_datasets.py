@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from tapeworks.assets import DataContent, DataFormat
+from tapeworks.client.assets import format_of
+from tapeworks.client.payloads import NothingToSend
+from tapeworks.components.loading import load_installed
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.loading import load_installed
-from tapeworks.packing import NothingToSend
-from tapeworks.references import Kind
-from tapeworks.uploaded import format_of
-from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.datasets import describe
-from tapeworks_workers.engine.files import resolve_files, set_uploads
+from tapeworks.schemas.assets import DataContent, DataFormat
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.data.preview.preview import describe
+from tapeworks_workers.engine.factory.data_files import resolve_files, set_uploads
+from tapeworks_workers.engine.factory.factory import build
 
 
 def csv(folder: Path) -> None:

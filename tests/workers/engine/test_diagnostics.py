@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from tapeworks.components import registry
+from tapeworks.components.registry import registry
 from tapeworks.errors import FAILURES, FailureCode, JobFailure, Location
-from tapeworks.references import Kind
-from tapeworks_workers.engine import diagnostics
-from tapeworks_workers.engine.pipeline import build_data
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.data.pipeline import build_data
+from tapeworks_workers.engine.diagnostics import classify
 from tests.workers.engine.trainings import BATCH, attempt, job, mlp, numbers, prepared, trained
 
 MISTAKES = {
@@ -38,7 +38,7 @@ ONLY_ON_A_GPU = "A deterministic GPU implementation of SparseTensorDenseMatmulOp
 def failure_of(spec: Any, folder: Path) -> dict[str, Any]:
     with pytest.raises(Exception) as caught:  # noqa: PT011 — whatever it is: what is made of it is looked at
         trained(spec, folder)
-    return diagnostics.failure(caught.value, spec=spec.document(), phase="compiling")
+    return classify.failure(caught.value, spec=spec.document(), phase="compiling")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -112,7 +112,7 @@ def test_what_a_running_graph_says_is_told_without_its_frames() -> None:
     said = "Graph execution error:\n\nDetected at node a/b defined at (most recent call last):\n"
     node = "\n\t [[{{node a/b}}]] [Op:__f_1]"
     running = tf.errors.InvalidArgumentError(None, None, said + frames + "no such thing" + node)
-    assert diagnostics.classify(running).message == "InvalidArgumentError: no such thing"
+    assert classify.classify(running).message == "InvalidArgumentError: no such thing"
 
 
 def test_one_model_for_several_inputs(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_elements_of_different_shapes(tmp_path: Path) -> None:
     assert failure_of(spec, tmp_path)["code"] == "invalid_spec"  # a dense layer needs to know the last dimension
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(build_data(spec).training.dataset(0))
-    failure = diagnostics.classify(caught.value)
+    failure = classify.classify(caught.value)
     assert failure.code == "invalid_data"
     assert "different shapes" in failure.message
 
@@ -152,7 +152,7 @@ def test_elements_of_different_shapes(tmp_path: Path) -> None:
     ],
 )
 def test_errors_that_are_hard_to_cause(error: Exception, code: str) -> None:
-    found = diagnostics.classify(error)
+    found = classify.classify(error)
     assert found.code == FailureCode(code)
     assert found.retryable == FAILURES[found.code].retryable
 
@@ -167,7 +167,7 @@ def test_errors_that_are_hard_to_cause(error: Exception, code: str) -> None:
     ],
 )
 def test_what_a_gpu_says_of_an_operation_without_a_deterministic_kernel(said: str) -> None:
-    found = diagnostics.classify(tf.errors.UnimplementedError(None, None, said))
+    found = classify.classify(tf.errors.UnimplementedError(None, None, said))
     assert found.message == f"ResizeNearestNeighborGrad does not work in a deterministic job: {said}"
 
 
@@ -185,9 +185,9 @@ def test_a_failure_that_was_told_stays_as_it_is() -> None:
     told = JobFailure(FailureCode.NOT_SUPPORTED, "no", hint="wait", location=Location(component="c"))
     around = RuntimeError("around it")
     around.__cause__ = told
-    assert diagnostics.classify(around) is told
-    document = diagnostics.failure(told, spec={}, phase="x")
-    again = diagnostics.revived(document)
+    assert classify.classify(around) is told
+    document = classify.failure(told, spec={}, phase="x")
+    again = classify.failure_from_dict(document)
     assert (again.code, again.message, again.hint, again.location) == (
         told.code,
         told.message,
@@ -216,7 +216,7 @@ def test_a_plan_that_is_not_for_the_batches_is_not_supported(tmp_path: Path) -> 
 
 
 def test_source_lines_are_found() -> None:
-    from tapeworks_workers.engine.sources_of_errors import component_at
+    from tapeworks_workers.engine.diagnostics.source_locations import component_at
 
     component = registry.get(Kind.STEP, "lab/Gan")
     _, first = inspect.getsourcelines(component.target)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.loading import load_components, load_installed
-from tapeworks_workers.engine.checkpoint import Snapshot, read_values, write_values
+from tapeworks.components.loading import load_components, load_installed
+from tapeworks_workers.engine.checkpoints.snapshot import Snapshot, read_values, write_values
 from tests.thorough import some
 from tests.workers.engine.conftest import exported, trained
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tapeworks.components.loading import load_components
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.loading import load_components
-from tapeworks_workers.engine.building import set_data_roots
-from tapeworks_workers.engine.pipeline import Data, build_data
+from tapeworks_workers.engine.data.pipeline import Data, build_data
+from tapeworks_workers.engine.factory.factory import set_data_roots
 from tests.workers.engine.trainings import SHUFFLE, job, numbers
 
 load_components([Path(__file__).with_name("element_order_parts.py")])

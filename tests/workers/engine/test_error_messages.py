@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tapeworks.components import registry
-from tapeworks.loading import load_components
+from tapeworks.components.loading import load_components
+from tapeworks.components.registry import registry
 from tests.workers.engine.trainings import BATCH, attempt, job
 
 PARTS = Path(__file__).with_name("message_parts.py")

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 
+from tapeworks.components.loading import load_components
 from tapeworks.errors import JobFailure
-from tapeworks.loading import load_components
-from tapeworks_workers.engine.diagnostics import classify
+from tapeworks_workers.engine.diagnostics.classify import classify
 from tests.workers.engine.trainings import BATCH, attempt, job, numbers, prepared, trained
 
 load_components([Path(__file__).with_name("epoch_parts.py")])

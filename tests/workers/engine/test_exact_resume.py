@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from tensorflow.python.framework.config import disable_op_determinism
 
-from tapeworks.spec import JobSpec
-from tapeworks_workers.engine import environment
-from tapeworks_workers.engine.building import set_data_roots
-from tapeworks_workers.engine.checkpoint_files import opened
-from tapeworks_workers.engine.control import Control, Interrupted
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks_workers.engine import runtime
+from tapeworks_workers.engine.checkpoints.files import opened
+from tapeworks_workers.engine.factory.factory import set_data_roots
+from tapeworks_workers.engine.training.control import Control, Interrupted
 from tests.thorough import some
 from tests.workers.engine.test_steps_in_jobs import CASES
 from tests.workers.engine.trainings import BATCH, SHUFFLE, Trained, job, mlp, numbers, prepared, trained
@@ -144,7 +144,7 @@ AT_THE_END = {"supervised", "weighted", "unsavable", "fused"}
 @pytest.fixture(autouse=True)
 def _deterministic() -> Iterator[None]:
     """What a runner sets for a deterministic job; a test process must take it back."""
-    environment.prepare(of())
+    runtime.prepare(of())
     yield
     disable_op_determinism()
     set_data_roots([])
@@ -249,8 +249,8 @@ def test_a_command_stops_at_the_next_boundary_and_keeps_all(tmp_path: Path, comm
 def test_another_device_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = of(data={"pipeline": [BATCH]})
     whole = trained(spec, tmp_path / "whole")
-    elsewhere = {**environment.fingerprint(), "processor": "another", "threads": "0/64"}
-    monkeypatch.setattr(environment, "fingerprint", lambda: elsewhere)
+    elsewhere = {**runtime.fingerprint(), "processor": "another", "threads": "0/64"}
+    monkeypatch.setattr(runtime, "fingerprint", lambda: elsewhere)
     resumed = trained(spec, tmp_path / "resumed", resume=at_step(whole, 3))
     (note,) = [note["message"] for note in resumed.events("note") if "another device" in note["message"]]
     assert "processor, threads" in note

@@ -7,7 +7,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tapeworks_workers.engine.example_axis import Added, Crossing, crossings
+from tapeworks_workers.engine.diagnostics.example_mixing import Added, Crossing, crossings
 from tests.thorough import some
 
 Shape = tuple[int, ...]

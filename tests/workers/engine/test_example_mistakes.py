@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from tapeworks.canonical import parse_spec
-from tapeworks.loading import load_components
-from tapeworks_workers.engine.pipeline import build_data
+from tapeworks.components.loading import load_components
+from tapeworks.spec.parsing import parse_spec
+from tapeworks_workers.engine.data.pipeline import build_data
 from tests.workers.engine.trainings import BATCH, attempt, job, numbers
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tapeworks.bundle import load
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.assembly_state import snapshot
-from tapeworks_workers.engine.saving import named_specs, save_saved_model
+from tapeworks_workers.engine.export.model_files import named_specs, save_saved_model
+from tapeworks_workers.engine.step.state import snapshot
 from tests.workers.engine.conftest import CLASSES, ELEMENT, FEATURES, batches, exported, job, layers_of, trained
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.bundle import load
-from tapeworks.loading import load_components
+from tapeworks.components.loading import load_components
 from tests.workers.engine.conftest import CLASSES, batches, exported, job, trained
 
 BLOCK = '''

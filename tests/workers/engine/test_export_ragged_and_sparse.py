@@ -111,7 +111,7 @@ def main(root, folder):
     sys.path.insert(0, root)
     import resource
     from pathlib import Path
-    from tapeworks.loading import load_components
+    from tapeworks.components.loading import load_components
     from tests.workers.engine.trainings import attempt, job
 
     load_components([Path(folder) / "wide.py"])

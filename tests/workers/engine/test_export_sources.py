@@ -6,10 +6,10 @@ from pathlib import Path
 import keras
 import pytest
 
-from tapeworks.components import Component, registry
-from tapeworks.loading import load_components
-from tapeworks.references import Kind
-from tapeworks_workers.engine.component_sources import copy_sources, used_components
+from tapeworks.components.loading import load_components
+from tapeworks.components.registry import Component, registry
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.export.component_sources import copy_sources, used_components
 
 PACKAGE = {
     "acme_pack/__init__.py": "from acme_pack.layers.twice import Twice\n",

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tapeworks.cli.main import app
-from tapeworks.loading import load_components
-from tapeworks.spec import JobSpec
-from tapeworks_workers.engine.checkpoint import Snapshot
-from tapeworks_workers.engine.checkpoint_files import opened
+from tapeworks.components.loading import load_components
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks_workers.engine.checkpoints.files import opened
+from tapeworks_workers.engine.checkpoints.snapshot import Snapshot
 from tests.workers.engine.trainings import SHUFFLE, attempt, job, numbers, trained
 
 load_components([Path(__file__).with_name("epoch_parts.py")])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from examples.serving import DATA, EXAMPLES
-from tapeworks.canonical import parse_spec
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build, set_data_roots
+from tapeworks.spec.parsing import parse_spec
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build, set_data_roots
 from tests.workers.engine.trainings import job, numbers, prepared
 
 

@@ -9,12 +9,12 @@ import pytest
 import tensorflow as tf
 
 from tapeworks import Callback, TrainingStep, component
-from tapeworks.components import registry
+from tapeworks.components.loading import load_components
+from tapeworks.components.registry import registry
+from tapeworks.components.uncalled_methods import check_uncalled, uncalled_of_libraries
 from tapeworks.errors import ComponentError, JobFailure
-from tapeworks.loading import load_components
-from tapeworks.references import Kind
-from tapeworks.uncalled_methods import check_uncalled, uncalled_of_libraries
-from tapeworks_workers.engine.building import build
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build
 from tests.workers.engine.trainings import Trained, job, numbers, prepared, trained
 
 load_components([Path(__file__).with_name("hook_parts.py")])

@@ -21,13 +21,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tapeworks.assets import DataFormat
-from tapeworks.components import registry
+from tapeworks.components.loading import load_installed
+from tapeworks.components.registry import registry
 from tapeworks.errors import JobFailure
-from tapeworks.loading import load_installed
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build, set_data_roots
-from tapeworks_workers.engine.datasets import describe
+from tapeworks.schemas.assets import DataFormat
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.data.preview.preview import describe
+from tapeworks_workers.engine.factory.factory import build, set_data_roots
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "data.md"
 load_installed()

@@ -13,12 +13,12 @@ import tensorflow as tf
 import tapeworks
 from examples import from_keras
 from examples.serving import EXAMPLES
-from tapeworks.canonical import parse_spec
+from tapeworks.components.loading import load_installed
 from tapeworks.errors import ComponentError
-from tapeworks.loading import load_installed
-from tapeworks.references import Kind
-from tapeworks_workers.engine.assembly import assemble
-from tapeworks_workers.engine.building import build
+from tapeworks.spec.parsing import parse_spec
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build
+from tapeworks_workers.engine.step.assembly import assemble
 
 load_installed()
 DATA = {"source": "digits", "pipeline": [{"op": "batch", "batch_size": 32}]}

@@ -13,11 +13,11 @@ import pytest
 import tensorflow as tf
 
 import tapeworks
-from tapeworks.components import component
+from tapeworks.components.loading import load_installed
+from tapeworks.components.registry import component
 from tapeworks.errors import ComponentError
-from tapeworks.loading import load_installed
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build
 
 load_installed()
 DATA = {"source": "digits", "pipeline": [{"op": "batch", "batch_size": 32}]}

@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 
 import tapeworks
+from tapeworks.components.loading import load_installed
 from tapeworks.errors import ComponentError
-from tapeworks.loading import load_installed
-from tapeworks_workers.engine.assembly import assemble
-from tapeworks_workers.engine.step import compile_train_step
+from tapeworks_workers.engine.step.assembly import assemble
+from tapeworks_workers.engine.step.compiled_step import compile_train_step
 from tests.thorough import some
 
 load_installed()

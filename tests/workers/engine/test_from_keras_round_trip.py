@@ -9,13 +9,13 @@ from typing import Any
 import keras
 import pytest
 
+from tapeworks.components.loading import load_installed
 from tapeworks.errors import ComponentError
-from tapeworks.keras_models import _complete
-from tapeworks.keras_references import check_rebuilt, left_out, reference
-from tapeworks.loading import load_installed
-from tapeworks.references import Kind
+from tapeworks.keras.models import _complete
+from tapeworks.keras.references import check_rebuilt, left_out, reference
+from tapeworks.spec.references import Kind
 from tapeworks_workers.components.models.functional import check_config
-from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.factory.factory import build
 from tests.workers.engine.keras_arguments import Case, cases, changed
 
 load_installed()

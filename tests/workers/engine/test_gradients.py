@@ -9,13 +9,13 @@ import pytest
 import tensorflow as tf
 
 from tapeworks import GradientTransform, TrainingStep, component
+from tapeworks.components.loading import load_components
 from tapeworks.errors import JobFailure
-from tapeworks.loading import load_components
-from tapeworks.spec import JobSpec
-from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.assembly_state import restore, snapshot
-from tapeworks_workers.engine.saving import compile_arguments
-from tapeworks_workers.engine.step import compile_train_step
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks_workers.engine.export.model_files import compile_arguments
+from tapeworks_workers.engine.step.assembly import Assembly, assemble
+from tapeworks_workers.engine.step.compiled_step import compile_train_step
+from tapeworks_workers.engine.step.state import restore, snapshot
 from tests.workers.engine.trainings import job, mlp, numbers, trained
 
 ROOT = Path(__file__).resolve().parents[3]

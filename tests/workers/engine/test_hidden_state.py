@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tapeworks.components.loading import load_components
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.loading import load_components
 from tests.thorough import some
 from tests.workers.engine.test_resume import assert_same, deterministic, noisy  # noqa: F401
 from tests.workers.engine.test_training import gan

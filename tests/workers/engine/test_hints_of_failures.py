@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tapeworks.components.loading import load_components
 from tapeworks.errors import FAILURES, FailureCode
-from tapeworks.loading import load_components
 from tests.thorough import some
 from tests.workers.engine.trainings import BATCH, attempt, job, mlp, numbers
 

@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from tapeworks import TrainingStep, component
 from tapeworks.errors import JobFailure
-from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.assembly_state import snapshot
-from tapeworks_workers.engine.checkpoint import write_values
-from tapeworks_workers.engine.inputs import Inputs
-from tapeworks_workers.engine.starting import Start
+from tapeworks_workers.engine.checkpoints.snapshot import write_values
+from tapeworks_workers.engine.factory.earlier_jobs import Inputs
+from tapeworks_workers.engine.models.initial_state import InitialState
+from tapeworks_workers.engine.step.assembly import Assembly, assemble
+from tapeworks_workers.engine.step.state import snapshot
 from tests.workers.engine.trainings import job
 
 ELEMENT = (tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int64))
@@ -67,7 +67,7 @@ def stacked(*layers: dict[str, Any], name: str | None = None, **keys: Any) -> di
     return {"component": "sequential", "config": {"layers": list(layers), **named}, **keys}
 
 
-def earlier(model: dict[str, Any], folder: Path, role: str = "model", **parts: Any) -> tuple[Start, keras.Model]:
+def earlier(model: dict[str, Any], folder: Path, role: str = "model", **parts: Any) -> tuple[InitialState, keras.Model]:
     """What a job with this model left, and the model; no two values are alike."""
     assembly = assemble(job(model=model, **parts), ELEMENT)
     made = assembly.models[role]
@@ -77,16 +77,16 @@ def earlier(model: dict[str, Any], folder: Path, role: str = "model", **parts: A
     return given(assembly, folder), made
 
 
-def given(assembly: Assembly, folder: Path) -> Start:
+def given(assembly: Assembly, folder: Path) -> InitialState:
     """The state of a job as the agent gives it to a later attempt."""
     write_values(snapshot(assembly, {}), folder / "state")
     with tarfile.open(folder / "state.tar", "w") as archive:
         for file in sorted((folder / "state").iterdir()):
             archive.add(file, arcname=file.name)
-    return Start(inputs=Inputs.of([{"from": "job_1", "kind": "checkpoint", "path": "state.tar"}], folder))
+    return InitialState(inputs=Inputs.of([{"from": "job_1", "kind": "checkpoint", "path": "state.tar"}], folder))
 
 
-def second(model: dict[str, Any], start: Start, **state: Any) -> Assembly:
+def second(model: dict[str, Any], start: InitialState, **state: Any) -> Assembly:
     """A job whose second role begins with the earlier model, its layers numbered after those of the first role."""
     models = {
         "first": stacked(dense(4), dense(1)),
@@ -240,7 +240,7 @@ def test_a_name_that_keras_numbered_is_reported_with_its_layer() -> None:
     assert assemble(job(model=named), ELEMENT).notes() == []
 
 
-def job_of(model: dict[str, Any], start: Start, **state: Any) -> Assembly:
+def job_of(model: dict[str, Any], start: InitialState, **state: Any) -> Assembly:
     return assemble(job(model={**model, "initial_state": {"from": "job_1", **state}}), ELEMENT, start=start)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from tapeworks.loading import load_components
-from tapeworks_workers.engine.flops import flops
-from tapeworks_workers.engine.quote import Measured, quote
+from tapeworks.components.loading import load_components
+from tapeworks_workers.engine.graph.flops import flops
+from tapeworks_workers.engine.validation.estimate import Measurements, quote
 from tests.workers.engine.trainings import BATCH, SHUFFLE, attempt, job, mlp, numbers
 
 load_components([Path(__file__).with_name(name) for name in ("lab_mistakes.py", "epoch_parts.py")])
@@ -84,7 +84,7 @@ def test_what_a_job_takes_lies_in_its_quote(validated: tuple[Frames, Path], tmp_
 
 
 def test_a_quote_is_a_range_around_what_was_measured() -> None:
-    measured = Measured(4.0, [(1, 2.0), (10, 2.0), (20, 2.0)], [(10, 5, 1.0)], 100)
+    measured = Measurements(4.0, [(1, 2.0), (10, 2.0), (20, 2.0)], [(10, 5, 1.0)], 100)
     told = quote(job(training={"epochs": 3}, export=None), measured, steps_per_epoch=50)
     assert told["steps"] == 150
     low, high = told["seconds"]

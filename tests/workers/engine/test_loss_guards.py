@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+from tapeworks.components.loading import load_components
 from tapeworks.errors import JobFailure
-from tapeworks.loading import load_components
 from tests.workers.engine.trainings import CROSS_ENTROPY, attempt, job, mlp, prepared, trained
 
 PARTS = Path(__file__).with_name("output_parts.py")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tapeworks.loading import load_components
+from tapeworks.components.loading import load_components
 from tests.workers.engine.trainings import attempt, job, numbers, prepared, trained
 
 PARTS = Path(__file__).with_name("metric_parts.py")

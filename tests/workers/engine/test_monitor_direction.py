@@ -11,12 +11,12 @@ import pytest
 from keras.src.trainers.compile_utils import MetricsList
 
 from tapeworks import component
-from tapeworks.components import registry
+from tapeworks.components.loading import load_components
+from tapeworks.components.registry import registry
 from tapeworks.errors import ComponentError, JobFailure
-from tapeworks.loading import load_components
-from tapeworks.references import Kind
-from tapeworks_workers.engine.assembly import assemble
-from tapeworks_workers.engine.monitor_direction import Directions
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.step.assembly import assemble
+from tapeworks_workers.engine.training.monitor_direction import Directions
 from tests.workers.engine.conftest import ELEMENT
 from tests.workers.engine.trainings import BATCH, attempt, job, numbers, prepared, trained
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks_workers.engine.one_pass import one_pass_adam
+from tapeworks_workers.engine.graph.adam_kernel import one_pass_adam
 
 OPTIMIZERS = {
     "Adam": lambda: keras.optimizers.Adam(0.01),

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.diagnostics import classify
-from tapeworks_workers.engine.feed import Feed
-from tapeworks_workers.engine.pipeline import Data, build_data
+from tapeworks_workers.engine.data.batch_iterator import BatchIterator
+from tapeworks_workers.engine.data.pipeline import Data, build_data
+from tapeworks_workers.engine.diagnostics.classify import classify
 from tests.workers.engine.trainings import BATCH, SHUFFLE, job, numbers, trained
 
 SENTENCES = {"component": "lab/Sequences", "config": {"form": "ragged"}}
@@ -220,7 +220,7 @@ def test_a_pass_resumes_in_its_middle_exactly(tmp_path: Path, source: Any, pipel
     def spec() -> Data:
         return data_of(source, *pipeline)
 
-    def taken(feed: Feed, count: int | None = None) -> list[Any]:
+    def taken(feed: BatchIterator, count: int | None = None) -> list[Any]:
         elements = []
         for element in feed.iterator:
             elements.append(tf.nest.map_structure(plain, element))
@@ -229,11 +229,11 @@ def test_a_pass_resumes_in_its_middle_exactly(tmp_path: Path, source: Any, pipel
                 break
         return elements
 
-    whole = taken(Feed(spec().training, number=1))
-    first = Feed(spec().training, number=1)
+    whole = taken(BatchIterator(spec().training, number=1))
+    first = BatchIterator(spec().training, number=1)
     begun = taken(first, 2)
     assert first.save(tmp_path), "tf.data can save it"
-    resumed = Feed(spec().training, number=1, position=2)
+    resumed = BatchIterator(spec().training, number=1, position=2)
     resumed.resume(tmp_path)
     assert resumed.savable
     assert [*begun, *taken(resumed)] == whole

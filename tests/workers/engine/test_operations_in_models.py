@@ -15,11 +15,11 @@ import tensorflow as tf
 from keras import ops
 
 import tapeworks
+from tapeworks.components.loading import load_installed
 from tapeworks.errors import ComponentError
-from tapeworks.loading import load_installed
-from tapeworks.references import Kind
+from tapeworks.spec.references import Kind
 from tapeworks_workers.components.models.functional import OF_FUNCTIONS, OPERATIONS
-from tapeworks_workers.engine.building import build
+from tapeworks_workers.engine.factory.factory import build
 from tests.thorough import some
 from tests.workers.engine.conftest import exported, trained
 

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 
+from tapeworks.components.loading import load_components
 from tapeworks.errors import JobFailure
-from tapeworks.loading import load_components
-from tapeworks.spec import JobSpec
-from tapeworks_workers.engine.saving import compile_arguments, save_keras
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks_workers.engine.export.model_files import compile_arguments, save_keras
 from tests.workers.engine.output_parts import functional
 from tests.workers.engine.trainings import Trained, job, prepared, trained
 

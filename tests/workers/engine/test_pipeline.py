@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine import splitting
-from tapeworks_workers.engine.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data.splitting import splits
 from tests.workers.engine.trainings import BATCH, SHUFFLE, job, numbers
 
 
@@ -39,7 +39,7 @@ def test_random_splits_share_every_element_once(form: str) -> None:
 
 def test_a_source_too_large_for_memory_is_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
     in_memory = data_of(validation=0.2)
-    monkeypatch.setattr(splitting, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(splits, "IN_MEMORY_BYTES", 0)
     filtered = data_of(validation=0.2)
     assert elements(filtered.validation) == elements(in_memory.validation)
     assert elements(filtered.training) == elements(in_memory.training)

@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import JobFailure
-from tapeworks_workers.engine import operations
-from tapeworks_workers.engine.control import Control, Interrupted
-from tapeworks_workers.engine.feed import Cursor, Feed
-from tapeworks_workers.engine.gathering import Rows, find
-from tapeworks_workers.engine.pipeline import build_data
-from tapeworks_workers.engine.plans import calibration, choose, why_not
-from tapeworks_workers.engine.plans.verdicts import Verdict, Verdicts
+from tapeworks_workers.engine.data import operations
+from tapeworks_workers.engine.data.batch_iterator import BatchIterator, Cursor
+from tapeworks_workers.engine.data.in_memory import Rows, find
+from tapeworks_workers.engine.data.pipeline import build_data
+from tapeworks_workers.engine.plans import autotune, choose, why_not
+from tapeworks_workers.engine.plans.autotune_cache import AutotuneRecord, Verdicts
+from tapeworks_workers.engine.training.control import Control, Interrupted
 from tests.workers.engine.trainings import BATCH, SHUFFLE, job, mlp, numbers, prepared, trained
 
 DROPPED = {"op": "batch", "batch_size": 10, "drop_remainder": True}
@@ -128,7 +128,7 @@ def test_what_is_found_to_be_rows() -> None:
 
 def test_a_feed_counts_passes_where_the_stream_has_no_end() -> None:
     split = build_data(job(data={"source": numbers(25), "pipeline": [SHUFFLE, BATCH]})).training
-    feed = Feed(split, of_rows=True)
+    feed = BatchIterator(split, of_rows=True)
     cursor = feed.iterator
     assert isinstance(cursor, Cursor)
     feed.advance(2)
@@ -136,7 +136,7 @@ def test_a_feed_counts_passes_where_the_stream_has_no_end() -> None:
     feed.advance(2)
     assert (feed.number, feed.position) == (1, 1)
     assert feed.iterator is cursor
-    again = Feed(split, number=feed.number, position=feed.position).iterator
+    again = BatchIterator(split, number=feed.number, position=feed.position).iterator
     whole = list(split.stream(0).take(6)) if split.stream is not None else []
     np.testing.assert_array_equal(next(again)[0], whole[4][0])
 
@@ -230,8 +230,8 @@ def printing() -> dict[str, Any]:
 @pytest.fixture
 def eager_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials pay at once and measure for a moment only."""
-    monkeypatch.setattr(calibration, "PAYS", 0.0)
-    monkeypatch.setattr(calibration, "MEASURED_SECONDS", 0.02)
+    monkeypatch.setattr(autotune, "PAYS", 0.0)
+    monkeypatch.setattr(autotune, "MEASURED_SECONDS", 0.02)
 
 
 @pytest.mark.usefixtures("eager_to_try")
@@ -245,20 +245,20 @@ def test_a_calibration_trains_every_step_once_and_tells_what_it_measured(tmp_pat
     assert told[0]["plans"].keys() == {"loop", "fused"}
     rates = {name: one["steps_per_second"] for name, one in told[0]["plans"].items()}
     assert told[0]["plan"] == result.training.counters.plan
-    assert (told[0]["plan"] == "fused") == (rates["fused"] > calibration.FASTER * rates["loop"])
+    assert (told[0]["plan"] == "fused") == (rates["fused"] > autotune.FASTER * rates["loop"])
     again = prepared(job(data=SOURCES["rows"], training=training), tmp_path / "again", resume=result.checkpoints()[-1])
     assert again.training.counters.plan == told[0]["plan"]
 
 
 def test_a_candidate_is_as_fast_as_its_fastest_long_call() -> None:
     after_a_compilation, slowed_down, short_batch_alone = (1, 0.5), (16, 0.9), (2, 0.001)
-    assert calibration._rate([after_a_compilation, (16, 0.4), slowed_down, (18, 0.3), short_batch_alone]) == 60.0
-    assert calibration._rate([(1, 0.5)]) == 2.0
+    assert autotune._rate([after_a_compilation, (16, 0.4), slowed_down, (18, 0.3), short_batch_alone]) == 60.0
+    assert autotune._rate([(1, 0.5)]) == 2.0
 
 
 @pytest.mark.parametrize(("rate", "stacked"), [(0.1, 1), (40.0, 32), (54.0, 64), (1000.0, 1024)])
 def test_a_stack_holds_what_a_call_takes(rate: float, stacked: int) -> None:
-    assert calibration._stacked(rate) == stacked
+    assert autotune._stacked(rate) == stacked
 
 
 @pytest.mark.usefixtures("eager_to_try")
@@ -302,9 +302,9 @@ def test_a_model_with_convolutions_is_not_tried_on_a_cpu(tmp_path: Path) -> None
         {"component": "keras/Dense", "config": {"units": 3}},
     ]
     spec = job(data=SOURCES["rows"], model={"component": "sequential", "config": {"layers": layers}})
-    assert any("Conv" in kind for kind in calibration._operations(prepared(spec, tmp_path).training.step))
+    assert any("Conv" in kind for kind in autotune._operations(prepared(spec, tmp_path).training.step))
     plain = prepared(job(model=mlp()), tmp_path / "plain").training.step
-    assert not any("Conv" in kind for kind in calibration._operations(plain))
+    assert not any("Conv" in kind for kind in autotune._operations(plain))
 
 
 # ── what earlier calibrations found ──────────────────────────────────────────────────────────────
@@ -364,9 +364,9 @@ def test_only_steps_that_take_the_same_time_are_alike(tmp_path: Path) -> None:
 def test_a_verdict_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
     file = tmp_path / "one.json"
     file.write_text(text)
-    assert Verdict(file).read() == {}
-    Verdict(file).write({"loop": {}})
-    assert Verdict(file).read() == {"loop": {}}
+    assert AutotuneRecord(file).read() == {}
+    AutotuneRecord(file).write({"loop": {}})
+    assert AutotuneRecord(file).read() == {"loop": {}}
     assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
 
 

@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from tapeworks import TrainingStep, component
 from tapeworks.errors import JobFailure
-from tapeworks.spec import JobSpec
-from tapeworks_workers.engine import assembly as assembling
-from tapeworks_workers.engine.assembly import assemble
-from tapeworks_workers.engine.saving import compile_arguments, save_keras
-from tapeworks_workers.engine.step import compile_train_step
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks_workers.engine.export.model_files import compile_arguments, save_keras
+from tapeworks_workers.engine.step import assembly as assembling
+from tapeworks_workers.engine.step.assembly import assemble
+from tapeworks_workers.engine.step.compiled_step import compile_train_step
 from tests.workers.engine import conftest as exporting
 from tests.workers.engine.trainings import job, prepared, trained
 

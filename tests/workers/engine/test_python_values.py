@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tapeworks.components import registry
-from tapeworks.jobs import ComponentEntry, RefusedComponent
-from tapeworks.loading import load_components
-from tapeworks.references import Kind
-from tapeworks_workers.engine import python_randomness
-from tapeworks_workers.engine.admission import admit
-from tapeworks_workers.engine.python_state import UserCode
+from tapeworks.components.loading import load_components
+from tapeworks.components.registry import registry
+from tapeworks.schemas.jobs import ComponentEntry, RefusedComponent
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.admission.admission import admit
+from tapeworks_workers.engine.diagnostics import python_randomness
+from tapeworks_workers.engine.step.checks.python_state import UserCode
 from tests.workers.engine.trainings import CROSS_ENTROPY, attempt, job, mlp, prepared
 
 PARTS = Path(__file__).with_name("lab_python_values.py")

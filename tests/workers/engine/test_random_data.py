@@ -13,12 +13,12 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
+from tapeworks.components.loading import load_components
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.loading import load_components
-from tapeworks.spec import JobSpec
-from tapeworks_workers.engine import environment
-from tapeworks_workers.engine.feed import Feed
-from tapeworks_workers.engine.pipeline import Data, build_data
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks_workers.engine import runtime
+from tapeworks_workers.engine.data.batch_iterator import BatchIterator
+from tapeworks_workers.engine.data.pipeline import Data, build_data
 from tests.thorough import some
 from tests.workers.engine.trainings import attempt, job, trained
 
@@ -49,7 +49,7 @@ def spec(*pipeline: dict[str, Any], form: str = "plain", **changes: Any) -> JobS
 
 @pytest.fixture(autouse=True)
 def _deterministic() -> Iterator[None]:
-    environment.prepare(spec(BATCH))
+    runtime.prepare(spec(BATCH))
     yield
     disable_op_determinism()
 
@@ -65,7 +65,7 @@ def x_of(data: Data, number: int) -> np.ndarray:
 @pytest.mark.parametrize("name", ["Translate", "Generated"])
 def test_a_generator_gives_what_a_map_of_plain_keras_gets(name: str) -> None:
     """Pass after pass, drawn in the order of the elements."""
-    from tapeworks.components import registry
+    from tapeworks.components.registry import registry
 
     ours = build_data(spec(use(name), BATCH))
     function = registry.get("transform", f"dice/{name}").target()
@@ -119,7 +119,7 @@ def built(given: JobSpec, process: int) -> Data:
     return data
 
 
-def batches(feed: Feed, count: int, stops: dict[int, Path]) -> list[bytes]:
+def batches(feed: BatchIterator, count: int, stops: dict[int, Path]) -> list[bytes]:
     """So many batches as a training takes them; the feed is saved before those with the numbers `stops`."""
     taken: list[bytes] = []
     while len(taken) < count:
@@ -141,11 +141,11 @@ def test_a_resumed_feed_gives_the_same_batches(tmp_path: Path, name: str) -> Non
     data = built(EXACT[name], 1)
     assert data.remarks.all() == []
     stops = {at: tmp_path / str(at) for at in (2, 5, 7)}
-    whole = batches(Feed(data.training), 12, stops)
+    whole = batches(BatchIterator(data.training), 12, stops)
     assert whole[:4] != whole[5:9] or "once" in name or "cache" in name or "read" in name or name == "source"
     for at, folder in stops.items():
         number, position = map(int, (folder / "place").read_text().split())
-        feed = Feed(built(EXACT[name], at).training, number=number, position=position)
+        feed = BatchIterator(built(EXACT[name], at).training, number=number, position=position)
         assert feed.resume(folder) in ("start", "iterator", "number")
         assert batches(feed, 12 - at, {}) == whole[at:], f"resumed at batch {at}"
 
@@ -154,8 +154,8 @@ def test_a_sample_of_sources_ends_after_a_resume(tmp_path: Path) -> None:
     """One source has ended where it is saved."""
     sources = [{"source": pictures(size=4)}, {"source": pictures(size=20)}]
     drawn = {"source": {"component": "sample", "config": {"sources": sources}}}
-    whole = batches(Feed(built(spec(BATCH, data=drawn), 1).training), 10, {4: tmp_path / "4"})
-    feed = Feed(built(spec(BATCH, data=drawn), 2).training, position=4)
+    whole = batches(BatchIterator(built(spec(BATCH, data=drawn), 1).training), 10, {4: tmp_path / "4"})
+    feed = BatchIterator(built(spec(BATCH, data=drawn), 2).training, position=4)
     assert feed.resume(tmp_path / "4") == "iterator"
     assert batches(feed, 6, {}) == whole[4:]
 
@@ -165,8 +165,8 @@ def test_a_sample_of_unknown_size_is_skipped_to(tmp_path: Path) -> None:
     keep = use("kept", "filter")
     sources = [{"source": pictures(size=4), "pipeline": [keep]}, {"source": pictures(size=20), "pipeline": [keep]}]
     given = spec(BATCH, data={"source": {"component": "sample", "config": {"sources": sources}}})
-    whole = batches(Feed(built(given, 1).training), 10, {3: tmp_path / "3"})
-    feed = Feed(built(given, 2).training, position=3)
+    whole = batches(BatchIterator(built(given, 1).training), 10, {3: tmp_path / "3"})
+    feed = BatchIterator(built(given, 2).training, position=3)
     assert feed.resume(tmp_path / "3") == "skipped"
     assert batches(feed, 7, {}) == whole[3:]
 
@@ -259,7 +259,7 @@ def validated(given: JobSpec, folder: Path, fork: Any) -> tuple[dict[str, Any], 
         assert message["verifier"] == "resume"
         files = [str(PARTS), str(PARTS.with_name("lab_parts.py"))]
         answer: dict[str, Any] = fork(
-            "tapeworks_workers.engine.resume_test:main", bar=False, bundle=str(folder / message["bundle"]),
+            "tapeworks_workers.engine.validation.resume_test:main", bar=False, bundle=str(folder / message["bundle"]),
             components=files,
         )  # fmt: skip
         return answer

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks_workers.engine.randomness import Streams, normal, philox, uniform
+from tapeworks_workers.engine.graph.randomness import Streams, normal, philox, uniform
 
 SEED = [7, 21]
 N = 200_000

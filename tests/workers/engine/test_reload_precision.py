@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.loading import load_components
+from tapeworks.components.loading import load_components
 from tests.workers.engine.conftest import exported, job, trained
 
 load_components([Path(__file__).with_name("reload_parts.py")])

@@ -11,10 +11,10 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from tapeworks.errors import JobFailure
-from tapeworks_workers.engine import environment
-from tapeworks_workers.engine.assembly_state import restore, snapshot
-from tapeworks_workers.engine.checkpoint import Snapshot, read_values, write_values
-from tapeworks_workers.engine.checkpoint_files import CheckpointFiles, opened
+from tapeworks_workers.engine import runtime
+from tapeworks_workers.engine.checkpoints.files import CheckpointFiles, opened
+from tapeworks_workers.engine.checkpoints.snapshot import Snapshot, read_values, write_values
+from tapeworks_workers.engine.step.state import restore, snapshot
 from tests.workers.engine.test_training import gan
 from tests.workers.engine.trainings import BATCH, SHUFFLE, Trained, job, mlp, numbers, prepared, trained
 
@@ -22,7 +22,7 @@ from tests.workers.engine.trainings import BATCH, SHUFFLE, Trained, job, mlp, nu
 @pytest.fixture
 def deterministic() -> Iterator[None]:
     """What a runner sets for a deterministic job; a test process must take it back."""
-    environment.prepare(job(training={"deterministic": True}))
+    runtime.prepare(job(training={"deterministic": True}))
     yield
     disable_op_determinism()
 

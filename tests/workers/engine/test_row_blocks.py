@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from tapeworks.loading import load_installed
-from tapeworks.operations import Batch
-from tapeworks.references import Kind, ReferenceFields
-from tapeworks.splits import Split
+from tapeworks.components.loading import load_installed
+from tapeworks.spec.pipeline_ops import Batch
+from tapeworks.spec.references import Kind, ReferenceFields
+from tapeworks.spec.splits import Split
 from tapeworks_workers.components.sources import parts, row_blocks
-from tapeworks_workers.engine import splitting
-from tapeworks_workers.engine.building import build, set_data_roots
-from tapeworks_workers.engine.origins import Setting, open_source, piped
+from tapeworks_workers.engine.data.sources import PipelineContext, apply_pipeline, open_source
+from tapeworks_workers.engine.data.splitting import splits
+from tapeworks_workers.engine.factory.factory import build, set_data_roots
 
 SIZES = [1, 23, 40]
 ROWS = sum(SIZES)
@@ -36,7 +36,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         start += size
     set_data_roots([tmp_path])
     monkeypatch.setattr(parts, "WHOLE_FILE_BYTES", 0)
-    monkeypatch.setattr(splitting, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(splits, "IN_MEMORY_BYTES", 0)
     return tmp_path
 
 
@@ -84,8 +84,8 @@ def test_splits_are_those_of_the_elements(fractions: dict[str, Split], known: bo
     dataset = rows()
     if not known:
         dataset = row_blocks.chosen(dataset, lambda numbers: numbers >= 0)
-    right = splitting.split(plain(dataset), fractions, seed=5)
-    made = splitting.split(dataset, fractions, seed=5)
+    right = splits.split(plain(dataset), fractions, seed=5)
+    made = splits.split(dataset, fractions, seed=5)
     for name, one in made.datasets.items():
         assert row_blocks.batched(one, 3, drop_remainder=False) is not None, "cut from blocks again"
         assert listed(one) == listed(right.datasets[name])
@@ -100,11 +100,11 @@ def test_splits_are_those_of_the_elements(fractions: dict[str, Split], known: bo
 def test_a_job_uses_blocks_and_an_iterator_continues_with_the_next_batch(
     tmp_path: Path, split: float | None, taken: int
 ) -> None:
-    setting = Setting(seed=3, deterministic=True)
+    setting = PipelineContext(seed=3, deterministic=True)
     origin = open_source(ReferenceFields(component="parquet", config=CONFIG), setting, pointer="/data/source")
     raw = origin.split({} if split is None else {"validation": Split(fraction=split)})["training"]
     pipeline = [Batch(op="batch", batch_size=4)]
-    made = piped(raw, pipeline, split="training", setting=setting, pointer="/data/pipeline").dataset(0)
+    made = apply_pipeline(raw, pipeline, split="training", setting=setting, pointer="/data/pipeline").dataset(0)
     assert "Rebatch" in str([type(one).__name__ for one in _all(made)])
     right = listed(made)
     assert right == listed(plain(raw.dataset(0)).batch(4))
@@ -132,7 +132,7 @@ def test_all_rows_at_once_are_those_of_the_elements(monkeypatch: pytest.MonkeyPa
     dataset = rows()
     (right,) = listed(plain(dataset).batch(ROWS))
     assert tf.nest.map_structure(plain_value, row_blocks.whole(dataset)) == right
-    monkeypatch.setattr(splitting, "IN_MEMORY_BYTES", 1 << 30)
+    monkeypatch.setattr(splits, "IN_MEMORY_BYTES", 1 << 30)
     fractions = {"validation": Split(fraction=0.3)}
-    made, plainly = (splitting.split(one, fractions, seed=1).datasets for one in (dataset, plain(dataset)))
+    made, plainly = (splits.split(one, fractions, seed=1).datasets for one in (dataset, plain(dataset)))
     assert {name: listed(one) for name, one in made.items()} == {name: listed(one) for name, one in plainly.items()}

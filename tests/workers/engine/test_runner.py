@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tapeworks.jobs import State
+from tapeworks.schemas.jobs import State
 from tests.workers.engine.trainings import BATCH, SHUFFLE, attempt, job, mlp, numbers
 
 DIGITS = {

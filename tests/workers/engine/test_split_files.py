@@ -14,10 +14,10 @@ from PIL import Image
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.components.sources import parts
-from tapeworks_workers.engine import splitting
-from tapeworks_workers.engine.building import set_data_roots
-from tapeworks_workers.engine.files import set_uploads
-from tapeworks_workers.engine.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data.splitting import splits
+from tapeworks_workers.engine.factory.data_files import set_uploads
+from tapeworks_workers.engine.factory.factory import set_data_roots
 from tests.workers.engine.test_datasets import looked
 from tests.workers.engine.trainings import BATCH, attempt, job
 
@@ -201,7 +201,7 @@ def test_windows_by_file_are_those_of_numpy_for_each_file(
 ) -> None:
     if streamed:
         monkeypatch.setattr(parts, "WHOLE_FILE_BYTES", 0)
-        monkeypatch.setattr(splitting, "IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr(splits, "IN_MEMORY_BYTES", 0)
     lengths = (300, 4, 2, 5, 301)  # beyond the 256 windows that are cut together, and too short ones
     made = series(tmp_path, format, lengths)
     set_data_roots([tmp_path])
@@ -226,7 +226,7 @@ def test_an_iterator_of_windows_by_file_is_saved_inside_a_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "WHOLE_FILE_BYTES", 0)
-    monkeypatch.setattr(splitting, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(splits, "IN_MEMORY_BYTES", 0)
     series(tmp_path, "csv", (300, 40))
     set_data_roots([tmp_path])
     data, _ = windowed(

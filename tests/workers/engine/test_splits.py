@@ -16,9 +16,10 @@ from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.components.sources import parts
-from tapeworks_workers.engine import field_values, splitting
-from tapeworks_workers.engine.building import set_data_roots
-from tapeworks_workers.engine.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data.splitting import field_values
+from tapeworks_workers.engine.data.splitting import splits as splitting
+from tapeworks_workers.engine.factory.factory import set_data_roots
 from tests.workers.engine.trainings import BATCH, job, numbers
 
 ROWS = 997

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.canonical import parse_spec
 from tapeworks.errors import JobFailure
-from tapeworks.references import Kind
-from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.assembly_state import restore, snapshot
-from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.bundle import seal
-from tapeworks_workers.engine.checkpoint import read_values
-from tapeworks_workers.engine.inputs import Inputs
-from tapeworks_workers.engine.layer_paths import layers_by_path
-from tapeworks_workers.engine.starting import Start
-from tapeworks_workers.engine.step import compile_train_step
+from tapeworks.spec.parsing import parse_spec
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.checkpoints.snapshot import read_values
+from tapeworks_workers.engine.export.packaging import seal
+from tapeworks_workers.engine.factory.earlier_jobs import Inputs
+from tapeworks_workers.engine.factory.factory import build
+from tapeworks_workers.engine.models.initial_state import InitialState
+from tapeworks_workers.engine.models.layer_paths import layers_by_path
+from tapeworks_workers.engine.step.assembly import Assembly, assemble
+from tapeworks_workers.engine.step.compiled_step import compile_train_step
+from tapeworks_workers.engine.step.state import restore, snapshot
 from tests.workers.engine import trainings  # noqa: F401  # registers lab_parts
 from tests.workers.engine.conftest import exported
 
@@ -99,7 +99,7 @@ def test_what_was_learned_is_restored_and_not_learned_again() -> None:
     first = assembled(job(texts_and_numbers()), NAMED, named_batches())
     state = snapshot(first, {})
     other = tf.data.Dataset.from_tensor_slices(({"words": [b"other"], "height": [[1.0]]}, [0])).batch(1)
-    start = Start(lambda: other, restored=state.values)
+    start = InitialState(lambda: other, restored=state.values)
     second = assembled(job(texts_and_numbers()), NAMED, other, start=start)
     restore(second, state)
     x = {"words": tf.constant(WORDS), "height": tf.constant(HEIGHTS)}
@@ -121,7 +121,7 @@ def test_an_initial_state_brings_its_vocabulary_and_a_layer_under_adapt_keeps_it
 
     def started(adapt: list[dict[str, str]], **state: Any) -> keras.Model:
         model = texts_and_numbers(adapt=adapt, initial_state={"from": "job_1", **state})
-        start = Start(lambda: other, inputs=Inputs.of(inputs, tmp_path))
+        start = InitialState(lambda: other, inputs=Inputs.of(inputs, tmp_path))
         return assembled(job(model), NAMED, other, start=start).models["model"]
 
     x = {"words": tf.constant(WORDS), "height": tf.constant(HEIGHTS)}
@@ -161,7 +161,7 @@ def test_a_layer_sees_what_the_part_before_it_gives(acme: Path, form: str) -> No
     np.testing.assert_allclose(found.adapt_variance, 100 * x[:4].var(axis=0), rtol=1e-3)
     np.testing.assert_allclose(found(10 * x[:4]).numpy().std(axis=0), 1.0, rtol=1e-3)
     state = snapshot(assembly, {})
-    restored = assembled(spec, element, data.take(0), start=Start(restored=state.values))
+    restored = assembled(spec, element, data.take(0), start=InitialState(restored=state.values))
     restore(restored, state)
     np.testing.assert_array_equal(restored.models["model"](x), assembly.models["model"](x))
 

@@ -9,15 +9,15 @@ import pytest
 import tensorflow as tf
 
 import tapeworks
-from tapeworks.components import registry
+from tapeworks.components.loading import load_components
+from tapeworks.components.registry import registry
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.loading import load_components
-from tapeworks.references import Kind
-from tapeworks_workers.engine.admission import admit
-from tapeworks_workers.engine.assembly_state import restore, snapshot
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.admission.admission import admit
 from tapeworks_workers.engine.comparison import recurrent_states
-from tapeworks_workers.engine.export import export_bundle
-from tapeworks_workers.engine.step import compile_train_step
+from tapeworks_workers.engine.export.export import export_bundle
+from tapeworks_workers.engine.step.compiled_step import compile_train_step
+from tapeworks_workers.engine.step.state import restore, snapshot
 from tests.workers.engine.trainings import Trained, job, trained
 
 load_components([Path(__file__).with_name("reload_parts.py")])

@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
-from tapeworks.canonical import parse_spec
-from tapeworks.loading import load_components
-from tapeworks.references import Kind
-from tapeworks_workers.engine import environment
-from tapeworks_workers.engine.building import build
+from tapeworks.components.loading import load_components
+from tapeworks.spec.parsing import parse_spec
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine import runtime
+from tapeworks_workers.engine.factory.factory import build
 from tests.thorough import some
 from tests.workers.engine.conftest import BATCH as EXPORT_BATCH
 from tests.workers.engine.conftest import FEATURES, exported
@@ -105,7 +105,7 @@ def cycle() -> dict[str, Any]:
 @pytest.fixture
 def deterministic() -> Iterator[None]:
     """What a runner sets for a deterministic job; a test process must take it back."""
-    environment.prepare(job(training={"deterministic": True}))
+    runtime.prepare(job(training={"deterministic": True}))
     yield
     disable_op_determinism()
 

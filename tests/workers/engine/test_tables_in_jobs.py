@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tapeworks_workers.engine.building import set_data_roots
+from tapeworks_workers.engine.factory.factory import set_data_roots
 from tests.workers.engine.trainings import BATCH, attempt, job
 
 

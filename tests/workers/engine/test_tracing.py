@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.util import _pywrap_determinism
 
+from tapeworks.components.loading import load_components
 from tapeworks.errors import JobFailure
-from tapeworks.loading import load_components
-from tapeworks_workers.engine.tracing import call_user_code
+from tapeworks_workers.engine.graph.autograph import call_user_code
 from tests.workers.engine.trainings import attempt, job, mlp, numbers, prepared, trained
 
 PARTS = Path(__file__).with_name("lab_mistakes.py")

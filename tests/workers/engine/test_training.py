@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import JobFailure
-from tapeworks_workers.engine import assembly as assembling
-from tapeworks_workers.engine.control import Control, Interrupted
-from tapeworks_workers.engine.stopping import Monitor
+from tapeworks_workers.engine.step import assembly as assembling
+from tapeworks_workers.engine.training.control import Control, Interrupted
+from tapeworks_workers.engine.training.early_stopping import Monitor
 from tests.workers.engine.trainings import BATCH, CROSS_ENTROPY, SHUFFLE, Trained, job, mlp, numbers, prepared, trained
 
 
@@ -81,7 +81,7 @@ def test_early_stopping_restores_the_best(tmp_path: Path) -> None:
 
 
 def runner_evaluation(result: Trained) -> dict[str, float]:
-    from tapeworks_workers.engine.evaluation import Evaluation
+    from tapeworks_workers.engine.training.evaluation import Evaluation
 
     assert result.data.validation is not None
     return Evaluation(result.assembly, "loop", Control()).run(result.data.validation, "val_")
@@ -131,7 +131,7 @@ def test_a_value_that_is_not_finite_names_its_step(tmp_path: Path, what: str) ->
 
 @pytest.mark.parametrize("label", [7, -1])
 def test_a_label_out_of_range(tmp_path: Path, label: int) -> None:
-    from tapeworks_workers.engine.diagnostics import classify
+    from tapeworks_workers.engine.diagnostics.classify import classify
 
     spec = job(data={"source": numbers(100, highest=label)})
     with pytest.raises((JobFailure, tf.errors.InvalidArgumentError)) as caught:

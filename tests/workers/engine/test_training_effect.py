@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from tapeworks.components.loading import load_components
 from tapeworks.errors import JobFailure
-from tapeworks.loading import load_components
 from tests.workers.engine.trainings import CROSS_ENTROPY, attempt, job, mlp, prepared, trained
 
 PARTS = Path(__file__).with_name("lab_untrained.py")

@@ -21,7 +21,7 @@ from tapeworks_workers.components.sources.arrays import Arrays
 from tapeworks_workers.components.sources.images import Images
 from tapeworks_workers.components.sources.parquet import Parquet
 from tapeworks_workers.components.sources.unpacked_size import MAX_PIXELS, check_arrays, check_pixels
-from tapeworks_workers.engine.datasets import describe
+from tapeworks_workers.engine.data.preview.preview import describe
 
 TAKEN = 256 << 20
 """What no test may need: each file claims more."""

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from tensorflow.python.framework.config import disable_op_determinism
 
-from tapeworks.canonical import parse_spec
-from tapeworks.loading import load_components, load_installed
-from tapeworks.spec import JobSpec
+from tapeworks.components.loading import load_components, load_installed
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks.spec.parsing import parse_spec
 from tapeworks_workers import runner
-from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.attempt import compile_parts, datasets
-from tapeworks_workers.engine.checkpoint_files import opened
-from tapeworks_workers.engine.control import Control
-from tapeworks_workers.engine.epochs import Training
-from tapeworks_workers.engine.pipeline import Data, build_data
-from tapeworks_workers.engine.plans.verdicts import Verdicts
+from tapeworks_workers.engine.checkpoints.files import opened
+from tapeworks_workers.engine.data.pipeline import Data, build_data
+from tapeworks_workers.engine.plans.autotune_cache import Verdicts
 from tapeworks_workers.engine.reporting import Reporter
-from tapeworks_workers.frames import Channel
+from tapeworks_workers.engine.step.assembly import Assembly, assemble
+from tapeworks_workers.engine.training.control import Control
+from tapeworks_workers.engine.training.loop import Training
+from tapeworks_workers.engine.training.setup import datasets, trace_functions
+from tapeworks_workers.processes.frames import Channel
 
 load_installed()
 load_components([Path(__file__).with_name("lab_parts.py")])
@@ -95,7 +95,7 @@ def prepared(
     data = build_data(spec)
     assembly = assemble(spec, data.element_spec, datasets=datasets(data))
     control = control or Control()
-    training, _ = compile_parts(
+    training, _ = trace_functions(
         assembly, data, reporter=Reporter(send), control=control, folder=folder, verdicts=verdicts
     )
     if resume is not None:

@@ -21,12 +21,12 @@ from tensorflow.python.framework.config import disable_op_determinism
 
 from tapeworks.errors import FailureCode
 from tapeworks_workers import runner
-from tapeworks_workers.engine.environment import has_gpu
-from tapeworks_workers.frames import Channel
-from tapeworks_workers.launcher import IMPORT_SECONDS, ForkLauncher
-from tapeworks_workers.lifelines import become_subreaper
-from tapeworks_workers.verification import BundleVerification, VerificationPlace, VerificationTerms
-from tapeworks_workers.verifier_process import answer_of, refused
+from tapeworks_workers.engine.runtime import has_gpu
+from tapeworks_workers.processes.frames import Channel
+from tapeworks_workers.processes.handles import become_subreaper
+from tapeworks_workers.processes.launcher import IMPORT_SECONDS, ForkLauncher
+from tapeworks_workers.verification.verification import BundleVerification, VerificationPlace, VerificationTerms
+from tapeworks_workers.verification.verifier_process import answer_of, refused
 
 VERIFY_SECONDS = 600.0
 """What a verifier may take."""

@@ -13,15 +13,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tapeworks.canonical import parse_spec
-from tapeworks.components import Component
+from tapeworks.components.registry import Component
 from tapeworks.errors import FailureCode, SpecInvalid, TapeworksError
-from tapeworks.jobs import JobKind
-from tapeworks.references import Kind
+from tapeworks.schemas.jobs import JobKind
+from tapeworks.spec.parsing import parse_spec
+from tapeworks.spec.references import Kind
 from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.trial_jobs import TrialJob, trial_job
-from tapeworks_workers.engine.examples import NotTried
-from tapeworks_workers.engine.rehearsal import Finding
+from tapeworks_workers.engine.admission.component_test import Finding
+from tapeworks_workers.engine.data.example_tensors import NotTried
 
 _OF_VALUES = frozenset({FailureCode.NON_FINITE, FailureCode.INVALID_DATA})
 _WHILE_VALUES_RUN = frozenset({"training", "validating", "testing"})

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tapeworks.errors import ComponentError
-from tapeworks.references import COMPONENT_NAME, Kind
+from tapeworks.spec.references import COMPONENT_NAME, Kind
 
 TEMPLATES = Path(__file__).parent / "templates"
 _PLAIN_JOB = {

@@ -24,16 +24,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tapeworks.components import Component, registry
-from tapeworks.examples import Form
-from tapeworks.loading import load_components
-from tapeworks.references import Kind
-from tapeworks.roles import declared_roles
-from tapeworks_workers.engine.adapt import unadapted
-from tapeworks_workers.engine.building import build
-from tapeworks_workers.engine.examples import NotTried, Part
-from tapeworks_workers.engine.layer_paths import layers_by_path
-from tapeworks_workers.engine.operations import takes_seed
+from tapeworks.components.examples import Form
+from tapeworks.components.loading import load_components
+from tapeworks.components.registry import Component, registry
+from tapeworks.components.step_roles import declared_roles
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.data.example_tensors import NotTried, Part
+from tapeworks_workers.engine.data.operations import takes_seed
+from tapeworks_workers.engine.factory.factory import build
+from tapeworks_workers.engine.models.adapt import unadapted
+from tapeworks_workers.engine.models.layer_paths import layers_by_path
 
 PARTS = Path(__file__).with_name("trial") / "component_trial.py"
 ROWS = 4

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.report_limits import MAX_FILE_LIST_BYTES
+from tapeworks.schemas.report_limits import MAX_FILE_LIST_BYTES
 
 FOLDER = "artifacts"
 BLACK_BOX = "blackbox.tar"

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from tapeworks.errors import FailureCode, Location
-from tapeworks.jobs import State
-from tapeworks_workers.frames import FrameError
+from tapeworks.schemas.jobs import State
+from tapeworks_workers.processes.frames import FrameError
 
 Send = Callable[[dict[str, Any]], None]
 """Sends one frame to the agent; `frames.Channel.send`."""

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tapeworks.components import registry
-from tapeworks.jobs import ComponentEntry
-from tapeworks.references import Kind
-from tapeworks_workers.engine.admission import admit
-from tapeworks_workers.engine.building import build
+from tapeworks.components.registry import registry
+from tapeworks.schemas.jobs import ComponentEntry
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.admission.admission import admit
+from tapeworks_workers.engine.factory.factory import build
 
 GENERATOR = np.random.default_rng(7)
 CLASSES = GENERATOR.integers(0, 3, 12)

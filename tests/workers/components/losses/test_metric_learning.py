@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import JobFailure
-from tapeworks.references import Kind
-from tapeworks_workers.engine.building import build
+from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.factory import build
 
 GENERATOR = np.random.default_rng(3)
 LABELS = GENERATOR.integers(0, 4, 21)

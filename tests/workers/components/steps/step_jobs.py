@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tapeworks.canonical import parse_spec
-from tapeworks_workers.engine.assembly import Assembly, assemble
-from tapeworks_workers.engine.randomness import derive_seed
-from tapeworks_workers.engine.step import compile_train_step, compile_validation_step
+from tapeworks.spec.parsing import parse_spec
+from tapeworks_workers.engine.graph.randomness import derive_seed
+from tapeworks_workers.engine.step.assembly import Assembly, assemble
+from tapeworks_workers.engine.step.compiled_step import compile_train_step, compile_validation_step
 
 FEATURES, RATE = 4, 0.1
 ELEMENT = (tf.TensorSpec([None, FEATURES], tf.float64), tf.TensorSpec([None], tf.int64))

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks.spec import TrainingSpec
-from tapeworks_workers.engine.means import Means
-from tapeworks_workers.engine.pipeline import Split
-from tapeworks_workers.engine.plans.calibration import Calibrated, Told
+from tapeworks.spec.job_spec import TrainingSpec
+from tapeworks_workers.engine.data.pipeline import Split
+from tapeworks_workers.engine.plans.autotune import AutoPlan, Told
+from tapeworks_workers.engine.plans.autotune_cache import Verdicts
 from tapeworks_workers.engine.plans.eager import EagerPlan
 from tapeworks_workers.engine.plans.fused import FusedPlan, why_not
 from tapeworks_workers.engine.plans.loop import LoopPlan
 from tapeworks_workers.engine.plans.steps import StepsPlan
-from tapeworks_workers.engine.plans.verdicts import Verdicts
-from tapeworks_workers.engine.step import CompiledStep
+from tapeworks_workers.engine.step.compiled_step import CompiledStep
+from tapeworks_workers.engine.step.step_metrics import StepMetrics
 
 AUTO = "auto"
 
@@ -55,7 +55,7 @@ def choose(training: TrainingSpec, *, by_time: bool = True) -> str:
     return LoopPlan.name if wanted == AUTO and (training.deterministic or not by_time) else wanted
 
 
-def make(name: str, step: CompiledStep, split: Split, means: Means) -> Plan:
+def make(name: str, step: CompiledStep, split: Split, means: StepMetrics) -> Plan:
     """The plan of that name over a compiled step; a step compiled eagerly only runs as `eager`.
 
     Raises JobFailure `not_supported` where the batches are not for it.
@@ -69,14 +69,20 @@ def make(name: str, step: CompiledStep, split: Split, means: Means) -> Plan:
 
 
 def calibrated(
-    step: CompiledStep, split: Split, means: Means, *, left: Callable[[], int | None], tell: Told, verdicts: Verdicts
+    step: CompiledStep,
+    split: Split,
+    means: StepMetrics,
+    *,
+    left: Callable[[], int | None],
+    tell: Told,
+    verdicts: Verdicts,
 ) -> Plan:
     """The plan `auto`. `left`: how many steps are still to be run, None where nobody knows."""
     loop = LoopPlan(step, split, means)
     if why_not(split) is not None:
-        return Calibrated(step, loop, None, left=left, tell=tell)
+        return AutoPlan(step, loop, None, left=left, tell=tell)
     verdict = verdicts.of(step, split)
-    return Calibrated(
+    return AutoPlan(
         step, loop, lambda most: FusedPlan(step, split, means, most=most), left=left, tell=tell, verdict=verdict
     )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapeworks_workers.engine.means import Means
-from tapeworks_workers.engine.pipeline import Split
-from tapeworks_workers.engine.step import CompiledStep
+from tapeworks_workers.engine.data.pipeline import Split
+from tapeworks_workers.engine.step.compiled_step import CompiledStep
+from tapeworks_workers.engine.step.step_metrics import StepMetrics
 
 
 class EagerPlan:
@@ -15,7 +15,7 @@ class EagerPlan:
     name = kept = "eager"
     gathers = False
 
-    def __init__(self, step: CompiledStep, split: Split, means: Means) -> None:
+    def __init__(self, step: CompiledStep, split: Split, means: StepMetrics) -> None:
         self._step, self._means = step, means
 
     def run(self, batches: Any, steps: int) -> int:

@@ -13,11 +13,11 @@ from typing import Any
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.elements import named_leaves
-from tapeworks_workers.engine.feed import Cursor
-from tapeworks_workers.engine.means import Means
-from tapeworks_workers.engine.pipeline import Split
-from tapeworks_workers.engine.step import CompiledStep, compile_train_step
+from tapeworks_workers.engine.data.batch_iterator import Cursor
+from tapeworks_workers.engine.data.pipeline import Split
+from tapeworks_workers.engine.graph.element_spec import named_leaves
+from tapeworks_workers.engine.step.compiled_step import CompiledStep, compile_train_step
+from tapeworks_workers.engine.step.step_metrics import StepMetrics
 
 STACK_BYTES = 16 * 1024 * 1024
 MOST_STACKED = 128
@@ -41,7 +41,7 @@ class FusedPlan:
     name = kept = "fused"
     gathers = True
 
-    def __init__(self, step: CompiledStep, split: Split, means: Means, *, most: int = MOST_STACKED) -> None:
+    def __init__(self, step: CompiledStep, split: Split, means: StepMetrics, *, most: int = MOST_STACKED) -> None:
         """`most`: batches that are stacked at most."""
         rows, batch_size = split.rows, split.batch_size
         self._step, self._means = step, means

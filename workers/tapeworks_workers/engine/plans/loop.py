@@ -7,10 +7,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tapeworks_workers.engine.feed import Cursor
-from tapeworks_workers.engine.means import Means
-from tapeworks_workers.engine.pipeline import Split
-from tapeworks_workers.engine.step import CompiledStep
+from tapeworks_workers.engine.data.batch_iterator import Cursor
+from tapeworks_workers.engine.data.pipeline import Split
+from tapeworks_workers.engine.step.compiled_step import CompiledStep
+from tapeworks_workers.engine.step.step_metrics import StepMetrics
 
 
 class LoopPlan:
@@ -19,7 +19,7 @@ class LoopPlan:
     name = kept = "loop"
     gathers = True
 
-    def __init__(self, step: CompiledStep, split: Split, means: Means) -> None:
+    def __init__(self, step: CompiledStep, split: Split, means: StepMetrics) -> None:
         self._one, self._means = step.on_device, means
         self._rows = split.rows
         self._iterated = tf.function(self._over_iterator, autograph=False)

@@ -6,9 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tapeworks_workers.engine.means import Means
-from tapeworks_workers.engine.pipeline import Split
-from tapeworks_workers.engine.step import CompiledStep
+from tapeworks_workers.engine.data.pipeline import Split
+from tapeworks_workers.engine.step.compiled_step import CompiledStep
+from tapeworks_workers.engine.step.step_metrics import StepMetrics
 
 
 class StepsPlan:
@@ -17,7 +17,7 @@ class StepsPlan:
     name = kept = "steps"
     gathers = False
 
-    def __init__(self, step: CompiledStep, split: Split, means: Means) -> None:
+    def __init__(self, step: CompiledStep, split: Split, means: StepMetrics) -> None:
         on_device = step.on_device
         self._means = means
 

@@ -1,0 +1,1 @@
+"""Routes about uploads that specs name: datasets, packages, bundles."""

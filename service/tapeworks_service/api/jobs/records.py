@@ -1,0 +1,81 @@
+"""What a job told: events, log lines, metrics. JSON pages or server-sent events."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from tapeworks.schemas.jobs import Event, LogLine, MetricSeriesList, Page
+from tapeworks_service.api.dependencies import Reader
+from tapeworks_service.api.jobs.record_streams import job_of, page, resume_from, stream, wants_stream
+from tapeworks_service.api.jobs.routes import JobId
+from tapeworks_service.api.messages import answer, problems
+from tapeworks_service.context import ContextDep
+from tapeworks_service.database.tables import events, logs, metric_points
+from tapeworks_service.jobs.queries import metric_series
+from tapeworks_service.jobs.serializers import event_document, line_document, point_document
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
+
+After = Annotated[int, Query(ge=0, lt=2**62, description="the number of the last entry seen")]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.get(
+    "/events",
+    operation_id="list_events",
+    summary="Events of a job",
+    response_model=Page[Event],
+    responses=problems(401, 403, 404, 422, 503),
+)
+async def list_events(
+    request: Request, caller: Reader, context: ContextDep, job_id: JobId, after: After = 0, limit: Limit = 200
+) -> Response:
+    """`Accept: text/event-stream` streams them until the job has finished; `Last-Event-ID` resumes."""
+    key = (caller.project_id, job_id)
+    if wants_stream(request):
+        return await stream(request, context, events, event_document, key, after=resume_from(request, after))
+    return await page(context, events, event_document, key, after=after, limit=limit)
+
+
+@router.get(
+    "/logs",
+    operation_id="list_logs",
+    summary="What the job's processes printed",
+    response_model=Page[LogLine],
+    responses=problems(401, 403, 404, 422, 503),
+)
+async def list_logs(
+    request: Request, caller: Reader, context: ContextDep, job_id: JobId, after: After = 0, limit: Limit = 200
+) -> Response:
+    """`Accept: text/event-stream` streams them until the job has finished; `Last-Event-ID` resumes."""
+    key = (caller.project_id, job_id)
+    if wants_stream(request):
+        return await stream(request, context, logs, line_document, key, after=resume_from(request, after))
+    return await page(context, logs, line_document, key, after=after, limit=limit)
+
+
+@router.get(
+    "/metrics",
+    operation_id="get_metrics",
+    summary="Metrics of a job",
+    response_model=MetricSeriesList,
+    responses=problems(401, 403, 404, 422, 503),
+)
+async def get_metrics(
+    request: Request,
+    caller: Reader,
+    context: ContextDep,
+    job_id: JobId,
+    points: Annotated[int | None, Query(ge=1, le=100_000, description="at most so many of each metric")] = None,
+    after: After = 0,
+) -> Response:
+    """Series by metric, the newest attempt's value for each step; as a stream, point by point as they come in."""
+    key = (caller.project_id, job_id)
+    if wants_stream(request):
+        return await stream(request, context, metric_points, point_document, key, after=resume_from(request, after))
+    async with context.database.read() as tx:
+        await job_of(tx, *key)
+        return answer({"data": await metric_series(tx, *key, points=points)})

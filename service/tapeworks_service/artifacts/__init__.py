@@ -1,1 +1,0 @@
-"""Files: uploads by parts, the store they lie in, downloads."""

@@ -1,0 +1,1 @@
+"""API keys, and the callers that they stand for."""

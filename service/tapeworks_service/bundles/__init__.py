@@ -1,1 +1,0 @@
-"""Uploaded model bundles: what jobs elsewhere left, to go on from."""

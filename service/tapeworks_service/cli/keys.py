@@ -1,0 +1,103 @@
+"""`tapeworks keys create | list | revoke`: who may call the service."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from tapeworks.cli.console import Json, out, table
+
+if TYPE_CHECKING:
+    from tapeworks_service.auth.keys import Key
+    from tapeworks_service.database.engine import Transaction
+
+T = TypeVar("T")
+DataDir = Annotated[
+    Path | None, typer.Option(help="Of the service. Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data; "
+    "TAPEWORKS_DATABASE_URL is heeded.")
+]  # fmt: skip
+app = typer.Typer(help="Keys of the service, in its database: it may run or not.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What it is for.")],
+    project: Annotated[str, typer.Option(help="Whose jobs it sees; a new one is made.")] = "default",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="read, submit, admin or worker; may be repeated. Default: read, submit.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key. Its text is shown now and never again."""
+    from tapeworks_service.auth import keys
+
+    scopes = tuple(scope) if scope else ("read", "submit")
+    key, text = _do(data_dir, lambda tx: keys.create(tx, name=name, project=project, scopes=scopes))
+    if as_json:
+        typer.echo(json.dumps({**_document(key), "key": text}))
+        return
+    typer.echo(f"{key.id}: {', '.join(key.scopes)} in the project {key.project!r}", err=True)
+    typer.echo(text)
+
+
+@app.command("list")
+def list_(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """All keys, when they were made and last used."""
+    from tapeworks_service.auth import keys
+
+    found = _do(data_dir, keys.listed)
+    if as_json:
+        typer.echo(json.dumps([_document(key) for key in found]))
+        return
+    rows = table("id", "project", "name", "scopes", "created", "last used", "revoked")
+    for key in found:
+        told = _document(key)
+        times = (told["created_at"], told["last_used_at"] or "never", told["revoked_at"] or "")
+        rows.add_row(key.id, key.project, key.name, ", ".join(key.scopes), *times)
+    out().print(rows)
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="As `tapeworks keys list` shows it.")],
+    last: Annotated[bool, typer.Option("--last", help="Even if no other key is left.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Let a key open nothing any more; a service that runs hears of it within a second."""
+    from tapeworks_service.auth import keys
+
+    key = _do(data_dir, lambda tx: keys.revoke(tx, key_id, last=last))
+    typer.echo(f"{key.id} ({key.name}) is revoked")
+
+
+def _do(data_dir: Path | None, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    """Work in a transaction of its own."""
+    from tapeworks_service.cli.extras import require
+    from tapeworks_service.settings import read_settings
+
+    require("fastapi", "service", "tapeworks keys")
+    settings = read_settings({} if data_dir is None else {"data_dir": data_dir})
+
+    async def main() -> T:
+        from tapeworks_service.auth.keys import opened
+
+        async with opened(settings) as database, database.write() as tx:
+            return await work(tx)
+
+    return asyncio.run(main())
+
+
+def _document(key: Key) -> dict[str, Any]:
+    from tapeworks_service.database.clock import instant, optional_instant
+
+    return {
+        "id": key.id, "project": key.project, "name": key.name, "scopes": list(key.scopes),
+        "created_at": instant(key.created_at), "last_used_at": optional_instant(key.last_used_at),
+        "revoked_at": optional_instant(key.revoked_at),
+    }  # fmt: skip

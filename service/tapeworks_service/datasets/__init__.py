@@ -1,1 +1,0 @@
-"""Uploaded data: files and archives, looked at by a worker."""

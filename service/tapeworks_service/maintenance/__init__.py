@@ -1,0 +1,1 @@
+"""Background work: lost attempts are ended, unreferenced files are deleted."""

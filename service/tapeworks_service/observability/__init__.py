@@ -1,0 +1,1 @@
+"""Logs, metrics, and how late the event loop is."""

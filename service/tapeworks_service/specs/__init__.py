@@ -1,0 +1,1 @@
+"""Checks of a submitted spec against the catalogue."""

@@ -1,0 +1,1 @@
+"""Files: the store, uploads in parts, deletions."""

@@ -1,0 +1,107 @@
+"""Commands that change a job: cancel, pause, resume, retry, change, delete; and its checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tapeworks.cli.console import JobId, Json, labels, out, session_of, show_json, table
+from tapeworks.cli.job_progress import age
+from tapeworks.schemas.jobs import Job, Requested
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (cancel, pause, resume, retry, change, delete, checkpoints):
+        app.command()(command)
+
+
+def cancel(context: typer.Context, job_id: JobId, json: Json = False) -> None:
+    """Ask a job to stop at its next call boundary."""
+    with session_of(context).client() as client:
+        _tell(client.cancel(job_id), json=json)
+
+
+def pause(context: typer.Context, job_id: JobId, json: Json = False) -> None:
+    """Ask a job to save its state and stop until it is resumed."""
+    with session_of(context).client() as client:
+        _tell(client.pause(job_id), json=json)
+
+
+def resume(context: typer.Context, job_id: JobId, json: Json = False) -> None:
+    """Queue a paused job again: it goes on where it stopped, on any worker."""
+    with session_of(context).client() as client:
+        _tell(client.resume(job_id), json=json)
+
+
+def retry(
+    context: typer.Context,
+    job_id: JobId,
+    start: Annotated[
+        str, typer.Option("--from", help="scratch, or the checkpoint to go on from: latest, best, or its id.")
+    ] = "scratch",
+    json: Json = False,
+) -> None:
+    """Run a finished job again, as a new job, and print its id."""
+    with session_of(context).client() as client:
+        job = client.retry(job_id, start)
+    if json:
+        show_json(job)
+    else:
+        typer.echo(job.id)
+
+
+def change(
+    context: typer.Context,
+    job_id: JobId,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; these replace all that it has.")] = None,
+    priority: Annotated[int | None, typer.Option(min=-100, max=100, help="Higher goes first.")] = None,
+    json: Json = False,
+) -> None:
+    """Change a job's name, labels or priority."""
+    if name is None and not label and priority is None:
+        raise typer.BadParameter("give --name, --label or --priority")
+    with session_of(context).client() as client:
+        _tell(client.update(job_id, name=name, labels=labels(label or []), priority=priority), json=json)
+
+
+def delete(context: typer.Context, job_id: JobId) -> None:
+    """Delete a finished job with its checkpoints, artifacts and records."""
+    with session_of(context).client() as client:
+        client.delete(job_id)
+
+
+def checkpoints(
+    context: typer.Context,
+    job_id: JobId,
+    checkpoint: Annotated[str | None, typer.Argument(help="Download this one.", show_default=False)] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file, or a folder to put it in.")] = Path("."),
+    json: Json = False,
+) -> None:
+    """List the checkpoints that a job keeps, or download one."""
+    with session_of(context).client() as client:
+        if checkpoint is not None:
+            typer.echo(str(client.download_checkpoint(job_id, checkpoint, output)))
+            return
+        found = client.checkpoints(job_id)
+    if json:
+        show_json(found)
+        return
+    rows = table("ID", "STEP", "EPOCH", "MIB", "BEST", "CREATED")
+    for one in found:
+        size = f"{one.bytes / 2**20:.1f}"
+        rows.add_row(one.id, str(one.step), str(one.epoch), size, "best" * one.best, f"{age(one.created_at)} ago")
+    out().print(rows)
+
+
+def _tell(job: Job, *, json: bool) -> None:
+    if json:
+        show_json(job)
+    elif job.requested is Requested.NONE:
+        typer.echo(f"{job.id} is {job.state.value}")
+    else:
+        wish = {Requested.CANCEL: "stop", Requested.PAUSE: "pause"}[job.requested]
+        typer.echo(f"{job.id} is asked to {wish}; it is {job.state.value}")

@@ -1,0 +1,141 @@
+"""How a running job looks: a block that rich redraws on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tapeworks.schemas.jobs import Job, State
+
+_BARS = "▁▂▃▄▅▆▇█"
+_STYLES = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow"}
+_WIDTH = 40
+
+Show = Callable[[Job], None]
+
+
+@contextmanager
+def display(console: Console, losses: Iterable[float] = ()) -> Iterator[Show]:
+    """Something that shows a job each time it has changed. `losses`: what was reported before."""
+    curve = list(losses)
+    if not console.is_terminal:
+        yield _lines(console)
+        return
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        seen = -1
+
+        def show(job: Job) -> None:
+            nonlocal seen
+            if "loss" in job.metrics and job.progress.step != seen:
+                seen = job.progress.step
+                curve.append(job.metrics["loss"])
+            live.update(block(job, curve), refresh=True)
+
+        yield show
+
+
+def _lines(console: Console) -> Show:
+    told: tuple[object, ...] = ()
+
+    def show(job: Job) -> None:
+        nonlocal told
+        now = (job.attempt, job.state, job.phase, job.progress.epoch, job.unschedulable, job.waiting_for)
+        if now != told:
+            console.print(Text(line(job)))
+            told = now
+
+    return show
+
+
+def line(job: Job) -> str:
+    """A job in one line: state, progress, last metrics."""
+    words = [job.id, job.state.value]
+    if job.phase:
+        words.append(job.phase)
+    if job.progress.step:
+        words.append(_progress(job))
+    words += [f"{name}={number(value)}" for name, value in job.metrics.items()]
+    if job.waiting_for:
+        words.append(f"waits for {', '.join(job.waiting_for)}")
+    if job.unschedulable is not None:
+        words.append(f"waits: {job.unschedulable.reason}")
+    if job.failure is not None:
+        words.append(f"{job.failure.code.value}: {job.failure.message}")
+    return "  ".join(words)
+
+
+def block(job: Job, losses: list[float]) -> RenderableType:
+    """A job in a few lines: state, bar and ETA, metrics, the curve of the loss."""
+    head = Text.assemble((job.name or job.id, "bold"), "  ", (job.state.value, _STYLES.get(job.state, "cyan")))
+    for word in (job.phase, f"attempt {job.attempt}" if job.attempt > 1 else None, job.worker):
+        if word:
+            head.append(f"  {word}", style="dim")
+    parts: list[RenderableType] = [head]
+    if job.waiting_for:
+        parts.append(Text(f"waits for {', '.join(job.waiting_for)}", style="yellow"))
+    if job.unschedulable is not None:
+        parts.append(Text(job.unschedulable.reason, style="yellow"))
+    if job.progress.step:
+        row = Table.grid(padding=(0, 1))
+        total = job.progress.total_steps
+        row.add_row(
+            ProgressBar(total=total, completed=min(job.progress.step, total or 0), width=_WIDTH), _progress(job)
+        )
+        parts.append(row)
+    if job.metrics:
+        parts.append(Text("  ".join(f"{name} {number(value)}" for name, value in job.metrics.items())))
+    if len(losses) > 1:
+        parts.append(Text(f"loss {sparkline(losses)}", style="magenta"))
+    if job.failure is not None:
+        parts.append(Text(f"{job.failure.code.value}: {job.failure.message}", style="red"))
+        parts.append(Text(job.failure.hint, style="dim"))
+    return Group(*parts)
+
+
+def sparkline(values: list[float], width: int = _WIDTH) -> str:
+    """The values as a row of bars of their own range, the last one exact; a value that is not finite is `×`."""
+    every = max(1, math.ceil(len(values) / width))
+    shown = values[::-1][::every][::-1]
+    finite = [value for value in shown if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((v - low) * scale)] if math.isfinite(v) else "×" for v in shown)
+
+
+def number(value: float) -> str:
+    """Four digits that count."""
+    return f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3:05`, `1:02:09`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def age(at: datetime) -> str:
+    """How long ago."""
+    return duration(max(0.0, (datetime.now(UTC) - at).total_seconds()))
+
+
+def _progress(job: Job) -> str:
+    done = job.progress
+    words = [f"step {done.step}" + (f"/{done.total_steps}" if done.total_steps else "")]
+    if done.epochs:
+        words.append(f"epoch {done.epoch}/{done.epochs}")
+    if done.examples_per_second:
+        words.append(f"{done.examples_per_second:,.0f} examples/s")
+    if done.eta_seconds is not None and not job.finished:
+        words.append(f"ETA {duration(done.eta_seconds)}")
+    return "  ".join(words)

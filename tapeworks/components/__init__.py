@@ -1,0 +1,1 @@
+"""Registering components: names, config schemas, serialization, and the classes that authors subclass."""

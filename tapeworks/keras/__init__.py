@@ -1,0 +1,1 @@
+"""From a compiled Keras model to a job spec: `from_keras`."""

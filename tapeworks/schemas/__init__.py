@@ -1,0 +1,1 @@
+"""What the service answers and accepts: jobs, uploads, and the protocol of workers."""

@@ -1,0 +1,1 @@
+"""Job specs: the models, their short forms, references, operations and bounds."""

@@ -1,0 +1,1 @@
+"""The agent: one process for each worker machine, without TensorFlow."""

@@ -1,0 +1,1 @@
+"""The commands that the workers add to the CLI."""

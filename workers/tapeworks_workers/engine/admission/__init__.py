@@ -1,0 +1,1 @@
+"""Admission: whether a component may enter the catalogue."""

@@ -1,1 +1,0 @@
-"""Files that go into every bundle as they are."""

@@ -1,0 +1,153 @@
+"""Where training stands: the counters that a checkpoint holds, how many steps the next call may take, what is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tapeworks.spec.job_spec import TrainingSpec
+from tapeworks_workers.engine.reporting import Rate, Reporter
+
+CALL_SECONDS = 0.3
+"""A call of the compiled loop aims at this: commands are seen between calls."""
+TOLD_SECONDS = 1.0
+"""Progress is told so often."""
+
+
+@dataclass
+class Counters:
+    """JSON-able: restored with a checkpoint, stored in the bundle's training state."""
+
+    step: int = 0
+    epoch: int = 0
+    """Epochs finished."""
+    step_in_epoch: int = 0
+    pass_number: int = 0
+    position: int = 0
+    """Batches of this pass that were trained on."""
+    steps_per_epoch: int | None = None
+    """Known from the spec, the data's size, or the first epoch."""
+    plan: str = "loop"
+    complete: bool = False
+    """Training is over, the weights are final: only test, export and verification are left."""
+    device: dict[str, str] = field(default_factory=dict)
+    """Where the state was computed (`environment.fingerprint`)."""
+    stopping: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+    callbacks: list[dict[str, Any]] = field(default_factory=list)
+    """What callbacks remember."""
+    stop_reason: str | None = None
+    """Set once a callback has ended the training."""
+    logs: dict[str, float] = field(default_factory=dict)
+    """The last epoch's; once complete, those of the weights that are exported."""
+    best_logs: dict[str, float] = field(default_factory=dict)
+    """Of the epoch whose weights `early_stopping.restore_best` will put back."""
+
+    def __post_init__(self) -> None:
+        """What is not finite comes as a string from JSON."""
+        self.logs = {name: float(value) for name, value in self.logs.items()}
+        self.best_logs = {name: float(value) for name, value in self.best_logs.items()}
+
+    def document(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainingBounds:
+    """How far training goes."""
+
+    epochs: int | None
+    max_steps: int | None
+
+    @classmethod
+    def of(cls, training: TrainingSpec) -> TrainingBounds:
+        """What the spec says."""
+        return cls(training.epochs, training.max_steps)
+
+    def reached(self, counters: Counters) -> bool:
+        """Whether training is over."""
+        by_epochs = self.epochs is not None and counters.epoch >= self.epochs
+        return by_epochs or (self.max_steps is not None and counters.step >= self.max_steps)
+
+    def total(self, steps_per_epoch: int | None) -> int | None:
+        """Steps of the whole job, where that can be told."""
+        by_epochs = None if self.epochs is None or steps_per_epoch is None else self.epochs * steps_per_epoch
+        known = [bound for bound in (by_epochs, self.max_steps) if bound is not None]
+        return min(known) if known else None
+
+
+class Pace:
+    """Chooses n so that a call takes about `CALL_SECONDS`; n grows at most fourfold from call to call."""
+
+    def __init__(self, limit: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._limit = limit
+        self._steps = 4
+        self._began = 0.0
+
+    def next(self) -> int:
+        """Steps of the next call, which begins now."""
+        self._began = self._clock()
+        return self._steps if self._limit is None else min(self._steps, self._limit)
+
+    def done(self, steps: int) -> None:
+        """The call has ended after so many steps."""
+        seconds = max(self._clock() - self._began, 1e-6)
+        if steps:
+            self._steps = max(1, min(4 * self._steps, int(steps * CALL_SECONDS / seconds)))
+
+
+def until_next(multiple: int, step: int) -> int:
+    """Steps from `step` to the next multiple."""
+    return multiple - step % multiple
+
+
+class Progress:
+    """How fast training goes, and the job's `progress`. `examples` are those of the epoch so far."""
+
+    def __init__(self, bounds: TrainingBounds, reporter: Reporter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bounds, self._reporter, self._clock = bounds, reporter, clock
+        self._rate = Rate(clock)
+        self._examples = 0.0
+        self._per_second: float | None = None
+        self._batch: float | None = None
+        """Examples in a batch, on average."""
+        self._told_at = float("-inf")  # the first step is told at once
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to tell."""
+        return self._clock() - self._told_at >= TOLD_SECONDS
+
+    def begin(self, examples: float) -> None:
+        """Training begins, or goes on after something else."""
+        self._examples = examples
+        self._rate.since(0)
+
+    def measure(self, counters: Counters, examples: float) -> None:
+        """Examples per second since the last measurement."""
+        self._per_second = self._rate.since(examples - self._examples) or self._per_second
+        self._examples = examples
+        if counters.step_in_epoch:
+            self._batch = examples / counters.step_in_epoch
+
+    def tell(self, counters: Counters) -> None:
+        """Where training stands, and when it will be over."""
+        total = counters.step if counters.complete else self._bounds.total(counters.steps_per_epoch)
+        eta = None
+        if total is not None and self._per_second and self._batch:
+            eta = (total - counters.step) * self._batch / self._per_second
+        self._reporter.facts(
+            progress={
+                "step": counters.step,
+                "total_steps": total,
+                "epoch": counters.epoch,
+                "epochs": self._bounds.epochs,
+                "examples_per_second": self._per_second,
+                "eta_seconds": eta,
+            }
+        )
+        self._told_at = self._clock()

@@ -1,0 +1,1 @@
+"""From `data` of a spec to tf.data datasets."""

@@ -1,0 +1,1 @@
+"""From exceptions and traces to coded failures and diagnostics with source locations."""

@@ -1,0 +1,1 @@
+"""Export: models, signatures, probes, and the bundle's files."""

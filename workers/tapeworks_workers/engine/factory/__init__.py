@@ -1,0 +1,1 @@
+"""From references of a spec to objects: components, files, earlier jobs."""

@@ -1,0 +1,1 @@
+"""Models by role: built, adapted, assigned to optimizers, started from earlier weights."""

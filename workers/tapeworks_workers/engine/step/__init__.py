@@ -1,0 +1,1 @@
+"""The training step: assembly, losses, metrics, gradients, and the compiled functions."""

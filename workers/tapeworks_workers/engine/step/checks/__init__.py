@@ -1,0 +1,1 @@
+"""Checks of a traced step: what it trains, and the state that it holds."""

@@ -1,0 +1,1 @@
+"""The training loop: epochs, evaluation, early stopping, checkpoints, callbacks."""

@@ -1,0 +1,1 @@
+"""The worker's devices, and its cache of compiled programs."""

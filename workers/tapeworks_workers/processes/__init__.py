@@ -1,0 +1,1 @@
+"""Zygotes and the processes forked from them: frames, handles, launching."""

@@ -1,0 +1,1 @@
+"""The sandbox of uploaded code: isolation, limits, and the pool of warm sandboxes."""

@@ -1,0 +1,1 @@
+"""Verification of exported bundles, and the certificate."""
