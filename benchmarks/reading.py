@@ -38,7 +38,8 @@ from tapeworks.components.loading import load_installed
 from tapeworks.spec.job_spec import Split
 from tapeworks.spec.pipeline_ops import Batch, Shuffle
 from tapeworks.spec.references import ReferenceFields
-from tapeworks_workers.engine.data.sources import PipelineContext, apply_pipeline, open_source
+from tapeworks_workers.engine.data.pipeline_context import PipelineContext
+from tapeworks_workers.engine.data.sources import apply_pipeline, open_source
 from tapeworks_workers.engine.data.splitting import splits
 from tapeworks_workers.engine.factory.factory import set_data_roots
 

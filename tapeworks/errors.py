@@ -152,7 +152,7 @@ FAILURES: dict[FailureCode, FailureInfo] = {
     ),
     FailureCode.NOT_SUPPORTED: FailureInfo(
         "The job needs something this version cannot do",
-        "See the message for what, and docs/decisions.md for what is planned.",
+        "The message names what this version does not support; leave it out of the spec.",
     ),
     FailureCode.TIMEOUT: FailureInfo(
         "The job ran longer than limits.timeout_seconds",

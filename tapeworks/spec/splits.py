@@ -75,7 +75,7 @@ class FilesSplit(_Holdout):
 
     @property
     def patterns(self) -> list[str]:
-        """As a list."""
+        """The patterns as a list."""
         return [self.files] if isinstance(self.files, str) else list(self.files)
 
 

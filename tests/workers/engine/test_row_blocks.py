@@ -14,7 +14,8 @@ from tapeworks.spec.pipeline_ops import Batch
 from tapeworks.spec.references import Kind, ReferenceFields
 from tapeworks.spec.splits import Split
 from tapeworks_workers.components.sources import parts, row_blocks
-from tapeworks_workers.engine.data.sources import PipelineContext, apply_pipeline, open_source
+from tapeworks_workers.engine.data.pipeline_context import PipelineContext
+from tapeworks_workers.engine.data.sources import apply_pipeline, open_source
 from tapeworks_workers.engine.data.splitting import splits
 from tapeworks_workers.engine.factory.factory import build, set_data_roots
 

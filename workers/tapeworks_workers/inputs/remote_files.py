@@ -49,7 +49,7 @@ class Fetched:
         return path
 
     def pinned(self) -> dict[str, Any]:
-        """As the lineage holds it, and as a later attempt compares it."""
+        """The facts that the lineage holds and that a later attempt compares."""
         return {"url": self.url, "etag": self.etag, "bytes": self.bytes, "sha256": self.sha256}
 
 

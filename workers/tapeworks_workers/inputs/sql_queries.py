@@ -79,7 +79,7 @@ class Rows:
         return self.kept.folder / FILE
 
     def pinned(self) -> dict[str, Any]:
-        """As the lineage holds it, and as a later attempt compares it."""
+        """The facts that the lineage holds and that a later attempt compares."""
         kept = ("connection", "query", "rows", "bytes", "sha256")
         return {name: getattr(self, name) for name in kept}
 

@@ -62,7 +62,7 @@ class Arrays(Source):
         return self.paths
 
     def rows_by_file(self) -> list[int] | None:
-        """Of each `.npz`, or of each folder of `.npy`; known once they are read."""
+        """The rows of each `.npz` file, or of each folder of `.npy` files; known once they are read."""
         return self._rows
 
     def _read(self, names: list[str]) -> dict[str, Any]:

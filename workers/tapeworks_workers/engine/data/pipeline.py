@@ -26,15 +26,9 @@ from tapeworks_workers.engine.data import sources as origins
 from tapeworks_workers.engine.data.checks import broken_files
 from tapeworks_workers.engine.data.checks.resume_warnings import Remarks
 from tapeworks_workers.engine.data.in_memory import Rows
+from tapeworks_workers.engine.data.pipeline_context import PipelineContext
 from tapeworks_workers.engine.data.source_lineage import lineage
-from tapeworks_workers.engine.data.sources import (
-    TRAINING,
-    BranchNode,
-    PipelineContext,
-    SourceNode,
-    SplitSource,
-    open_source,
-)
+from tapeworks_workers.engine.data.sources import TRAINING, BranchNode, SourceNode, SplitSource, open_source
 from tapeworks_workers.engine.data.splitting import files as split_files
 from tapeworks_workers.engine.graph import stateless_random
 from tapeworks_workers.engine.graph.element_spec import named_leaves

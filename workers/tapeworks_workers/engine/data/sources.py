@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
@@ -29,6 +29,7 @@ from tapeworks_workers.engine.data.checks.element_order import Disorder
 from tapeworks_workers.engine.data.checks.resume_warnings import Remarks
 from tapeworks_workers.engine.data.file_series import FileSeries
 from tapeworks_workers.engine.data.in_memory import Rows
+from tapeworks_workers.engine.data.pipeline_context import PipelineContext
 from tapeworks_workers.engine.data.splitting import splits
 from tapeworks_workers.engine.factory.factory import build
 from tapeworks_workers.engine.graph import dataset_state, stateless_random
@@ -56,23 +57,6 @@ class SplitSource:
     """The files that the elements are of; None after a pipeline."""
     missing_labels: bool = False
     """Whether y is -1 where a row has no label."""
-
-
-@dataclass(frozen=True)
-class PipelineContext:
-    """What of the job a pipeline needs to know."""
-
-    seed: int
-    deterministic: bool
-    remarks: Remarks = field(default_factory=lambda: Remarks(False))
-    notes: list[tuple[str, str]] = field(default_factory=list)
-    """Diagnostics that the job starts with: code and message."""
-    missing_labels: bool = False
-    """See `SplitSource.missing_labels`."""
-
-    def below(self, name: str) -> PipelineContext:
-        """The same for a branch, whose random numbers are its own."""
-        return replace(self, seed=derive_seed(self.seed, "branch", name))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,151 @@
+"""Documents and docstrings are plain technical English.
+
+Two lists of exceptions may only shrink: `NOT_YET_CLEAN` names pages that still contain a banned word,
+`NOT_YET_SENTENCES` holds summary lines that are not sentences. An entry that is no longer needed fails its test.
+"""
+
+import ast
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {str(page.relative_to(ROOT)): page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
+PACKAGES = ("tapeworks", "service/tapeworks_service", "workers/tapeworks_workers")
+
+BANNED = {
+    r"told|tells?": "reports, returns, describes, logs",
+    r"mend|mends|mended": "fix, suggested fix",
+    r"hand on": "custom gradient processing",
+    r"(?:a|an|the|one|two|each|every|another|further|of) looks?|looked (?:into|through)": "read, request, inspection",
+    r"house|rooms?|guests?|cells?": "application context, sandbox, sandboxed process",
+    r"is wanted|are wanted": "target",
+    r"go on|goes on|going on|went on|gone on": "continue, resume",
+    r"so many|so long|whoever|those who": "a number, a duration, users",
+}
+"""Words (regular expressions) → what to write instead."""
+ALLOWED = (r"(?:RNN|LSTM|GRU|recurrent|table|notebook|each) cells?", r"StackedRNNCells?")
+"""Technical uses of banned words."""
+NOT_YET_CLEAN = {"docs/api.md", "docs/data.md", "docs/guide/data.md", "docs/guide/ragged.md", "docs/security.md"}
+
+_FRAGMENT = re.compile(r"(?:The same,|Of|As|To|With) ")
+_START = re.compile(r"[A-Z`\"'0-9(]|tf\.")
+_END = re.compile(r"[.?:!…]$")
+NOT_YET_SENTENCES = {
+    "As JSON.",
+    "As `lineage.inputs` and the event `pinned` tell it.",
+    "As columns of `job_inputs`.",
+    "As columns.",
+    "As messages name it.",
+    "As the asset keeps it.",
+    "Of a SparseTensor whose indices are in order.",
+    "Of a batch, as its dataset would say.",
+    "Of a job that is put together.",
+    "Of a job that looks at an upload: a CPU slot.",
+    "Of a training batch.",
+    "Of an entry's configs; made once for as long as workers have the same components.",
+    "Of its user.",
+    "Of the calls after the first; None where there was none.",
+    "Of the plan that runs now.",
+    "Of the settings, within the descriptors that this process may have. Raises StartRefused.",
+    "Remember.",
+    "The same, and what the project's admitted packages bring.",
+    "To all who wait.",
+    "`job_01a20a2d9cd771f3ad174f297fca60eb`.",
+    "`tf.data.Dataset.padded_batch`.",
+    "`tf.data.Dataset.skip`.",
+    "`tf.data.Dataset.take`.",
+    "float32 scalar.",
+    "sha-256 of a document's canonical JSON: sorted keys, no spaces.",
+    "sha-256 of an array's bytes (of its texts, for strings).",
+    "sha-256 over all that each part of the catalogue depends on; no `own` where nothing was added to what we ship.",
+    "uvicorn's HTTP protocol, bounded: what `Connections` allows for a header, a body, an answer and an address.",
+    "y of each output, None for those that have none. `chosen`: the outputs that need one.",
+}
+
+
+def banned_words(text: str) -> list[str]:
+    """Each banned word of a Markdown text with its replacement; code is left out."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    text = re.sub(r"`[^`\n]*`|\]\([^)]*\)", "", text)
+    for allowed in ALLOWED:
+        text = re.sub(rf"\b(?:{allowed})\b", "", text, flags=re.IGNORECASE)
+    found = []
+    for words, instead in BANNED.items():
+        pattern = rf"\b(?:{words})\b".replace(" ", r"\s+")
+        found += [f"{' '.join(hit[0].split())!r}: write {instead}" for hit in re.finditer(pattern, text, re.IGNORECASE)]
+    return found
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_have_no_banned_words(name: str) -> None:
+    found = banned_words(PAGES[name].read_text())
+    if name in NOT_YET_CLEAN:
+        assert found, f"{name} is clean: remove it from NOT_YET_CLEAN"
+    else:
+        assert found == []
+
+
+def test_exceptions_are_pages() -> None:
+    assert NOT_YET_CLEAN <= set(PAGES)
+
+
+def test_banned_words_are_found() -> None:
+    page = "A user is told, goes\non, and takes a look. `told` ```told``` An LSTM cell. The cell."
+    assert [hit.partition(":")[0] for hit in banned_words(page)] == ["'told'", "'a look'", "'cell'", "'goes on'"]
+
+
+@functools.cache
+def summaries() -> tuple[tuple[str, str], ...]:
+    """Place and first paragraph, on one line, of each public docstring."""
+    found = []
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            if file.name != "__init__.py" and "migrations" not in file.parts:
+                for name, node in public(ast.parse(file.read_text(encoding="utf-8")), ""):
+                    if text := ast.get_docstring(node):
+                        first = re.split(r"\n\s*\n|\n(?=Args:|Raises:|Returns:)", text)[0]
+                        found.append((f"{file.relative_to(ROOT)}:{name}", " ".join(first.split())))
+    return tuple(found)
+
+
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def public(node: Documented, above: str) -> Iterator[tuple[str, Documented]]:
+    """A module or class with its public classes, functions and methods."""
+    yield above or "the module", node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+            name = f"{above}.{child.name}".removeprefix(".")
+            if isinstance(child, ast.ClassDef):
+                yield from public(child, name)
+            else:
+                yield name, child
+
+
+def is_sentence(summary: str) -> bool:
+    """Whether a summary line stands by itself: a capital or a name, at least two words, an end, no loose opening."""
+    words = summary.split()
+    whole = _START.match(summary) and _END.search(summary) and len(words) > 1
+    return bool(whole) and not _FRAGMENT.match(summary)
+
+
+def test_public_docstrings_begin_with_a_sentence() -> None:
+    loose = {summary: place for place, summary in summaries() if not is_sentence(summary)}
+    assert {place: text for text, place in loose.items() if text not in NOT_YET_SENTENCES} == {}
+    assert NOT_YET_SENTENCES - set(loose) == set(), "these are gone: remove them from NOT_YET_SENTENCES"
+
+
+@pytest.mark.parametrize(
+    "summary", ["The same, sorted.", "Of a batch.", "As JSON.", "Remember.", "no capital.", "No end"]
+)
+def test_loose_summaries_are_found(summary: str) -> None:
+    assert not is_sentence(summary)
+
+
+def test_there_are_docstrings_to_check() -> None:
+    assert len(summaries()) > 2000
