@@ -60,7 +60,7 @@ PATCHES = {
     "numpy": ("import numpy as np\nnp.mean = np.sum\n", "numpy.mean"),
     "builtins": ("import builtins\nbuiltins.sum = max\n", "builtins.sum"),
     "standard": ("import json\njson.dumps = str\n", "json.dumps"),
-    "tapeworks": ("from tapeworks.components import Registry\nRegistry.get = Registry.find\n", "Registry.get"),
+    "tapeworks": ("from tapeworks.components.registry import Registry\nRegistry.get = Registry.find\n", "Registry.get"),
 }  # fmt: skip
 
 

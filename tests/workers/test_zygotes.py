@@ -294,11 +294,11 @@ def test_plain_processes_do_the_same(tmp_path: Path) -> None:
 AGENT = """
 import asyncio, json, sys
 from pathlib import Path
-from tapeworks_workers import lifelines
+from tapeworks_workers.processes import handles
 from tapeworks_workers.processes.launcher import ForkLauncher
 
 async def main():
-    lifelines.become_subreaper()
+    handles.become_subreaper()
     launcher = ForkLauncher(runner=sys.argv[1], admission=sys.argv[2])
     await launcher.start()
     await launcher.load([])

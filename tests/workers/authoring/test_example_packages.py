@@ -14,7 +14,7 @@ from tapeworks.components.registry import registry
 from tapeworks.spec.references import Kind
 from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.component_test import rehearse_job
-from tapeworks_workers.engine.admission.component_test import Finding, test_components
+from tapeworks_workers.engine.admission.component_test import Finding, try_components
 from tests.thorough import some
 
 FOLDER = EXAMPLES / "packages"
@@ -25,7 +25,7 @@ LINES = 60
 
 @pytest.fixture(scope="module")
 def findings() -> list[Finding]:
-    return test_components(PACKAGES)
+    return try_components(PACKAGES)
 
 
 def test_there_is_one_of_each_and_the_examples_serve_them() -> None:
@@ -73,7 +73,7 @@ def test_their_own_tests_pass(tmp_path: Path) -> None:
 
 INSTALLED = """
     import sys
-    from tapeworks.components import registry
+    from tapeworks.components.registry import registry
     from tapeworks.components.loading import load_installed
     from tapeworks.errors import DuplicateComponent
 

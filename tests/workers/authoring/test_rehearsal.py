@@ -8,7 +8,7 @@ import pytest
 
 from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.component_test import rehearse_job
-from tapeworks_workers.engine.admission.component_test import Finding, test_components
+from tapeworks_workers.engine.admission.component_test import Finding, try_components
 
 MISTAKES = Path(__file__).with_name("acme_mistakes.py")
 JOB: dict[str, Any] = {
@@ -21,7 +21,7 @@ JOB: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def findings() -> dict[str, Finding]:
-    return {one.name.removeprefix("mistakes/"): one for one in test_components([MISTAKES])}
+    return {one.name.removeprefix("mistakes/"): one for one in try_components([MISTAKES])}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tapeworks.spec.references import Kind
 from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.component_test import rehearse_job
 from tapeworks_workers.authoring.scaffold import names_of, write_package
-from tapeworks_workers.engine.admission.component_test import Finding, test_components
+from tapeworks_workers.engine.admission.component_test import Finding, try_components
 from tests.thorough import some
 
 KINDS = list(Kind)
@@ -28,7 +28,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Path]:
 
 @pytest.fixture(scope="module")
 def findings(packages: dict[Kind, Path]) -> dict[str, Finding]:
-    return {one.kind: one for one in test_components(list(packages.values()))}
+    return {one.kind: one for one in try_components(list(packages.values()))}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -176,7 +176,7 @@ def test_the_page_of_traps_names_codes_that_exist() -> None:
     named = set(re.findall(r"^### (\w+)$", page, re.MULTILINE))
     notes = {"python_print", "from_logits", "input_wait", "traced_constant", "python_state", "numbered_name"}
     notes |= {"unowned_variable", "unused_part", "nothing_trained", "zero_gradient", "inexact_resume", "left_out"}
-    notes |= {"files_skipped", "files_left_out"}
+    notes |= {"files_skipped", "files_left_out", "several_files", "mixed_splits", "split_size"}
     assert named - notes <= set(FailureCode)
     assert {code for code, _, _ in MISTAKES.values()} - {"component_error", "invalid_spec"} <= named
 

@@ -122,7 +122,7 @@ def test_restored_best_weights_survive_a_resume(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("deterministic")
 def test_a_best_checkpoint_holds_the_verdict_on_its_epoch(tmp_path: Path) -> None:
-    sgd = {"component": "keras/SGD", "config": {"learning_rate": 1.0}}
+    sgd = {"component": "keras/SGD", "config": {"learning_rate": 0.1}}
     training = {
         "epochs": 30,
         "early_stopping": {"monitor": "val_loss", "mode": "max", "patience": 2},  # falls, so the first is best

@@ -24,7 +24,7 @@ from tapeworks.spec.parsing import parse_json, parse_spec
 from tapeworks.spec.references import Kind
 from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.component_jobs import told_failure, try_jobs
-from tapeworks_workers.engine.admission.component_test import Finding, test_components
+from tapeworks_workers.engine.admission.component_test import Finding, try_components
 from tapeworks_workers.processes.component_loading import units_of
 
 
@@ -67,7 +67,7 @@ def _tried(
     paths: Sequence[Path], modules: Sequence[Path], data_roots: Sequence[Path], attempts: Attempts
 ) -> list[Finding]:
     """What these modules of the paths register, and the jobs beside them. Raises TapeworksError."""
-    findings = test_components(modules)
+    findings = try_components(modules)
     by_name = {(Kind(one.kind), one.name): one for one in findings}
     components = [one for one in registry if (one.kind, one.name) in by_name]
     folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)

@@ -3,7 +3,7 @@
     load → admit (build, save, reload, trace, differentiate) → the same in a process without Tapeworks (alone.py)
          → losses: their gradient against numeric differences in float64
 
-Interface: `test_components(paths)` gives a `Finding` for every component of files and folders.
+Interface: `try_components(paths)` gives a `Finding` for every component of files and folders.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Finding:
     notes: list[str] = field(default_factory=list)
 
 
-def test_components(paths: Sequence[Path]) -> list[Finding]:
+def try_components(paths: Sequence[Path]) -> list[Finding]:
     """Try every component that files and folders hold. Raises ComponentError."""
     load_installed()
     components = load_components(paths)
