@@ -35,9 +35,9 @@ import pyarrow.parquet
 import tensorflow as tf
 
 from tapeworks.components.loading import load_installed
-from tapeworks.spec.job_spec import Split
 from tapeworks.spec.pipeline_ops import Batch, Shuffle
 from tapeworks.spec.references import ReferenceFields
+from tapeworks.spec.splits import Split
 from tapeworks_workers.engine.data.pipeline_context import PipelineContext
 from tapeworks_workers.engine.data.sources import apply_pipeline, open_source
 from tapeworks_workers.engine.data.splitting import splits
