@@ -166,7 +166,7 @@ def measured(read: Callable[[], int], rows: int) -> tuple[float, float]:
 
 def compare(folder: Path, rows: dict[str, int], forms: list[str], turns: int) -> list[dict[str, Any]]:
     """One document for each way, with its ratio."""
-    told = []
+    figures = []
     for form in forms:
         path = folder / f"t.{form}"
         ways: dict[str, Callable[[], int]] = {
@@ -193,11 +193,11 @@ def compare(folder: Path, rows: dict[str, int], forms: list[str], turns: int) ->
             ratios = [
                 own / other if "split" in way else other / own for own, other in zip((wall, cpu), base, strict=True)
             ]
-            told.append({
+            figures.append({
                 "format": form, "way": way, "rows": rows[form], "bytes": path.stat().st_size, "seconds": round(wall, 3),
                 "cpu_seconds": round(cpu, 3), "ratio": round(ratios[0], 2), "cpu_ratio": round(ratios[1], 2),
             })  # fmt: skip
-    return told
+    return figures
 
 
 def main() -> int:
@@ -212,12 +212,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         set_data_roots([folder])
-        told = compare(folder, write(folder, given.megabytes), given.formats, given.turns)
+        figures = compare(folder, write(folder, given.megabytes), given.formats, given.turns)
     if given.json:
-        print(json.dumps(told, indent=1))
+        print(json.dumps(figures, indent=1))
     else:
         print("| format | way | s | CPU s | ratio | CPU ratio |\n|---|---|---|---|---|---|")
-        for one in told:
+        for one in figures:
             print("| {format} | {way} | {seconds} | {cpu_seconds} | {ratio} | {cpu_ratio} |".format(**one))
     return 0
 

@@ -6,7 +6,6 @@ a key of every right, with none, and with one of another project.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,8 +18,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
-from tapeworks_service.auth import keys
 from tapeworks_service.settings import ServiceSettings
+from tests.security.beside import key_of_project
 from tests.service.conftest import serving
 from tests.service.uploading import a_bundle, a_package, make
 from tests.service.worker import COMPONENTS, HandWorker, spec
@@ -47,7 +46,7 @@ def house(folder: Path) -> Iterator[tuple[str, dict[str, str | None]]]:
     chosen: dict[str, Any] = {"wait_seconds": 0.2, "allow_packages": True, "lease_seconds": 600}
     given_settings = ServiceSettings(data_dir=folder, port=0, api_key=KEY, **chosen)
     with serving(given_settings) as url:
-        other = asyncio.run(_another_key(given_settings))
+        other = key_of_project(folder, "other")
         with httpx.Client(base_url=url, timeout=60, headers={"Authorization": f"Bearer {KEY}"}) as client:
             hand = HandWorker(client)
             hand.register(COMPONENTS, packages=True)
@@ -59,12 +58,6 @@ def house(folder: Path) -> Iterator[tuple[str, dict[str, str | None]]]:
             make(client, "bundle", a_bundle(), name=CANARY)
             make(client, "package", a_package(CANARY))
         yield url, {EVERY_RIGHT: KEY, "no key": None, "another project": other}
-
-
-async def _another_key(chosen: ServiceSettings) -> str:
-    async with keys.opened(chosen) as database, database.write() as tx:
-        _, text = await keys.create(tx, name="other", project="other", scopes=["read", "submit"])
-    return text
 
 
 def sent(url: str, keys: Mapping[str, str | None], *, examples: int) -> dict[str, Sent]:

@@ -153,7 +153,7 @@ class Csv(NamedLabels):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows below the header")
         read: Callable[[Path, Part], Sequence[Array]] = functools.partial(self._read, wanted=wanted)
         first = next(index for index, of_file in enumerate(parts) if of_file)
-        read = checked_first(read, self.paths[first], parts[first][0])
+        _, read = checked_first(read, self.paths[first], parts[first][0])
 
         def element(flat: list[tf.Tensor]) -> Any:
             return self._element({name: tf.ensure_shape(flat.pop(0), [None]) for name in wanted}, features)

@@ -79,15 +79,16 @@ def stream(
 
 def checked_first(
     read: Callable[[Path, Part], Sequence[Array]], path: Path, part: Part
-) -> Callable[[Path, Part], Sequence[Array]]:
-    """`read`, of which the result for one part is there already: what does not fit is refused before a job begins."""
-    ready = {(path, part): read(path, part)}
+) -> tuple[Sequence[Array], Callable[[Path, Part], Sequence[Array]]]:
+    """The arrays of one part, and a `read` that returns them once: what does not fit is refused before a job begins."""
+    first = read(path, part)
+    ready = {(path, part): first}
 
     def again(path: Path, part: Part) -> Sequence[Array]:
         found = ready.pop((path, part), None)
         return read(path, part) if found is None else found
 
-    return again
+    return first, again
 
 
 def _whole(

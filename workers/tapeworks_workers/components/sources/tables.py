@@ -150,7 +150,7 @@ class Table(NamedLabels):
             raise self._invalid(f"{', '.join(path.name for path in self.paths)}: no rows")
         read: Callable[[Path, Part], Sequence[Array]] = functools.partial(self._rows, columns=columns)
         first = next(index for index, of_file in enumerate(parts) if of_file)
-        read = checked_first(read, self.paths[first], parts[first][0])
+        arrays, read = checked_first(read, self.paths[first], parts[first][0])
 
         def element(flat: list[tf.Tensor]) -> Any:
             tensors = {column.name: column.tensor([flat.pop(0) for _ in column.outputs]) for column in columns}
@@ -160,7 +160,6 @@ class Table(NamedLabels):
         dataset = stream(self.paths, parts, read, dtypes, element, counts=counts, size=self._size())
         if not self.images:
             return dataset
-        arrays = self._rows(self.paths[first], parts[first][0], columns)
         starts = np.cumsum([0, *(len(column.outputs) for column in columns)])
         values = {column.name: arrays[start][0] for column, start in zip(columns, starts, strict=False)
                   if column.name in self.images}  # fmt: skip

@@ -79,11 +79,8 @@ def complete(element: tuple[Any, ...], paths: Sequence[str] | None, *, missing_l
 
     `missing_labels`: whether a y of -1 is a label that is missing.
     """
-    leaves = (
-        [leaf for path in paths for leaf in named_leaves(pick(element, path), path)]
-        if paths
-        else (named_leaves(element))
-    )
+    parts = [named_leaves(pick(element, path), path) for path in paths] if paths else [named_leaves(element)]
+    leaves = [leaf for part in parts for leaf in part]
     present = [_present(leaf) for _, leaf in leaves]
     labels = [leaf for path, leaf in leaves if path == "y" and missing_labels and leaf.dtype.is_integer]
     present += [tf.reduce_all(leaf != -1) for leaf in labels]
