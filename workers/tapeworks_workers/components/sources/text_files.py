@@ -10,6 +10,7 @@ import codecs
 import gzip
 import io
 import threading
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,7 @@ class TextFile:
             self._packed = file.read(len(_GZIP)) == _GZIP
         self._plain = self._codec in _UTF_8 and not self._packed
         self._streams: list[tuple[int, BinaryIO]] = []
+        weakref.finalize(self, _close, self._streams)
         self._lock = threading.Lock()
 
     def blocks(self, size: int = BLOCK_BYTES) -> Iterator[bytes]:
@@ -66,9 +68,13 @@ class TextFile:
                 return file.read(end - start)
         with self._lock:
             position, stream = self._nearest(start)
-            while position < start and (skipped := _read(stream, min(start - position, BLOCK_BYTES))):
-                position += len(skipped)
-            content = _read(stream, end - start)
+            try:
+                while position < start and (skipped := _read(stream, min(start - position, BLOCK_BYTES))):
+                    position += len(skipped)
+                content = _read(stream, end - start)
+            except BaseException:
+                stream.close()
+                raise
             self._streams.append((position + len(content), stream))
             return content
 
@@ -101,6 +107,11 @@ class TextFile:
         if self._codec in _UTF_8:
             return raw
         return io.BufferedReader(_Recoded(raw, self._codec), BLOCK_BYTES)
+
+
+def _close(streams: list[tuple[int, BinaryIO]]) -> None:
+    for _, stream in streams:
+        stream.close()
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:
