@@ -27,11 +27,11 @@ def test_a_recoded_file_is_closed_with_its_reader(tmp_path: Path) -> None:
 
 
 def test_a_read_that_fails_leaves_no_file_open(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(b"abc\n" * 1000 + b"\xff\xfe\xfd\n")
+    (tmp_path / "a.csv").write_bytes(b"abc\n" * 2**20 + b"\xff\xfe\xfd\n")
     reader = TextFile(tmp_path / "a.csv", "euc_jp")
     assert reader.read(0, 4) == b"abc\n"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(Undecodable, match="is not euc_jp"):
-            reader.read(3000, 9000)
+            reader.read(2**21, 2**22 + 3)
         gc.collect()
