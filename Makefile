@@ -43,15 +43,15 @@ subset: $(STAMP)
 
 # Every attempt against a real server; EXAMPLES: requests of each kind to each operation.
 security: $(STAMP)
-	@$(BIN)/python -m tests.security --examples $(or $(EXAMPLES),60)
+	@$(BIN)/python -m qualification.security --examples $(or $(EXAMPLES),60)
 
 # SEED: where it begins; what is printed as wrong names its seed.
 fuzz-protocol: $(STAMP)
-	@$(BIN)/python -m tests.security.protocol_fuzzer --seconds $(or $(SECONDS),30) --seed $(or $(SEED),1)
+	@$(BIN)/python -m qualification.security.protocol_fuzzer --seconds $(or $(SECONDS),30) --seed $(or $(SEED),1)
 
 # ROWS=runner,agent: those alone; DATABASE=sqlite or postgresql: with that one alone.
 faults: $(STAMP)
-	@$(BIN)/python -m tests.faults --rows "$(ROWS)" --database "$(DATABASE)"
+	@$(BIN)/python -m qualification.faults --rows "$(ROWS)" --database "$(DATABASE)"
 
 # COUNT set-ups from SEED on; ONLY=a seed that was printed: that one alone.
 fuzz: $(STAMP)
@@ -69,13 +69,13 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.api
 	$(BIN)/python -m benchmarks.api --database postgresql
-	$(BIN)/python -m benchmarks.many
+	$(BIN)/python -m benchmarks.small_jobs
 	$(BIN)/python -m benchmarks.watchers
 	$(BIN)/python -m benchmarks.watchers --database postgresql
 	$(BIN)/python -m benchmarks.transfers
-	$(BIN)/python -m benchmarks.resting
+	$(BIN)/python -m benchmarks.idle_memory
 	$(BIN)/python -m benchmarks.sandbox
-	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.claims
@@ -89,7 +89,7 @@ bench-quick: $(STAMP)
 	$(BIN)/python -m benchmarks.api --turns 1
 	$(BIN)/python -m benchmarks.watchers --seconds 10
 	$(BIN)/python -m benchmarks.transfers --mebibytes 256 --turns 1
-	$(BIN)/python -m benchmarks.resting
+	$(BIN)/python -m benchmarks.idle_memory
 	$(BIN)/python -m benchmarks.claims --longest 100 --times 20
 
 test: $(STAMP)
@@ -112,23 +112,23 @@ docs: $(STAMP)
 	$(BIN)/python docs/make_limits.py
 
 # The environment: exactly what the lock says. It is made once and again when the lock changes.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements/development.lock pyproject.toml
 	@python=$$(sh scripts/find-python.sh) || exit 1; \
 	if ! $(BIN)/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
 		echo "creating $(VENV) with $$python"; rm -rf $(VENV); "$$python" -m venv $(VENV) || exit 1; fi
-	@echo "installing what requirements.lock pins (a few minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements.lock
+	@echo "installing what requirements/development.lock pins (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements/development.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@# TensorFlow starts in 3 s from bytecode and in 20 s without. A file that is no Python of this version is left.
 	@$(BIN)/python -m compileall -q -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') >/dev/null 2>&1 || :
 	@touch $(STAMP)
 
 lock:
-	$(UV) pip compile pyproject.toml --extra service --extra worker --extra dev --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -o requirements.lock
-	$(UV) pip compile pyproject.toml --extra service --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements.lock -o requirements-service.lock
-	$(UV) pip compile pyproject.toml --extra worker --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements.lock -o requirements-worker.lock
-	$(UV) pip compile pyproject.toml --extra worker --extra gpu --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements.lock -o requirements-gpu.lock
-	echo hatchling | $(UV) pip compile - --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements.lock -o requirements-build.lock
+	$(UV) pip compile pyproject.toml --extra service --extra worker --extra dev --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -o requirements/development.lock
+	$(UV) pip compile pyproject.toml --extra service --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements/development.lock -o requirements/service.lock
+	$(UV) pip compile pyproject.toml --extra worker --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements/development.lock -o requirements/worker.lock
+	$(UV) pip compile pyproject.toml --extra worker --extra gpu --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements/development.lock -o requirements/gpu.lock
+	echo hatchling | $(UV) pip compile - --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock" -c requirements/development.lock -o requirements/build.lock
 
 clean:
 	rm -rf $(VENV) build

@@ -19,8 +19,8 @@ from typing import Any
 import httpx
 
 from benchmarks.claims import answering, fill, free_port, installation
-from benchmarks.hammer import Load, get, hammer, post
-from tests.service.worker import HandWorker, spec
+from benchmarks.http_load import Load, get, hammer, post
+from tests.support.hand_worker import HandWorker, spec
 
 QUEUED, KINDS = 10_000, 50
 SECONDS = 3.0
@@ -34,7 +34,7 @@ def bare(folder: Path, job: Any, page: Any) -> Iterator[int]:
     """The bare application's port."""
     file, port = folder / "bare.json", free_port()
     file.write_text(json.dumps({"job": job, "page": page}))
-    with answering(["-m", "benchmarks.bare", str(port), str(file)], port, "/job", folder / "bare.log"):
+    with answering(["-m", "benchmarks.fastapi_baseline", str(port), str(file)], port, "/job", folder / "bare.log"):
         yield port
 
 

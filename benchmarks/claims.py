@@ -29,8 +29,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from tapeworks_service.database.tables import events, fits, jobs
 from tapeworks_service.ids import new_id
 from tapeworks_service.queue.requirements import Requirements
-from tests.postgres import postgres
-from tests.service.worker import HandWorker, spec
+from tests.support.hand_worker import HandWorker, spec
+from tests.support.postgres import postgres
 
 CASES = ((100, 50), (10_000, 50), (100_000, 50), (10_000, 10_000), (100_000, 10_000))
 """Queued jobs, and how many different needs they have."""

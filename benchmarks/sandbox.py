@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from qualification.security.attacked_server import PACKAGE, House, housed
 from tapeworks.schemas.jobs import Job, State
-from tests.security.house import PACKAGE, House, housed
 
 
 def spec(loss: str) -> dict[str, Any]:

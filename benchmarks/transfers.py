@@ -25,9 +25,9 @@ import httpx
 import psutil
 
 from benchmarks.claims import answering, free_port, service
-from benchmarks.hammer import get
+from benchmarks.http_load import get
 from tapeworks_workers.agent.service_client import PARTS_AT_ONCE
-from tests.service.worker import HandLease, HandWorker, spec
+from tests.support.hand_worker import HandLease, HandWorker, spec
 
 MIB = 1 << 20
 PIECE = 8 * MIB

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 import psutil
 
 from benchmarks.claims import installation
-from benchmarks.hammer import Load, connection, get, post
+from benchmarks.http_load import Load, connection, get, post
 from tapeworks.schemas.worker_protocol import LEASE_HEADER
-from tests.service.worker import HandLease, HandWorker, spec
+from tests.support.hand_worker import HandLease, HandWorker, spec
 
 JOBS, POLLERS, STREAMS = 10, 1_000, 200
 BATCH_SECONDS = 1.0

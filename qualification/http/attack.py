@@ -24,8 +24,8 @@ import psutil
 from benchmarks.claims import answering, free_port
 from qualification.http.bystander import Bystander
 from qualification.http.mutations import Mutations, Sent
-from tests.postgres import postgres
-from tests.service.worker import SPEC, HandWorker
+from tests.support.hand_worker import SPEC, HandWorker
+from tests.support.postgres import postgres
 
 OPERATOR = "tw_operator_of_the_fuzzed_service"
 ANSWER_SECONDS = 60.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from tests.service.worker import HandLease, HandWorker, spec
+from tests.support.hand_worker import HandLease, HandWorker, spec
 
 PAUSE_SECONDS = 0.1
 

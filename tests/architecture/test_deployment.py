@@ -14,8 +14,8 @@ from tapeworks.cli.main import app, options
 from tapeworks_service.api.health import router
 from tapeworks_service.settings import ServiceSettings
 from tapeworks_workers.settings import WorkerSettings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILES = [ROOT / "service/Dockerfile", ROOT / "workers/Dockerfile"]
 OURS = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
@@ -105,7 +105,7 @@ def test_the_database_is_postgresql_and_its_password_a_secret_file(tmp_path: Pat
     )
     user, name = (database["environment"][f"POSTGRES_{part}"] for part in ("USER", "DB"))
     assert (url.username, url.password, url.host, url.database) == (user, "s/c@r:t", "database", name)
-    assert "asyncpg" in (ROOT / "requirements-service.lock").read_text()
+    assert "asyncpg" in (ROOT / "requirements/service.lock").read_text()
 
 
 def test_the_gpu_worker_is_asked_for_and_reserves_its_devices() -> None:
@@ -113,8 +113,8 @@ def test_the_gpu_worker_is_asked_for_and_reserves_its_devices() -> None:
     assert gpu["profiles"] == ["gpu"]
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
-    assert "tensorflow" in (ROOT / "requirements-gpu.lock").read_text()
-    assert "nvidia-cudnn" in (ROOT / "requirements-gpu.lock").read_text()
+    assert "tensorflow" in (ROOT / "requirements/gpu.lock").read_text()
+    assert "nvidia-cudnn" in (ROOT / "requirements/gpu.lock").read_text()
 
 
 def test_workers_are_supervised_and_their_agents_are_checked() -> None:

@@ -18,8 +18,7 @@ from tapeworks.spec.parsing import parse_spec
 from tapeworks.spec.pipeline_ops import Operation
 from tapeworks.spec.references import Kind
 from tapeworks_workers.authoring.scaffold import write_package
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize("page", ["errors", "limits"])

@@ -1,11 +1,11 @@
 """The guide has a page for each row of the examples, and its index lists them all."""
 
 import re
-from pathlib import Path
 
 from examples.rows import rows
+from tests.support.paths import ROOT
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide"
+GUIDE = ROOT / "docs" / "guide"
 
 
 def test_the_index_lists_the_rows_and_nothing_else() -> None:

@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 PACKAGES = ("tapeworks", "service/tapeworks_service", "workers/tapeworks_workers")
 LONGEST = 400
 """Lines of a file after which it must be looked at again; about 250 is the aim."""

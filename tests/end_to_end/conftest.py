@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from examples.serving import options
-from tests.end_to_end.serving import COMPONENTS, Served, serving
+from tests.support.serving import COMPONENTS, Served, serving
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from tapeworks.schemas.jobs import State
-from tests.end_to_end.serving import ROOT, serving, spec
+from tests.support.paths import ROOT
+from tests.support.serving import serving, spec
 
 EXAMPLE = ROOT / "examples" / "callback_image"
 PARTS = ROOT / "tests" / "workers" / "engine" / "epoch_parts.py"

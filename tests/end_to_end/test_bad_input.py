@@ -6,7 +6,7 @@ import pytest
 
 from tapeworks.errors import ApiError, Conflict, NotFound, Rejected
 from tapeworks.schemas.jobs import State
-from tests.end_to_end.serving import Served, endless, running, spec
+from tests.support.serving import Served, endless, running, spec
 
 BATCH = {"op": "batch", "batch_size": 32}
 

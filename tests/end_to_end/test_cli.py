@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tapeworks.cli.main import app
 from tapeworks.schemas.jobs import State
 from tapeworks.spec.job_spec import editor_schema
-from tests.end_to_end.serving import Served, endless, eventually, running, spec
+from tests.support.serving import Served, endless, eventually, running, spec
 
 
 @pytest.fixture

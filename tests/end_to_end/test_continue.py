@@ -5,7 +5,7 @@ import pytest
 
 from tapeworks.errors import Conflict
 from tapeworks.schemas.jobs import Job, State
-from tests.end_to_end.serving import Served, endless, running, spec
+from tests.support.serving import Served, endless, running, spec
 
 STEPS = 57
 """Of an epoch of the digits in batches of 32."""

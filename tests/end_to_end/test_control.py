@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tapeworks.schemas.jobs import Job, State
-from tests.end_to_end.serving import Served, endless, eventually, running, spec
+from tests.support.serving import Served, endless, eventually, running, spec
 
 FELT_SECONDS = 2.0
 """What is asked of a running job is seen within a call of the compiled loop or so long; calls here are shorter."""

@@ -12,8 +12,8 @@ from examples.rows import Example, examples, rows, submit, traces
 from examples.serving import EXAMPLES, ROOT
 from tapeworks.bundle import extract
 from tapeworks.schemas.jobs import State
-from tests.end_to_end.serving import Served
-from tests.thorough import some
+from tests.support.serving import Served
+from tests.support.tiers import some
 
 FAST = [example for example in examples() if example.fast]
 IN_EVERY_PLAN = {"several-models/distillation.json", "dtypes/mixed_float16.json", "sparse/ratings.json"}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tapeworks.schemas.jobs import State
-from tests.end_to_end.serving import Served, eventually, serving
-from tests.workers.test_remote_files import Web
+from tests.support.serving import Served, eventually, serving
+from tests.workers.inputs.test_remote_files import Web
 
 LINES = [f"{n},{n % 7},{n % 2}" for n in range(400)]
 QUERY = "select a, b, y from rows order by a"

@@ -1,4 +1,4 @@
-"""`tapeworks serve` that ends, in order or not: nothing is left behind, and jobs go on. Other faults: tests/faults."""
+"""`tapeworks serve` that ends, in order or not: nothing is left behind, and jobs continue."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tapeworks.schemas.jobs import Job, State
-from tests.end_to_end.serving import Served, endless, eventually, running, serving
+from tests.support.serving import Served, endless, eventually, running, serving
 
 
 def again(served: Served, job: Job) -> Job:

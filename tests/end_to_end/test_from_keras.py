@@ -7,7 +7,7 @@ import pytest
 
 import tapeworks
 from tapeworks.schemas.jobs import State
-from tests.end_to_end.serving import Served
+from tests.support.serving import Served
 
 DATA = {"source": "diabetes", "validation": 0.2, "pipeline": [{"op": "batch", "batch_size": 32}]}
 

@@ -19,7 +19,7 @@ from tapeworks.schemas.jobs import State
 from tapeworks.spec.parsing import parse_spec
 from tapeworks_workers.engine.data.pipeline import build_data
 from tapeworks_workers.engine.factory.factory import set_data_roots
-from tests.end_to_end.serving import Served
+from tests.support.serving import Served
 
 PAGE = (ROOT / "docs" / "guide" / "tables.md").read_text()
 

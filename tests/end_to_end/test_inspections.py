@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tapeworks_workers.sandbox import isolation
-from tests.end_to_end.serving import Served
+from tests.support.serving import Served
 
 
 def test_uploads_are_inspected_in_a_sandbox_and_refused_by_what_they_claim(served: Served, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from tapeworks.cli.main import app
 from tapeworks.client.client import Client
 from tapeworks.errors import Unauthorized
-from tests.end_to_end.serving import serving
+from tests.support.serving import serving
 
 KEY = "tw_" + "k" * 40
 

@@ -1,7 +1,7 @@
 """What a component prints is found in the job's logs."""
 
 from tapeworks.schemas.jobs import State
-from tests.end_to_end.serving import Served, spec
+from tests.support.serving import Served, spec
 
 
 def test_prints_of_a_compiled_step_reach_the_logs(served: Served) -> None:

@@ -11,7 +11,8 @@ import pytest
 import tapeworks
 from tapeworks.bundle import extract
 from tapeworks.schemas.jobs import HELD, Job, State
-from tests.end_to_end.serving import ROOT, Served, spec
+from tests.support.paths import ROOT
+from tests.support.serving import Served, spec
 
 BARRED = (
     "import sys; sys.modules['tapeworks_workers'] = sys.modules['tapeworks_service'] = None\n"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import tapeworks
 from tapeworks.schemas.jobs import ComponentInfo, State
-from tests.end_to_end.serving import ROOT, eventually, serving, spec
+from tests.support.paths import ROOT
+from tests.support.serving import eventually, serving, spec
 
 OWN_LOSS = ROOT / "examples" / "own_loss"
 SECOND = '''

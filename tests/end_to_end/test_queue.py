@@ -3,7 +3,7 @@
 import psutil
 
 from tapeworks.schemas.jobs import State
-from tests.end_to_end.serving import Served, endless, running, spec
+from tests.support.serving import Served, endless, running, spec
 
 MIB = 1024 * 1024
 

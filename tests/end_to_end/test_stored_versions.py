@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import tapeworks
 from tapeworks.cli.main import app
 from tapeworks.schemas.jobs import State
-from tests.end_to_end.serving import COMPONENTS, Served, serving
+from tests.support.serving import COMPONENTS, Served, serving
 
 STORED = sorted((Path(__file__).parent / "stored").glob("*.tar.xz"))
 BATCH = np.ones((2, 64), "float32")

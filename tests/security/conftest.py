@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.security.house import House, housed
+from qualification.security.attacked_server import House, housed
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,10 @@
 
 import pytest
 
+from qualification.security import escapes
+from qualification.security.attacked_server import House
 from tapeworks.schemas.jobs import State
-from tests.security import escapes
-from tests.security.house import House
-from tests.thorough import some
+from tests.support.tiers import some
 
 
 @pytest.fixture(scope="module")

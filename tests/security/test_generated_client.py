@@ -7,12 +7,12 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.security.house import KEY, House
+from qualification.security.attacked_server import KEY, House
+from tests.support.paths import ROOT
 
 CONFIG = '{"project_name_override": "made", "package_name_override": "made_client", "post_hooks": []}'
 
@@ -39,7 +39,7 @@ def test_it_submits_a_job_and_downloads_its_model(made: Any, house: House) -> No
     api = "made_client.api.jobs"
     create, get = (importlib.import_module(f"{api}.{name}") for name in ("create_job", "get_job"))
     download = importlib.import_module("made_client.api.files.get_model")
-    spec = json.loads((Path(__file__).parents[2] / "examples" / "digits_focal.json").read_text())
+    spec = json.loads((ROOT / "examples" / "digits_focal.json").read_text())
     with made.AuthenticatedClient(base_url=house.served.url, token=KEY) as client:
         job = create.sync(client=client, body=spec)
         end = time.monotonic() + 200

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from qualification.security.attacked_server import House
 from tapeworks.errors import Rejected
 from tapeworks.schemas.jobs import Job, State
-from tests.end_to_end.serving import ROOT
-from tests.security.house import House
+from tests.support.paths import ROOT
 
 PLAIN = """
 import keras

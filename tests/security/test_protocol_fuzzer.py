@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.security.house import House
-from tests.security.protocol_fuzzer import fuzzed
+from qualification.security.attacked_server import House
+from qualification.security.protocol_fuzzer import fuzzed
 
 
 @pytest.mark.parametrize(

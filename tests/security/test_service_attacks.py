@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.security import service_attacks
+from qualification.security import service_attacks
 
 
 def test_no_request_holds_the_service(tmp_path: Path) -> None:

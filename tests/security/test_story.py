@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.datasets import load_iris
 
+from qualification.security.attacked_server import PACKAGE, House
 from tapeworks.schemas.jobs import State
-from tests.security.house import PACKAGE, House
 
 ELSEWHERE = """
 import json, sys

@@ -19,10 +19,9 @@ from typer.testing import CliRunner
 from tapeworks.cli.main import app
 from tapeworks_service.server import Server, make_server
 from tapeworks_service.settings import ServiceSettings
-from tests.postgres import Postgres, postgres
-
-from .queues import Queue, opened
-from .worker import HandWorker
+from tests.support.hand_worker import HandWorker
+from tests.support.postgres import Postgres, postgres
+from tests.support.queues import Queue, opened
 
 
 @contextmanager

@@ -18,8 +18,7 @@ from sqlalchemy import create_engine
 
 from tapeworks_service.database.migrations import upgrade
 from tapeworks_service.database.tables import metadata
-
-from .worker import HandWorker
+from tests.support.hand_worker import HandWorker
 
 
 def test_what_hangs_on_a_job_is_keyed_by_its_project() -> None:

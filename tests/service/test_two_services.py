@@ -17,9 +17,8 @@ import httpx
 import pytest
 
 from tapeworks.client.client import Client
-from tests.postgres import Postgres
-
-from .worker import SPEC, HandLease, HandWorker
+from tests.support.hand_worker import SPEC, HandLease, HandWorker
+from tests.support.postgres import Postgres
 
 SETTINGS = {"LEASE_SECONDS": "2", "HEARTBEAT_SECONDS": "0.5", "REAPER_SECONDS": "0.2"}
 

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.workers.stage import Stage, staged
+from tests.support.agent_stage import Stage, staged
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = 120, what: str = "") -> Any:

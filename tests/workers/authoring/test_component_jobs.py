@@ -9,8 +9,9 @@ import pytest
 from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.component_test import found_in
 from tapeworks_workers.engine.admission.component_test import Finding
+from tests.support.paths import LAB
 
-FILE = Path(__file__).with_name("acme_jobs.py")
+FILE = LAB / "acme_jobs.py"
 JOB: dict[str, Any] = {
     "data": {"source": "iris", "validation": 0.2, "pipeline": [{"op": "batch", "batch_size": 10}]},
     "model": {"component": "mlp", "config": {"hidden": [4], "outputs": 3}},

@@ -15,7 +15,7 @@ from tapeworks.spec.references import Kind
 from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.component_test import rehearse_job
 from tapeworks_workers.engine.admission.component_test import Finding, try_components
-from tests.thorough import some
+from tests.support.tiers import some
 
 FOLDER = EXAMPLES / "packages"
 PACKAGES = sorted(file.parent for file in FOLDER.glob("*/pyproject.toml"))

@@ -9,8 +9,9 @@ import pytest
 from tapeworks_workers.authoring.attempts import Attempts
 from tapeworks_workers.authoring.component_test import rehearse_job
 from tapeworks_workers.engine.admission.component_test import Finding, try_components
+from tests.support.paths import LAB
 
-MISTAKES = Path(__file__).with_name("acme_mistakes.py")
+MISTAKES = LAB / "acme_mistakes.py"
 JOB: dict[str, Any] = {
     "data": {"source": "iris", "pipeline": [{"op": "batch", "batch_size": 10}]},
     "model": {"component": "mlp", "config": {"hidden": [4], "outputs": 3}},

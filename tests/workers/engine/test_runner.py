@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tapeworks.schemas.jobs import State
-from tests.workers.engine.trainings import BATCH, SHUFFLE, attempt, job, mlp, numbers
+from tests.support.trainings import BATCH, SHUFFLE, attempt, job, mlp, numbers
 
 DIGITS = {
     "data": {"source": "digits", "validation": 0.2, "test": 0.1, "pipeline": [SHUFFLE, {**BATCH, "batch_size": 32}]},

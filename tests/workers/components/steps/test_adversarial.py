@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tapeworks.errors import JobFailure
 from tapeworks_workers.components.steps.wgan_gp import gradient_penalty
-from tests.workers.components.steps.step_jobs import (
+from tests.support.step_jobs import (
     FEATURES,
     SGD,
     assembled,

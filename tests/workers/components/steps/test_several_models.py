@@ -13,7 +13,7 @@ import tensorflow as tf
 from tapeworks_workers.components.steps.distillation import divergence as distilled
 from tapeworks_workers.components.steps.vae import divergence, parameters
 from tapeworks_workers.engine.export.export import exported_roles
-from tests.workers.components.steps.step_jobs import (
+from tests.support.step_jobs import (
     ELEMENT,
     FEATURES,
     SGD,
