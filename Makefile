@@ -1,5 +1,6 @@
 # make demo: one job from POST to a model that loads again, on this machine
-# make test: the tests; make check: the rules too; make thorough: the long lists of cases of which the tests take some
+# make test: the tests of every part, in ten minutes; make check: the rules too; make test-all: the slow tests as well
+# make thorough: the long lists of cases of which the tests take some
 # make examples: every example of the guide on a server of its own, as a table; make plans: each through every plan
 # make security: what gets out of the sandbox, past the archives and through the API (nothing), as a table
 # make fuzz-protocol: a sandbox that speaks wrongly to its agent, for 30 seconds (SECONDS=600: ten minutes)
@@ -20,11 +21,11 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples plans subset security faults fuzz fuzz-http fuzz-protocol tables bench bench-quick test thorough check rules docs \
+.PHONY: help demo examples plans subset security faults fuzz fuzz-http fuzz-protocol tables bench bench-quick test test-rest test-all thorough check rules docs \
 	lock clean
 
 help:
-	@sed -n '1,10s/^# //p' Makefile
+	@sed -n '1,11s/^# //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/python -m examples.demo
@@ -93,13 +94,19 @@ bench-quick: $(STAMP)
 	$(BIN)/python -m benchmarks.claims --longest 100 --times 20
 
 test: $(STAMP)
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not thorough"
+
+# What `make test` leaves out, and both together.
+test-rest: $(STAMP)
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "slow and not thorough"
+
+test-all: $(STAMP)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 thorough: $(STAMP)
 	@$(BIN)/python -m pytest -q -n auto --dist load -m thorough
 
-check: rules
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile
+check: rules test
 
 rules: $(STAMP)
 	$(BIN)/ruff check
