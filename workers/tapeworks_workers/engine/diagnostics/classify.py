@@ -282,6 +282,7 @@ RULES: tuple[Rule, ...] = (
         "Turn them into numbers first: labels into 0 … outputs-1 in the source, inputs by a keras/StringLookup layer.",
     ),
     _label,
+    Pattern(FailureCode.INVALID_DATA, r"(?m)assertion failed: \[invalid data: (.+?)\](?:$| \[\[)", "{0}"),
     Pattern(FailureCode.INVALID_DATA, r"invalid data: (.+)", "{0}"),
     Pattern(
         FailureCode.INVALID_DATA,
