@@ -12,9 +12,9 @@ import pytest
 
 from tapeworks.components.loading import load_components
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.data.pipeline import Data, build_data
-from tapeworks_workers.engine.factory.factory import set_data_roots
+from tapeworks_workers.engine.data.pipeline import Data
 from tests.workers.engine.trainings import SHUFFLE, job, numbers
+from tests.workers.job_files import build_data, set_data_roots
 
 load_components([Path(__file__).with_name("element_order_parts.py")])
 BATCH = {"op": "batch", "batch_size": 32}

@@ -18,11 +18,11 @@ from tensorflow.python.framework.config import disable_op_determinism
 from tapeworks.spec.job_spec import JobSpec
 from tapeworks_workers.engine import runtime
 from tapeworks_workers.engine.checkpoints.files import opened
-from tapeworks_workers.engine.factory.factory import set_data_roots
 from tapeworks_workers.engine.training.control import Control, Interrupted
 from tests.thorough import some
 from tests.workers.engine.test_steps_in_jobs import CASES
 from tests.workers.engine.trainings import BATCH, SHUFFLE, Trained, job, mlp, numbers, prepared, trained
+from tests.workers.job_files import set_data_roots
 
 EVERY_STEP = {"every_steps": 1, "every_seconds": None, "keep": 999}
 JITTER = {"op": "map", "function": "lab/Jitter", "training_only": True}

@@ -11,8 +11,8 @@ from typing import Any, get_args
 import pytest
 
 from tapeworks.spec.pipeline_ops import Operation
-from tapeworks_workers.engine.factory.factory import set_data_roots
 from tests.workers.engine.trainings import CROSS_ENTROPY, SHUFFLE, job, trained
+from tests.workers.job_files import set_data_roots
 
 DATA = Path(__file__).parents[3] / "examples" / "data"
 

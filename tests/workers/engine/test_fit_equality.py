@@ -11,8 +11,8 @@ import pytest
 from examples.serving import DATA, EXAMPLES
 from tapeworks.spec.parsing import parse_spec
 from tapeworks.spec.references import Kind
-from tapeworks_workers.engine.factory.factory import build, set_data_roots
 from tests.workers.engine.trainings import job, numbers, prepared
+from tests.workers.job_files import build, set_data_roots
 
 
 def regularized(dropout: float) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tapeworks.errors import JobFailure
 from tapeworks.schemas.assets import DataFormat
 from tapeworks.spec.references import Kind
 from tapeworks_workers.engine.data.preview.preview import describe
-from tapeworks_workers.engine.factory.factory import build, set_data_roots
+from tests.workers.job_files import build, set_data_roots, uploaded
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "data.md"
 load_installed()
@@ -213,7 +213,7 @@ def elements(format: str) -> dict[str, Any]:
 def described(format: str, root: Path) -> dict[str, Any]:
     if format not in DESCRIBED:
         pushed = DataFormat(PUSHED.get(format, format))
-        DESCRIBED[format] = describe([{"id": "ds_1", "path": str(root / format), "format": pushed}])
+        DESCRIBED[format] = describe(uploaded(root / format, pushed))
     return DESCRIBED[format]
 
 
@@ -335,7 +335,7 @@ def test_compressed_files_are_read(files: Path, tmp_path: Path, format: str) -> 
 
 
 def described_rows(format: str, folder: Path) -> Any:
-    return describe([{"id": "ds_1", "path": str(folder), "format": DataFormat(PUSHED.get(format, format))}])["rows"]
+    return describe(uploaded(folder, PUSHED.get(format, format)))["rows"]
 
 
 @pytest.mark.parametrize("format", FORMATS)

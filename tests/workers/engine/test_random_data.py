@@ -18,9 +18,10 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec.job_spec import JobSpec
 from tapeworks_workers.engine import runtime
 from tapeworks_workers.engine.data.batch_iterator import BatchIterator
-from tapeworks_workers.engine.data.pipeline import Data, build_data
+from tapeworks_workers.engine.data.pipeline import Data
 from tests.thorough import some
 from tests.workers.engine.trainings import attempt, job, trained
+from tests.workers.job_files import build_data
 
 PARTS = Path(__file__).with_name("random_data_parts.py")
 load_components([PARTS])

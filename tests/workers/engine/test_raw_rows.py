@@ -11,12 +11,11 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.data.pipeline import build_data
 from tapeworks_workers.engine.export.export import export_bundle
-from tapeworks_workers.engine.factory.factory import set_data_roots
 from tapeworks_workers.engine.step.compiled_step import compile_train_step
 from tests.workers.engine.test_runner import events
 from tests.workers.engine.trainings import BATCH, Trained, attempt, job, trained
+from tests.workers.job_files import build_data, set_data_roots
 
 NAN = float("nan")
 EVERY = {"every_steps": 3, "every_seconds": None, "keep": 99}

@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.data.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data.pipeline import Data, Split
 from tapeworks_workers.engine.diagnostics.classify import classify
 from tests.workers.engine.trainings import BATCH, SHUFFLE, job, numbers
+from tests.workers.job_files import build_data
 
 SMALL, LARGE = numbers(20, "index"), numbers(50, "index")
 

@@ -14,12 +14,11 @@ from PIL import Image
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.components.sources import parts
-from tapeworks_workers.engine.data.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data.pipeline import Data, Split
 from tapeworks_workers.engine.data.splitting import splits
-from tapeworks_workers.engine.factory.data_files import set_uploads
-from tapeworks_workers.engine.factory.factory import set_data_roots
 from tests.workers.engine.test_datasets import looked
 from tests.workers.engine.trainings import BATCH, attempt, job
+from tests.workers.job_files import build_data, set_data_roots, set_uploads
 
 TABLE = {"labels": "y", "features": ["id"]}
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tapeworks_workers.engine.factory.factory import set_data_roots
 from tests.workers.engine.trainings import BATCH, attempt, job
+from tests.workers.job_files import set_data_roots
 
 
 @pytest.fixture

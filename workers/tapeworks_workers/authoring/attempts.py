@@ -25,6 +25,7 @@ from tapeworks_workers.engine.runtime import has_gpu
 from tapeworks_workers.processes.frames import Channel
 from tapeworks_workers.processes.handles import become_subreaper
 from tapeworks_workers.processes.launcher import IMPORT_SECONDS, ForkLauncher
+from tapeworks_workers.processes.messages import VerifierAnswer
 from tapeworks_workers.verification.verification import BundleVerification, VerificationPlace, VerificationTerms
 from tapeworks_workers.verification.verifier_process import answer_of, refused
 
@@ -65,7 +66,7 @@ class Attempts:
                 while (message := channel.receive()) is not None:
                     frames.append(message)
                     if message["type"] in ("verify", "certify"):
-                        channel.send({**self._answered(message, start), "reply": message["id"]})
+                        channel.send(self._answered(message, start).reply_to(message["id"]).document())
                     if message["type"] == "finish":
                         break
                 working.join()
@@ -76,7 +77,7 @@ class Attempts:
             raise RuntimeError("the runner ended without a last word")
         return frames
 
-    def _answered(self, message: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
+    def _answered(self, message: Mapping[str, Any], start: Mapping[str, Any]) -> VerifierAnswer:
         folder = Path(start["folder"])
         try:
             if message["type"] == "certify":
@@ -86,7 +87,7 @@ class Attempts:
             what = f"a verifier could not be run: {type(error).__name__}: {error}"
             return refused(FailureCode.INTERNAL, what)
 
-    async def _certify(self, export: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    async def _certify(self, export: Mapping[str, Any], folder: Path) -> VerifierAnswer:
         launcher = self._forking()
         with tempfile.TemporaryDirectory() as name:
             own = Path(name)
@@ -110,7 +111,7 @@ class Attempts:
             self._launcher = ForkLauncher(import_seconds=self._import_seconds)
         return self._launcher
 
-    async def _verify(self, which: str, bundle: Path, folder: Path) -> dict[str, Any]:
+    async def _verify(self, which: str, bundle: Path, folder: Path) -> VerifierAnswer:
         child = await self._forking().verifier(which, {"bundle": str(bundle)}, environment={}, folder=folder)
         return await answer_of(child, which, keep=_unheard, seconds=VERIFY_SECONDS)
 

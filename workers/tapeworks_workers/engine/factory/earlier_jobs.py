@@ -10,9 +10,7 @@ from __future__ import annotations
 import copy
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -23,6 +21,7 @@ from tapeworks.archives import MAX_RATIO, SMALL_BYTES, UnsafeArchive, keras_conf
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.diagnostics.error_text import text
 from tapeworks_workers.engine.factory.weight_matching import Names
+from tapeworks_workers.processes.messages import InputFile
 
 ARCHITECTURES = "inputs.json"
 """In a bundle's `training_state/`: `from` → role as asked for → Keras' config of the model."""
@@ -56,9 +55,9 @@ class Inputs:
         """(pointer, what it is) of each layer that a spec names by an automatic number of Keras."""
 
     @classmethod
-    def of(cls, items: Sequence[Mapping[str, Any]], folder: Path) -> Inputs:
+    def of(cls, files: Sequence[InputFile], folder: Path) -> Inputs:
         """From the start frame's `inputs`, paths relative to the attempt's folder."""
-        return cls({item["from"]: Input(item["kind"], folder / item["path"]) for item in items})
+        return cls({one.from_: Input(one.kind, folder / one.path) for one in files})
 
     def folder(self, name: str, *, pointer: str = "") -> Path:
         """The archive unpacked: `training_state/`, `models/` and `manifest.json` of a bundle, all of a checkpoint."""
@@ -120,18 +119,6 @@ class Inputs:
 
 # ── for components ───────────────────────────────────────────────────────────────────────────────
 
-_current: ContextVar[Inputs] = ContextVar("inputs")
-
-
-@contextmanager
-def using(inputs: Inputs) -> Iterator[None]:
-    """Inside the block, `earlier_job` looks here."""
-    token = _current.set(inputs)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
 
 @dataclass(frozen=True)
 class EarlierJob:
@@ -157,9 +144,8 @@ class EarlierJob:
         return found
 
 
-def earlier_job(name: Any, *, component: str, pointer: str) -> EarlierJob:
-    """The earlier job that a config names. Raises JobFailure outside a job."""
-    inputs = _current.get(None)
+def earlier_job(name: Any, inputs: Inputs | None, *, component: str, pointer: str) -> EarlierJob:
+    """The earlier job that a config names. Raises JobFailure where there are no inputs."""
     if inputs is None:
         where = Location(component=component)
         raise JobFailure(FailureCode.DEPENDENCY_FAILED, f"{pointer}: {name!r} was not given", location=where)

@@ -19,7 +19,8 @@ from tapeworks.spec.references import Kind
 from tapeworks_workers.engine.data.fitting import fitting_part
 from tapeworks_workers.engine.diagnostics import source_locations as places
 from tapeworks_workers.engine.diagnostics.error_text import text
-from tapeworks_workers.engine.factory import earlier_jobs as inputs
+from tapeworks_workers.engine.factory.build_context import BuildContext
+from tapeworks_workers.engine.factory.data_files import DataFiles
 from tapeworks_workers.engine.factory.factory import build
 from tapeworks_workers.engine.models.adapt import LayerAdapter, unadapted
 from tapeworks_workers.engine.models.initial_state import InitialState, freeze, initialise
@@ -35,11 +36,13 @@ def build_models(
     start: InitialState | None = None,
     *,
     batch_size: Callable[[], int | None] = lambda: None,
+    files: DataFiles | None = None,
 ) -> tuple[dict[str, keras.Model], dict[str, Any], list[Taken]]:
     """Role → model, role → the nest of specs that it takes, and the weights that were taken. Raises JobFailure.
 
     Models are built role by role and their layers adapted; then come initial states, copies and frozen layers.
-    `batch_size`: of every training batch, None where one may be short; asked for stateful RNNs only.
+    `batch_size`: of every training batch, None where one may be short; asked for stateful RNNs only. `files`:
+    what a model may read.
     """
     start = InitialState() if start is None else start
     check_roles(spec, step)
@@ -47,15 +50,15 @@ def build_models(
     models: dict[str, keras.Model] = {}
     input_specs: dict[str, Any] = {}
     adapted: dict[str, set[str]] = {}
-    with inputs.using(start.inputs):
-        for role in roles_of(step):
-            given = step.input_spec(role, element_spec, dict(models))
-            preparation = RoleBuilder(spec, role, start)
-            pointer = f"/models/{role}"
-            models[role], input_specs[role] = build_model(
-                spec.models[role], given, pointer=pointer, preparation=preparation, batch_size=batch_size
-            )
-            adapted[role] = preparation.check(models[role])
+    context = BuildContext(files or DataFiles(), start.inputs)
+    for role in roles_of(step):
+        given = step.input_spec(role, element_spec, dict(models))
+        preparation = RoleBuilder(spec, role, start)
+        models[role], input_specs[role] = build_model(
+            spec.models[role], given, pointer=f"/models/{role}", preparation=preparation, batch_size=batch_size,
+            context=context,
+        )  # fmt: skip
+        adapted[role] = preparation.check(models[role])
     taken = initialise(spec, models, start, adapted)
     freeze(spec, models)
     return models, input_specs, taken
@@ -184,9 +187,10 @@ def build_model(
     pointer: str,
     preparation: RoleBuilder | None = None,
     batch_size: Callable[[], int | None] = lambda: None,
+    context: BuildContext | None = None,
 ) -> tuple[keras.Model, Any]:
     """A built model, and the part of `input_spec` that it takes: a model with named inputs gets exactly those."""
-    made = build(reference, Kind.MODEL, pointer=pointer, draft=True)
+    made = build(reference, Kind.MODEL, pointer=pointer, draft=True, context=context)
     try:
         component = registry.find(Kind.MODEL, reference.component)
         package = None if component is None else component.package_name
