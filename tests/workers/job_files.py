@@ -14,7 +14,8 @@ from tapeworks_workers.engine.data import pipeline
 from tapeworks_workers.engine.factory import factory
 from tapeworks_workers.engine.factory.build_context import BuildContext
 from tapeworks_workers.engine.factory.data_files import DataFiles
-from tapeworks_workers.processes.messages import UploadedDataset
+from tapeworks_workers.engine.factory.earlier_jobs import Inputs
+from tapeworks_workers.processes.messages import InputFile, UploadedDataset
 
 _roots: list[Path] = []
 _uploads: list[UploadedDataset] = []
@@ -48,3 +49,8 @@ def build(reference: Any, kind: Kind, **options: Any) -> Any:
 def build_data(spec: JobSpec) -> pipeline.Data:
     """The engine's `build_data`, with these files."""
     return pipeline.build_data(spec, files())
+
+
+def job_inputs(items: Sequence[Mapping[str, Any]], folder: Path) -> Inputs:
+    """The earlier jobs of an attempt in this folder: `from`, `kind` and relative `path` of each."""
+    return Inputs.of([InputFile.model_validate(one) for one in items], folder)
