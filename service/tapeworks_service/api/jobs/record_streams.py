@@ -14,8 +14,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from tapeworks_service.api.messages import answer
 from tapeworks_service.auth.callers import still_allowed
 from tapeworks_service.context import Context
-from tapeworks_service.database.batched_reads import KeyedQuery
 from tapeworks_service.database.engine import AWAY, Transaction
+from tapeworks_service.database.shared_reads import KeyedQuery
 from tapeworks_service.database.tables import events, jobs, logs, metric_points
 from tapeworks_service.encoding import encoded
 from tapeworks_service.jobs.serializers import FINISHED
@@ -116,7 +116,7 @@ async def _news(
 
     Those who follow one job mostly stand at the same place: what one of them was sent is there for the others.
     """
-    counters = await context.database.look(_COUNTERS, key[1])
+    counters = await context.database.read_row(_COUNTERS, key[1])
     if counters is None:
         return None, []
     last = int(counters[_COUNTER_OF[table.name]])

@@ -1,0 +1,75 @@
+"""Compares the roles that a spec fills with those that its step declares."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from tapeworks.errors import Finding, ProblemCode
+from tapeworks.spec.job_spec import JobSpec
+from tapeworks.spec.optimizer_groups import grouped
+from tapeworks.spec.references import escape
+
+
+def role_findings(spec: JobSpec, step: str, roles: dict[str, Any]) -> Iterator[Finding]:
+    """Roles that the step does not know, roles that it needs, and a validation that it cannot do."""
+    models = [*roles.get("models", ()), *(role for role in roles.get("frozen", ()) if role not in roles["models"])]
+    losses = list(roles.get("losses", ()))
+    yield from _compare("/models", spec.models, models, step=step, needed=models)
+    yield from _copies(spec)
+    trains = spec.training.epochs != 0 or spec.training.max_steps is not None
+    _, findings = grouped(spec.optimizers, roles.get("optimizers", {}), step=step)
+    yield from (one for one in findings if trains or one.code is not ProblemCode.MISSING_ROLE)
+    optional = roles.get("optional_losses", ())
+    needed = [name for name in losses if name not in optional]
+    yield from _compare("/losses", spec.losses, [*losses, *models], step=step, needed=needed)
+    yield from _compare("/metrics", spec.metrics, models, step=step)
+    for index, transform in enumerate(spec.gradients):
+        if transform.optimizer is not None and transform.optimizer not in spec.optimizers:
+            yield _unknown(f"/gradients/{index}/optimizer", transform.optimizer, spec.optimizers, step=step)
+    for index, role in enumerate((spec.export and spec.export.models) or ()):
+        if role not in models:
+            yield _unknown(f"/export/models/{index}", role, models, step=step)
+    if spec.data.validation is not None and not roles.get("validation_step", True) and not spec.evaluators:
+        message = f"the step {step!r} has no validation_step, so data.validation cannot be evaluated"
+        hint = "Set data.validation to null, give the step a validation_step, or name evaluators."
+        yield Finding("/data/validation", ProblemCode.MISSING_VALIDATION_STEP, message, hint)
+
+
+def _copies(spec: JobSpec) -> Iterator[Finding]:
+    """A copy has the config of a role that is no copy itself, and starts as that one does."""
+    for role, model in spec.models.items():
+        if model.copy_of is None:
+            continue
+        pointer = f"/models/{escape(role)}"
+        origin = spec.models.get(model.copy_of)
+        if origin is None or origin.copy_of is not None:
+            what = "is no role of this job" if origin is None else "is a copy itself"
+            message = f"{model.copy_of!r} {what}"
+            yield Finding(f"{pointer}/copy_of", ProblemCode.INVALID_VALUE, message, "Name the role that is trained.")
+        elif (origin.component, origin.version, origin.config) != (model.component, model.version, model.config):
+            message = f"a copy of {model.copy_of!r} has its component and config"
+            yield Finding(f"{pointer}/component", ProblemCode.INVALID_VALUE, message, 'Write {"copy_of": …} alone.')
+        elif model.initial_state is not None:
+            message = f"a copy of {model.copy_of!r} starts as that role does"
+            yield Finding(f"{pointer}/initial_state", ProblemCode.INVALID_VALUE, message, "Leave it out.")
+
+
+def _compare(
+    place: str, given: Collection[str], known: Collection[str], *, step: str, needed: Collection[str] = ()
+) -> Iterator[Finding]:
+    for role in given:
+        if role not in known:
+            yield _unknown(f"{place}/{escape(role)}", role, known, step=step)
+    for role in needed:
+        if role not in given:
+            message = f"the step {step!r} needs {place[1:]}.{role}"
+            yield Finding(f"{place}/{escape(role)}", ProblemCode.MISSING_ROLE, message, f"Add {place[1:]}.{role}.")
+
+
+def _unknown(pointer: str, role: str, known: Collection[str], *, step: str) -> Finding:
+    close = difflib.get_close_matches(role, known, n=1)
+    listed = ", ".join(known) or "none"
+    hint = f"Did you mean {close[0]!r}?" if close else f"The step's roles here: {listed}."
+    return Finding(pointer, ProblemCode.UNKNOWN_ROLE, f"the step {step!r} declares no {role!r}", hint)
