@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import copy
 import shutil
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import keras
 
-from tapeworks.archives import MAX_RATIO, SMALL_BYTES, UnsafeArchive, keras_config
+from tapeworks import archives
+from tapeworks.archives import UnsafeArchive, keras_config
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.diagnostics.error_text import text
 from tapeworks_workers.engine.factory.weight_matching import Names
@@ -25,7 +25,6 @@ from tapeworks_workers.processes.messages import InputFile
 
 ARCHITECTURES = "inputs.json"
 """In a bundle's `training_state/`: `from` → role as asked for → Keras' config of the model."""
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,10 @@ class Inputs:
         if not target.exists():
             aside = target.with_name(f"{target.name}.part")
             shutil.rmtree(aside, ignore_errors=True)
-            _unpack(archive.path, aside, name)
+            try:
+                archives.extract(archive.path, aside, wanted=_needed)
+            except (UnsafeArchive, OSError) as error:
+                raise JobFailure(FailureCode.CHECKPOINT_CORRUPT, f"{name!r} cannot be opened: {error}") from error
             aside.rename(target)
         return target
 
@@ -155,40 +157,10 @@ def earlier_job(name: Any, inputs: Inputs | None, *, component: str, pointer: st
 # ── archives ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _unpack(archive: Path, folder: Path, name: str) -> None:
-    """Copy the members that are needed, as plain files and never more than the archive can rightly hold."""
-    left = max(SMALL_BYTES, MAX_RATIO * archive.stat().st_size)
-    folder.mkdir(parents=True)
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                path = PurePosixPath(member.name)
-                if not member.isreg() or not _needed(path):
-                    continue
-                source = tar.extractfile(member)
-                if source is None:
-                    continue
-                target = folder / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                left = _copy(source, target, left, name)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise JobFailure(FailureCode.CHECKPOINT_CORRUPT, f"{name!r} cannot be opened: {error}") from error
-
-
-def _needed(path: PurePosixPath) -> bool:
-    if path.is_absolute() or ".." in path.parts:
-        return False
-    return path.parts[0] in ("training_state", "models") or str(path) in ("values.npz", "state.json", "manifest.json")
-
-
-def _copy(source: IO[bytes], target: Path, left: int, name: str) -> int:
-    with target.open("wb") as file:
-        while chunk := source.read(_CHUNK):
-            left -= len(chunk)
-            if left < 0:
-                raise JobFailure(FailureCode.INVALID_DATA, f"{name!r} unpacks to more than {MAX_RATIO} times its size")
-            file.write(chunk)
-    return left
+def _needed(entry: archives.Entry) -> bool:
+    """Whether a file of a bundle or checkpoint is read from an earlier job."""
+    first = PurePosixPath(entry.name).parts[0]
+    return first in ("training_state", "models") or entry.name in ("values.npz", "state.json", "manifest.json")
 
 
 def _inspected(file: Path, what: str) -> Any:
