@@ -16,6 +16,7 @@ from tapeworks.components.uncalled_methods import check_uncalled
 from tapeworks.errors import ComponentError, FailureCode, JobFailure, Location
 from tapeworks.spec.job_spec import Adapt, JobSpec, ModelSpec
 from tapeworks.spec.references import Kind
+from tapeworks.spec.step_roles import StepRoles, role_findings
 from tapeworks_workers.engine.data.fitting import fitting_part
 from tapeworks_workers.engine.diagnostics import source_locations as places
 from tapeworks_workers.engine.diagnostics.error_text import text
@@ -46,7 +47,6 @@ def build_models(
     """
     start = InitialState() if start is None else start
     check_roles(spec, step)
-    check_copies(spec)
     models: dict[str, keras.Model] = {}
     input_specs: dict[str, Any] = {}
     adapted: dict[str, set[str]] = {}
@@ -67,25 +67,6 @@ def build_models(
 def roles_of(step: TrainingStep) -> list[str]:
     """The roles of a step: its models, then what it holds frozen beside them."""
     return list(dict.fromkeys([*step.models, *step.frozen]))
-
-
-def check_copies(spec: JobSpec) -> None:
-    """A copy has the config of a role that is no copy itself. Raises JobFailure `invalid_spec`."""
-    for role, model in spec.models.items():
-        if model.copy_of is None:
-            continue
-        origin = spec.models.get(model.copy_of)
-        what = (
-            "is no role of the spec" if origin is None
-            else "is a copy itself" if origin.copy_of is not None
-            else "has another component or config"
-            if (origin.component, origin.config) != (model.component, model.config)
-            else "is what adapts and takes an initial state"
-            if model.initial_state is not None or (model.adapt and model.adapt != origin.adapt)
-            else None
-        )  # fmt: skip
-        if what is not None:
-            raise JobFailure(FailureCode.INVALID_SPEC, f"/models/{role}/copy_of: {model.copy_of!r} {what}")
 
 
 @dataclass
@@ -162,22 +143,14 @@ class RoleBuilder:
 
 
 def check_roles(spec: JobSpec, step: TrainingStep) -> None:
-    """The spec must fill exactly the roles that the step declares. Raises JobFailure `invalid_spec`."""
-    for place, given, declared in (
-        ("models", spec.models, roles_of(step)),
-        ("losses", spec.losses, step.losses),
-    ):
-        # A loss may be left out where the model adds its own; a step that asks for it is told by run.losses.
-        missing = [name for name in declared if name not in given and place != "losses"]
-        unknown = [name for name in given if name not in declared] if place != "losses" or declared else []
-        if missing or unknown:
-            what = f"lacks {missing}" if missing else f"has {unknown}, which the step does not declare"
-            raise JobFailure(
-                FailureCode.INVALID_SPEC, f"{place} {what}; step {spec.step.component!r} declares {list(declared)}"
-            )
-    unknown = [role for role in spec.metrics if role not in roles_of(step)]
-    if unknown:
-        raise JobFailure(FailureCode.INVALID_SPEC, f"metrics name {unknown}; the step's models are {roles_of(step)}")
+    """The spec must fill the roles of the step, which its `__init__` may have set. Raises JobFailure `invalid_spec`."""
+    roles = StepRoles(
+        models=step.models, optimizers=step.optimizers, losses=step.losses, optional_losses=step.optional_losses,
+        frozen=step.frozen, validation_step=type(step).can_validate(),
+    )  # fmt: skip
+    for finding in role_findings(spec, spec.step.component, roles):
+        message = f"{finding.pointer}: {finding.message}"
+        raise JobFailure(FailureCode.INVALID_SPEC, message, hint=finding.hint or None)
 
 
 def build_model(

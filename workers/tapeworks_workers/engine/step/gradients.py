@@ -33,11 +33,6 @@ def build_transforms(
     """Optimizer → its transforms in the spec's order; each optimizer has instances, so state, of its own."""
     transforms: dict[str, list[GradientTransform]] = {name: [] for name in owned}
     for index, item in enumerate(spec.gradients):
-        if item.optimizer is not None and item.optimizer not in owned:
-            raise JobFailure(
-                FailureCode.INVALID_SPEC,
-                f"gradients/{index} names the optimizer {item.optimizer!r}; the job has {sorted(owned)}",
-            )
         for name in owned if item.optimizer is None else [item.optimizer]:
             transform = build(item, Kind.GRADIENT_TRANSFORM, pointer=f"/gradients/{index}", context=context)
             transform.build(list(owned[name]))
