@@ -150,9 +150,7 @@ class Lease(Message):
 
 
 class Heartbeat(Message):
-    """Body of `POST …/attempts/{n}/heartbeat`; extends the lease, or 409 `lease_lost`."""
-
-    progress: Progress | None = None
+    """Body of `POST …/attempts/{n}/heartbeat`; extends the lease, or 409 `lease_lost`. It has no fields."""
 
 
 class HeartbeatAnswer(Message):

@@ -139,16 +139,14 @@ async def _look(context: Context, wanted: LeaseRequest) -> tuple[bool, dict[str,
     summary="Renew a lease",
     response_model=HeartbeatAnswer,
     responses=REFUSALS,
-    openapi_extra=takes(Heartbeat, {"progress": {"step": 120, "epoch": 2}}),
+    openapi_extra=takes(Heartbeat, {}),
 )
 async def heartbeat(request: Request, caller: Worker, context: ContextDep, fence: AttemptFence) -> Response:
     """Extends the lease; 409 `lease_lost`: stop the runner."""
-    told = await read_message(request, Heartbeat, context.settings.max_body_bytes)
+    await read_message(request, Heartbeat, context.settings.max_body_bytes)
     seconds = context.settings.lease_seconds
     async with context.database.write() as tx:
         row = await queue.renew(tx, fence, lease_seconds=seconds)
-        if told.progress is not None:
-            await record_ingestion.write_progress(tx, row, told.progress)
         await heard_of(tx, row["worker_id"])
         command = await _command(tx, row)
     return answer(HeartbeatAnswer(lease_seconds=seconds, command=command))
