@@ -17,10 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorflow.python.framework.config import disable_op_determinism
-
 from tapeworks.errors import FailureCode
 from tapeworks_workers import runner
+from tapeworks_workers.engine.graph.tensorflow_private import disable_op_determinism
 from tapeworks_workers.engine.runtime import has_gpu
 from tapeworks_workers.processes.frames import Channel
 from tapeworks_workers.processes.handles import become_subreaper

@@ -28,6 +28,7 @@ from tapeworks_workers.engine.diagnostics import super_init
 from tapeworks_workers.engine.diagnostics.error_text import text
 from tapeworks_workers.engine.factory import earlier_jobs, keras_classes
 from tapeworks_workers.engine.factory.build_context import BuildContext
+from tapeworks_workers.engine.graph import keras_private
 
 _WORDS = 'Inside a config a string is one of Keras\' own words ("relu"); a component is an object: {"component": NAME}.'
 
@@ -226,9 +227,7 @@ def _bind(component: Component) -> Any:
     if inspect.isclass(target) or component.kind is Kind.MODEL:
         return target
     if component.kind is Kind.LOSS:
-        from keras.src.losses.losses import LossFunctionWrapper
-
-        return functools.partial(LossFunctionWrapper, target, name=target.__name__)
+        return functools.partial(keras_private.loss_of_function, target)
     if component.kind is Kind.METRIC:
         return functools.partial(keras.metrics.MeanMetricWrapper, target, name=target.__name__)
     return functools.partial(_bound, target)

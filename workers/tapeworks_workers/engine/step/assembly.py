@@ -15,7 +15,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.random.seed_generator import global_seed_generator
 
 from tapeworks.components.interfaces import GradientTransform, TrainingStep
 from tapeworks.errors import FailureCode, JobFailure
@@ -27,6 +26,7 @@ from tapeworks_workers.engine.diagnostics.retracing import Note
 from tapeworks_workers.engine.factory.build_context import BuildContext
 from tapeworks_workers.engine.factory.data_files import DataFiles
 from tapeworks_workers.engine.factory.factory import build
+from tapeworks_workers.engine.graph.keras_private import global_seed
 from tapeworks_workers.engine.graph.randomness import derive_seed, philox
 from tapeworks_workers.engine.models.build import build_models, keras_inputs
 from tapeworks_workers.engine.models.initial_state import InitialState
@@ -102,7 +102,7 @@ class Assembly:
         for role, model in self.models.items():
             for index, variable in enumerate(recurrent_states(model)):
                 named[f"run/recurrent/{role}/{index}"] = variable.value
-        named["run/keras_seed"] = global_seed_generator().state.value
+        named["run/keras_seed"] = global_seed().state.value
         if "training" in self.means:
             named["run/means"] = self.means["training"]
         known = {id(variable) for variable in named.values()}
@@ -215,7 +215,7 @@ def reset(spec: JobSpec) -> None:
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(derive_seed(training.seed, "keras"))
-    global_seed_generator()  # made now: a layer that asks for it first inside the trace would create a variable there
+    global_seed()  # made now: a layer that asks for it first inside the trace would create a variable there
 
 
 def _optimizer(spec: JobSpec, name: str, variables: list[Any], context: BuildContext) -> keras.optimizers.Optimizer:
