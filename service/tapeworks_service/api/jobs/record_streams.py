@@ -53,17 +53,28 @@ def resume_from(request: Request, after: int) -> int:
     return int(last) if last.isascii() and last.isdigit() and len(last) < 19 else after
 
 
-async def entries(tx: Transaction, table: Table, key: tuple[str, str], *, after: int, limit: int) -> list[RowMapping]:
+async def read_after(
+    tx: Transaction, table: Table, key: tuple[str, str], *, after: int, limit: int
+) -> list[RowMapping]:
     """The rows of one (project, job) after a number, in order."""
     statement = select(table).where(table.c.project_id == key[0], table.c.job_id == key[1], table.c.seq > after)
     return await tx.all(statement.order_by(table.c.seq).limit(limit))
+
+
+async def entries(
+    request: Request, context: Context, table: Table, row: Row, key: tuple[str, str], *, after: int, limit: int
+) -> Response:
+    """The stream where the client asked for one, else a page. Raises 404."""
+    if wants_stream(request):
+        return await stream(request, context, table, row, key, after=resume_from(request, after))
+    return await page(context, table, row, key, after=after, limit=limit)
 
 
 async def page(context: Context, table: Table, row: Row, key: tuple[str, str], *, after: int, limit: int) -> Response:
     """One JSON page. Raises 404."""
     async with context.database.read() as tx:
         await job_of(tx, *key)
-        rows = await entries(tx, table, key, after=after, limit=limit + 1)
+        rows = await read_after(tx, table, key, after=after, limit=limit + 1)
     more = len(rows) > limit
     rows = rows[:limit]
     content = {"data": [row(one) for one in rows], "has_more": more, "next": str(rows[-1]["seq"]) if more else None}
@@ -132,7 +143,7 @@ async def _news(
 async def _read(context: Context, table: Table, row: Row, place: Place) -> Told:
     _, project_id, job_id, after, _ = place
     async with context.database.read() as tx:
-        rows = await entries(tx, table, (project_id, job_id), after=after, limit=STREAM_PAGE)
+        rows = await read_after(tx, table, (project_id, job_id), after=after, limit=STREAM_PAGE)
     told = [(int(one["seq"]), encoded(row(one)).decode()) for one in rows]
     context.tails.put(place, told)
     return told
