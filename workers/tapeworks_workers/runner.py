@@ -64,7 +64,7 @@ def main(sock: socket.socket) -> None:
     try:
         start = StartFrame.model_validate(message)
     except ValidationError as error:  # a service or an agent of another version
-        channel.send(failed(classify.failure(error, spec={}, phase="")).document())
+        channel.send(failed(classify.failure(error, spec={}, phase=State.STARTING.value)).document())
         return
     control = Control(start.lease.timeout_seconds)
     ended: list[bool] = []
