@@ -49,7 +49,7 @@ def lease() -> Lease:
 def start() -> StartFrame:
     return StartFrame(
         lease=LeasedJob.of(lease()),
-        folder=Path("/work/run"),
+        folder=Path("/srv/run"),
         data_roots=[Path("/data")],
         inputs=[InputFile(from_="job_0", kind="bundle", path=Path("inputs/0.tar.gz"))],
         uploads=[UploadedDataset(id="ds_1", path=Path("/cache/1"), format=DataFormat.CSV, options={"header": False})],
