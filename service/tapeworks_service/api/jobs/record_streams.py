@@ -53,15 +53,13 @@ def resume_from(request: Request, after: int) -> int:
     return int(last) if last.isascii() and last.isdigit() and len(last) < 19 else after
 
 
-async def read_after(
-    tx: Transaction, table: Table, key: tuple[str, str], *, after: int, limit: int
-) -> list[RowMapping]:
+async def entries(tx: Transaction, table: Table, key: tuple[str, str], *, after: int, limit: int) -> list[RowMapping]:
     """The rows of one (project, job) after a number, in order."""
     statement = select(table).where(table.c.project_id == key[0], table.c.job_id == key[1], table.c.seq > after)
     return await tx.all(statement.order_by(table.c.seq).limit(limit))
 
 
-async def entries(
+async def page_or_stream(
     request: Request, context: Context, table: Table, row: Row, key: tuple[str, str], *, after: int, limit: int
 ) -> Response:
     """The stream where the client asked for one, else a page. Raises 404."""
@@ -74,7 +72,7 @@ async def page(context: Context, table: Table, row: Row, key: tuple[str, str], *
     """One JSON page. Raises 404."""
     async with context.database.read() as tx:
         await job_of(tx, *key)
-        rows = await read_after(tx, table, key, after=after, limit=limit + 1)
+        rows = await entries(tx, table, key, after=after, limit=limit + 1)
     more = len(rows) > limit
     rows = rows[:limit]
     content = {"data": [row(one) for one in rows], "has_more": more, "next": str(rows[-1]["seq"]) if more else None}
@@ -143,7 +141,7 @@ async def _news(
 async def _read(context: Context, table: Table, row: Row, place: Place) -> Told:
     _, project_id, job_id, after, _ = place
     async with context.database.read() as tx:
-        rows = await read_after(tx, table, (project_id, job_id), after=after, limit=STREAM_PAGE)
+        rows = await entries(tx, table, (project_id, job_id), after=after, limit=STREAM_PAGE)
     told = [(int(one["seq"]), encoded(row(one)).decode()) for one in rows]
     context.tails.put(place, told)
     return told

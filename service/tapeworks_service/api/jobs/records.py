@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from tapeworks.schemas.jobs import Event, LogLine, MetricSeriesList, Page
 from tapeworks_service.api.dependencies import Reader
-from tapeworks_service.api.jobs.record_streams import entries, job_of, resume_from, stream, wants_stream
+from tapeworks_service.api.jobs.record_streams import job_of, page_or_stream, resume_from, stream, wants_stream
 from tapeworks_service.api.jobs.routes import JobId
 from tapeworks_service.api.messages import answer, problems
 from tapeworks_service.context import ContextDep
@@ -34,9 +34,8 @@ async def list_events(
     request: Request, caller: Reader, context: ContextDep, job_id: JobId, after: After = 0, limit: Limit = 200
 ) -> Response:
     """`Accept: text/event-stream` streams them until the job has finished; `Last-Event-ID` resumes."""
-    return await entries(
-        request, context, events, event_document, (caller.project_id, job_id), after=after, limit=limit
-    )
+    key = (caller.project_id, job_id)
+    return await page_or_stream(request, context, events, event_document, key, after=after, limit=limit)
 
 
 @router.get(
@@ -51,7 +50,7 @@ async def list_logs(
 ) -> Response:
     """`Accept: text/event-stream` streams them until the job has finished; `Last-Event-ID` resumes."""
     key = (caller.project_id, job_id)
-    return await entries(request, context, logs, line_document, key, after=after, limit=limit)
+    return await page_or_stream(request, context, logs, line_document, key, after=after, limit=limit)
 
 
 @router.get(
