@@ -41,7 +41,8 @@ from tapeworks.spec.splits import Split
 from tapeworks_workers.engine.data.pipeline_context import PipelineContext
 from tapeworks_workers.engine.data.sources import apply_pipeline, open_source
 from tapeworks_workers.engine.data.splitting import splits
-from tapeworks_workers.engine.factory.factory import set_data_roots
+from tapeworks_workers.engine.factory.build_context import BuildContext
+from tapeworks_workers.engine.factory.data_files import DataFiles
 
 BATCH = 1024
 TURNS = 3
@@ -125,7 +126,7 @@ def by_tapeworks(
     config = {"files": path.name, "labels": "y", "named": named}
     if not named:
         config["features"] = [f"x{number}" for number in range(NUMBERS)]
-    setting = PipelineContext(seed=1, deterministic=True)
+    setting = PipelineContext(seed=1, deterministic=True, build=BuildContext(DataFiles([path.parent])))
     origin = open_source(ReferenceFields(component=FORMATS[form], config=config), setting, pointer="/data/source")
     pipeline: list[Any] = [Batch(op="batch", batch_size=BATCH)]
     if shuffled:
@@ -211,7 +212,6 @@ def main() -> int:
     load_installed()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        set_data_roots([folder])
         figures = compare(folder, write(folder, given.megabytes), given.formats, given.turns)
     if given.json:
         print(json.dumps(figures, indent=1))

@@ -40,13 +40,13 @@ def ours(spec: dict[str, Any], folder: Path) -> Ways:
     """As a job trains, once its plan is settled: that is the name."""
     from tapeworks.spec.parsing import parse_spec
     from tapeworks_workers.engine.data.pipeline import build_data
-    from tapeworks_workers.engine.factory.factory import set_data_roots
+    from tapeworks_workers.engine.factory.data_files import DataFiles
     from tapeworks_workers.engine.reporting import Reporter
     from tapeworks_workers.engine.step.assembly import assemble
     from tapeworks_workers.engine.training.control import Control, Interrupted
     from tapeworks_workers.engine.training.setup import datasets, trace_functions
 
-    set_data_roots([folder])
+    files = DataFiles([folder])
     control, until = Control(), math.inf
     ended: list[tuple[float, int]] = []
 
@@ -56,8 +56,8 @@ def ours(spec: dict[str, Any], folder: Path) -> Ways:
             control.on_message({"type": "command", "command": "pause"})
 
     parsed = parse_spec(spec)
-    data = build_data(parsed)
-    assembly = assemble(parsed, data.element_spec, datasets=datasets(data))
+    data = build_data(parsed, files)
+    assembly = assemble(parsed, data.element_spec, datasets=datasets(data), files=files)
     training, _ = trace_functions(assembly, data, reporter=Reporter(send), control=control, folder=folder)
 
     def measure(seconds: float) -> float:

@@ -3,6 +3,7 @@
     archive = Archive.open(path)      zip, tar or tar.gz; None where the file is no archive
     archive.check()                   names, kinds of entries, sizes: raises UnsafeArchive
     archive.extract(folder)           the same while it is written
+    extract(path, folder)             the same of a file that must be an archive: of bundles, checkpoints, black boxes
 
 Refused are names that lead outside, links and devices, entries twice, and archives that hold far more than they
 weigh. `check_arrays` refuses pickled arrays, `keras_config` reads the architecture of a `.keras` file without Keras.
@@ -19,7 +20,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -118,13 +119,16 @@ class Archive:
                     found = self._of_tar(stack.enter_context(self._tar()))
             yield self._checked(found)
 
-    def extract(self, folder: Path) -> list[str]:
-        """Write its files below `folder`, which is made; the names. Raises UnsafeArchive, OSError."""
-        folder.mkdir(parents=True)
+    def extract(self, folder: Path, *, wanted: Callable[[Entry], bool] = lambda entry: not entry.hidden) -> list[str]:
+        """Write its files below `folder`, which is made; the names. Raises UnsafeArchive, OSError.
+
+        `wanted`: which files; those that systems leave beside a user's are left out by default.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
         written, left = [], self._most
         with self.entries() as entries:
             for entry, opened in entries:
-                if entry.hidden:
+                if not wanted(entry):
                     continue
                 target = folder / entry.name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -203,6 +207,14 @@ class Archive:
 
     def _too_much(self) -> UnsafeArchive:
         return UnsafeArchive(f"the archive unpacks to more than {MAX_RATIO} times its size")
+
+
+def extract(path: Path, folder: Path, *, wanted: Callable[[Entry], bool] = lambda entry: True) -> None:
+    """Write the wanted files of an archive below `folder`. Raises UnsafeArchive, OSError."""
+    archive = Archive.open(path)
+    if archive is None:
+        raise UnsafeArchive("it is no zip, tar or gzipped tar")
+    archive.extract(folder, wanted=wanted)
 
 
 class _Limited:

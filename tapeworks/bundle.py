@@ -15,20 +15,17 @@ import importlib.util
 import json
 import shutil
 import sys
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
+from tapeworks import archives
 from tapeworks.errors import BundleError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-MAX_FILES = 100_000
-MAX_RATIO = 200
-"""An archive that unpacks to more than so many times its size (and 64 MiB) is a bomb, not a model."""
 
 
 def load(bundle: str | Path, roles: Sequence[str] | None = None) -> dict[str, Any]:
@@ -76,34 +73,17 @@ def extract(archive: str | Path, folder: str | Path) -> Path:
     """Unpack a bundle's `.tar.gz` into `folder`, which must not exist or be empty.
 
     Takes plain files and folders below it only: links, devices, absolute paths and `..` raise BundleError, as do
-    archives that unpack to far more than they are. What was unpacked before an error is removed.
+    archives that unpack to far more than they are (`archives`). What was unpacked before an error is removed.
     """
     archive, folder = Path(archive), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BundleError(f"{folder} exists already and is not an empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tarfile.open(archive, "r:gz") as tar:
-            _extract_members(tar, folder, limit=max(64 << 20, archive.stat().st_size * MAX_RATIO))
-    except BundleError:
-        shutil.rmtree(folder)
-        raise
-    except (tarfile.TarError, OSError, EOFError) as error:
-        shutil.rmtree(folder)
+        archives.extract(archive, folder)
+    except (archives.UnsafeArchive, OSError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
         raise BundleError(f"{archive} cannot be unpacked: {error}") from error
     return folder
-
-
-def _extract_members(tar: tarfile.TarFile, folder: Path, *, limit: int) -> None:
-    total = 0
-    for count, member in enumerate(tar):
-        if not (member.isreg() or member.isdir()):
-            raise BundleError(f"{member.name!r} is a link or a device: bundles hold plain files only")
-        _safe(member.name)
-        total += member.size
-        if count >= MAX_FILES or total > limit:
-            raise BundleError("the archive unpacks to far more than it is: it was not made by Tapeworks")
-        tar.extract(member, folder, filter="data")
 
 
 def _safe(name: str) -> PurePosixPath:

@@ -68,7 +68,6 @@ class ProblemCode(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     QUOTA_EXCEEDED = "quota_exceeded"
-    RATE_LIMITED = "rate_limited"
     STORAGE_FULL = "storage_full"
     STORAGE_UNAVAILABLE = "storage_unavailable"
     UNAVAILABLE = "unavailable"

@@ -223,7 +223,6 @@ PROBLEMS: dict[ProblemCode, ProblemInfo] = {
     ProblemCode.QUOTA_EXCEEDED: ProblemInfo(
         "A quota of the project or of an attempt is used up", "docs/limits.md lists the quotas of an attempt.", 403
     ),
-    ProblemCode.RATE_LIMITED: ProblemInfo("Too many requests", "Wait for Retry-After seconds.", 429),
     ProblemCode.STORAGE_FULL: ProblemInfo("The artifact store is full", "Free space and send it again.", 507),
     ProblemCode.STORAGE_UNAVAILABLE: ProblemInfo(
         "The artifact store cannot be reached", "Try again after Retry-After seconds.", 503

@@ -15,7 +15,9 @@ from qualification.tables.libraries import read, write
 from qualification.tables.setups import Setup
 from tapeworks.errors import JobFailure
 from tapeworks.spec.references import Kind
-from tapeworks_workers.engine.factory.factory import build, set_data_roots
+from tapeworks_workers.engine.factory.build_context import BuildContext
+from tapeworks_workers.engine.factory.data_files import DataFiles
+from tapeworks_workers.engine.factory.factory import build
 
 BATCH = 50_000
 MANY_ROWS = 100
@@ -28,10 +30,10 @@ DTYPES = {
 def differences(setup: Setup, folder: Path) -> list[str]:
     """What the source reads otherwise than the library, or than it was written; empty where all is equal."""
     paths = write(setup, folder)
-    set_data_roots([folder])
-    found = _refusals(setup)
+    context = BuildContext(DataFiles([folder]))
+    found = _refusals(setup, context)
     kinds = {name: kind for name, kind in setup.kinds.items() if setup.format == "csv" or kind != "blank"}
-    ours = _by_source(setup, ["row", *kinds])
+    ours = _by_source(setup, ["row", *kinds], context)
     order = np.argsort(ours["row"], kind="stable")
     written = pd.concat([frame.astype(object) for frame in setup.frames()], ignore_index=True)
     library = read(setup, paths).sort_values("row", ignore_index=True)
@@ -50,8 +52,9 @@ def differences(setup: Setup, folder: Path) -> list[str]:
     return found
 
 
-def _by_source(setup: Setup, names: Sequence[str]) -> dict[str, list[Any]]:
-    source = build({"component": setup.format, "config": _config(setup, names)}, Kind.SOURCE, pointer="/data/source")
+def _by_source(setup: Setup, names: Sequence[str], context: BuildContext) -> dict[str, list[Any]]:
+    reference = {"component": setup.format, "config": _config(setup, names)}
+    source = build(reference, Kind.SOURCE, pointer="/data/source", context=context)
     dataset = source.dataset()
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for batch in dataset.batch(BATCH):
@@ -83,7 +86,7 @@ def _config(setup: Setup, names: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def _refusals(setup: Setup) -> list[str]:
+def _refusals(setup: Setup, context: BuildContext) -> list[str]:
     """A column with nulls is refused where it is named, with its name."""
     if setup.format == "csv":
         return []
@@ -92,7 +95,7 @@ def _refusals(setup: Setup) -> list[str]:
     for name, kind in setup.kinds.items():
         if kind == "blank" and whole[name].isna().any():
             try:
-                _by_source(setup, ["row", name])
+                _by_source(setup, ["row", name], context)
             except (JobFailure, tf.errors.OpError) as error:
                 if name not in str(error):
                     found.append(f"{name} is refused without its name: {error}")

@@ -60,18 +60,25 @@ def create_app(settings: ServiceSettings) -> FastAPI:
                 await keys.prepare(tx, settings)
                 cursors = Cursors(await _prepared_secret(tx))
             store = Store(settings.artifacts)
-            caches = (
-                CatalogueCache(),
-                RequirementsCache(),
-                Workers(),
-                UnschedulableReasons(),
-                JobCache(),
-                StreamTailCache(),
-                CallerCache(),
-            )
-            watches = (ClockWatch(), LoopLateness(settings.lease_seconds, measures))
             checks = LongChecks()
-            context = Context(settings, database, hub, store, *caches, *watches, checks, cursors, measures)
+            context = Context(
+                settings=settings,
+                database=database,
+                hub=hub,
+                store=store,
+                catalogues=CatalogueCache(),
+                fits=RequirementsCache(),
+                workers=Workers(),
+                waiting=UnschedulableReasons(),
+                bodies=JobCache(),
+                tails=StreamTailCache(),
+                callers=CallerCache(),
+                clock=ClockWatch(),
+                loop=LoopLateness(settings.lease_seconds, measures),
+                checks=checks,
+                cursors=cursors,
+                measures=measures,
+            )
             app.state.context = context
             works = (reap_forever(context), sweep_forever(context), context.loop.watch_forever())
             rounds = [asyncio.create_task(work) for work in works]

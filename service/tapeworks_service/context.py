@@ -25,7 +25,7 @@ from tapeworks_service.wakeups import WakeHub
 from tapeworks_service.workers.repository import Workers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Context:
     """The parts of the service."""
 

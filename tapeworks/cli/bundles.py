@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import Json, out, session_of, show_json, table
+from tapeworks.cli.console import Json, out, session_of, show_json, show_list
 from tapeworks.cli.upload_progress import sending
+from tapeworks.schemas.assets import Bundle
 
 bundle = typer.Typer(no_args_is_help=True, help="Upload model bundles, to go on from.")
 
@@ -47,13 +49,14 @@ def list_(
     """List uploaded bundles, newest first."""
     with session_of(context).client() as client:
         found = list(client.bundles.list(name))
-    if json:
-        show_json(found)
-        return
-    rows = table("ID", "NAME", "VERSION", "MODELS", "BYTES")
-    for one in found:
-        rows.add_row(one.id, one.name, one.version, ", ".join(one.roles), f"{one.bytes:,}")
-    out().print(rows)
+    columns: dict[str, Callable[[Bundle], str]] = {
+        "ID": lambda one: one.id,
+        "NAME": lambda one: one.name,
+        "VERSION": lambda one: one.version,
+        "MODELS": lambda one: ", ".join(one.roles),
+        "BYTES": lambda one: f"{one.bytes:,}",
+    }
+    show_list(found, columns, json=json)
 
 
 @bundle.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -115,6 +115,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
+
+
+def show_list(found: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], *, json: bool) -> None:
+    """A list as a table, or as JSON. `columns`: heading → the text of an item."""
+    if json:
+        show_json(found)
+        return
+    rows = table(*columns)
+    for item in found:
+        rows.add_row(*(text(item) for text in columns.values()))
+    out().print(rows)
 
 
 def table(*columns: str) -> Table:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json as json_text
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json, table
+from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json, show_list, table
 from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import DataFormat, Dataset
 from tapeworks.spec.reading_options import from_texts
@@ -66,17 +67,16 @@ def list_(
     """List datasets, newest first."""
     with session_of(context).client() as client:
         found = list(client.datasets.list(name))
-    if json:
-        show_json(found)
-        return
-    rows = table("ID", "NAME", "VERSION", "FORMAT", "STATE", "ROWS", "BYTES")
-    for one in found:
-        count = one.content.rows if one.content is not None else None
-        rows.add_row(
-            one.id, one.name, one.version, one.format.value, one.state,
-            "" if count is None else f"{count:,}", f"{one.bytes:,}",
-        )  # fmt: skip
-    out().print(rows)
+    columns: dict[str, Callable[[Dataset], str]] = {
+        "ID": lambda one: one.id,
+        "NAME": lambda one: one.name,
+        "VERSION": lambda one: one.version,
+        "FORMAT": lambda one: one.format.value,
+        "STATE": lambda one: one.state,
+        "ROWS": lambda one: "" if one.content is None or one.content.rows is None else f"{one.content.rows:,}",
+        "BYTES": lambda one: f"{one.bytes:,}",
+    }
+    show_list(found, columns, json=json)
 
 
 @data.command()

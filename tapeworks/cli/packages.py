@@ -5,13 +5,14 @@ The worker's package adds `new` and `test` to the same group.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json, table
+from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json, show_list
 from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import Package
 
@@ -57,13 +58,14 @@ def packages(
     """List uploaded packages, newest first."""
     with session_of(context).client() as client:
         found = list(client.packages.list(name))
-    if json:
-        show_json(found)
-        return
-    rows = table("ID", "NAME", "VERSION", "STATE", "COMPONENTS")
-    for one in found:
-        rows.add_row(one.id, one.name, one.version, one.state, ", ".join(part.name for part in one.components))
-    out().print(rows)
+    columns: dict[str, Callable[[Package], str]] = {
+        "ID": lambda one: one.id,
+        "NAME": lambda one: one.name,
+        "VERSION": lambda one: one.version,
+        "STATE": lambda one: one.state,
+        "COMPONENTS": lambda one: ", ".join(part.name for part in one.components),
+    }
+    show_list(found, columns, json=json)
 
 
 @component.command("show")

@@ -26,6 +26,7 @@ ArtifactPath = Annotated[
 ]
 """Relative, forward slashes, no empty, hidden or `..` component."""
 WorkerId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+CommandName = Literal["cancel", "pause", "checkpoint", "drain"]
 
 
 class Message(BaseModel):
@@ -149,22 +150,20 @@ class Lease(Message):
 
 
 class Heartbeat(Message):
-    """Body of `POST …/attempts/{n}/heartbeat`; extends the lease, or 409 `lease_lost`."""
-
-    progress: Progress | None = None
+    """Body of `POST …/attempts/{n}/heartbeat`; extends the lease, or 409 `lease_lost`. It has no fields."""
 
 
 class HeartbeatAnswer(Message):
     """How long the lease now holds, and what the user asked for meanwhile."""
 
     lease_seconds: float
-    command: Literal["cancel", "pause", "checkpoint", "drain"] | None = None
+    command: CommandName | None = None
 
 
 class Command(Message):
     """Answer of `GET …/attempts/{n}/commands?wait=30`; 204 when nothing was asked."""
 
-    command: Literal["cancel", "pause", "checkpoint", "drain"]
+    command: CommandName
 
 
 # ── records ──────────────────────────────────────────────────────────────────────────────────────

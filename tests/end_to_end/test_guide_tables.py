@@ -17,8 +17,7 @@ from tapeworks.bundle import extract
 from tapeworks.components.loading import load_installed
 from tapeworks.schemas.jobs import State
 from tapeworks.spec.parsing import parse_spec
-from tapeworks_workers.engine.data.pipeline import build_data
-from tapeworks_workers.engine.factory.factory import set_data_roots
+from tests.support.job_files import build_data, set_data_roots
 from tests.support.serving import Served
 
 PAGE = (ROOT / "docs" / "guide" / "tables.md").read_text()

@@ -3,7 +3,6 @@
 `python -m qualification.tables --only SEED` prints one; `--count 300` runs as many others.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,17 +10,14 @@ import pytest
 from qualification.tables.comparison import differences
 from qualification.tables.setups import setup
 from tapeworks.components.loading import load_installed
-from tapeworks_workers.engine.factory.factory import set_data_roots
 
 SEEDS = range(800_000, 800_020)
 
 
 @pytest.fixture(autouse=True)
-def no_roots() -> Iterator[None]:
-    """The components are there, and no data root is left behind."""
+def built_in() -> None:
+    """Load the built-in components."""
     load_installed()
-    yield
-    set_data_roots([])
 
 
 @pytest.mark.parametrize("seed", SEEDS)

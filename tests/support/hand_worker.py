@@ -108,8 +108,11 @@ class HandLease:
     def post(self, call: str, body: Any) -> httpx.Response:
         return self.client.post(f"{self.path}/{call}", json=body, headers=self.headers)
 
-    def heartbeat(self, **progress: Any) -> httpx.Response:
-        return self.post("heartbeat", {"progress": progress} if progress else {})
+    def heartbeat(self) -> httpx.Response:
+        return self.post("heartbeat", {})
+
+    def progress(self, **progress: Any) -> httpx.Response:
+        return self.records({"record": "facts", "progress": progress})
 
     def records(self, *records: dict[str, Any]) -> httpx.Response:
         """Send records, numbered on from the last ones."""

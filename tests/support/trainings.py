@@ -15,7 +15,7 @@ from tapeworks.spec.job_spec import JobSpec
 from tapeworks.spec.parsing import parse_spec
 from tapeworks_workers import runner
 from tapeworks_workers.engine.checkpoints.files import opened
-from tapeworks_workers.engine.data.pipeline import Data, build_data
+from tapeworks_workers.engine.data.pipeline import Data
 from tapeworks_workers.engine.plans.autotune_cache import Verdicts
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step.assembly import Assembly, assemble
@@ -23,6 +23,7 @@ from tapeworks_workers.engine.training.control import Control
 from tapeworks_workers.engine.training.loop import Training
 from tapeworks_workers.engine.training.setup import datasets, trace_functions
 from tapeworks_workers.processes.frames import Channel
+from tests.support.job_files import build_data
 from tests.support.paths import LAB
 
 load_installed()

@@ -102,15 +102,15 @@ def test_plain_files_are_unpacked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("member", "message"),
     [
-        (("../outside", b"x"), "leads out"),
-        (("/absolute", b"x"), "leads out"),
-        (("models/../../outside", b"x"), "leads out"),
-        (("models\\..\\outside", b"x"), "leads out"),
-        (("C:outside", b"x"), "leads out"),
-        (link("models", "/etc", tarfile.SYMTYPE), "is a link"),
-        (link("models", "manifest.json", tarfile.LNKTYPE), "is a link"),
-        (link("pipe", "", tarfile.FIFOTYPE), "is a link or a device"),
-        (link("device", "", tarfile.CHRTYPE), "is a link or a device"),
+        (("../outside", b"x"), "no name of a file below"),
+        (("/absolute", b"x"), "no name of a file below"),
+        (("models/../../outside", b"x"), "no name of a file below"),
+        (("models\\..\\outside", b"x"), "no name of a file below"),
+        (("C:outside", b"x"), "no name of a file below"),
+        (link("models", "/etc", tarfile.SYMTYPE), "is no regular file"),
+        (link("models", "manifest.json", tarfile.LNKTYPE), "is no regular file"),
+        (link("pipe", "", tarfile.FIFOTYPE), "is no regular file"),
+        (link("device", "", tarfile.CHRTYPE), "is no regular file"),
     ],
 )
 def test_a_hostile_member_is_refused_and_nothing_stays(
@@ -124,7 +124,7 @@ def test_a_hostile_member_is_refused_and_nothing_stays(
 
 def test_a_bomb_is_refused(tmp_path: Path) -> None:
     made = archive(tmp_path / "a.tar.gz", ("zeros", bytes(80 << 20)))
-    with pytest.raises(BundleError, match="far more than it is"):
+    with pytest.raises(BundleError, match="unpacks to more than"):
         extract(made, tmp_path / "to")
 
 

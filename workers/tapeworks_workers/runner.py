@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.schemas.jobs import JobKind, State
 from tapeworks.schemas.report_limits import MAX_FILE_LIST_BYTES
@@ -34,7 +36,6 @@ from tapeworks_workers.engine.data.preview.preview import describe
 from tapeworks_workers.engine.diagnostics import classify
 from tapeworks_workers.engine.diagnostics.retracing import Traces
 from tapeworks_workers.engine.export.export import export_bundle
-from tapeworks_workers.engine.factory import data_files
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step.assembly import Assembly
 from tapeworks_workers.engine.training.control import Control, Interrupted
@@ -43,9 +44,10 @@ from tapeworks_workers.engine.training.setup import Attempt, build_training
 from tapeworks_workers.engine.validation import resume_test
 from tapeworks_workers.engine.validation.report import inspect
 from tapeworks_workers.processes.frames import BUNDLE, Channel, ChannelClosed, FrameError
+from tapeworks_workers.processes.messages import CertifyFrame, FinishFrame, Reply, StartFrame
 
-LOOKS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-    JobKind.INSPECT: lambda start: describe(start["uploads"]),
+LOOKS: dict[JobKind, Callable[[StartFrame], dict[str, Any]]] = {
+    JobKind.INSPECT: lambda start: describe(*start.uploads),
     JobKind.ADMIT: lambda start: admit_packaged(),
 }
 PROBE_BATCHES = 2
@@ -56,32 +58,41 @@ FILES_SKIPPED, FILES_LEFT_OUT = "files_skipped", "files_left_out"
 def main(sock: socket.socket) -> None:
     """Receive a start frame, run the attempt, send the finish frame."""
     channel = Channel(sock)
-    start = channel.receive()
-    if start is None:
+    message = channel.receive()
+    if message is None:
         return
-    control = Control(start["lease"].get("timeout_seconds"))
+    try:
+        start = StartFrame.model_validate(message)
+    except ValidationError as error:  # a service or an agent of another version
+        channel.send(failed(classify.failure(error, spec={}, phase=State.STARTING.value)).document())
+        return
+    control = Control(start.lease.timeout_seconds)
     ended: list[bool] = []
     # Without its agent a runner has nobody to work for: the second lifeline.
     channel.start_reader(control.on_message, lambda: None if ended else os._exit(1))
     reporter = Reporter(channel.send)
-    spec = start["lease"]["spec"] or {}
+    spec = {} if start.lease.spec is None else start.lease.spec.document()
     try:
-        look = LOOKS.get(start["lease"]["kind"])
+        look = LOOKS.get(start.lease.kind)
         finish = run(Attempt.of(start), channel, reporter, control) if look is None else looked(look(start), reporter)
     except Interrupted as interrupted:
-        finish = {"outcome": interrupted.outcome}
+        finish = FinishFrame(outcome=interrupted.outcome)
     except ChannelClosed:
         os._exit(1)
     except Exception as error:
         failure = classify.failure(error, spec=spec, phase=reporter.phase or reporter.state.value)
-        finish = {"outcome": "failed", "failure": failure}
-    kept = left_files(Path(start["folder"]), spec, reporter)
+        finish = failed(failure)
+    kept = left_files(start.folder, spec, reporter)
     ended.append(True)
-    last = {"type": "finish", "failure": None, "result": None, "files": kept}
     try:
-        channel.send({**last, **finish})
+        channel.send(finish.model_copy(update={"files": kept}).document())
     except FrameError as error:
-        channel.send({**last, "outcome": "failed", "failure": too_large(error)})
+        channel.send(failed(too_large(error)).model_copy(update={"files": kept}).document())
+
+
+def failed(failure: dict[str, Any]) -> FinishFrame:
+    """The last frame of an attempt that failed."""
+    return FinishFrame(outcome="failed", failure=failure)
 
 
 def too_large(error: FrameError) -> dict[str, Any]:
@@ -89,10 +100,10 @@ def too_large(error: FrameError) -> dict[str, Any]:
     return classify.failure(JobFailure(FailureCode.QUOTA_EXCEEDED, f"the job's result: {error}"), spec={}, phase="")
 
 
-def looked(result: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+def looked(result: dict[str, Any], reporter: Reporter) -> FinishFrame:
     """What a look at an upload gives: a result, no files."""
     reporter.enter(State.RUNNING)
-    return {"outcome": "succeeded", "result": result}
+    return FinishFrame(outcome="succeeded", result=result)
 
 
 def left_files(folder: Path, spec: Mapping[str, Any], reporter: Reporter) -> list[str]:
@@ -110,15 +121,15 @@ def left_files(folder: Path, spec: Mapping[str, Any], reporter: Reporter) -> lis
     return kept
 
 
-def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control) -> dict[str, Any]:
-    """The recipe. Returns the finish frame's fields; raises JobFailure, Interrupted, and what components raise."""
+def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control) -> FinishFrame:
+    """The recipe. Returns the finish frame; raises JobFailure, Interrupted, and what components raise."""
     spec = attempt.spec
     runtime.prepare(spec)
     began = time.monotonic()
     traces = Traces(reporter, limit=spec.training.max_traces)
     reporter.enter(State.RUNNING, "building")
     with traces.watching():
-        data = build_data(spec)
+        data = build_data(spec, attempt.files)
     lineage = {**runtime.lineage(spec), "sources": data.sources, "components": attempt.components}
     if data.class_names is not None:
         lineage["class_names"] = class_names.reported(data.class_names)
@@ -126,7 +137,7 @@ def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control
     for message in data.absent_classes:
         reporter.note(message)
     reporter.facts(lineage=lineage)
-    for code, messages in ((FILES_SKIPPED, data.skipped()), (FILES_LEFT_OUT, data_files.left_out_messages())):
+    for code, messages in ((FILES_SKIPPED, data.skipped()), (FILES_LEFT_OUT, attempt.files.left_out_messages())):
         for message in messages:
             reporter.diagnostic(code, message)
     for remark in data.remarks.all():
@@ -151,7 +162,7 @@ def trained(
     *,
     lineage: Mapping[str, Any],
     began: float,
-) -> dict[str, Any]:
+) -> FinishFrame:
     """What follows once the data is there. `began`: when the attempt did, by the monotonic clock."""
     spec = attempt.spec
     reporter.enter(State.RUNNING, "compiling")
@@ -166,7 +177,7 @@ def trained(
         result |= resume_test.tried(
             attempt, assembly, data, training=training, evaluation=evaluation, channel=channel, reporter=reporter
         )
-        return {"outcome": "succeeded", "result": result, "facts": {"lineage": lineage}}
+        return FinishFrame(outcome="succeeded", result=result, facts={"lineage": lineage})
     if attempt.number > 1 or attempt.resume:  # a retry may begin with the checkpoint of another job
         reporter.event("rewound", {"step": training.counters.step})
 
@@ -189,7 +200,7 @@ def trained(
             reporter.note(note)
         reporter.enter(State.VERIFYING)
         verify(channel)
-    return {"outcome": "succeeded", "metrics": metrics, "facts": {"lineage": lineage}}
+    return FinishFrame(outcome="succeeded", metrics=metrics, facts={"lineage": lineage})
 
 
 def prove(
@@ -213,6 +224,6 @@ def prove(
 
 def verify(channel: Channel) -> None:
     """Ask the agent to verify the bundle, in processes of its own. Raises JobFailure with what the first one found."""
-    reply = channel.request({"type": "certify"})
-    if not reply["ok"]:
-        raise classify.failure_from_dict(reply["failure"])
+    reply = Reply.model_validate(channel.request(CertifyFrame(id=0).document()))
+    if reply.failure is not None:
+        raise classify.reported_failure(reply.failure)

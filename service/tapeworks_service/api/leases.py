@@ -6,7 +6,7 @@ import hashlib
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import Response
 from sqlalchemy import RowMapping
 
@@ -46,10 +46,19 @@ router = APIRouter(prefix="/v1", tags=["workers"])
 
 LOOK_SECONDS = 1.0
 """How often a waiting lease request looks: a pause before a retry ends without anybody being woken."""
-TOKEN_HEADER = Annotated[str, Header(alias=LEASE_HEADER, max_length=200)]
-Attempt = Annotated[int, Path(ge=1, lt=2**31)]
 REFUSALS = problems(400, 401, 403, 404, 409, 413, 422, 503)
 
+
+async def _fence(
+    job_id: JobId,
+    attempt: Annotated[int, Path(ge=1, lt=2**31)],
+    token: Annotated[str, Header(alias=LEASE_HEADER, max_length=200)],
+) -> Fence:
+    return Fence(job_id, attempt, token)
+
+
+AttemptFence = Annotated[Fence, Depends(_fence)]
+"""The attempt of the path with the token of the lease header. An operation compares it with the job's row."""
 
 # ── a lease ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -130,18 +139,14 @@ async def _look(context: Context, wanted: LeaseRequest) -> tuple[bool, dict[str,
     summary="Renew a lease",
     response_model=HeartbeatAnswer,
     responses=REFUSALS,
-    openapi_extra=takes(Heartbeat, {"progress": {"step": 120, "epoch": 2}}),
+    openapi_extra=takes(Heartbeat, {}),
 )
-async def heartbeat(
-    request: Request, caller: Worker, context: ContextDep, job_id: JobId, attempt: Attempt, token: TOKEN_HEADER
-) -> Response:
+async def heartbeat(request: Request, caller: Worker, context: ContextDep, fence: AttemptFence) -> Response:
     """Extends the lease; 409 `lease_lost`: stop the runner."""
-    told = await read_message(request, Heartbeat, context.settings.max_body_bytes)
+    await read_message(request, Heartbeat, context.settings.max_body_bytes)
     seconds = context.settings.lease_seconds
     async with context.database.write() as tx:
-        row = await queue.renew(tx, Fence(job_id, attempt, token), lease_seconds=seconds)
-        if told.progress is not None:
-            await record_ingestion.write_progress(tx, row, told.progress)
+        row = await queue.renew(tx, fence, lease_seconds=seconds)
         await heard_of(tx, row["worker_id"])
         command = await _command(tx, row)
     return answer(HeartbeatAnswer(lease_seconds=seconds, command=command))
@@ -165,15 +170,12 @@ async def commands(
     request: Request,
     caller: Worker,
     context: ContextDep,
-    job_id: JobId,
-    attempt: Attempt,
-    token: TOKEN_HEADER,
+    fence: AttemptFence,
     wait: Annotated[float, Query(ge=0, le=300)] = 30,
 ) -> Response:
     """What the user asked for, or `drain`, as soon as it is asked; 409 `lease_lost` as soon as the attempt is over."""
     deadline = time.monotonic() + min(wait, context.settings.wait_seconds)
-    fence = Fence(job_id, attempt, token)
-    with context.hub.listen(job_topic(job_id)) as listener:
+    with context.hub.listen(job_topic(fence.job_id)) as listener:
         while True:
             async with context.database.read() as tx:
                 command = await _command(tx, await read_held(tx, fence))
@@ -194,15 +196,11 @@ async def commands(
     responses=REFUSALS,
     openapi_extra=takes(Records),
 )
-async def store_records(
-    request: Request, caller: Worker, context: ContextDep, job_id: JobId, attempt: Attempt, token: TOKEN_HEADER
-) -> Response:
+async def store_records(request: Request, caller: Worker, context: ContextDep, fence: AttemptFence) -> Response:
     """A batch; records stored before are skipped, and what follows a gap is left for a resend."""
     told = await read_message(request, Records, context.settings.max_body_bytes)
     async with context.database.write() as tx:
-        stored = await record_ingestion.store(
-            tx, Fence(job_id, attempt, token), list(told.records), context.settings.report_limits
-        )
+        stored = await record_ingestion.store(tx, fence, list(told.records), context.settings.report_limits)
     return answer(RecordsAnswer(stored=stored))
 
 
@@ -215,13 +213,11 @@ async def store_records(
     responses=REFUSALS,
     openapi_extra=takes(CheckpointAnnouncement),
 )
-async def announce_checkpoint(
-    request: Request, caller: Worker, context: ContextDep, job_id: JobId, attempt: Attempt, token: TOKEN_HEADER
-) -> Response:
+async def announce_checkpoint(request: Request, caller: Worker, context: ContextDep, fence: AttemptFence) -> Response:
     """This makes it visible, and older ones beyond `training.checkpoint.keep` go."""
     told = await read_message(request, CheckpointAnnouncement, context.settings.max_body_bytes)
     async with context.database.write() as tx:
-        checkpoint_id = await attempts.announce(tx, Fence(job_id, attempt, token), told, context.settings.report_limits)
+        checkpoint_id = await attempts.announce(tx, fence, told, context.settings.report_limits)
     await delete_noted(context.database, context.store)
     return answer(CheckpointAnnounced(checkpoint_id=checkpoint_id), 201)
 
@@ -237,15 +233,13 @@ async def read_checkpoint(
     request: Request,
     caller: Worker,
     context: ContextDep,
-    job_id: JobId,
-    attempt: Attempt,
-    token: TOKEN_HEADER,
+    fence: AttemptFence,
     checkpoint_id: str,
 ) -> Response:
     """For the attempt that holds the job."""
     async with context.database.read() as tx:
-        job = await read_held(tx, Fence(job_id, attempt, token))
-        own = checkpoints_of(job["project_id"], job_id)
+        job = await read_held(tx, fence)
+        own = checkpoints_of(job["project_id"], job["id"])
         row = await tx.one(own.where(checkpoints.c.id == checkpoint_id.replace("\x00", "")))
         if row is None:
             row = await resumed_from(tx, job)
@@ -265,14 +259,12 @@ async def read_input(
     request: Request,
     caller: Worker,
     context: ContextDep,
-    job_id: JobId,
-    attempt: Attempt,
-    token: TOKEN_HEADER,
+    fence: AttemptFence,
     index: Annotated[int, Path(ge=0, lt=2**31)],
 ) -> Response:
     """One of the lease's `inputs`, by its place there; for the attempt that holds the job."""
     async with context.database.read() as tx:
-        job = await read_held(tx, Fence(job_id, attempt, token))
+        job = await read_held(tx, fence)
         rows = await inputs_of(tx, job)
     if index >= len(rows):
         raise not_found("input", str(index))
@@ -291,16 +283,14 @@ async def read_input(
     responses={200: {"description": "The state that the job is in now"}, **REFUSALS},
     openapi_extra=takes(Finish),
 )
-async def finish_attempt(
-    request: Request, caller: Worker, context: ContextDep, job_id: JobId, attempt: Attempt, token: TOKEN_HEADER
-) -> Response:
+async def finish_attempt(request: Request, caller: Worker, context: ContextDep, fence: AttemptFence) -> Response:
     """Publishes, fails or hands back, in one guarded update; the same request again is answered alike."""
     told = await read_message(request, Finish, context.settings.max_body_bytes)
     body_hash = hashlib.sha256(told.model_dump_json().encode()).hexdigest()
     async with context.database.write() as tx:
         finished = await attempts.finish(
             tx,
-            Fence(job_id, attempt, token),
+            fence,
             told,
             body_hash=body_hash,
             retry_seconds=context.settings.retry_seconds,

@@ -20,12 +20,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from tapeworks_service.database.batched_reads import BatchedReads, KeyedQuery, PostgresqlLooks
 from tapeworks_service.database.clock import epoch_now
 from tapeworks_service.database.inline_connection import InlineConnection
 from tapeworks_service.database.migrations import upgrade
 from tapeworks_service.database.notify import Notifier
 from tapeworks_service.database.postgresql import DatabaseAway, begun, beside_the_pool, connected, postgresql
+from tapeworks_service.database.shared_reads import KeyedQuery, SharedReads
 from tapeworks_service.database.sqlite import Sqlite, sqlite
 from tapeworks_service.settings import StartRefused
 from tapeworks_service.wakeups import WakeHub
@@ -100,7 +100,9 @@ class Database:
         self._exit = AsyncExitStack()
         self._sqlite: Sqlite | None = None
         self._postgresql: AsyncEngine
-        self._looks: BatchedReads
+        self._autocommit: AsyncEngine
+        """The same connections."""
+        self._shared = SharedReads(self._one_statement)
 
     @property
     def poll_seconds(self) -> float:
@@ -117,11 +119,9 @@ class Database:
             self._sqlite = await self._exit.enter_async_context(sqlite(self.url, self._busy_seconds, serves=serves))
         elif backend == "postgresql":
             self._postgresql = postgresql(self.url, self._busy_seconds)
+            self._autocommit = self._postgresql.execution_options(isolation_level="AUTOCOMMIT")
             self._exit.push_async_callback(self._postgresql.dispose)
             beside = beside_the_pool(self.url, self._busy_seconds)
-            looks = PostgresqlLooks(beside)
-            self._exit.push_async_callback(looks.close)
-            self._looks = BatchedReads(looks.fetch)
             await self._upgrade()
             await self._exit.enter_async_context(self._notices.heard(beside))
         else:
@@ -157,9 +157,19 @@ class Database:
             async with connected(self._postgresql) as connection:
                 yield Transaction(connection)
 
-    async def look(self, look: KeyedQuery, key: str) -> Mapping[str, Any] | None:
-        """The row of a key, as it is now or was committed a moment later."""
-        return await (self._looks if self._sqlite is None else self._sqlite.looks).first(look, key)
+    @asynccontextmanager
+    async def _one_statement(self) -> AsyncIterator[Transaction]:
+        """A transaction for one read: without BEGIN and ROLLBACK, which cost PostgreSQL more than the statement."""
+        if self._sqlite is not None:
+            async with self.read() as tx:
+                yield tx
+        else:
+            async with connected(self._autocommit) as connection:
+                yield Transaction(connection)
+
+    async def read_row(self, query: KeyedQuery, key: str) -> Mapping[str, Any] | None:
+        """The row of a key, as it is now or was committed a moment later. Many that ask at once share one read."""
+        return await self._shared.first(query, key)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:

@@ -17,7 +17,6 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from tapeworks_service.database.batched_reads import BatchedReads, SqliteLooks
 from tapeworks_service.database.group_commit import GroupWriter
 from tapeworks_service.database.inline_connection import json_text
 from tapeworks_service.database.migrations import upgrade
@@ -35,7 +34,6 @@ class Sqlite:
 
     writer: GroupWriter
     reader: Engine
-    looks: BatchedReads
 
 
 @asynccontextmanager
@@ -53,7 +51,7 @@ async def sqlite(url: URL, busy_seconds: float, *, serves: bool) -> AsyncIterato
         writing = _engine(url, None, busy)
         stack.callback(writing.dispose)
         writer = await stack.enter_async_context(GroupWriter(writing, turn_seconds=TURN_SECONDS))
-        yield Sqlite(writer, reading, BatchedReads(stack.enter_context(SqliteLooks(reading)).fetch))
+        yield Sqlite(writer, reading)
 
 
 def _migrate(engine: Engine) -> None:

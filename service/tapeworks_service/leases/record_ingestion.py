@@ -113,15 +113,6 @@ def merged_facts(document: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[
     return changed
 
 
-async def write_progress(tx: Transaction, row: RowMapping, told: Progress) -> None:
-    """What a heartbeat says of progress."""
-    progress = forward(row["progress"], told)
-    if progress != row["progress"]:
-        changed = {"progress": progress, "revision": jobs.c.revision + 1}
-        await tx.execute(update(jobs).where(jobs.c.id == row["id"]).values(changed))
-        tx.wake(job_topic(row["id"]))
-
-
 async def append(tx: Transaction, row: RowMapping, told: list[NewEvent], document: Mapping[str, Any]) -> None:
     """Events that the service itself tells of the job's attempt, and the fields of the object that they change."""
     batch = _Batch(events=told, document=dict(document), last=row["record_index"])

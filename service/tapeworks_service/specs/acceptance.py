@@ -21,6 +21,7 @@ from tapeworks.spec.optimizer_groups import doubled_arguments
 from tapeworks.spec.parsing import MAX_FINDINGS, parse_spec
 from tapeworks.spec.references import Kind, escape, kind_of_argument, nested_references
 from tapeworks.spec.shorthand import fold
+from tapeworks.spec.step_roles import StepRoles, role_findings
 from tapeworks_service.catalogue.catalogue import Catalogue, UploadedPackage
 from tapeworks_service.catalogue.config_validation import config_findings, kind_in_schema, named_datasets
 from tapeworks_service.http.work_budget import WorkExceeded, spend
@@ -28,7 +29,6 @@ from tapeworks_service.specs.data_flow import branch_arguments, branch_places, b
 from tapeworks_service.specs.input_references import InputReference, reference_finding
 from tapeworks_service.specs.monitor_direction import monitor_findings
 from tapeworks_service.specs.splits import split_datasets, split_findings
-from tapeworks_service.specs.step_roles import role_findings
 from tapeworks_service.specs.unsupported import unsupported
 
 log = structlog.get_logger(__name__)
@@ -137,7 +137,7 @@ def _accept(document: Any, catalogue: Catalogue, *, default_timeout_seconds: flo
 def _role_findings(spec: JobSpec, step: ComponentEntry) -> list[Finding]:
     """What is wrong with the spec's roles; or with those that the step declares, which are a stranger's word."""
     try:
-        return list(role_findings(spec, step.name, step.roles or {}))
+        return list(role_findings(spec, step.name, StepRoles.of_entry(step.roles or {})))
     except (AttributeError, KeyError, TypeError, ValueError):
         message = f"the roles that the step {step.name!r} declares cannot be read"
         return [Finding("/step", ProblemCode.INVALID_VALUE, message, "Upload a corrected version of its package.")]

@@ -171,7 +171,7 @@ def test_every_code_of_a_spec_is_here() -> None:
         "invalid_request", "invalid_json", "invalid_spec", "idempotency_mismatch", "not_found", "method_not_allowed",
         "conflict", "in_use", "lease_lost", "digest_mismatch", "range_not_satisfiable", "payload_too_large",
         "header_too_large", "request_timeout",
-        "unauthenticated", "forbidden", "quota_exceeded", "rate_limited", "storage_full", "storage_unavailable",
+        "unauthenticated", "forbidden", "quota_exceeded", "storage_full", "storage_unavailable",
         "unavailable", "internal",
     }  # fmt: skip
     assert {code.value for code, *_ in HINTS} | of_requests == {code.value for code in ProblemCode}

@@ -21,13 +21,13 @@ def test_a_job_from_post_to_download(api: httpx.Client, worker: HandWorker) -> N
     lease = worker.lease()
     assert lease.job_id == job["id"]
     assert (lease.attempt, lease.lease["gpus"], lease.lease["resume"]) == (1, 0, [])
-    assert lease.heartbeat(step=0, total_steps=225, epochs=5).json() == {"lease_seconds": 20.0, "command": None}
+    assert lease.heartbeat().json() == {"lease_seconds": 20.0, "command": None}
     assert lease.state("running", "training").json() == {"stored": 1}
     stored = lease.records(
         {"record": "event", "type": "trace", "data": {"count": 1, "reason": "first"}},
         {"record": "log", "stream": "stdout", "text": "hello"},
         {"record": "metric", "step": 45, "values": {"loss": 0.5, "val_loss": "NaN"}},
-        {"record": "facts", "progress": {"step": 45, "epoch": 1}, "lineage": {"device": "cpu"}},
+        {"record": "facts", "progress": {"step": 45, "epoch": 1, "total_steps": 225}, "lineage": {"device": "cpu"}},
     )
     assert stored.json() == {"stored": 5}
     checkpoint = lease.upload("checkpoints/45.tar", b"weights")

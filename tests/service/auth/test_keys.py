@@ -100,7 +100,7 @@ def test_requests_that_wait_end_when_their_key_is_revoked(own_service: Any, tape
             tapeworks("revoke", made["id"])
             eventually(client, "/v1/jobs", 401, **revoked)
             worker.submit()
-            lease.heartbeat(step=1)  # what they wait for
+            lease.progress(step=1)  # what they wait for
             assert {name: answer.result(40).status_code for name, answer in answers.items()} == dict.fromkeys(
                 waits, 401
             )

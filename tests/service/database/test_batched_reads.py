@@ -1,14 +1,15 @@
-"""Looks at rows that are gathered into one query: who shares one, and what errors and cancellations do."""
+"""Reads of one row that many ask for: who shares one, and what errors and cancellations do."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from tapeworks_service.database.batched_reads import BatchedReads, KeyedQuery
+from tapeworks_service.database.shared_reads import KeyedQuery, SharedReads
 from tapeworks_service.database.tables import jobs
 from tapeworks_service.jobs.stream_tails import StreamTailCache
 from tapeworks_service.single_flight import SingleFlight
@@ -16,81 +17,109 @@ from tapeworks_service.single_flight import SingleFlight
 JOBS = KeyedQuery(jobs.c.id, (jobs.c.id, jobs.c.state))
 
 
-class Rows:
-    """Answers with a row for each key that does not begin with `no`; a query waits until it is let go."""
+class Reads:
+    """Begins transactions that answer with a row for each key that does not begin with `no`; a read has begun once a
+    connection is there, and ends when it is let go."""
 
     def __init__(self) -> None:
-        self.queries: list[list[str]] = []
-        self.open = asyncio.Event()
+        self.keys: list[str] = []
+        self.open, self.connected = asyncio.Event(), asyncio.Event()
         self.open.set()
+        self.connected.set()
         self.broken = False
 
-    async def fetch(self, look: KeyedQuery, keys: Sequence[str]) -> Sequence[Mapping[str, Any]]:
-        self.queries.append(list(keys))
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Any]:
+        await self.connected.wait()
+        yield self
+
+    async def one(self, statement: Any, parameters: Mapping[str, str]) -> Mapping[str, Any] | None:
+        key = parameters["key"]
+        self.keys.append(key)
         await self.open.wait()
         if self.broken:
             raise ConnectionError("gone")
-        return [{"id": key, "state": f"state of {key}"} for key in keys if not key.startswith("no")]
+        return None if key.startswith("no") else {"id": key, "state": f"state of {key}"}
 
 
-def test_those_who_ask_in_the_same_moment_share_a_query() -> None:
+def test_those_who_ask_before_a_read_begins_share_it() -> None:
     async def main() -> None:
-        rows = Rows()
-        looks = BatchedReads(rows.fetch)
-        keys = ["a", "b", "a", "none", "a"]
-        found = await asyncio.gather(*(looks.first(JOBS, key) for key in keys))
+        reads = Reads()
+        shared = SharedReads(reads.begin)
+        reads.connected.clear()
+        asking = [asyncio.create_task(shared.first(JOBS, key)) for key in ("a", "b", "a", "none")]
+        await asyncio.sleep(0)
+        asking.append(asyncio.create_task(shared.first(JOBS, "a")))
+        await asyncio.sleep(0)
+        reads.connected.set()
+        found = await asyncio.gather(*asking)
         assert [row and row["state"] for row in found] == [
             "state of a", "state of b", "state of a", None, "state of a",
         ]  # fmt: skip
-        assert rows.queries == [["a", "b", "none"]]
+        assert reads.keys == ["a", "b", "none"]
 
     asyncio.run(main())
 
 
-def test_who_asks_while_a_query_is_on_its_way_is_in_the_next_one() -> None:
+def test_who_asks_while_a_read_runs_has_one_of_its_own() -> None:
     """What was read for others before a question was asked is no answer to it."""
 
     async def main() -> None:
-        rows = Rows()
-        rows.open.clear()
-        looks = BatchedReads(rows.fetch)
-        early = asyncio.create_task(looks.first(JOBS, "a"))
-        while not rows.queries:
+        reads = Reads()
+        reads.open.clear()
+        shared = SharedReads(reads.begin)
+        early = asyncio.create_task(shared.first(JOBS, "a"))
+        while not reads.keys:
             await asyncio.sleep(0)
-        late = [asyncio.create_task(looks.first(JOBS, key)) for key in ("a", "b")]
+        late = [asyncio.create_task(shared.first(JOBS, key)) for key in ("a", "b", "a")]
         await asyncio.sleep(0)
-        rows.open.set()
+        reads.open.set()
         await asyncio.gather(early, *late)
-        assert rows.queries == [["a"], ["a", "b"]]
+        assert reads.keys == ["a", "b", "a"]
 
     asyncio.run(main())
 
 
-def test_an_error_reaches_all_who_asked_and_the_next_look_works() -> None:
+def test_an_error_reaches_all_who_asked_and_the_next_read_works() -> None:
     async def main() -> None:
-        rows = Rows()
-        looks = BatchedReads(rows.fetch)
-        rows.broken = True
-        told = await asyncio.gather(*(looks.first(JOBS, key) for key in "ab"), return_exceptions=True)
-        assert [type(one) for one in told] == [ConnectionError, ConnectionError]
-        rows.broken = False
-        assert await looks.first(JOBS, "a") == {"id": "a", "state": "state of a"}
+        reads = Reads()
+        shared = SharedReads(reads.begin)
+        reads.broken = True
+        told = await asyncio.gather(*(shared.first(JOBS, key) for key in "aab"), return_exceptions=True)
+        assert [type(one) for one in told] == [ConnectionError] * 3
+        reads.broken = False
+        assert await shared.first(JOBS, "a") == {"id": "a", "state": "state of a"}
+
+    asyncio.run(main())
+
+
+def test_a_read_that_cannot_begin_fails_for_all_who_asked() -> None:
+    @asynccontextmanager
+    async def away() -> AsyncIterator[Any]:
+        raise ConnectionError("away")
+        yield
+
+    async def main() -> None:
+        shared = SharedReads(away)
+        for _ in range(2):
+            told = await asyncio.gather(*(shared.first(JOBS, "a") for _ in range(2)), return_exceptions=True)
+            assert [type(one) for one in told] == [ConnectionError] * 2
 
     asyncio.run(main())
 
 
 def test_one_who_gives_up_leaves_the_others() -> None:
     async def main() -> None:
-        rows = Rows()
-        rows.open.clear()
-        looks = BatchedReads(rows.fetch)
-        first, second = (asyncio.create_task(looks.first(JOBS, "a")) for _ in range(2))
-        while not rows.queries:
+        reads = Reads()
+        reads.open.clear()
+        shared = SharedReads(reads.begin)
+        first, second = (asyncio.create_task(shared.first(JOBS, "a")) for _ in range(2))
+        while not reads.keys:
             await asyncio.sleep(0)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
-        rows.open.set()
+        reads.open.set()
         assert (await second or {})["state"] == "state of a"
 
     asyncio.run(main())

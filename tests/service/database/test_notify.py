@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import insert
 
-from tapeworks_service.database.batched_reads import KeyedQuery
 from tapeworks_service.database.engine import AWAY, Database
+from tapeworks_service.database.shared_reads import KeyedQuery
 from tapeworks_service.database.tables import projects
 from tapeworks_service.wakeups import WakeHub
 from tests.support.postgres import Postgres
@@ -75,8 +75,8 @@ def test_looks_go_on_once_the_server_has_closed_their_connection(postgres_server
         async with instance(url) as (database, _):
             async with database.write() as tx:
                 await tx.execute(insert(projects).values(id="one", created_at=12.0))
-            assert dict(await database.look(PROJECT, "one") or {}) == {"id": "one", "created_at": 12.0}
-            assert await database.look(PROJECT, "two") is None
+            assert dict(await database.read_row(PROJECT, "one") or {}) == {"id": "one", "created_at": 12.0}
+            assert await database.read_row(PROJECT, "two") is None
             await asyncio.to_thread(
                 postgres_server.execute,
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tapeworks'",
@@ -84,7 +84,7 @@ def test_looks_go_on_once_the_server_has_closed_their_connection(postgres_server
             failed = 0
             while True:
                 try:
-                    assert await database.look(PROJECT, "one") is not None
+                    assert await database.read_row(PROJECT, "one") is not None
                     break
                 except AWAY:
                     failed += 1

@@ -38,9 +38,9 @@ def test_a_job_never_seems_to_go_back(api: httpx.Client, worker: HandWorker) -> 
     job = worker.submit()
     lease = worker.lease()
     lease.state("running", "training")
-    lease.heartbeat(step=10, epoch=1, total_steps=100)
-    lease.heartbeat(step=5, epoch=0)
-    lease.records({"record": "facts", "progress": {"step": 7, "epoch": 1}})
+    lease.progress(step=10, epoch=1, total_steps=100)
+    lease.progress(step=5, epoch=0)
+    lease.progress(step=7, epoch=1)
     assert worker.job(job["id"])["progress"]["step"] == 10
     lease.state("starting")
     assert worker.job(job["id"])["state"] == "running"

@@ -12,7 +12,7 @@ from tapeworks.components.registry import registry
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec.references import Kind
 from tapeworks_workers.components.sources import parts
-from tapeworks_workers.engine.factory.factory import build, set_data_roots
+from tests.support.job_files import build, set_data_roots
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -94,6 +94,12 @@ def test_a_failure_is_finished_with_its_code(tmp_path: Path, changes: dict[str, 
     assert finish["result"] is None
 
 
+def test_a_start_frame_of_another_version_is_finished_with_a_failure(tmp_path: Path) -> None:
+    (finish,) = attempt({"data": {}, "a_field_of_tomorrow": 1}, tmp_path)
+    assert (finish["type"], finish["outcome"], finish["failure"]["phase"]) == ("finish", "failed", "starting")
+    assert "a_field_of_tomorrow" in finish["failure"]["message"]
+
+
 def test_evaluate_only(tmp_path: Path) -> None:
     frames = attempt(job(data={"validation": 0.2, "test": 0.2}, training={"epochs": 0}, export=None), tmp_path)
     assert frames[-1]["outcome"] == "succeeded"

@@ -33,6 +33,7 @@ from tapeworks_workers.inputs.prefetch import ExternalData
 from tapeworks_workers.inputs.upload_cache import Cache
 from tapeworks_workers.processes import exit_failures
 from tapeworks_workers.processes.launcher import Launcher, LaunchFailed
+from tapeworks_workers.processes.messages import LeasedJob, StartFrame
 from tapeworks_workers.sandbox.pool import ResourceLimits, SandboxPool
 from tapeworks_workers.settings import WorkerSettings
 
@@ -182,17 +183,17 @@ class Attempt:
             await self._place.settle(self.lease, self._transfers.fetch_one)
             if (fetched := self._place.fetched.lineage) and not self.lease.fetched:
                 self._keep({"record": "facts", "lineage": {"fetched": fetched}})
-            start = {
-                "lease": self.lease.model_dump(mode="json", by_alias=True, exclude={"token"}),
-                "folder": str(self._place.folder),
-                "data_roots": [str(root) for root in self._place.data_roots],
-                "compiled": str(self._place.compiled),
-                "reserve_bytes": self._terms.settings.reserve_bytes,
-                "inputs": await self._transfers.fetch(self.lease.inputs),
-                "uploads": self._place.uploads,
-                "external": self._place.fetched.frame,
-                "resume": await self._transfers.download(self.lease.resume),
-            }
+            start = StartFrame(
+                lease=LeasedJob.of(self.lease),
+                folder=self._place.folder,
+                data_roots=list(self._place.data_roots),
+                compiled=self._place.compiled,
+                reserve_bytes=self._terms.settings.reserve_bytes,
+                inputs=await self._transfers.fetch(self.lease.inputs),
+                uploads=self._place.uploads,
+                external=self._place.fetched.files,
+                resume=await self._transfers.download(self.lease.resume),
+            )
             self._relay.verification = verification_of(self.lease, self._place, self._terms.settings, keep=self._keep)
             await asyncio.to_thread(self._place.hand_over)
             ended = await self._relay.run(start)
@@ -219,7 +220,7 @@ class Attempt:
 
     # ── what is asked of it ──────────────────────────────────────────────────────────────────────
 
-    def _obey(self, command: str) -> None:
+    def _obey(self, command: worker_protocol.CommandName) -> None:
         """Pass a command on, once, with a grace for the call that runs.
 
         Before training there is nothing to save that the last checkpoint has not, and while it exports or verifies a

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.schemas import worker_protocol
@@ -22,6 +21,7 @@ from tapeworks_workers.machine import xla_cache as compiled
 from tapeworks_workers.processes import exit_failures
 from tapeworks_workers.processes.handles import Process
 from tapeworks_workers.processes.launcher import Launcher
+from tapeworks_workers.processes.messages import UploadedDataset
 from tapeworks_workers.processes.zygote_client import LaunchFailed
 from tapeworks_workers.sandbox import memory_limit
 from tapeworks_workers.sandbox.pool import PooledSandbox, ResourceLimits, SandboxKey, SandboxPool
@@ -45,8 +45,7 @@ class ExecutionEnvironment:
     data_roots: tuple[Path, ...] = ()
     packages: bool = True
     """Whether uploaded packages may run here."""
-    uploads: list[dict[str, Any]] = field(default_factory=list)
-    """Of the start frame: where the datasets lie."""
+    uploads: list[UploadedDataset] = field(default_factory=list)
     external: ExternalData | None = None
     fetched: Fetched = field(default_factory=Fetched)
     """Remote files and rows of databases."""
@@ -81,7 +80,7 @@ class ExecutionEnvironment:
                 self._kept.append(kept)
                 if one.kind == "dataset":
                     about = {"format": one.about["format"], "options": one.about.get("options", {})}
-                    self.uploads.append({"id": one.from_, "path": str(kept.folder), **about})
+                    self.uploads.append(UploadedDataset.model_validate({"id": one.from_, "path": kept.folder, **about}))
                 else:
                     packages.append((one, kept))
         if self.external is not None:

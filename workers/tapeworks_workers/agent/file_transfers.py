@@ -22,6 +22,7 @@ from tapeworks_workers.agent.checkpoint_queue import CheckpointFile, CheckpointQ
 from tapeworks_workers.agent.execution_environment import ExecutionEnvironment
 from tapeworks_workers.agent.runner_relay import Record, diagnostic, note
 from tapeworks_workers.agent.service_client import STORE_CODES, AttemptLink, QuotaExceeded, StoreRefused
+from tapeworks_workers.processes.messages import FinishFrame, InputFile, ResumeFile
 from tapeworks_workers.safe_files import UnsafePath, open_beneath
 from tapeworks_workers.verification.verification import Archive, BundleVerification
 
@@ -56,7 +57,7 @@ class Transfers:
 
     # ── inputs ───────────────────────────────────────────────────────────────────────────────────
 
-    async def fetch(self, inputs: Sequence[worker_protocol.LeaseInput]) -> list[dict[str, Any]]:
+    async def fetch(self, inputs: Sequence[worker_protocol.LeaseInput]) -> list[InputFile]:
         """What the job goes on from, in the form of the start frame. Raises JobFailure where it cannot be had whole."""
         fetched = []
         for index, one in enumerate(inputs):
@@ -65,7 +66,7 @@ class Transfers:
             path = f"inputs/{index}" + (".tar.gz" if one.kind == "bundle" else ".tar")
             (self.folder / "inputs").mkdir(exist_ok=True)
             await self.fetch_one(index, one, self.folder / path)
-            fetched.append({"from": one.from_, "kind": one.kind, "path": path})
+            fetched.append(InputFile(from_=one.from_, kind=one.kind, path=Path(path)))
         return fetched
 
     async def fetch_one(self, index: int, one: worker_protocol.LeaseInput, path: Path) -> None:
@@ -92,15 +93,18 @@ class Transfers:
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
 
-    async def download(self, checkpoints: Sequence[worker_protocol.ResumeFrom]) -> list[dict[str, Any]]:
+    async def download(self, checkpoints: Sequence[worker_protocol.ResumeFrom]) -> list[ResumeFile]:
         """The newest checkpoint whose digest is right, in the form of the start frame; none where there is none."""
         for checkpoint in checkpoints:
             path = self.folder / "resume" / f"{checkpoint.checkpoint_id}.tar"
             path.parent.mkdir(exist_ok=True)
             reason = await self._download(checkpoint, path)
             if reason is None:
-                where = {"path": str(path), "checkpoint_id": checkpoint.checkpoint_id}
-                return [{**where, "step": checkpoint.step, "epoch": checkpoint.epoch}]
+                return [
+                    ResumeFile(
+                        path=path, checkpoint_id=checkpoint.checkpoint_id, step=checkpoint.step, epoch=checkpoint.epoch
+                    )
+                ]
             path.unlink()
             text = f"checkpoint {checkpoint.checkpoint_id} (step {checkpoint.step}) is not used: {reason}"
             log.warning(text)
@@ -136,18 +140,19 @@ class Transfers:
 
     # ── the result ───────────────────────────────────────────────────────────────────────────────
 
-    async def publish(self, frame: dict[str, Any], verification: BundleVerification | None) -> worker_protocol.Finish:
+    async def publish(self, frame: FinishFrame, verification: BundleVerification | None) -> worker_protocol.Finish:
         """Upload what the attempt leaves: its verified bundle, and the files that the runner's last frame names.
 
         Raises JobFailure, LeaseLost.
         """
-        finish = {name: frame[name] for name in ("outcome", "metrics", "facts") if frame.get(name) is not None}
+        finish: dict[str, Any] = {"outcome": frame.outcome}
+        finish |= {name: given for name in ("metrics", "facts") if (given := getattr(frame, name)) is not None}
         try:
-            if frame.get("failure") is not None:
-                finish["failure"] = Failure.model_validate(frame["failure"])
-            if finish.get("outcome") == "succeeded":
-                finish["published"] = await self._publish_model(frame.get("result"), verification)
-            finish["files"] = [file for path in frame.get("files") or [] if (file := await self._offer(path))]
+            if frame.failure is not None:
+                finish["failure"] = Failure.model_validate(frame.failure)
+            if frame.outcome == "succeeded":
+                finish["published"] = await self._publish_model(frame.result, verification)
+            finish["files"] = [file for path in frame.files or [] if (file := await self._offer(path))]
             return worker_protocol.Finish.model_validate(finish)
         except (ValidationError, UnsafePath) as error:
             raise JobFailure(FailureCode.INTERNAL, f"the runner's result cannot be published: {error}") from error

@@ -4,7 +4,7 @@
 lines of output go to `keep`; checkpoints to a queue, opened at once so that the runner may remove
 their names. `certify` asks for the verification of the bundle (`verification.py`), `verify` for the test of a
 checkpoint in a fresh process; the answer goes back. `stop` kills the runner and its verifiers; `command` tells it
-something. Frames are typed (`runner_frames`), counted and paced (`report_quota`).
+something. Frames are typed (`messages`), counted and paced (`report_quota`).
 """
 
 from __future__ import annotations
@@ -19,21 +19,26 @@ import structlog
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.schemas.jobs import State
+from tapeworks.schemas.worker_protocol import CommandName
 from tapeworks_workers.agent.checkpoint_queue import CheckpointFile, CheckpointQueue
 from tapeworks_workers.agent.execution_environment import ExecutionEnvironment
 from tapeworks_workers.agent.report_quota import ReportQuota
-from tapeworks_workers.agent.runner_frames import (
-    CertifyFrame,
-    CheckpointFrame,
-    FinishFrame,
-    InvalidFrame,
-    RecordFrame,
-    VerifyFrame,
-    parse,
-)
 from tapeworks_workers.processes import frames
 from tapeworks_workers.processes.children import Child, read_body
 from tapeworks_workers.processes.launcher import LaunchFailed
+from tapeworks_workers.processes.messages import (
+    CertifyFrame,
+    CheckpointFrame,
+    CommandFrame,
+    FinishFrame,
+    InvalidFrame,
+    RecordFrame,
+    Reply,
+    StartFrame,
+    VerifierAnswer,
+    VerifyFrame,
+    parse,
+)
 from tapeworks_workers.processes.output_lines import Output
 from tapeworks_workers.safe_files import UnsafePath, open_beneath
 from tapeworks_workers.verification.verification import BundleVerification
@@ -52,7 +57,7 @@ log = structlog.get_logger(__name__)
 class RunnerExit:
     """How a runner ended: its last frame, or its exit status where it sent none."""
 
-    finish: dict[str, Any] | None
+    finish: FinishFrame | None
     status: int
     out_of_memory: bool
     tail: tuple[str, ...]
@@ -74,10 +79,10 @@ class Relay:
     state: State = State.STARTING
     phase: str | None = None
     _writer: asyncio.StreamWriter | None = None
-    _finish: dict[str, Any] | None = None
+    _finish: FinishFrame | None = None
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def run(self, start: Mapping[str, Any]) -> RunnerExit:
+    async def run(self, start: StartFrame) -> RunnerExit:
         """Start the runner, send it `start`, and relay until it ends. Raises LaunchFailed."""
         kills = self.place.oom_kills()
         output = Output(self.keep)
@@ -91,7 +96,7 @@ class Relay:
                     group.create_task(output.relay(child.stderr, "stderr")),
                 ]
                 stopping = group.create_task(self._kill_when_stopped(child))
-                await self._relay(child, dict(start), group)
+                await self._relay(child, start, group)
                 status = await _leave(child)
                 stopping.cancel()
                 await settle(printing)
@@ -100,11 +105,11 @@ class Relay:
         out_of_memory = status == -9 and self.place.oom_kills() > kills
         return RunnerExit(self._finish, status, out_of_memory, tuple(output.tail))
 
-    def command(self, name: str) -> bool:
+    def command(self, name: CommandName) -> bool:
         """Tell the runner; whether there is one to tell."""
         if self._writer is None or self._writer.is_closing():
             return False
-        self._write({"type": "command", "command": name})
+        self._write(CommandFrame(command=name))
         return True
 
     @property
@@ -124,12 +129,12 @@ class Relay:
         await self._stopped.wait()
         child.handle.kill_group()
 
-    async def _relay(self, child: Child, start: dict[str, Any], group: asyncio.TaskGroup) -> None:
+    async def _relay(self, child: Child, start: StartFrame, group: asyncio.TaskGroup) -> None:
         reader, self._writer = await asyncio.open_unix_connection(sock=child.sock)
         closing = asyncio.create_task(child.close_when_gone(self._writer))
         verifying: set[asyncio.Task[None]] = set()
         try:
-            self._write({"type": "start", **start})
+            self._write(start)
             while self._finish is None and (body := await read_body(reader)) is not None:
                 await self._pace(len(body))
                 try:
@@ -163,16 +168,16 @@ class Relay:
         if self.room is not None:
             await self.room()
 
-    def _write(self, message: dict[str, Any]) -> None:
+    def _write(self, message: StartFrame | CommandFrame | Reply) -> None:
         if self._writer is not None:
-            self._writer.write(frames.encode(message, limit=frames.MAX_MESSAGE_BYTES))
+            self._writer.write(frames.encode(message.document(), limit=frames.MAX_MESSAGE_BYTES))
 
     def _take(self, frame: RecordFrame | CheckpointFrame | FinishFrame) -> None:
         if isinstance(frame, CheckpointFrame):
             self.quota.count("checkpoints")
             self._take_checkpoint(frame)
         elif isinstance(frame, FinishFrame):
-            self._finish = frame.model_dump()
+            self._finish = frame
         else:
             self._take_record(frame.record)
 
@@ -199,14 +204,14 @@ class Relay:
 
     async def _answer(self, request: CertifyFrame | VerifyFrame) -> None:
         answer = await (self._certify() if isinstance(request, CertifyFrame) else self._verify(request))
-        self._write({**answer, "reply": request.id})
+        self._write(answer.reply_to(request.id))
 
-    async def _certify(self) -> dict[str, Any]:
+    async def _certify(self) -> VerifierAnswer:
         if self.verification is None:
             return refused(FailureCode.INTERNAL, "this job exports no bundle that could be verified")
         return await self.verification.run()
 
-    async def _verify(self, request: VerifyFrame) -> dict[str, Any]:
+    async def _verify(self, request: VerifyFrame) -> VerifierAnswer:
         """Test a checkpoint for the runner: what it makes of the answer is a diagnostic of its own."""
         which, folder, place = request.verifier, request.bundle, self.place
         if which != "resume" or not _FOLDER.fullmatch(folder):

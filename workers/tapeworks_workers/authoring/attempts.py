@@ -17,14 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorflow.python.framework.config import disable_op_determinism
-
 from tapeworks.errors import FailureCode
 from tapeworks_workers import runner
+from tapeworks_workers.engine.graph.tensorflow_private import disable_op_determinism
 from tapeworks_workers.engine.runtime import has_gpu
 from tapeworks_workers.processes.frames import Channel
 from tapeworks_workers.processes.handles import become_subreaper
 from tapeworks_workers.processes.launcher import IMPORT_SECONDS, ForkLauncher
+from tapeworks_workers.processes.messages import VerifierAnswer
 from tapeworks_workers.verification.verification import BundleVerification, VerificationPlace, VerificationTerms
 from tapeworks_workers.verification.verifier_process import answer_of, refused
 
@@ -65,7 +65,7 @@ class Attempts:
                 while (message := channel.receive()) is not None:
                     frames.append(message)
                     if message["type"] in ("verify", "certify"):
-                        channel.send({**self._answered(message, start), "reply": message["id"]})
+                        channel.send(self._answered(message, start).reply_to(message["id"]).document())
                     if message["type"] == "finish":
                         break
                 working.join()
@@ -76,7 +76,7 @@ class Attempts:
             raise RuntimeError("the runner ended without a last word")
         return frames
 
-    def _answered(self, message: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
+    def _answered(self, message: Mapping[str, Any], start: Mapping[str, Any]) -> VerifierAnswer:
         folder = Path(start["folder"])
         try:
             if message["type"] == "certify":
@@ -86,7 +86,7 @@ class Attempts:
             what = f"a verifier could not be run: {type(error).__name__}: {error}"
             return refused(FailureCode.INTERNAL, what)
 
-    async def _certify(self, export: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    async def _certify(self, export: Mapping[str, Any], folder: Path) -> VerifierAnswer:
         launcher = self._forking()
         with tempfile.TemporaryDirectory() as name:
             own = Path(name)
@@ -110,7 +110,7 @@ class Attempts:
             self._launcher = ForkLauncher(import_seconds=self._import_seconds)
         return self._launcher
 
-    async def _verify(self, which: str, bundle: Path, folder: Path) -> dict[str, Any]:
+    async def _verify(self, which: str, bundle: Path, folder: Path) -> VerifierAnswer:
         child = await self._forking().verifier(which, {"bundle": str(bundle)}, environment={}, folder=folder)
         return await answer_of(child, which, keep=_unheard, seconds=VERIFY_SECONDS)
 

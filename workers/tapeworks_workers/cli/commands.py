@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tapeworks import archives
 from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json
 from tapeworks.cli.packages import component
 from tapeworks.errors import BundleError
@@ -42,9 +42,8 @@ def replay(
     """
     with tempfile.TemporaryDirectory(prefix="tapeworks-replay-") as folder:
         try:
-            with tarfile.open(file) as archive:
-                archive.extractall(folder, filter="data")
-        except (tarfile.TarError, EOFError) as error:
+            archives.extract(file, Path(folder))
+        except archives.UnsafeArchive as error:
             raise BundleError(f"{file} is no black box: {error}") from error
         if not (Path(folder) / "black_box.json").exists():
             raise BundleError(f"{file} is no black box: it holds no black_box.json")

@@ -13,6 +13,7 @@ from typing import Any
 from tapeworks.errors import FailureCode, Location
 from tapeworks.schemas.jobs import State
 from tapeworks_workers.processes.frames import FrameError
+from tapeworks_workers.processes.messages import CheckpointFrame, RecordFrame
 
 Send = Callable[[dict[str, Any]], None]
 """Sends one frame to the agent; `frames.Channel.send`."""
@@ -72,15 +73,13 @@ class Reporter:
 
     def checkpoint(self, path: str, *, step: int, epoch: int, metrics: Mapping[str, float], best: bool) -> None:
         """A checkpoint is complete on disk, at a path relative to the attempt's folder."""
-        self._send(
-            {"type": "checkpoint", "path": path, "step": step, "epoch": epoch, "metrics": dict(metrics), "best": best}
-        )
+        self._send(CheckpointFrame(path=path, step=step, epoch=epoch, metrics=dict(metrics), best=best).document())
 
     def _record(self, kind: str, **fields: Any) -> None:
         try:
-            self._send({"type": "record", "record": {"record": kind, **fields}})
+            self._send(RecordFrame(record={"record": kind, **fields}).document())
         except FrameError as error:
-            self._send({"type": "record", "record": _left_out(kind, error)})
+            self._send(RecordFrame(record=_left_out(kind, error)).document())
 
 
 def _left_out(kind: str, error: FrameError) -> dict[str, Any]:

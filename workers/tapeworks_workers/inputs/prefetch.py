@@ -13,6 +13,7 @@ from tapeworks.schemas import worker_protocol
 from tapeworks_workers.inputs.remote_files import RemoteFiles
 from tapeworks_workers.inputs.sql_queries import SqlQueries, queries
 from tapeworks_workers.inputs.upload_cache import Cache, CachedUpload
+from tapeworks_workers.processes.messages import FetchedFiles, QueryRows
 from tapeworks_workers.remote_urls import normalised, patterns
 from tapeworks_workers.settings import WorkerSettings
 
@@ -21,8 +22,8 @@ from tapeworks_workers.settings import WorkerSettings
 class Fetched:
     """What was fetched for one attempt."""
 
-    frame: list[dict[str, Any]] = field(default_factory=list)
-    """For the start frame: `from` and `paths` of remote files; `connection`, `query` and `paths` of queries."""
+    files: list[FetchedFiles | QueryRows] = field(default_factory=list)
+    """For the start frame."""
     lineage: list[dict[str, Any]] = field(default_factory=list)
     kept: list[CachedUpload] = field(default_factory=list)
 
@@ -56,11 +57,11 @@ class ExternalData:
             known: Any = pins if isinstance(pins, list) else None
             files = await self.remote.fetch(lease.project_id, pattern, known)
             into.kept += [one.kept for one in files]
-            into.frame.append({"from": pattern, "paths": [str(one.path) for one in files]})
+            into.files.append(FetchedFiles(from_=pattern, paths=[one.path for one in files]))
             into.lineage.append({"from": pattern, "files": [one.pinned() for one in files]})
         for connection, query in queries(data):
             earlier = (one for one in lease.fetched if (one.get("connection"), one.get("query")) == (connection, query))
             rows = await self.sql.fetch(lease.project_id, lease.job_id, connection, query, next(earlier, None))
             into.kept.append(rows.kept)
-            into.frame.append({"connection": connection, "query": query, "paths": [str(rows.path)]})
+            into.files.append(QueryRows(connection=connection, query=query, paths=[rows.path]))
             into.lineage.append(rows.pinned())

@@ -53,6 +53,7 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWNET = 0x40000000
+BARRIER = Path(__file__).with_name("import_barrier.py")
 MAX_REQUEST_BYTES = 1 << 17
 TAIL_LINES = 30
 
@@ -176,7 +177,7 @@ def run(request: Request, descriptors: Sequence[int], lifeline: DeathPipe) -> No
         sock = _take_over(request, descriptors)
         threading.Thread(target=_watch, args=(lifeline.pipe,), name="lifeline", daemon=True).start()
         if request.get("bar"):
-            bar()
+            resolve(f"{BARRIER}:bar")()
         sys.path.extend(entry for entry in request.get("path", []) if entry not in sys.path)
         if request.get("frame"):
             _send(sock, _result(request, sock))
@@ -249,24 +250,6 @@ def _take_over(request: Request, descriptors: Sequence[int]) -> socket.socket:
     if request.get("folder"):
         os.chdir(request["folder"])
     return socket.socket(fileno=channel)
-
-
-def bar() -> None:
-    """Make `tapeworks*` impossible to import in this process."""
-    sys.path[:] = [entry for entry in sys.path if not _is_ours(Path(entry))]
-    sys.meta_path.insert(0, _Bar())
-
-
-class _Bar:
-    """First on `sys.meta_path`: says that Tapeworks is not there."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if name.startswith("tapeworks"):
-            raise ModuleNotFoundError(f"No module named {name!r}: it is barred in this process", name=name)
-
-
-def _is_ours(entry: Path) -> bool:
-    return any(entry.glob("tapeworks*/__init__.py")) and not (entry / "keras").is_dir()
 
 
 def resolve(target: str) -> Callable[..., Any]:

@@ -18,8 +18,8 @@ documented way:
 - `not_serializable`: a class could not be rebuilt from its config; the message names the argument.
 - `component_error`: the bundle's components cannot be imported.
 
-Only the standard library, NumPy, Keras and TensorFlow are imported, and four files of the engine by path: the runner
-stored what it saw of the trained model with the same functions.
+Only the standard library, NumPy, Keras and TensorFlow are imported, and files of Tapeworks by path that need no
+other: the runner stored what it saw of the trained model with the same functions.
 """
 
 from __future__ import annotations
@@ -40,8 +40,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-BARRED = "tapeworks"
-
 
 def _from_file(name: str, file: Path) -> ModuleType:
     """Import a file under a bare name, leaving no byte code beside it."""
@@ -61,12 +59,14 @@ def _from_file(name: str, file: Path) -> ModuleType:
 if TYPE_CHECKING:
     from tapeworks_workers.engine import comparison, observation
     from tapeworks_workers.engine.export import tensor_json
+    from tapeworks_workers.processes import import_barrier
     from tapeworks_workers.verification import reload_hints
 else:
     _ENGINE = Path(__file__).parents[1] / "engine"
     comparison, observation = (_from_file(name, _ENGINE / f"{name}.py") for name in ("comparison", "observation"))
     tensor_json = _from_file("tensor_json", _ENGINE / "export" / "tensor_json.py")
     reload_hints = _from_file("reload_hints", Path(__file__).with_name("reload_hints.py"))
+    import_barrier = _from_file("import_barrier", Path(__file__).parents[1] / "processes" / "import_barrier.py")
 
 
 class NotLoaded(Exception):
@@ -83,9 +83,9 @@ class NotLoaded(Exception):
 def main(bundle: str, into: str) -> dict[str, Any]:
     """Load the models of the bundle in this folder, and write what they gave to the folder `into`."""
     folder = Path(bundle)
-    if any(name.startswith(BARRED) for name in sys.modules):
+    if any(name.startswith(import_barrier.BARRED) for name in sys.modules):
         raise RuntimeError("this process has imported Tapeworks: a reload here would prove nothing")
-    sys.meta_path.insert(0, _Barrier())
+    import_barrier.bar()
     manifest = json.loads((folder / "manifest.json").read_text())
     arrays = tensor_json.Arrays()
     facts: dict[str, Any] = {"models": {}}
@@ -98,15 +98,6 @@ def main(bundle: str, into: str) -> dict[str, Any]:
         facts["failure"] = {"code": "internal", "message": f"{type(error).__name__}: {error}", "hint": ""}
     observation.write_observation(Path(into), facts, arrays.arrays)
     return {}
-
-
-class _Barrier:
-    """Refuses to import Tapeworks: what works here works where it was never installed."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        """Part of Python's import protocol."""
-        if name.partition(".")[0].startswith(BARRED):
-            raise ModuleNotFoundError(f"{name} is barred here: a bundle must load without Tapeworks", name=name)
 
 
 def _observe(folder: Path, manifest: dict[str, Any], facts: dict[str, Any], arrays: tensor_json.Arrays) -> None:
@@ -124,7 +115,7 @@ def _observe(folder: Path, manifest: dict[str, Any], facts: dict[str, Any], arra
     components = folder.resolve() / "components"
     imported = {name: getattr(sys.modules[name], "__file__", None) or "" for name in set(sys.modules) - before}
     facts["device"] = comparison.device()
-    facts["tapeworks_modules"] = sorted(name for name in sys.modules if name.startswith(BARRED))
+    facts["tapeworks_modules"] = sorted(name for name in sys.modules if name.startswith(import_barrier.BARRED))
     facts["bundle_modules"] = sorted(name for name, file in imported.items() if file.startswith(str(components)))
 
 

@@ -28,6 +28,7 @@ from tapeworks_workers.processes import exit_failures, frames
 from tapeworks_workers.processes.children import Child
 from tapeworks_workers.processes.handles import Process
 from tapeworks_workers.processes.launcher import Launcher, LaunchFailed
+from tapeworks_workers.processes.messages import VerifierAnswer
 from tapeworks_workers.safe_files import UnsafePath
 from tapeworks_workers.verification.sealing import SealedFile, copy_bounded, seal_bundle
 from tapeworks_workers.verification.verifier_process import answer_of, discard, refused
@@ -132,8 +133,8 @@ class BundleVerification:
             held.add_done_callback(discard)
         self._held.clear()
 
-    async def run(self) -> dict[str, Any]:
-        """Verify the bundle, once: `{"ok": true, "report": {}}`, or the failure for the runner to end with."""
+    async def run(self) -> VerifierAnswer:
+        """Verify the bundle, once: an empty report, or the failure for the runner to end with."""
         if self._begun:
             return refused(FailureCode.INTERNAL, "the runner asked for a second verification of its bundle")
         self.hold()
@@ -141,28 +142,28 @@ class BundleVerification:
         try:
             certified = await self._verified()
         except JobFailure as failure:
-            return {"ok": False, "failure": exit_failures.of_exception(failure).model_dump(mode="json")}
+            return VerifierAnswer(ok=False, failure=exit_failures.of_exception(failure))
         except UnsafePath as error:
             return refused(FailureCode.RELOAD_MISMATCH, f"what a verifier saw of the bundle cannot be read: {error}")
         except LaunchFailed as error:
             return refused(FailureCode.WORKER_LOST, f"a verifier could not be started: {error}")
         except OSError as error:
-            return {"ok": False, "failure": exit_failures.of_disk(error).model_dump(mode="json")}
+            return VerifierAnswer(ok=False, failure=exit_failures.of_disk(error))
         finally:
             self.close()
-        if isinstance(certified, dict):
+        if isinstance(certified, VerifierAnswer):
             return certified
         self.certified = certified
-        return {"ok": True, "report": {}}
+        return VerifierAnswer(ok=True)
 
-    async def _verified(self) -> Certified | dict[str, Any]:
+    async def _verified(self) -> Certified | VerifierAnswer:
         place = self.place
         into = place.sealed / frames.BUNDLE
         stop = threading.Event()
         seal = partial(seal_bundle, place.run, frames.BUNDLE, into, limit=place.limit, reserve=place.reserve, stop=stop)
         files = await _to_the_end(seal, stop)
         answers = await self._loaded()
-        seen = [which for which in LOADING if answers[which].get("ok")]
+        seen = [which for which in LOADING if answers[which].ok]
         failed = next((answers[which] for which in LOADING if which not in seen), None)
         if failed is not None and not seen:
             return failed
@@ -180,19 +181,19 @@ class BundleVerification:
         self._terms_file.write_text(json.dumps(terms))
         seconds = self.seconds + sum(file.bytes for file in files.values()) / _PACKED_BYTES_PER_SECOND
         answer = await self._answer("compare", seconds)
-        if not answer.get("ok"):  # what the first verifier saw says more than how the second one failed
+        if not answer.ok:  # what the first verifier saw says more than how the second one failed
             return answer
         if failed is not None:
             return failed
         try:
-            certified = Certified.model_validate(answer.get("report"))
+            certified = Certified.model_validate(answer.report)
         except ValidationError as error:
             return refused(FailureCode.INTERNAL, f"the comparison of the bundle gave something else: {error}"[:2000])
         if len(json.dumps(certified.verified)) > MAX_VERIFIED_BYTES:
             return refused(FailureCode.INTERNAL, f"the certificate has more than {MAX_VERIFIED_BYTES} bytes")
         return certified
 
-    async def _loaded(self) -> dict[str, dict[str, Any]]:
+    async def _loaded(self) -> dict[str, VerifierAnswer]:
         """The answers of those that load it; one after another on a GPU, whose memory holds the trained model too."""
         if self.terms.gpu:
             return {which: await self._answer(which, self.seconds) for which in LOADING}
@@ -204,7 +205,7 @@ class BundleVerification:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _answer(self, which: str, seconds: float) -> dict[str, Any]:
+    async def _answer(self, which: str, seconds: float) -> VerifierAnswer:
         child = await self._held.pop(which)
         oom_kills = exit_failures.oom_kills if which == "compare" else self.place.oom_kills
         return await answer_of(child, which, keep=self.keep, seconds=seconds, oom_kills=oom_kills)

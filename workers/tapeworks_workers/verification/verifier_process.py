@@ -6,12 +6,17 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from tapeworks.errors import FailureCode
 from tapeworks_workers.processes import exit_failures
 from tapeworks_workers.processes.children import Child
 from tapeworks_workers.processes.frames import FrameError
+from tapeworks_workers.processes.messages import VerifierAnswer
 from tapeworks_workers.processes.output_lines import Output
 
+MAX_SAID = 2_000
+"""Characters of an error in a verifier's answer, which may quote it."""
 OUTPUT_SECONDS = 2.0
 """From a process's end until its pipes are given up: something that it started may hold them open."""
 
@@ -23,7 +28,7 @@ async def answer_of(
     keep: Callable[[Mapping[str, Any]], None],
     seconds: float,
     oom_kills: Callable[[], int] = exit_failures.oom_kills,
-) -> dict[str, Any]:
+) -> VerifierAnswer:
     """Let a held process do its work: its answer, or a failure that says how it ended without one.
 
     `keep` takes what it prints; `oom_kills` counts the kernel's kills for memory where it runs. The process is gone
@@ -41,23 +46,24 @@ async def answer_of(
             answer = await child.result()
             status = await child.handle.wait()
         await settle(printing)
-    except FrameError as error:
-        return refused(FailureCode.INTERNAL, f"the verifier {what!r} sent a report that cannot be read: {error}")
+        if answer is not None:
+            return VerifierAnswer.model_validate(answer)
+    except (FrameError, ValidationError) as error:
+        said = f"the verifier {what!r} sent a report that cannot be read: {error}"
+        return refused(FailureCode.INTERNAL, said[:MAX_SAID])
     except TimeoutError:
         return refused(FailureCode.TIMEOUT, f"the verifier {what!r} took more than {seconds:g} s")
     finally:
         for task in printing:
             task.cancel()
         await end(child)
-    if answer is not None:
-        return answer
     ended = exit_failures.of_exit(status, out_of_memory=status == -9 and oom_kills() > kills, tail=lines.tail)
-    return {"ok": False, "failure": ended.model_dump(mode="json")}
+    return VerifierAnswer(ok=False, failure=ended)
 
 
-def refused(code: FailureCode, message: str) -> dict[str, Any]:
+def refused(code: FailureCode, message: str) -> VerifierAnswer:
     """The answer to a request that failed."""
-    return {"ok": False, "failure": exit_failures.failure(code, message).model_dump(mode="json")}
+    return VerifierAnswer(ok=False, failure=exit_failures.failure(code, message))
 
 
 async def settle(printing: list[asyncio.Task[None]]) -> None:

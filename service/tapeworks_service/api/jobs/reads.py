@@ -10,8 +10,8 @@ from sqlalchemy import RowMapping, select
 from tapeworks.schemas.jobs import State
 from tapeworks_service.api.jobs.record_streams import job_of
 from tapeworks_service.context import Context
-from tapeworks_service.database.batched_reads import KeyedQuery
 from tapeworks_service.database.engine import Transaction
+from tapeworks_service.database.shared_reads import KeyedQuery
 from tapeworks_service.database.tables import jobs
 from tapeworks_service.jobs.response_cache import GLANCE, Key
 from tapeworks_service.problems import not_found
@@ -22,7 +22,7 @@ _GLANCE = KeyedQuery(jobs.c.id, GLANCE)
 
 async def read_summary(context: Context, project_id: str, job_id: str) -> Mapping[str, Any]:
     """`GLANCE` of a project's job. Raises 404."""
-    row = await context.database.look(_GLANCE, job_id)
+    row = await context.database.read_row(_GLANCE, job_id)
     if row is None or row["project_id"] != project_id:
         raise not_found("job", job_id)
     return row

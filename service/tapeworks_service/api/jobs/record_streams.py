@@ -14,8 +14,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from tapeworks_service.api.messages import answer
 from tapeworks_service.auth.callers import still_allowed
 from tapeworks_service.context import Context
-from tapeworks_service.database.batched_reads import KeyedQuery
 from tapeworks_service.database.engine import AWAY, Transaction
+from tapeworks_service.database.shared_reads import KeyedQuery
 from tapeworks_service.database.tables import events, jobs, logs, metric_points
 from tapeworks_service.encoding import encoded
 from tapeworks_service.jobs.serializers import FINISHED
@@ -57,6 +57,15 @@ async def entries(tx: Transaction, table: Table, key: tuple[str, str], *, after:
     """The rows of one (project, job) after a number, in order."""
     statement = select(table).where(table.c.project_id == key[0], table.c.job_id == key[1], table.c.seq > after)
     return await tx.all(statement.order_by(table.c.seq).limit(limit))
+
+
+async def page_or_stream(
+    request: Request, context: Context, table: Table, row: Row, key: tuple[str, str], *, after: int, limit: int
+) -> Response:
+    """The stream where the client asked for one, else a page. Raises 404."""
+    if wants_stream(request):
+        return await stream(request, context, table, row, key, after=resume_from(request, after))
+    return await page(context, table, row, key, after=after, limit=limit)
 
 
 async def page(context: Context, table: Table, row: Row, key: tuple[str, str], *, after: int, limit: int) -> Response:
@@ -116,7 +125,7 @@ async def _news(
 
     Those who follow one job mostly stand at the same place: what one of them was sent is there for the others.
     """
-    counters = await context.database.look(_COUNTERS, key[1])
+    counters = await context.database.read_row(_COUNTERS, key[1])
     if counters is None:
         return None, []
     last = int(counters[_COUNTER_OF[table.name]])

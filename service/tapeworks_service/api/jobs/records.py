@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from tapeworks.schemas.jobs import Event, LogLine, MetricSeriesList, Page
 from tapeworks_service.api.dependencies import Reader
-from tapeworks_service.api.jobs.record_streams import job_of, page, resume_from, stream, wants_stream
+from tapeworks_service.api.jobs.record_streams import job_of, page_or_stream, resume_from, stream, wants_stream
 from tapeworks_service.api.jobs.routes import JobId
 from tapeworks_service.api.messages import answer, problems
 from tapeworks_service.context import ContextDep
@@ -35,9 +35,7 @@ async def list_events(
 ) -> Response:
     """`Accept: text/event-stream` streams them until the job has finished; `Last-Event-ID` resumes."""
     key = (caller.project_id, job_id)
-    if wants_stream(request):
-        return await stream(request, context, events, event_document, key, after=resume_from(request, after))
-    return await page(context, events, event_document, key, after=after, limit=limit)
+    return await page_or_stream(request, context, events, event_document, key, after=after, limit=limit)
 
 
 @router.get(
@@ -52,9 +50,7 @@ async def list_logs(
 ) -> Response:
     """`Accept: text/event-stream` streams them until the job has finished; `Last-Event-ID` resumes."""
     key = (caller.project_id, job_id)
-    if wants_stream(request):
-        return await stream(request, context, logs, line_document, key, after=resume_from(request, after))
-    return await page(context, logs, line_document, key, after=after, limit=limit)
+    return await page_or_stream(request, context, logs, line_document, key, after=after, limit=limit)
 
 
 @router.get(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from tapeworks_service.api.fast_path import UsualRoute, usually
 from tapeworks_service.api.jobs.reads import bodies_of, body_of, read_summary, waiting
 from tapeworks_service.api.jobs.record_streams import job_of
 from tapeworks_service.api.messages import answer, answered, problems, read_message, takes
-from tapeworks_service.auth.callers import still_allowed
+from tapeworks_service.auth.callers import Caller, still_allowed
 from tapeworks_service.context import Context, ContextDep
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import job_labels, jobs
@@ -174,6 +174,15 @@ async def get_job(
     return answered(body, headers=headers)
 
 
+async def _requested(
+    request: Callable[..., Awaitable[object]], caller: Caller, context: Context, job_id: str
+) -> Response:
+    """The job after one of `user_requests`."""
+    async with context.database.write() as tx:
+        await request(tx, job_id, project_id=caller.project_id)
+        return await job_answer(tx, context, await job_of(tx, caller.project_id, job_id))
+
+
 # ── change ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -186,9 +195,7 @@ async def get_job(
 )
 async def cancel_job(caller: Submitter, context: ContextDep, job_id: JobId) -> Response:
     """A queued job is cancelled at once, a running one at its next call boundary; a finished one answers 409."""
-    async with context.database.write() as tx:
-        await user_requests.cancel(tx, job_id, project_id=caller.project_id)
-        return await job_answer(tx, context, await job_of(tx, caller.project_id, job_id))
+    return await _requested(user_requests.cancel, caller, context, job_id)
 
 
 @router.post(
@@ -203,9 +210,7 @@ async def pause_job(caller: Submitter, context: ContextDep, job_id: JobId) -> Re
 
     409 where it is trained already, finished, paused, or being cancelled.
     """
-    async with context.database.write() as tx:
-        await user_requests.pause(tx, job_id, project_id=caller.project_id)
-        return await job_answer(tx, context, await job_of(tx, caller.project_id, job_id))
+    return await _requested(user_requests.pause, caller, context, job_id)
 
 
 @router.post(
@@ -217,9 +222,7 @@ async def pause_job(caller: Submitter, context: ContextDep, job_id: JobId) -> Re
 )
 async def resume_job(caller: Submitter, context: ContextDep, job_id: JobId) -> Response:
     """It is queued again and goes on from its last checkpoint, on any worker; a pause still to come is undone."""
-    async with context.database.write() as tx:
-        await user_requests.resume(tx, job_id, project_id=caller.project_id)
-        return await job_answer(tx, context, await job_of(tx, caller.project_id, job_id))
+    return await _requested(user_requests.resume, caller, context, job_id)
 
 
 @router.patch(

@@ -15,8 +15,7 @@ from PIL import Image
 from tapeworks.client.assets import format_of
 from tapeworks.schemas.assets import DataFormat
 from tapeworks.spec.parsing import parse_spec
-from tapeworks_workers.engine.data.pipeline import build_data
-from tapeworks_workers.engine.factory.data_files import set_uploads
+from tests.support.job_files import build_data, set_uploads
 from tests.workers.components.conftest import columns_of, fails_at_once, source
 from tests.workers.engine.data.test_preview import looked
 

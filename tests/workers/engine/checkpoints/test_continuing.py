@@ -17,10 +17,10 @@ from tapeworks.errors import JobFailure
 from tapeworks.spec.parsing import parse_spec
 from tapeworks_workers.engine.checkpoints.snapshot import read_values
 from tapeworks_workers.engine.export.packaging import seal
-from tapeworks_workers.engine.factory.earlier_jobs import Inputs
 from tapeworks_workers.engine.models.initial_state import InitialState
 from tapeworks_workers.engine.step.assembly import assemble
 from tapeworks_workers.engine.step.compiled_step import compile_train_step
+from tests.support.job_files import job_inputs
 from tests.support.paths import ROOT
 from tests.support.trainings import attempt, job, mlp, numbers
 from tests.workers.engine.conftest import exported
@@ -71,7 +71,7 @@ def weights(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def started(spec: Any, earlier: Earlier, folder: Path, kind: str = "bundle") -> Any:
-    start = InitialState(inputs=Inputs.of(earlier.given(folder, kind), folder))
+    start = InitialState(inputs=job_inputs(earlier.given(folder, kind), folder))
     return assemble(spec, ELEMENT, start=start)
 
 
@@ -288,7 +288,7 @@ def test_a_model_file_that_could_do_harm_is_not_loaded(earlier: Earlier, tmp_pat
     with tarfile.open(tmp_path / "inputs" / "0.tar.gz", "w:gz") as packed:
         packed.add(tmp_path / "content", arcname=".")
     spec = job(model={"component": "pretrained", "config": {"from": "job_1"}})
-    start = InitialState(inputs=Inputs.of([{"from": "job_1", "kind": "bundle", "path": "inputs/0.tar.gz"}], tmp_path))
+    start = InitialState(inputs=job_inputs([{"from": "job_1", "kind": "bundle", "path": "inputs/0.tar.gz"}], tmp_path))
     with pytest.raises(JobFailure, match="is refused") as refused:
         assemble(spec, ELEMENT, start=start)
     assert refused.value.code == "invalid_data"

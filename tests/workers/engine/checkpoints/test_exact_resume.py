@@ -18,8 +18,8 @@ from tensorflow.python.framework.config import disable_op_determinism
 from tapeworks.spec.job_spec import JobSpec
 from tapeworks_workers.engine import runtime
 from tapeworks_workers.engine.checkpoints.files import opened
-from tapeworks_workers.engine.factory.factory import set_data_roots
 from tapeworks_workers.engine.training.control import Control, Interrupted
+from tests.support.job_files import set_data_roots
 from tests.support.tiers import some
 from tests.support.trainings import BATCH, SHUFFLE, Trained, job, mlp, numbers, prepared, trained
 from tests.workers.engine.step.test_steps_in_jobs import CASES

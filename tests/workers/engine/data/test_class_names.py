@@ -13,8 +13,8 @@ from PIL import Image
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.data import class_names, source_lineage
-from tapeworks_workers.engine.data.pipeline import Data, Split, build_data
-from tapeworks_workers.engine.factory.factory import set_data_roots
+from tapeworks_workers.engine.data.pipeline import Data, Split
+from tests.support.job_files import build_data, set_data_roots
 from tests.support.trainings import BATCH, attempt, job
 from tests.workers.engine.test_runner import events, records
 

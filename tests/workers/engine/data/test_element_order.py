@@ -12,8 +12,8 @@ import pytest
 
 from tapeworks.components.loading import load_components
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.data.pipeline import Data, build_data
-from tapeworks_workers.engine.factory.factory import set_data_roots
+from tapeworks_workers.engine.data.pipeline import Data
+from tests.support.job_files import build_data, set_data_roots
 from tests.support.paths import LAB
 from tests.support.trainings import SHUFFLE, job, numbers
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from tapeworks.spec.pipeline_ops import Operation
-from tapeworks_workers.engine.factory.factory import set_data_roots
+from tests.support.job_files import set_data_roots
 from tests.support.paths import ROOT
 from tests.support.trainings import CROSS_ENTROPY, SHUFFLE, job, trained
 

@@ -27,7 +27,7 @@ from tapeworks.errors import JobFailure
 from tapeworks.schemas.assets import DataFormat
 from tapeworks.spec.references import Kind
 from tapeworks_workers.engine.data.preview.preview import describe
-from tapeworks_workers.engine.factory.factory import build, set_data_roots
+from tests.support.job_files import build, set_data_roots, uploaded
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "data.md"
@@ -214,7 +214,7 @@ def elements(format: str) -> dict[str, Any]:
 def described(format: str, root: Path) -> dict[str, Any]:
     if format not in DESCRIBED:
         pushed = DataFormat(PUSHED.get(format, format))
-        DESCRIBED[format] = describe([{"id": "ds_1", "path": str(root / format), "format": pushed}])
+        DESCRIBED[format] = describe(uploaded(root / format, pushed))
     return DESCRIBED[format]
 
 
@@ -336,7 +336,7 @@ def test_compressed_files_are_read(files: Path, tmp_path: Path, format: str) -> 
 
 
 def described_rows(format: str, folder: Path) -> Any:
-    return describe([{"id": "ds_1", "path": str(folder), "format": DataFormat(PUSHED.get(format, format))}])["rows"]
+    return describe(uploaded(folder, PUSHED.get(format, format)))["rows"]
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -22,8 +22,10 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.schemas.assets import DataContent, DataFormat
 from tapeworks.spec.references import Kind
 from tapeworks_workers.engine.data.preview.preview import describe
-from tapeworks_workers.engine.factory.data_files import resolve_files, set_uploads
+from tapeworks_workers.engine.factory.build_context import BuildContext
+from tapeworks_workers.engine.factory.data_files import DataFiles
 from tapeworks_workers.engine.factory.factory import build
+from tests.support.job_files import uploaded
 
 
 def csv(folder: Path) -> None:
@@ -92,7 +94,7 @@ EXPECTED: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
 
 
 def looked(folder: Path, format: str) -> dict[str, Any]:
-    told = describe([{"id": "ds_1", "path": str(folder), "format": format}])
+    told = describe(uploaded(folder, format))
     again: dict[str, Any] = json.loads(json.dumps(told, allow_nan=False))
     DataContent.model_validate(again)
     return again
@@ -188,9 +190,8 @@ def test_what_is_described_is_what_a_job_reads(tmp_path: Path) -> None:
         folder.mkdir()
         make(folder)
         told = looked(folder, format)
-        source = build(
-            {"component": format, "config": {"files": "ds_1", "named": True}}, Kind.SOURCE, pointer="/data/source"
-        )
+        context = BuildContext(DataFiles(uploads=[uploaded(folder, format)]))
+        source = build({"component": format, "config": {"files": "ds_1", "named": True}}, Kind.SOURCE, context=context)
         spec = source.dataset().element_spec
         assert {name: one.dtype.name for name, one in spec.items()} == {
             column["name"]: column["dtype"] for column in told["columns"]
@@ -200,12 +201,12 @@ def test_what_is_described_is_what_a_job_reads(tmp_path: Path) -> None:
 def test_a_part_of_a_dataset_is_named_by_a_glob_and_nothing_beside_it(tmp_path: Path) -> None:
     csv(tmp_path)
     (tmp_path.parent / "outside.csv").write_text("a\n")
-    set_uploads([{"id": "ds_1", "path": str(tmp_path), "format": "csv"}])
-    assert resolve_files("ds_1", component="csv") == [str(tmp_path / name) for name in ("a.csv", "b.csv")]
-    assert resolve_files("ds_1/b*.csv", component="csv") == [str(tmp_path / "b.csv")]
+    files = DataFiles(uploads=[uploaded(tmp_path, "csv")])
+    assert files.resolve("ds_1", component="csv") == [str(tmp_path / name) for name in ("a.csv", "b.csv")]
+    assert files.resolve("ds_1/b*.csv", component="csv") == [str(tmp_path / "b.csv")]
     for wrong in ("ds_1/../outside.csv", "ds_1/c.csv", "ds_2"):
         with pytest.raises(JobFailure):
-            resolve_files(wrong, component="csv")
+            files.resolve(wrong, component="csv")
 
 
 def test_options_of_the_push_are_used(tmp_path: Path) -> None:
@@ -218,12 +219,12 @@ def test_options_of_the_push_are_used(tmp_path: Path) -> None:
     (tmp_path / "b" / "b.csv").write_text("x;y\n1;2\n")
     assert any("push with --csv delimiter=';'?" in note for note in looked(tmp_path / "b", "csv")["notes"])
     (tmp_path / "b" / "b.csv").unlink()
-    told = describe([{"id": "ds_1", "path": str(tmp_path), "format": "csv", "options": options}])
+    told = describe(uploaded(tmp_path, "csv", **options))
     assert [(one["name"], one["dtype"]) for one in told["columns"]] == [("größe", "float32"), ("n", "float32")]
     assert told["preview"] == [{"größe": 1234.5, "n": "nan"}, {"größe": 2.5, "n": 7.0}]
     assert "notes" not in told
     (tmp_path / "t.txt").write_text("größe\n", encoding="utf-16")
-    told = describe([{"id": "ds_1", "path": str(tmp_path), "format": "text", "options": {"encoding": "utf-16"}}])
+    told = describe(uploaded(tmp_path, "text", encoding="utf-16"))
     assert (told["rows"], told["preview"], told["notes"]) == (1, [{"x": "größe"}], [])
 
 

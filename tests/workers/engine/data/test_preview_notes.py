@@ -1,14 +1,14 @@
 """What a push reports beside columns and rows: files left out, files and arrays that no job can read, encodings."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse
 from PIL import Image
 
-from tapeworks_workers.engine.factory.data_files import left_out_messages, resolve_files, set_uploads
+from tapeworks_workers.engine.factory.data_files import DataFiles
+from tests.support.job_files import uploaded
 from tests.support.trainings import BATCH, attempt, job
 from tests.workers.engine.data.test_preview import looked
 from tests.workers.engine.test_runner import events
@@ -36,14 +36,12 @@ def test_every_common_format_is_taken_and_others_are_counted(tmp_path: Path) -> 
 def test_a_job_reports_what_a_whole_dataset_leaves_out(tmp_path: Path) -> None:
     images(tmp_path / "pets", cat="png", dog="webp")
     (tmp_path / "pets" / "cat" / "9.heic").write_bytes(b"ftypheic")
-    uploads: list[dict[str, Any]] = [{"id": "ds_1", "path": str(tmp_path / "pets"), "format": "images"}]
-    set_uploads(uploads)
-    resolve_files("ds_1/*/*.png", component="images")
-    assert left_out_messages() == [], "a pattern says itself what it leaves out"
-    assert len(resolve_files("ds_1", component="images")) == 10
-    (message,) = left_out_messages()
+    files = DataFiles(uploads=[uploaded(tmp_path / "pets", "images")])
+    files.resolve("ds_1/*/*.png", component="images")
+    assert files.left_out_messages() == [], "a pattern says itself what it leaves out"
+    assert len(files.resolve("ds_1", component="images")) == 10
+    (message,) = files.left_out_messages()
     assert message == "1 files of the dataset 'ds_1' are not images and are left out: 1 .heic"
-    set_uploads([])
 
 
 def test_a_broken_image_is_a_note_at_push(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec.job_spec import JobSpec
 from tapeworks_workers.engine import runtime
 from tapeworks_workers.engine.data.batch_iterator import BatchIterator
-from tapeworks_workers.engine.data.pipeline import Data, build_data
+from tapeworks_workers.engine.data.pipeline import Data
+from tests.support.job_files import build_data
 from tests.support.paths import LAB
 from tests.support.tiers import some
 from tests.support.trainings import attempt, job, trained

@@ -11,10 +11,9 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.data.pipeline import build_data
 from tapeworks_workers.engine.export.export import export_bundle
-from tapeworks_workers.engine.factory.factory import set_data_roots
 from tapeworks_workers.engine.step.compiled_step import compile_train_step
+from tests.support.job_files import build_data, set_data_roots
 from tests.support.trainings import BATCH, Trained, attempt, job, trained
 from tests.workers.engine.test_runner import events
 

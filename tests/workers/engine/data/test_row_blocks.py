@@ -17,7 +17,8 @@ from tapeworks_workers.components.sources import parts, row_blocks
 from tapeworks_workers.engine.data.pipeline_context import PipelineContext
 from tapeworks_workers.engine.data.sources import apply_pipeline, open_source
 from tapeworks_workers.engine.data.splitting import splits
-from tapeworks_workers.engine.factory.factory import build, set_data_roots
+from tapeworks_workers.engine.factory.build_context import BuildContext
+from tests.support.job_files import build, files, set_data_roots
 
 SIZES = [1, 23, 40]
 ROWS = sum(SIZES)
@@ -101,7 +102,7 @@ def test_splits_are_those_of_the_elements(fractions: dict[str, Split], known: bo
 def test_a_job_uses_blocks_and_an_iterator_continues_with_the_next_batch(
     tmp_path: Path, split: float | None, taken: int
 ) -> None:
-    setting = PipelineContext(seed=3, deterministic=True)
+    setting = PipelineContext(seed=3, deterministic=True, build=BuildContext(files()))
     origin = open_source(ReferenceFields(component="parquet", config=CONFIG), setting, pointer="/data/source")
     raw = origin.split({} if split is None else {"validation": Split(fraction=split)})["training"]
     pipeline = [Batch(op="batch", batch_size=4)]

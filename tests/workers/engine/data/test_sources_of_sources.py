@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure
-from tapeworks_workers.engine.data.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data.pipeline import Data, Split
 from tapeworks_workers.engine.diagnostics.classify import classify
+from tests.support.job_files import build_data
 from tests.support.trainings import BATCH, SHUFFLE, job, numbers
 
 SMALL, LARGE = numbers(20, "index"), numbers(50, "index")

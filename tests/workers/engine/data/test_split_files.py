@@ -14,10 +14,9 @@ from PIL import Image
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.components.sources import parts
-from tapeworks_workers.engine.data.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data.pipeline import Data, Split
 from tapeworks_workers.engine.data.splitting import splits
-from tapeworks_workers.engine.factory.data_files import set_uploads
-from tapeworks_workers.engine.factory.factory import set_data_roots
+from tests.support.job_files import build_data, set_data_roots, set_uploads
 from tests.support.trainings import BATCH, attempt, job
 from tests.workers.engine.data.test_preview import looked
 

@@ -16,10 +16,10 @@ from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.components.sources import parts
-from tapeworks_workers.engine.data.pipeline import Data, Split, build_data
+from tapeworks_workers.engine.data.pipeline import Data, Split
 from tapeworks_workers.engine.data.splitting import field_values
 from tapeworks_workers.engine.data.splitting import splits as splitting
-from tapeworks_workers.engine.factory.factory import set_data_roots
+from tests.support.job_files import build_data, set_data_roots
 from tests.support.trainings import BATCH, job, numbers
 
 ROWS = 997

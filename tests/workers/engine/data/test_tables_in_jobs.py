@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tapeworks_workers.engine.factory.factory import set_data_roots
+from tests.support.job_files import set_data_roots
 from tests.support.trainings import BATCH, attempt, job
 
 

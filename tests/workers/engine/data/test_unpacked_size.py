@@ -22,6 +22,7 @@ from tapeworks_workers.components.sources.images import Images
 from tapeworks_workers.components.sources.parquet import Parquet
 from tapeworks_workers.components.sources.unpacked_size import MAX_PIXELS, check_arrays, check_pixels
 from tapeworks_workers.engine.data.preview.preview import describe
+from tests.support.job_files import uploaded
 
 TAKEN = 256 << 20
 """What no test may need: each file claims more."""
@@ -87,13 +88,13 @@ def test_a_file_that_claims_too_much_is_refused_by_name(tmp_path: Path, claim: s
     assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 3 << 20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if claim.startswith("texts"):  # one column of others: it is described, and no job reads it
-        (column,) = describe([{"id": "ds_1", "path": str(tmp_path), "format": format}])["columns"]
+        (column,) = describe(uploaded(tmp_path, format))["columns"]
         assert re.search(message, column["unreadable"])
         with pytest.raises(JobFailure, match=message) as failed:
             Parquet([str(tmp_path / "a.parquet")], features="n").dataset()
     else:
         with pytest.raises(JobFailure, match=message) as failed:
-            describe([{"id": "ds_1", "path": str(tmp_path), "format": format}])
+            describe(uploaded(tmp_path, format))
     assert failed.value.code is FailureCode.INVALID_DATA
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < TAKEN
 

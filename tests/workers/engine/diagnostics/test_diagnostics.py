@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tapeworks.components.registry import registry
 from tapeworks.errors import FAILURES, FailureCode, JobFailure, Location
+from tapeworks.schemas.jobs import Failure
 from tapeworks.spec.references import Kind
 from tapeworks_workers.engine.data.pipeline import build_data
 from tapeworks_workers.engine.diagnostics import classify
@@ -188,7 +189,7 @@ def test_a_failure_that_was_told_stays_as_it_is() -> None:
     around.__cause__ = told
     assert classify.classify(around) is told
     document = classify.failure(told, spec={}, phase="x")
-    again = classify.failure_from_dict(document)
+    again = classify.reported_failure(Failure.model_validate(document))
     assert (again.code, again.message, again.hint, again.location) == (
         told.code,
         told.message,

@@ -12,10 +12,10 @@ import tensorflow as tf
 from tapeworks import TrainingStep, component
 from tapeworks.errors import JobFailure
 from tapeworks_workers.engine.checkpoints.snapshot import write_values
-from tapeworks_workers.engine.factory.earlier_jobs import Inputs
 from tapeworks_workers.engine.models.initial_state import InitialState
 from tapeworks_workers.engine.step.assembly import Assembly, assemble
 from tapeworks_workers.engine.step.state import snapshot
+from tests.support.job_files import job_inputs
 from tests.support.trainings import job
 
 ELEMENT = (tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int64))
@@ -83,7 +83,7 @@ def given(assembly: Assembly, folder: Path) -> InitialState:
     with tarfile.open(folder / "state.tar", "w") as archive:
         for file in sorted((folder / "state").iterdir()):
             archive.add(file, arcname=file.name)
-    return InitialState(inputs=Inputs.of([{"from": "job_1", "kind": "checkpoint", "path": "state.tar"}], folder))
+    return InitialState(inputs=job_inputs([{"from": "job_1", "kind": "checkpoint", "path": "state.tar"}], folder))
 
 
 def second(model: dict[str, Any], start: InitialState, **state: Any) -> Assembly:

@@ -13,7 +13,6 @@ from tapeworks.spec.parsing import parse_spec
 from tapeworks.spec.references import Kind
 from tapeworks_workers.engine.checkpoints.snapshot import read_values
 from tapeworks_workers.engine.export.packaging import seal
-from tapeworks_workers.engine.factory.earlier_jobs import Inputs
 from tapeworks_workers.engine.factory.factory import build
 from tapeworks_workers.engine.models.initial_state import InitialState
 from tapeworks_workers.engine.models.layer_paths import layers_by_path
@@ -21,6 +20,7 @@ from tapeworks_workers.engine.step.assembly import Assembly, assemble
 from tapeworks_workers.engine.step.compiled_step import compile_train_step
 from tapeworks_workers.engine.step.state import restore, snapshot
 from tests.support import trainings  # noqa: F401  # registers lab_parts
+from tests.support.job_files import job_inputs
 from tests.workers.engine.conftest import exported
 
 WORDS = np.array([b"red green", b"red blue", b"red red red", b"green", b"blue blue green red", b"red"])
@@ -121,7 +121,7 @@ def test_an_initial_state_brings_its_vocabulary_and_a_layer_under_adapt_keeps_it
 
     def started(adapt: list[dict[str, str]], **state: Any) -> keras.Model:
         model = texts_and_numbers(adapt=adapt, initial_state={"from": "job_1", **state})
-        start = InitialState(lambda: other, inputs=Inputs.of(inputs, tmp_path))
+        start = InitialState(lambda: other, inputs=job_inputs(inputs, tmp_path))
         return assembled(job(model), NAMED, other, start=start).models["model"]
 
     x = {"words": tf.constant(WORDS), "height": tf.constant(HEIGHTS)}

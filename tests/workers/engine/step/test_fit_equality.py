@@ -11,7 +11,7 @@ import pytest
 from examples.serving import DATA, EXAMPLES
 from tapeworks.spec.parsing import parse_spec
 from tapeworks.spec.references import Kind
-from tapeworks_workers.engine.factory.factory import build, set_data_roots
+from tests.support.job_files import build, set_data_roots
 from tests.support.trainings import job, numbers, prepared
 
 

@@ -1,25 +1,29 @@
-"""Where the rows of a job's queries lie: the worker ran them before the job began.
+"""Where the rows of a job's queries are: the worker ran them before the job began.
 
-`set_results` is called once at the start of a process; `result_of` finds the file of a query.
+`available(rows)` holds while a job's sources are built; `result_of` finds the file of a query.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
-_results: dict[tuple[str, str], Path] = {}
+_rows: ContextVar[Mapping[tuple[str, str], Path]] = ContextVar("rows", default=MappingProxyType({}))
 
 
-def set_results(fetched: Sequence[Mapping[str, Any]]) -> None:
-    """Name the queries that were run: `connection`, `query`, `paths` of one file."""
-    _results.clear()
-    for one in fetched:
-        if "query" in one:
-            _results[one["connection"], one["query"]] = Path(one["paths"][0])
+@contextmanager
+def available(rows: Mapping[tuple[str, str], Path]) -> Iterator[None]:
+    """Inside the block, `result_of` finds these: (connection, query) → the Arrow file."""
+    token = _rows.set(rows)
+    try:
+        yield
+    finally:
+        _rows.reset(token)
 
 
 def result_of(connection: str, query: str) -> Path | None:
     """The Arrow file with the rows of a query; None where it was not run for this job."""
-    return _results.get((connection, query))
+    return _rows.get().get((connection, query))

@@ -6,7 +6,6 @@ JSON object: component → what is wrong with it, or null. Uses the standard lib
 
 from __future__ import annotations
 
-import importlib.abc
 import importlib.util
 import json
 import sys
@@ -18,6 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+BARRIER = Path(__file__).parents[2] / "processes" / "import_barrier.py"
 
 
 def observe(kind: str, instance: Any, inputs: Sequence[Any]) -> Any:
@@ -33,18 +34,12 @@ def observe(kind: str, instance: Any, inputs: Sequence[Any]) -> Any:
     return instance(inputs[0]) if kind in ("regularizer", "constraint", "schedule") else None
 
 
-class _Barred(importlib.abc.MetaPathFinder):
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if name.partition(".")[0] in ("tapeworks", "tapeworks_workers", "tapeworks_service"):
-            raise ModuleNotFoundError(f"{name} is barred here", name=name)
-
-
 def main(folder: Path) -> dict[str, str | None]:
     """Component → what is wrong with it after the reload, or None."""
-    sys.meta_path.insert(0, _Barred())
+    _load_module("import_barrier", BARRIER).bar()
     document = json.loads((folder / "objects.json").read_text(encoding="utf-8"))
     keras.config.set_floatx(document["floatx"])
-    loader = _load_module(folder / "load.py")
+    loader = _load_module("bundle_load", folder / "load.py")
     with np.load(folder / "values.npz", allow_pickle=False) as file:
         arrays = dict(file)
     try:
@@ -73,8 +68,8 @@ def _compared(entry: dict[str, Any], loader: ModuleType, arrays: dict[str, Any])
     return None
 
 
-def _load_module(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bundle_load", file)
+def _load_module(name: str, file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(file)
     module = importlib.util.module_from_spec(spec)

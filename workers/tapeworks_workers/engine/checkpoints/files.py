@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tapeworks import archives
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.checkpoints.snapshot import Snapshot, read_values, sync, write_values
 
@@ -87,9 +88,8 @@ def opened(file: Path) -> Iterator[tuple[Snapshot, Path]]:
     folder = Path(tempfile.mkdtemp(prefix=".reading-", dir=file.parent))
     try:
         try:
-            with tarfile.open(file) as archive:
-                archive.extractall(folder, filter="data")
-        except (tarfile.TarError, EOFError, OSError) as error:
+            archives.extract(file, folder)
+        except (archives.UnsafeArchive, OSError) as error:
             raise JobFailure(FailureCode.CHECKPOINT_CORRUPT, f"the checkpoint cannot be opened: {error}") from error
         yield read_values(folder), folder
     finally:

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.data.ops.from_tensor_slices_op import _TensorSliceDataset
-from tensorflow.python.data.util import structure
 
 from tapeworks_workers.engine.data.operations import PreparedOp
 from tapeworks_workers.engine.graph.autograph import engine_code
+from tapeworks_workers.engine.graph.tensorflow_private import sliced_tensors
 
 _SPECS = (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)
 
@@ -154,10 +153,9 @@ def in_memory(dataset: tf.data.Dataset) -> Any:
     has no rows."""
     size = int(dataset.cardinality())
     known = all(isinstance(spec, _SPECS) for spec in tf.nest.flatten(dataset.element_spec))
-    if not isinstance(dataset, _TensorSliceDataset) or not known or size == 0:
+    whole = sliced_tensors(dataset, size) if known and size != 0 else None
+    if whole is None:
         return None
-    batched = tf.nest.map_structure(lambda spec: spec._batch(size), dataset.element_spec)
-    whole = structure.from_tensor_list(batched, dataset._tensors)
     return tf.nest.map_structure(lambda leaf: SparseRows.of(leaf) if isinstance(leaf, tf.SparseTensor) else leaf, whole)
 
 

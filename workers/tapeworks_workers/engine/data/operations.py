@@ -20,6 +20,7 @@ from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks.spec import pipeline_ops as spec_operations
 from tapeworks.spec.pipeline_ops import function_kind
 from tapeworks_workers.engine.data import batching, fields
+from tapeworks_workers.engine.factory.build_context import BuildContext
 from tapeworks_workers.engine.factory.factory import build
 from tapeworks_workers.engine.graph import stateless_random
 from tapeworks_workers.engine.graph.autograph import engine_code
@@ -66,8 +67,9 @@ class PreparedOp:
 
 
 def prepare(
-    operation: Any, *, index: int, seed: int, deterministic: bool, pointer: str, missing_labels: bool = False
-) -> PreparedOp:
+    operation: Any, *, index: int, seed: int, deterministic: bool, pointer: str, missing_labels: bool = False,
+    build_context: BuildContext | None = None,
+) -> PreparedOp:  # fmt: skip
     """Build what the operation names. `index` is its place in the pipeline at `pointer`, and part of its seed.
     `missing_labels`: whether y is -1 where a row has no label.
 
@@ -76,7 +78,8 @@ def prepare(
     own = derive_seed(seed, operation.op, index)
     place = f"{pointer}/{index} ({operation.op})"
     if hasattr(operation, "function"):
-        function = build(operation.function, function_kind(operation.op), pointer=f"{pointer}/{index}/function")
+        at = f"{pointer}/{index}/function"
+        function = build(operation.function, function_kind(operation.op), pointer=at, context=build_context)
     match operation:
         case spec_operations.Shuffle():
             return _shuffle(operation, own if operation.seed is None else derive_seed(operation.seed, "shuffle", index))

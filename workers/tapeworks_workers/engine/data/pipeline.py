@@ -21,6 +21,7 @@ from tapeworks.spec.job_spec import JobSpec, TrainingSpec
 from tapeworks.spec.references import ReferenceFields
 from tapeworks.spec.splits import FilesSplit, FoldersSplit
 from tapeworks.spec.splits import Split as SplitSpec
+from tapeworks_workers.components.sources import query_results
 from tapeworks_workers.engine.data import class_names, operations
 from tapeworks_workers.engine.data import sources as origins
 from tapeworks_workers.engine.data.checks import broken_files
@@ -30,6 +31,8 @@ from tapeworks_workers.engine.data.pipeline_context import PipelineContext
 from tapeworks_workers.engine.data.source_lineage import lineage
 from tapeworks_workers.engine.data.sources import TRAINING, BranchNode, SourceNode, SplitSource, open_source
 from tapeworks_workers.engine.data.splitting import files as split_files
+from tapeworks_workers.engine.factory.build_context import BuildContext
+from tapeworks_workers.engine.factory.data_files import DataFiles
 from tapeworks_workers.engine.graph import stateless_random
 from tapeworks_workers.engine.graph.element_spec import named_leaves
 from tapeworks_workers.engine.graph.randomness import derive_seed
@@ -112,13 +115,17 @@ class Data:
         return [message for message in messages if message is not None]
 
 
-def build_data(spec: JobSpec) -> Data:
-    """Build sources, splits and pipelines. Raises JobFailure, and whatever a source raises."""
+def build_data(spec: JobSpec, files: DataFiles | None = None) -> Data:
+    """Build sources, splits and pipelines. `files`: what the job may read, no file by default.
+
+    Raises JobFailure, and whatever a source raises.
+    """
     # Sources make their floats as precise as the job: by Keras' own word for it.
     keras.config.set_floatx("float64" if spec.training.precision == "float64" else "float32")
     remarks = Remarks(wanted=spec.training.deterministic)
-    setting = PipelineContext(spec.training.seed, spec.training.deterministic, remarks)
-    with stateless_random.seeded(derive_seed(spec.training.seed, "data")):
+    files = files or DataFiles()
+    setting = PipelineContext(spec.training.seed, spec.training.deterministic, BuildContext(files), remarks)
+    with stateless_random.seeded(derive_seed(spec.training.seed, "data")), query_results.available(files.query_rows):
         return _built(spec, setting)
 
 
@@ -173,7 +180,7 @@ def _opened(spec: JobSpec, setting: PipelineContext) -> dict[str, SourceNode | B
     source = spec.data.source
     given = {"validation": spec.data.validation, "test": spec.data.test}
     by_file = {name: one for name, one in given.items() if isinstance(one, FilesSplit | FoldersSplit)}
-    files = split_files.divide(source, by_file, setting.notes) if by_file else {}
+    files = split_files.divide(source, by_file, setting.build.files, setting.notes) if by_file else {}
     opened = {TRAINING: open_source(source, setting, pointer="/data/source", files=files.get(TRAINING))}
     for name, one in given.items():
         if name in by_file:
@@ -182,7 +189,7 @@ def _opened(spec: JobSpec, setting: PipelineContext) -> dict[str, SourceNode | B
             opened[name] = open_source(one, setting, pointer=f"/data/{name}")
     for origin in opened.values():
         for component, read in origin.named_sources():
-            if (found := split_files.mixed(read.files())) is not None:
+            if (found := split_files.mixed(read.files(), setting.build.files)) is not None:
                 setting.notes.append(("mixed_splits", _MIXED.format(component=component, found=found)))
     return opened
 

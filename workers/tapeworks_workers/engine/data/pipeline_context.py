@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from tapeworks_workers.engine.data.checks.resume_warnings import Remarks
+from tapeworks_workers.engine.factory.build_context import BuildContext
 from tapeworks_workers.engine.graph.randomness import derive_seed
 
 
@@ -14,6 +15,8 @@ class PipelineContext:
 
     seed: int
     deterministic: bool
+    build: BuildContext = field(default_factory=BuildContext)
+    """What sources and data functions are built from."""
     remarks: Remarks = field(default_factory=lambda: Remarks(False))
     notes: list[tuple[str, str]] = field(default_factory=list)
     """Diagnostics that the job starts with: code and message."""

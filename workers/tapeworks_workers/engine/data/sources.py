@@ -211,7 +211,7 @@ def open_source(
     """
     with stateless_random.seeded(derive_seed(setting.seed, "source", pointer, "config")):
         own = None if files is None else {"files": files}
-        source = build(reference, Kind.SOURCE, pointer=pointer, files=own)
+        source = build(reference, Kind.SOURCE, pointer=pointer, files=own, context=setting.build)
     if not isinstance(source, SourceOfSources):
         return SourceNode(reference, source, setting, pointer)
     given = source.sources
@@ -286,6 +286,7 @@ def _prepared(chosen: Mapping[int, Any], setting: PipelineContext, pointer: str)
             index=index,
             seed=setting.seed,
             deterministic=setting.deterministic,
+            build_context=setting.build,
             pointer=pointer,
             missing_labels=setting.missing_labels,
         )

@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks.schemas.jobs import Failure
 from tapeworks_workers.engine.diagnostics import error_owners, super_init
 from tapeworks_workers.engine.diagnostics import source_locations as places
 from tapeworks_workers.engine.diagnostics.error_text import cleaned, text
@@ -41,15 +42,15 @@ def failure(error: BaseException, *, spec: Mapping[str, Any], phase: str | None)
     }
 
 
-def failure_from_dict(document: Mapping[str, Any]) -> JobFailure:
-    """A failure that another process told."""
-    location = document.get("location")
+def reported_failure(failure: Failure) -> JobFailure:
+    """A failure that another process reported."""
+    at = failure.location
     return JobFailure(
-        FailureCode(document["code"]),
-        document["message"],
-        hint=document.get("hint"),
-        retryable=document.get("retryable"),
-        location=Location(**location) if location else None,
+        failure.code,
+        failure.message,
+        hint=failure.hint or None,
+        retryable=failure.retryable,
+        location=None if at is None else Location(at.file, at.line, at.component),
     )
 
 

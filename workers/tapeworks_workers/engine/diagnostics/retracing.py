@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.eager.polymorphic_function.polymorphic_function import Function
 
 from tapeworks.errors import FAILURES, FailureCode, JobFailure, Location
 from tapeworks_workers.engine.diagnostics import python_randomness
 from tapeworks_workers.engine.diagnostics import source_locations as places
 from tapeworks_workers.engine.graph.autograph import engine_code
 from tapeworks_workers.engine.graph.element_spec import described, fields
+from tapeworks_workers.engine.graph.tensorflow_private import TracedFunction
 from tapeworks_workers.engine.reporting import Reporter
 
 
@@ -105,7 +105,7 @@ class Traces:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Watch calls of `tf.function`s, of `print` and of Python's random numbers and clocks inside the block."""
-        call, write = Function.__call__, builtins.print
+        call, write = TracedFunction.__call__, builtins.print
 
         def watched_call(function: Any, *args: Any, **kwargs: Any) -> Any:
             before = function.experimental_get_tracing_count()
@@ -122,12 +122,12 @@ class Traces:
                 self._print()
             write(*args, **kwargs)
 
-        Function.__call__, builtins.print = watched_call, watched_print
+        TracedFunction.__call__, builtins.print = watched_call, watched_print
         try:
             with python_randomness.watching(self._constant):
                 yield
         finally:
-            Function.__call__, builtins.print = call, write
+            TracedFunction.__call__, builtins.print = call, write
 
     def _function(self, function: Any, args: Any, kwargs: Any) -> None:
         python_function = inspect.unwrap(function.python_function)

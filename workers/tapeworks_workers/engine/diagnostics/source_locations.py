@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.util import tf_stack
 
 import tapeworks
 import tapeworks_workers
@@ -25,6 +24,7 @@ from tapeworks.components.registry import registry
 from tapeworks.errors import Location
 from tapeworks_workers.engine.diagnostics import error_owners
 from tapeworks_workers.engine.diagnostics.error_text import text
+from tapeworks_workers.engine.graph.tensorflow_private import call_stack
 
 MAX_SAID = 2_000
 """Characters of an exception's own text below the frames: TensorFlow's may hold whole stacks."""
@@ -64,7 +64,7 @@ def location(error: BaseException) -> Location | None:
 
 def here() -> Location | None:
     """The innermost line of a user's source that is running now; in what AutoGraph converted, the original's."""
-    return _innermost(tf_stack.extract_stack())
+    return _innermost(call_stack())
 
 
 def of_function(function: Any) -> Location | None:

@@ -15,13 +15,13 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.autograph.core import ag_ctx
 
 from tapeworks.components import serialization
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.comparison import recurrent_states, why_not_rebuilt
 from tapeworks_workers.engine.export.class_signature import CLASSIFY
 from tapeworks_workers.engine.export.signatures import SERVING_FLAT, flat_signature, named_outputs, named_specs
+from tapeworks_workers.engine.graph.tensorflow_private import without_autograph
 from tapeworks_workers.engine.models.outputs import find, outputs_of
 from tapeworks_workers.engine.step.assembly import Assembly
 from tapeworks_workers.engine.step.losses import RoleLoss
@@ -254,7 +254,7 @@ def save_saved_model(
         function.get_concrete_function()
         archive.add_endpoint(name, function)
     # Everything is traced; AutoGraph would convert the wrappers that TensorFlow puts around signatures.
-    with _zeroed(states), _own_signatures_only(), ag_ctx.ControlStatusCtx(status=ag_ctx.Status.DISABLED):
+    with _zeroed(states), _own_signatures_only(), without_autograph():
         archive.write_out(str(folder), verbose=False)
     return names
 

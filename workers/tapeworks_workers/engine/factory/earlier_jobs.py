@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import copy
 import shutil
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import keras
 
-from tapeworks.archives import MAX_RATIO, SMALL_BYTES, UnsafeArchive, keras_config
+from tapeworks import archives
+from tapeworks.archives import UnsafeArchive, keras_config
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.diagnostics.error_text import text
 from tapeworks_workers.engine.factory.weight_matching import Names
+from tapeworks_workers.processes.messages import InputFile
 
 ARCHITECTURES = "inputs.json"
 """In a bundle's `training_state/`: `from` → role as asked for → Keras' config of the model."""
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,9 @@ class Inputs:
         """(pointer, what it is) of each layer that a spec names by an automatic number of Keras."""
 
     @classmethod
-    def of(cls, items: Sequence[Mapping[str, Any]], folder: Path) -> Inputs:
+    def of(cls, files: Sequence[InputFile], folder: Path) -> Inputs:
         """From the start frame's `inputs`, paths relative to the attempt's folder."""
-        return cls({item["from"]: Input(item["kind"], folder / item["path"]) for item in items})
+        return cls({one.from_: Input(one.kind, folder / one.path) for one in files})
 
     def folder(self, name: str, *, pointer: str = "") -> Path:
         """The archive unpacked: `training_state/`, `models/` and `manifest.json` of a bundle, all of a checkpoint."""
@@ -73,7 +71,10 @@ class Inputs:
         if not target.exists():
             aside = target.with_name(f"{target.name}.part")
             shutil.rmtree(aside, ignore_errors=True)
-            _unpack(archive.path, aside, name)
+            try:
+                archives.extract(archive.path, aside, wanted=_needed)
+            except (UnsafeArchive, OSError) as error:
+                raise JobFailure(FailureCode.CHECKPOINT_CORRUPT, f"{name!r} cannot be opened: {error}") from error
             aside.rename(target)
         return target
 
@@ -120,18 +121,6 @@ class Inputs:
 
 # ── for components ───────────────────────────────────────────────────────────────────────────────
 
-_current: ContextVar[Inputs] = ContextVar("inputs")
-
-
-@contextmanager
-def using(inputs: Inputs) -> Iterator[None]:
-    """Inside the block, `earlier_job` looks here."""
-    token = _current.set(inputs)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
 
 @dataclass(frozen=True)
 class EarlierJob:
@@ -157,9 +146,8 @@ class EarlierJob:
         return found
 
 
-def earlier_job(name: Any, *, component: str, pointer: str) -> EarlierJob:
-    """The earlier job that a config names. Raises JobFailure outside a job."""
-    inputs = _current.get(None)
+def earlier_job(name: Any, inputs: Inputs | None, *, component: str, pointer: str) -> EarlierJob:
+    """The earlier job that a config names. Raises JobFailure where there are no inputs."""
     if inputs is None:
         where = Location(component=component)
         raise JobFailure(FailureCode.DEPENDENCY_FAILED, f"{pointer}: {name!r} was not given", location=where)
@@ -169,40 +157,10 @@ def earlier_job(name: Any, *, component: str, pointer: str) -> EarlierJob:
 # ── archives ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _unpack(archive: Path, folder: Path, name: str) -> None:
-    """Copy the members that are needed, as plain files and never more than the archive can rightly hold."""
-    left = max(SMALL_BYTES, MAX_RATIO * archive.stat().st_size)
-    folder.mkdir(parents=True)
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                path = PurePosixPath(member.name)
-                if not member.isreg() or not _needed(path):
-                    continue
-                source = tar.extractfile(member)
-                if source is None:
-                    continue
-                target = folder / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                left = _copy(source, target, left, name)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise JobFailure(FailureCode.CHECKPOINT_CORRUPT, f"{name!r} cannot be opened: {error}") from error
-
-
-def _needed(path: PurePosixPath) -> bool:
-    if path.is_absolute() or ".." in path.parts:
-        return False
-    return path.parts[0] in ("training_state", "models") or str(path) in ("values.npz", "state.json", "manifest.json")
-
-
-def _copy(source: IO[bytes], target: Path, left: int, name: str) -> int:
-    with target.open("wb") as file:
-        while chunk := source.read(_CHUNK):
-            left -= len(chunk)
-            if left < 0:
-                raise JobFailure(FailureCode.INVALID_DATA, f"{name!r} unpacks to more than {MAX_RATIO} times its size")
-            file.write(chunk)
-    return left
+def _needed(entry: archives.Entry) -> bool:
+    """Whether a file of a bundle or checkpoint is read from an earlier job."""
+    first = PurePosixPath(entry.name).parts[0]
+    return first in ("training_state", "models") or entry.name in ("values.npz", "state.json", "manifest.json")
 
 
 def _inspected(file: Path, what: str) -> Any:

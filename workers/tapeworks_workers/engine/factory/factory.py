@@ -3,7 +3,8 @@
 Interface: `build(reference, kind, pointer=…)` resolves `keras/Name` and registered names, builds the references
 inside the config first (depth-first, in document order) and calls the class or function with the
 config as arguments. Keras' own classes are called too, never revived from a config: `from_config`
-fails for several where defaults are left out. `set_data_roots` names the folders that `tapeworks.Files` may reach.
+fails for several where defaults are left out. `context` has the files that `tapeworks.Files` may reach, and the
+earlier jobs.
 
 Whatever goes wrong is a `JobFailure` that names the place in the spec, the component and the argument.
 """
@@ -26,9 +27,9 @@ from tapeworks_workers.engine.diagnostics import source_locations as places
 from tapeworks_workers.engine.diagnostics import super_init
 from tapeworks_workers.engine.diagnostics.error_text import text
 from tapeworks_workers.engine.factory import earlier_jobs, keras_classes
-from tapeworks_workers.engine.factory.data_files import resolve_files, set_data_roots
+from tapeworks_workers.engine.factory.build_context import BuildContext
+from tapeworks_workers.engine.graph import keras_private
 
-__all__ = ["build", "set_data_roots"]
 _WORDS = 'Inside a config a string is one of Keras\' own words ("relu"); a component is an object: {"component": NAME}.'
 
 
@@ -39,18 +40,20 @@ def build(
     pointer: str = "",
     draft: bool = False,
     files: Mapping[str, list[str]] | None = None,
+    context: BuildContext | None = None,
 ) -> Any:
     """The object that a reference names. `pointer`: where the reference stands in the spec; `draft`: a model that
     waits for its inputs (`components/models/graph.py`) is left waiting; `files`: argument of a source → the local
-    paths that it gets instead of those that its config names.
+    paths that it gets instead of those that its config names; `context`: of the job, none by default.
 
     Models, losses, … come as instances; a transform or dataset function as a callable with its config bound;
     a function of kind loss or metric wrapped as Keras wraps it; a source as an instance, its files resolved.
     Raises JobFailure: `invalid_spec` (unknown name, argument or type), `invalid_data` (files), `component_error`.
     """
+    context = context or BuildContext()
     name, version, config = _parts(reference)
     if name.startswith("keras/"):
-        return _build_keras(name, kind, config, pointer)
+        return _build_keras(name, kind, config, pointer, context)
     component = _find(name, version, kind, pointer)
     arguments = _checked(component, config, pointer)
     for argument, value in arguments.items():
@@ -59,16 +62,18 @@ def build(
             arguments[argument] = list(files[argument])
             continue
         if argument in component.config.files:
-            arguments[argument] = None if value is None else resolve_files(value, component=name, pointer=at)
+            arguments[argument] = None if value is None else context.files.resolve(value, component=name, pointer=at)
             continue
         if argument in component.config.branches:
             continue  # built by the pipeline, which knows splits and passes
         if argument in component.config.earlier:
-            arguments[argument] = earlier_jobs.earlier_job(value, component=name, pointer=at.removesuffix("_"))
+            arguments[argument] = earlier_jobs.earlier_job(
+                value, context.inputs, component=name, pointer=at.removesuffix("_")
+            )
             continue
         if argument not in component.config.declared:
             _refuse_serialised(value, name, at)
-        arguments[argument] = _build_nested(value, argument, component.config.kinds.get(argument), at)
+        arguments[argument] = _build_nested(value, argument, component.config.kinds.get(argument), at, context)
     made = _call(component.target, arguments, name=name, pointer=pointer, bind=_bind(component))
     _check_initialised(made, component, pointer)
     if component.kind is Kind.MODEL and not draft and hasattr(made, "build_model"):
@@ -115,17 +120,18 @@ def _checked(component: Component, config: dict[str, Any], pointer: str) -> dict
         raise _invalid(f"{pointer}/config{place}", message, component.name) from error
 
 
-def _build_nested(value: Any, argument: str, kind: Kind | None, pointer: str) -> Any:
+def _build_nested(value: Any, argument: str, kind: Kind | None, pointer: str, context: BuildContext) -> Any:
     """Build every reference in a value, through lists, tuples and dicts."""
     if is_reference(value):
-        return build(value, kind or _kind_of(value, argument, pointer), pointer=pointer)
+        return build(value, kind or _kind_of(value, argument, pointer), pointer=pointer, context=context)
     if isinstance(value, dict):
         return {
-            key: _build_nested(item, argument, kind, f"{pointer}/{escape(str(key))}") for key, item in value.items()
+            key: _build_nested(item, argument, kind, f"{pointer}/{escape(str(key))}", context)
+            for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
         return type(value)(
-            _build_nested(item, argument, kind, f"{pointer}/{index}") for index, item in enumerate(value)
+            _build_nested(item, argument, kind, f"{pointer}/{index}", context) for index, item in enumerate(value)
         )
     return value
 
@@ -152,7 +158,7 @@ def _kind_of(reference: Mapping[str, Any], argument: str, pointer: str) -> Kind:
 # ── Keras' own ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _build_keras(name: str, kind: Kind, config: dict[str, Any], pointer: str) -> Any:
+def _build_keras(name: str, kind: Kind, config: dict[str, Any], pointer: str, context: BuildContext) -> Any:
     cls = keras_classes.keras_class(kind, name)
     if cls is None:
         raise _invalid(pointer, keras_classes.refusal(kind, name), name)
@@ -170,7 +176,7 @@ def _build_keras(name: str, kind: Kind, config: dict[str, Any], pointer: str) ->
     if missing:
         raise _invalid(f"{pointer}/config", f"{name} needs the argument {missing[0]!r}", name)
     arguments = {
-        argument: _build_nested(value, argument, None, f"{pointer}/config/{escape(argument)}")
+        argument: _build_nested(value, argument, None, f"{pointer}/config/{escape(argument)}", context)
         for argument, value in config.items()
     }
     for argument in keras_classes.TUPLES & arguments.keys():
@@ -221,9 +227,7 @@ def _bind(component: Component) -> Any:
     if inspect.isclass(target) or component.kind is Kind.MODEL:
         return target
     if component.kind is Kind.LOSS:
-        from keras.src.losses.losses import LossFunctionWrapper
-
-        return functools.partial(LossFunctionWrapper, target, name=target.__name__)
+        return functools.partial(keras_private.loss_of_function, target)
     if component.kind is Kind.METRIC:
         return functools.partial(keras.metrics.MeanMetricWrapper, target, name=target.__name__)
     return functools.partial(_bound, target)

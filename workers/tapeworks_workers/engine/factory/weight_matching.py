@@ -19,11 +19,10 @@ from functools import cache
 from typing import Any
 
 import keras
-from keras.src.backend.common.global_state import get_global_attribute
-from keras.src.utils.naming import to_snake_case
 
 from tapeworks.components.registry import registry
 from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.graph.keras_private import automatic_name, automatic_names
 
 _NUMBERED = re.compile(r"(.+?)(?:_(\d+))?")
 _SEED = "/seed_generator_state"
@@ -60,8 +59,8 @@ class Names:
     @classmethod
     def of(cls, layers: Iterable[Any]) -> Names:
         """`layers`: those of this model, whose classes may be anybody's."""
-        own = {to_snake_case(type(layer).__name__) for layer in layers}
-        return cls(_known_stems() | own, dict(get_global_attribute("object_name_uids") or {}))
+        own = {automatic_name(type(layer)) for layer in layers}
+        return cls(_known_stems() | own, automatic_names())
 
     def stem(self, name: str) -> str | None:
         """`dense` of `dense_2` and of `dense`; None for a name that an author must have given."""
@@ -101,11 +100,11 @@ def in_order_of_numbers(paths: Sequence[str], names: Names) -> list[str]:
 def _keras_stems() -> frozenset[str]:
     classes = [value for value in vars(keras.layers).values() if isinstance(value, type)]
     others = (keras.Model, keras.Sequential, keras.Variable, keras.random.SeedGenerator)
-    return frozenset(to_snake_case(one.__name__) for one in (*classes, *others)) | {"functional"}
+    return frozenset(automatic_name(one) for one in (*classes, *others)) | {"functional"}
 
 
 def _known_stems() -> frozenset[str]:
-    own = {to_snake_case(one.target.__name__) for one in registry if one.kind in (Kind.LAYER, Kind.MODEL)}
+    own = {automatic_name(one.target) for one in registry if one.kind in (Kind.LAYER, Kind.MODEL)}
     return _keras_stems() | own
 
 

@@ -16,10 +16,12 @@ from tapeworks.components.uncalled_methods import check_uncalled
 from tapeworks.errors import ComponentError, FailureCode, JobFailure, Location
 from tapeworks.spec.job_spec import Adapt, JobSpec, ModelSpec
 from tapeworks.spec.references import Kind
+from tapeworks.spec.step_roles import StepRoles, role_findings
 from tapeworks_workers.engine.data.fitting import fitting_part
 from tapeworks_workers.engine.diagnostics import source_locations as places
 from tapeworks_workers.engine.diagnostics.error_text import text
-from tapeworks_workers.engine.factory import earlier_jobs as inputs
+from tapeworks_workers.engine.factory.build_context import BuildContext
+from tapeworks_workers.engine.factory.data_files import DataFiles
 from tapeworks_workers.engine.factory.factory import build
 from tapeworks_workers.engine.models.adapt import LayerAdapter, unadapted
 from tapeworks_workers.engine.models.initial_state import InitialState, freeze, initialise
@@ -35,27 +37,28 @@ def build_models(
     start: InitialState | None = None,
     *,
     batch_size: Callable[[], int | None] = lambda: None,
+    files: DataFiles | None = None,
 ) -> tuple[dict[str, keras.Model], dict[str, Any], list[Taken]]:
     """Role → model, role → the nest of specs that it takes, and the weights that were taken. Raises JobFailure.
 
     Models are built role by role and their layers adapted; then come initial states, copies and frozen layers.
-    `batch_size`: of every training batch, None where one may be short; asked for stateful RNNs only.
+    `batch_size`: of every training batch, None where one may be short; asked for stateful RNNs only. `files`:
+    what a model may read.
     """
     start = InitialState() if start is None else start
     check_roles(spec, step)
-    check_copies(spec)
     models: dict[str, keras.Model] = {}
     input_specs: dict[str, Any] = {}
     adapted: dict[str, set[str]] = {}
-    with inputs.using(start.inputs):
-        for role in roles_of(step):
-            given = step.input_spec(role, element_spec, dict(models))
-            preparation = RoleBuilder(spec, role, start)
-            pointer = f"/models/{role}"
-            models[role], input_specs[role] = build_model(
-                spec.models[role], given, pointer=pointer, preparation=preparation, batch_size=batch_size
-            )
-            adapted[role] = preparation.check(models[role])
+    context = BuildContext(files or DataFiles(), start.inputs)
+    for role in roles_of(step):
+        given = step.input_spec(role, element_spec, dict(models))
+        preparation = RoleBuilder(spec, role, start)
+        models[role], input_specs[role] = build_model(
+            spec.models[role], given, pointer=f"/models/{role}", preparation=preparation, batch_size=batch_size,
+            context=context,
+        )  # fmt: skip
+        adapted[role] = preparation.check(models[role])
     taken = initialise(spec, models, start, adapted)
     freeze(spec, models)
     return models, input_specs, taken
@@ -64,25 +67,6 @@ def build_models(
 def roles_of(step: TrainingStep) -> list[str]:
     """The roles of a step: its models, then what it holds frozen beside them."""
     return list(dict.fromkeys([*step.models, *step.frozen]))
-
-
-def check_copies(spec: JobSpec) -> None:
-    """A copy has the config of a role that is no copy itself. Raises JobFailure `invalid_spec`."""
-    for role, model in spec.models.items():
-        if model.copy_of is None:
-            continue
-        origin = spec.models.get(model.copy_of)
-        what = (
-            "is no role of the spec" if origin is None
-            else "is a copy itself" if origin.copy_of is not None
-            else "has another component or config"
-            if (origin.component, origin.config) != (model.component, model.config)
-            else "is what adapts and takes an initial state"
-            if model.initial_state is not None or (model.adapt and model.adapt != origin.adapt)
-            else None
-        )  # fmt: skip
-        if what is not None:
-            raise JobFailure(FailureCode.INVALID_SPEC, f"/models/{role}/copy_of: {model.copy_of!r} {what}")
 
 
 @dataclass
@@ -159,22 +143,14 @@ class RoleBuilder:
 
 
 def check_roles(spec: JobSpec, step: TrainingStep) -> None:
-    """The spec must fill exactly the roles that the step declares. Raises JobFailure `invalid_spec`."""
-    for place, given, declared in (
-        ("models", spec.models, roles_of(step)),
-        ("losses", spec.losses, step.losses),
-    ):
-        # A loss may be left out where the model adds its own; a step that asks for it is told by run.losses.
-        missing = [name for name in declared if name not in given and place != "losses"]
-        unknown = [name for name in given if name not in declared] if place != "losses" or declared else []
-        if missing or unknown:
-            what = f"lacks {missing}" if missing else f"has {unknown}, which the step does not declare"
-            raise JobFailure(
-                FailureCode.INVALID_SPEC, f"{place} {what}; step {spec.step.component!r} declares {list(declared)}"
-            )
-    unknown = [role for role in spec.metrics if role not in roles_of(step)]
-    if unknown:
-        raise JobFailure(FailureCode.INVALID_SPEC, f"metrics name {unknown}; the step's models are {roles_of(step)}")
+    """The spec must fill the roles of the step, which its `__init__` may have set. Raises JobFailure `invalid_spec`."""
+    roles = StepRoles(
+        models=step.models, optimizers=step.optimizers, losses=step.losses, optional_losses=step.optional_losses,
+        frozen=step.frozen, validation_step=type(step).can_validate(),
+    )  # fmt: skip
+    for finding in role_findings(spec, spec.step.component, roles):
+        message = f"{finding.pointer}: {finding.message}"
+        raise JobFailure(FailureCode.INVALID_SPEC, message, hint=finding.hint or None)
 
 
 def build_model(
@@ -184,9 +160,10 @@ def build_model(
     pointer: str,
     preparation: RoleBuilder | None = None,
     batch_size: Callable[[], int | None] = lambda: None,
+    context: BuildContext | None = None,
 ) -> tuple[keras.Model, Any]:
     """A built model, and the part of `input_spec` that it takes: a model with named inputs gets exactly those."""
-    made = build(reference, Kind.MODEL, pointer=pointer, draft=True)
+    made = build(reference, Kind.MODEL, pointer=pointer, draft=True, context=context)
     try:
         component = registry.find(Kind.MODEL, reference.component)
         package = None if component is None else component.package_name

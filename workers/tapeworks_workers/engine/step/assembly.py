@@ -15,7 +15,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.random.seed_generator import global_seed_generator
 
 from tapeworks.components.interfaces import GradientTransform, TrainingStep
 from tapeworks.errors import FailureCode, JobFailure
@@ -24,7 +23,10 @@ from tapeworks.spec.references import Kind
 from tapeworks_workers.engine.comparison import recurrent_states
 from tapeworks_workers.engine.diagnostics.held_state import held_metrics, held_variables
 from tapeworks_workers.engine.diagnostics.retracing import Note
+from tapeworks_workers.engine.factory.build_context import BuildContext
+from tapeworks_workers.engine.factory.data_files import DataFiles
 from tapeworks_workers.engine.factory.factory import build
+from tapeworks_workers.engine.graph.keras_private import global_seed
 from tapeworks_workers.engine.graph.randomness import derive_seed, philox
 from tapeworks_workers.engine.models.build import build_models, keras_inputs
 from tapeworks_workers.engine.models.initial_state import InitialState
@@ -77,6 +79,8 @@ class Assembly:
     """Running sums of a step's scalars, by split; made when the step is traced."""
     pending: dict[str, Any] = field(default_factory=dict)
     """Restored values of variables that tracing will make."""
+    context: BuildContext = field(default_factory=BuildContext)
+    """What callbacks and evaluators are built from."""
     captured: dict[str, tf.Variable] = field(default_factory=dict)
     """Variables that the traced steps use and no part above declares, by a name in the order of the trace."""
 
@@ -98,7 +102,7 @@ class Assembly:
         for role, model in self.models.items():
             for index, variable in enumerate(recurrent_states(model)):
                 named[f"run/recurrent/{role}/{index}"] = variable.value
-        named["run/keras_seed"] = global_seed_generator().state.value
+        named["run/keras_seed"] = global_seed().state.value
         if "training" in self.means:
             named["run/means"] = self.means["training"]
         known = {id(variable) for variable in named.values()}
@@ -147,30 +151,37 @@ class Assembly:
 
 
 def assemble(
-    spec: JobSpec, element_spec: Any, *, datasets: Mapping[str, Any] | None = None, start: InitialState | None = None
+    spec: JobSpec,
+    element_spec: Any,
+    *,
+    datasets: Mapping[str, Any] | None = None,
+    start: InitialState | None = None,
+    files: DataFiles | None = None,
 ) -> Assembly:
     """Build all parts of a job for batches of `element_spec`. `datasets` are what `run.datasets` offers to the step.
 
     `start`: what the models start from; by default layers adapt to `datasets["training"]`, and nothing is restored.
-    Raises JobFailure.
+    `files`: what components may read, no file by default. Raises JobFailure.
     """
     reset(spec)
+    context = BuildContext(files or DataFiles())
     with philox():
-        step = build(spec.step, Kind.STEP, pointer="/step")
+        step = build(spec.step, Kind.STEP, pointer="/step", context=context)
     given = datasets or {}
     if start is None:
         start = InitialState(training=(lambda: given["training"]) if "training" in given else None)
     # Outside: a seeded initialiser gives the numbers that it gives in plain Keras.
     models, input_specs, taken = build_models(
-        spec, step, element_spec, start, batch_size=lambda: every_batch(given["training"]) if given else None
-    )
+        spec, step, element_spec, start, files=context.files,
+        batch_size=lambda: every_batch(given["training"]) if given else None,
+    )  # fmt: skip
     with philox():
         ownership = assign_variables(spec, step, models)
         owned = ownership.owned
-        optimizers = {name: _optimizer(spec, name, variables) for name, variables in owned.items()}
-        losses = Losses({name: _role_loss(spec, name, models, step) for name in spec.losses})
-        metrics = build_metrics(spec, models, lambda role: _outputs(models[role], input_specs.get(role)))
-        transforms = build_transforms(spec, owned)
+        optimizers = {name: _optimizer(spec, name, variables, context) for name, variables in owned.items()}
+        losses = Losses({name: _role_loss(spec, name, models, step, context) for name in spec.losses})
+        metrics = build_metrics(spec, models, lambda role: _outputs(models[role], input_specs.get(role)), context)
+        transforms = build_transforms(spec, owned, context)
         minimizers = build_minimizers(spec, ownership, optimizers, transforms)
         run = Run(
             models=models, losses=losses, optimizers=optimizers, minimizers=minimizers, metrics=metrics,
@@ -181,7 +192,7 @@ def assemble(
             optimizers=optimizers, owned=owned, losses=losses, metrics=metrics, transforms=transforms, run=run,
             gradient_metrics=gradient_metrics(named_metrics(transforms, minimizers), metrics),
             inputs=_selection(step, models, input_specs, element_spec),
-            taken=taken, architectures=start.inputs.used,
+            taken=taken, architectures=start.inputs.used, context=context,
         )  # fmt: skip
         for loss in losses.values():
             loss.pending = assembly.pending
@@ -204,11 +215,11 @@ def reset(spec: JobSpec) -> None:
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(derive_seed(training.seed, "keras"))
-    global_seed_generator()  # made now: a layer that asks for it first inside the trace would create a variable there
+    global_seed()  # made now: a layer that asks for it first inside the trace would create a variable there
 
 
-def _optimizer(spec: JobSpec, name: str, variables: list[Any]) -> keras.optimizers.Optimizer:
-    optimizer = build(spec.optimizers[name], Kind.OPTIMIZER, pointer=f"/optimizers/{name}")
+def _optimizer(spec: JobSpec, name: str, variables: list[Any], context: BuildContext) -> keras.optimizers.Optimizer:
+    optimizer = build(spec.optimizers[name], Kind.OPTIMIZER, pointer=f"/optimizers/{name}", context=context)
     # A Keras optimizer refuses variables that it was not built with.
     optimizer.build(variables)
     return optimizer
@@ -223,7 +234,9 @@ def _outputs(model: keras.Model, input_spec: Any) -> Any:
     return structure
 
 
-def _role_loss(spec: JobSpec, name: str, models: Mapping[str, keras.Model], step: TrainingStep) -> RoleLoss:
+def _role_loss(
+    spec: JobSpec, name: str, models: Mapping[str, keras.Model], step: TrainingStep, context: BuildContext
+) -> RoleLoss:
     """The loss of a role. A functional model's output names are known where the role is a model's."""
     reference, pointer = spec.losses[name], f"/losses/{name}"
     parts: list[tuple[str | None, OutputLoss]] = []
@@ -232,15 +245,15 @@ def _role_loss(spec: JobSpec, name: str, models: Mapping[str, keras.Model], step
             for index, one in enumerate(given if isinstance(given, list) else [given]):
                 if one is not None:
                     place = f"{pointer}/outputs/{output}" + (f"/{index}" if isinstance(given, list) else "")
-                    parts.append((output, _loss(one, place)))
+                    parts.append((output, _loss(one, place, context)))
     else:
-        parts.append((None, _loss(reference, pointer)))
+        parts.append((None, _loss(reference, pointer, context)))
     names = output_names_of(models[name]) if name in models else None
     return RoleLoss(name, parts, names, tracked=step.reports_output_losses)
 
 
-def _loss(reference: LossSpec, pointer: str) -> OutputLoss:
-    loss = build(reference, Kind.LOSS, pointer=pointer)
+def _loss(reference: LossSpec, pointer: str, context: BuildContext) -> OutputLoss:
+    loss = build(reference, Kind.LOSS, pointer=pointer, context=context)
     return OutputLoss(loss, component=reference.component, weight=reference.weight)
 
 

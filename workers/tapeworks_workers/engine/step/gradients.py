@@ -19,6 +19,7 @@ from tapeworks.components.uncalled_methods import defined_by_author
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec.job_spec import JobSpec
 from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.factory.build_context import BuildContext
 from tapeworks_workers.engine.factory.factory import build
 from tapeworks_workers.engine.graph.autograph import call_user_code
 from tapeworks_workers.engine.models.ownership import Ownership
@@ -26,17 +27,14 @@ from tapeworks_workers.engine.step.accumulation import Accumulator
 from tapeworks_workers.engine.step.loss_scale import CurrentScale, LossScale, all_finite
 
 
-def build_transforms(spec: JobSpec, owned: Mapping[str, Sequence[Any]]) -> dict[str, list[GradientTransform]]:
+def build_transforms(
+    spec: JobSpec, owned: Mapping[str, Sequence[Any]], context: BuildContext
+) -> dict[str, list[GradientTransform]]:
     """Optimizer → its transforms in the spec's order; each optimizer has instances, so state, of its own."""
     transforms: dict[str, list[GradientTransform]] = {name: [] for name in owned}
     for index, item in enumerate(spec.gradients):
-        if item.optimizer is not None and item.optimizer not in owned:
-            raise JobFailure(
-                FailureCode.INVALID_SPEC,
-                f"gradients/{index} names the optimizer {item.optimizer!r}; the job has {sorted(owned)}",
-            )
         for name in owned if item.optimizer is None else [item.optimizer]:
-            transform = build(item, Kind.GRADIENT_TRANSFORM, pointer=f"/gradients/{index}")
+            transform = build(item, Kind.GRADIENT_TRANSFORM, pointer=f"/gradients/{index}", context=context)
             transform.build(list(owned[name]))
             transforms[name].append(transform)
     return transforms

@@ -23,6 +23,7 @@ from tapeworks.spec.references import Kind
 from tapeworks_workers.engine.diagnostics.error_owners import of_part, shapes
 from tapeworks_workers.engine.diagnostics.example_mixing import Added, crossings, declared, note_of
 from tapeworks_workers.engine.diagnostics.retracing import Note
+from tapeworks_workers.engine.factory.build_context import BuildContext
 from tapeworks_workers.engine.factory.factory import build
 from tapeworks_workers.engine.graph.autograph import outside_trace
 from tapeworks_workers.engine.models.outputs import (
@@ -54,7 +55,7 @@ class RoleMetric:
 
 
 def build_metrics(
-    spec: JobSpec, models: Mapping[str, keras.Model], structure: Callable[[str], Any]
+    spec: JobSpec, models: Mapping[str, keras.Model], structure: Callable[[str], Any], context: BuildContext
 ) -> dict[str, list[RoleMetric]]:
     """The metrics of every role, named as `fit` names them. `structure` gives a role's outputs, None where unknown.
 
@@ -73,7 +74,7 @@ def build_metrics(
         for output, metrics in by_output.items():
             for index, reference in enumerate(metrics):
                 pointer = f"{base}/{output}/{index}" if several else f"{base}/{index}"
-                metric = build(reference, Kind.METRIC, pointer=pointer)
+                metric = build(reference, Kind.METRIC, pointer=pointer, context=context)
                 _check_signature(metric, reference, pointer)
                 made.append((pointer, output, reference, metric))
         made.sort(key=lambda one: (one[2].weighted, places[one[1]][0]))  # as fit counts names

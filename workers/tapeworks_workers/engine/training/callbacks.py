@@ -37,7 +37,7 @@ class Callbacks:
         self._reporter = reporter
         self._callbacks = [
             _Named(
-                build(reference, Kind.CALLBACK, pointer=f"/callbacks/{index}"),
+                build(reference, Kind.CALLBACK, pointer=f"/callbacks/{index}", context=assembly.context),
                 reference.component,
                 f"callbacks/{index}",
             )

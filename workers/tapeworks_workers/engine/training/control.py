@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tapeworks.errors import FailureCode, JobFailure
+from tapeworks.schemas.worker_protocol import CommandName
+from tapeworks_workers.processes.messages import CommandFrame
 
 OUTCOMES = {"cancel": "cancelled", "pause": "paused", "drain": "released"}
 """Command → outcome of the attempt."""
@@ -25,7 +27,7 @@ class Control:
     """Commands as they arrive, from the thread that reads the agent's frames, and the deadline."""
 
     def __init__(self, timeout_seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._commands: deque[str] = deque()  # appended to by one thread, emptied by another: atomic on a deque
+        self._commands: deque[CommandName] = deque()  # appended to by one thread, emptied by another: atomic on a deque
         self._clock = clock
         self._timeout = timeout_seconds
         self._start = clock()
@@ -33,13 +35,13 @@ class Control:
     def on_message(self, message: dict[str, Any]) -> None:
         """Take a frame of the agent."""
         if message.get("type") == "command":
-            self._commands.append(str(message["command"]))
+            self._commands.append(CommandFrame.model_validate(message).command)
 
-    def take(self) -> str | None:
+    def take(self) -> CommandName | None:
         """The next command, None where there is none."""
         return self._commands.popleft() if self._commands else None
 
-    def peek(self) -> str | None:
+    def peek(self) -> CommandName | None:
         """The next command, left where it is."""
         return self._commands[0] if self._commands else None
 

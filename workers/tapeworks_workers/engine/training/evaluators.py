@@ -63,7 +63,7 @@ def build_evaluators(assembly: Assembly) -> tuple[Measure, ...]:
     """The spec's, in its order. Raises JobFailure."""
     measures = []
     for index, reference in enumerate(assembly.spec.evaluators):
-        evaluator = build(reference, Kind.EVALUATOR, pointer=f"/evaluators/{index}")
+        evaluator = build(reference, Kind.EVALUATOR, pointer=f"/evaluators/{index}", context=assembly.context)
         measures.append(Measure(evaluator, reference.component, f"evaluators/{index}"))
     return tuple(measures)
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tapeworks.errors import JobFailure
+from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.schemas.jobs import JobKind
 from tapeworks.spec.job_spec import JobSpec
-from tapeworks_workers.components.sources.query_results import set_results
 from tapeworks_workers.engine import plans
 from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.checkpoints.files import CheckpointFiles, opened
@@ -27,9 +26,8 @@ from tapeworks_workers.engine.checkpoints.snapshot import Snapshot
 from tapeworks_workers.engine.data.pipeline import Data
 from tapeworks_workers.engine.diagnostics.retracing import Note, Traces
 from tapeworks_workers.engine.export.export import exported_roles
-from tapeworks_workers.engine.factory.data_files import set_remote_files, set_uploads
+from tapeworks_workers.engine.factory.data_files import DataFiles
 from tapeworks_workers.engine.factory.earlier_jobs import Inputs
-from tapeworks_workers.engine.factory.factory import set_data_roots
 from tapeworks_workers.engine.models.initial_state import InitialState, continued
 from tapeworks_workers.engine.models.stateful_rnn import check_split
 from tapeworks_workers.engine.plans.autotune_cache import Verdicts
@@ -47,6 +45,7 @@ from tapeworks_workers.engine.training.evaluation import Evaluation, averaging_n
 from tapeworks_workers.engine.training.evaluators import build_evaluators
 from tapeworks_workers.engine.training.loop import Training
 from tapeworks_workers.engine.training.monitor_direction import Directions
+from tapeworks_workers.processes.messages import StartFrame
 
 
 @dataclass(frozen=True)
@@ -59,32 +58,35 @@ class Attempt:
     folder: Path
     resume: tuple[Path, ...]
     """Checkpoints of earlier attempts, newest first."""
-    components: list[dict[str, Any]]
+    components: list[dict[str, str]]
+    files: DataFiles
     inputs: Inputs
     """What earlier jobs left, by the name that the spec gives them."""
-    reserve: int = 0
+    reserve: int
     """Bytes of the folder's disk that checkpoints leave free."""
-    verdicts: Verdicts = field(default_factory=Verdicts)
-    frame: Mapping[str, Any] = field(default_factory=dict)
+    verdicts: Verdicts
+    start: StartFrame
     """As it came."""
 
     @classmethod
-    def of(cls, frame: Mapping[str, Any]) -> Attempt:
+    def of(cls, start: StartFrame) -> Attempt:
         """Raises JobFailure where this runner cannot take the lease."""
-        lease = frame["lease"]
-        set_data_roots([Path(root) for root in frame.get("data_roots", [])])
-        set_uploads(frame.get("uploads", []))
-        set_remote_files(frame.get("external", []))
-        set_results(frame.get("external", []))
-        folder = Path(frame["folder"])
-        resume = tuple(folder / item["path"] for item in frame.get("resume", []))
-        spec = JobSpec.model_validate(lease["spec"])
-        inputs = Inputs.of(frame.get("inputs", []), folder)
-        components = list(lease.get("components", []))
-        kind, reserve = JobKind(lease["kind"]), frame.get("reserve_bytes", 0)
-        compiled = frame.get("compiled")
-        verdicts = Verdicts(None if compiled is None else Path(compiled))
-        return cls(spec, kind, lease["attempt"], folder, resume, components, inputs, reserve, verdicts, frame)
+        lease, folder = start.lease, start.folder
+        if lease.spec is None:
+            raise JobFailure(FailureCode.INVALID_SPEC, f"a job of kind {lease.kind} needs a spec")
+        return cls(
+            spec=lease.spec,
+            kind=lease.kind,
+            number=lease.attempt,
+            folder=folder,
+            resume=tuple(folder / one.path for one in start.resume),
+            components=[one.model_dump() for one in lease.components],
+            files=DataFiles(start.data_roots, start.uploads, start.external),
+            inputs=Inputs.of(start.inputs, folder),
+            reserve=start.reserve_bytes,
+            verdicts=Verdicts(start.compiled),
+            start=start,
+        )
 
 
 def build_training(
@@ -94,7 +96,9 @@ def build_training(
     with newest(attempt.resume, reporter) as found:
         start = starting(attempt, data, found)
         with traces.watching():
-            assembly = assemble(attempt.spec, data.element_spec, datasets=datasets(data), start=start)
+            assembly = assemble(
+                attempt.spec, data.element_spec, datasets=datasets(data), start=start, files=attempt.files
+            )
         exported_roles(assembly)  # a role that does not exist is told before it is trained for
         training, evaluation = trace_functions(
             assembly,

@@ -31,6 +31,7 @@ from tapeworks_workers.engine.training.evaluation import Evaluation
 from tapeworks_workers.engine.training.loop import Training
 from tapeworks_workers.engine.training.setup import Attempt, build_training
 from tapeworks_workers.processes.frames import Channel
+from tapeworks_workers.processes.messages import Reply, ResumeFile, StartFrame, VerifyFrame
 
 FOLDER = "resume_test"
 START = "start.json"
@@ -57,18 +58,17 @@ def tried(
     training.run_steps(STEPS)
     _evaluated(evaluation, data)
     saved = training.save_to(CheckpointFiles(folder, keep=1))
-    start = {**attempt.frame, "folder": str(attempt.folder), "resume": [{"path": f"{FOLDER}/{saved}"}]}
-    (folder / START).write_text(json.dumps(start))
+    start = attempt.start.model_copy(update={"resume": [ResumeFile(path=Path(FOLDER) / saved)]})
+    (folder / START).write_text(json.dumps(start.document()))
     here = _observed(assembly, data, training, evaluation)
-    reply = channel.request({"type": "verify", "verifier": "resume", "bundle": FOLDER})
-    if not reply["ok"]:
-        failure = reply["failure"]
+    reply = Reply.model_validate(channel.request(VerifyFrame(id=0, verifier="resume", bundle=FOLDER).document()))
+    if (failure := reply.failure) is not None:
         reporter.diagnostic(
-            CODE, f"the job could not be resumed in another process: {failure['code']}: {failure['message']}",
-            hint=failure.get("hint") or "",
+            CODE, f"the job could not be resumed in another process: {failure.code}: {failure.message}",
+            hint=failure.hint,
         )  # fmt: skip
-        return _result(False, [failure["message"]], reporter)
-    there = reply["report"]
+        return _result(False, [failure.message], reporter)
+    there = reply.report
     differing = sorted(name for name in here if there.get(name) != here[name]) if there else []
     if differing:
         reporter.diagnostic(CODE, _message(differing), hint=_hint(differing))
@@ -84,10 +84,10 @@ def main(
         from tapeworks_workers.processes.component_zygote import load
 
         load(components, refused=refused or {}, targets=[])
-    attempt = Attempt.of(json.loads((Path(bundle) / START).read_text()))
+    attempt = Attempt.of(StartFrame.model_validate_json((Path(bundle) / START).read_text()))
     runtime.prepare(attempt.spec)
     reporter = Reporter(lambda frame: None)
-    data = build_data(attempt.spec)
+    data = build_data(attempt.spec, attempt.files)
     traces = Traces(reporter, limit=attempt.spec.training.max_traces)
     assembly, training, evaluation = build_training(attempt, data, traces, reporter=reporter, control=Control())
     return _observed(assembly, data, training, evaluation)

@@ -10,7 +10,7 @@ import codecs
 import math
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from tapeworks_workers.components.sources.text_files import TextFile
 from tapeworks_workers.components.sources.tfrecord import TFRecord, compression_of
 from tapeworks_workers.engine.data.preview import folder_contents
 from tapeworks_workers.engine.data.splitting import files as split_files
-from tapeworks_workers.engine.factory.data_files import files_of, left_out_of, set_uploads
+from tapeworks_workers.engine.factory.data_files import DataFiles
+from tapeworks_workers.processes.messages import UploadedDataset
 
 PREVIEW_ROWS = 5
 _LONGEST_TEXT = 200
@@ -50,19 +51,18 @@ Describe = Callable[[list[Path], Options], Content]
 _OTHER_DELIMITERS = re.compile(r"[;\t|]")
 
 
-def describe(uploads: Sequence[Mapping[str, Any]]) -> Content:
-    """The JSON of `tapeworks.schemas.assets.DataContent` for the one dataset. Raises JobFailure `invalid_data`."""
-    set_uploads(uploads)
-    (dataset,) = uploads
-    files = files_of(dataset["id"])
+def describe(dataset: UploadedDataset) -> Content:
+    """The JSON of `tapeworks.schemas.assets.DataContent` for a dataset. Raises JobFailure `invalid_data`."""
+    known = DataFiles(uploads=[dataset])
+    files = known.files_of(dataset.id)
     if not files:
-        raise _invalid(f"no file is named as one of the format {dataset['format']}")
+        raise _invalid(f"no file is named as one of the format {dataset.format}")
     try:
-        told = _LOOKS[DataFormat(dataset["format"])](files, dict(dataset.get("options", {})))
+        told = _LOOKS[dataset.format](files, dict(dataset.options))
     except (OSError, ValueError, zipfile.BadZipFile, tf.errors.OpError) as error:
         raise _invalid(f"{type(error).__name__}: {error}") from error
-    content = {"files": len(files), "classes": {}, "left_out": left_out_of(dataset["id"]), **told}
-    if (mixed := split_files.mixed(files)) is not None:
+    content = {"files": len(files), "classes": {}, "left_out": known.left_out_of(dataset.id), **told}
+    if (mixed := split_files.mixed(files, known)) is not None:
         content["notes"] = [*content.get("notes", []), _SPLITS.format(mixed=mixed)]
     return content
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.data.ops.zip_op import _ZipDataset
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec.splits import MAX_GROUP_BYTES, MAX_GROUPS
@@ -22,6 +21,7 @@ from tapeworks_workers.engine.data import in_memory
 from tapeworks_workers.engine.data.fields import pick
 from tapeworks_workers.engine.graph.autograph import engine_code
 from tapeworks_workers.engine.graph.element_spec import FIELDS
+from tapeworks_workers.engine.graph.tensorflow_private import zipped_datasets
 
 AT_ONCE = 1024
 """Elements that are read together."""
@@ -130,10 +130,11 @@ def _picked(element: Any, path: str) -> tf.Tensor:
 
 def _part(dataset: tf.data.Dataset, path: str) -> tuple[tf.data.Dataset, str]:
     """The one of zipped datasets that holds a field, and the path inside it: images need not be decoded for labels."""
-    if not isinstance(dataset, _ZipDataset) or not isinstance(dataset._datasets, tuple):
+    datasets = zipped_datasets(dataset)
+    if datasets is None:
         return dataset, path
     first, _, rest = path.partition(".")
-    part = dataset._datasets[FIELDS.index(first)]
+    part = datasets[FIELDS.index(first)]
     return (part, f"x.{rest}" if rest else "") if isinstance(part, tf.data.Dataset) else (dataset, path)
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
 
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks_workers.engine.diagnostics import source_locations as places
 from tapeworks_workers.engine.diagnostics.retracing import Note
+from tapeworks_workers.engine.graph.tensorflow_private import variable_of
 
 RANDOM = frozenset(
     {
@@ -41,15 +41,9 @@ def captured_variables(graphs: Iterable[Any], known: Iterable[tf.Variable]) -> d
             if handle.dtype != tf.resource or id(handle) in seen:
                 continue
             seen.add(id(handle))
-            data = getattr(handle, "_handle_data", None)
-            if data is None or not data.is_set or len(data.shape_and_type) != 1:
-                continue  # a table, a queue, an iterator
-            shape, dtype = data.shape_and_type[0].shape, data.shape_and_type[0].dtype
             name = f"captured/{len(found)}"
-            found[name] = BaseResourceVariable(
-                trainable=False, shape=tf.TensorShape(shape), dtype=tf.as_dtype(dtype), handle=handle, name=name,
-                handle_name=name, unique_id=name, in_graph_mode=False,
-            )  # fmt: skip
+            if (variable := variable_of(handle, name)) is not None:
+                found[name] = variable
     return found
 
 

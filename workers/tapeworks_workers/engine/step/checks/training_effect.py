@@ -12,11 +12,11 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework.auto_control_deps_utils import get_read_only_resource_input_indices_graph
 
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.diagnostics import source_locations as places
 from tapeworks_workers.engine.diagnostics.retracing import Note
+from tapeworks_workers.engine.graph.tensorflow_private import read_only_inputs
 from tapeworks_workers.engine.models.layer_paths import layers_by_path, listed
 from tapeworks_workers.engine.step.assembly import Assembly
 from tapeworks_workers.engine.step.compiled_step import CompiledStep
@@ -159,7 +159,7 @@ def _attribute(holder: Any, variable: Any) -> str | None:
 
 def _written(graph: Any) -> set[int]:
     """Ids of the handles of all variables that a graph assigns to, in branches and loops too."""
-    read_only = set(get_read_only_resource_input_indices_graph(graph))
+    read_only = read_only_inputs(graph)
     index = {id(tensor): position for position, tensor in enumerate(graph.inputs)}
     return {
         id(outer)

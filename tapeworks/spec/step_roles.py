@@ -1,9 +1,10 @@
-"""Compares the roles that a spec fills with those that its step declares."""
+"""The rules of roles and copies: what a spec fills is compared with what its step declares."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from tapeworks.errors import Finding, ProblemCode
@@ -12,18 +13,43 @@ from tapeworks.spec.optimizer_groups import grouped
 from tapeworks.spec.references import escape
 
 
-def role_findings(spec: JobSpec, step: str, roles: dict[str, Any]) -> Iterator[Finding]:
-    """Roles that the step does not know, roles that it needs, and a validation that it cannot do."""
-    models = [*roles.get("models", ()), *(role for role in roles.get("frozen", ()) if role not in roles["models"])]
-    losses = list(roles.get("losses", ()))
+@dataclass(frozen=True)
+class StepRoles:
+    """What a step declares."""
+
+    models: Sequence[str]
+    optimizers: Mapping[str, Sequence[str]]
+    losses: Sequence[str] = ()
+    optional_losses: Sequence[str] = ()
+    frozen: Sequence[str] = ()
+    validation_step: bool = True
+
+    @classmethod
+    def of_entry(cls, roles: Mapping[str, Any]) -> StepRoles:
+        """From the catalogue's entry of a step."""
+        return cls(**{one.name: roles[one.name] for one in fields(cls) if one.name in roles})
+
+    @property
+    def all_models(self) -> list[str]:
+        """The roles of models: those that are trained or called, then those that are held frozen beside them."""
+        return list(dict.fromkeys([*self.models, *self.frozen]))
+
+
+def role_findings(spec: JobSpec, step: str, roles: StepRoles) -> Iterator[Finding]:
+    """Roles that the step does not know, roles that it needs, and a validation that it cannot do.
+
+    The service applies these rules when a job is submitted, and the engine when it builds the step: only there are the
+    roles known that a step's `__init__` sets.
+    """
+    models, losses = roles.all_models, list(roles.losses)
     yield from _compare("/models", spec.models, models, step=step, needed=models)
-    yield from _copies(spec)
+    yield from copy_findings(spec)
     trains = spec.training.epochs != 0 or spec.training.max_steps is not None
-    _, findings = grouped(spec.optimizers, roles.get("optimizers", {}), step=step)
+    _, findings = grouped(spec.optimizers, roles.optimizers, step=step)
     yield from (one for one in findings if trains or one.code is not ProblemCode.MISSING_ROLE)
-    optional = roles.get("optional_losses", ())
-    needed = [name for name in losses if name not in optional]
-    yield from _compare("/losses", spec.losses, [*losses, *models], step=step, needed=needed)
+    needed = [name for name in losses if name not in roles.optional_losses]
+    # A step that declares no losses takes them by the roles of its models.
+    yield from _compare("/losses", spec.losses, losses or models, step=step, needed=needed)
     yield from _compare("/metrics", spec.metrics, models, step=step)
     for index, transform in enumerate(spec.gradients):
         if transform.optimizer is not None and transform.optimizer not in spec.optimizers:
@@ -31,13 +57,13 @@ def role_findings(spec: JobSpec, step: str, roles: dict[str, Any]) -> Iterator[F
     for index, role in enumerate((spec.export and spec.export.models) or ()):
         if role not in models:
             yield _unknown(f"/export/models/{index}", role, models, step=step)
-    if spec.data.validation is not None and not roles.get("validation_step", True) and not spec.evaluators:
+    if spec.data.validation is not None and not roles.validation_step and not spec.evaluators:
         message = f"the step {step!r} has no validation_step, so data.validation cannot be evaluated"
         hint = "Set data.validation to null, give the step a validation_step, or name evaluators."
         yield Finding("/data/validation", ProblemCode.MISSING_VALIDATION_STEP, message, hint)
 
 
-def _copies(spec: JobSpec) -> Iterator[Finding]:
+def copy_findings(spec: JobSpec) -> Iterator[Finding]:
     """A copy has the config of a role that is no copy itself, and starts as that one does."""
     for role, model in spec.models.items():
         if model.copy_of is None:
