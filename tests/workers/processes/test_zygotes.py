@@ -178,7 +178,7 @@ def test_a_killed_base_ends_neither_runner_nor_component_zygote(house: House, tm
 
 async def probe(house: House, function: str, **parts: Any) -> dict[str, Any] | None:
     base = await house.launcher._living_base()
-    child = await base.launch(ChildTask(f"{SUPPORT / 'probe.py'}:{function}", frame=True, **parts))
+    child = await base.launch(ChildTask(f"{SUPPORT / 'verifier_probe.py'}:{function}", frame=True, **parts))
     result = await child.result()
     assert await child.handle.wait() == 0
     os.close(child.stdout)
@@ -330,7 +330,7 @@ def test_a_held_process_does_nothing_before_it_may_and_ends_where_nobody_wants_i
 
     async def scene() -> dict[str, Any] | None:
         base = await house.launcher._living_base()
-        child = await base.launch(ChildTask(f"{SUPPORT / 'probe.py'}:mark", {"file": str(file)}, frame=True, held=True))
+        child = await base.launch(ChildTask(f"{SUPPORT / 'verifier_probe.py'}:mark", {"file": str(file)}, frame=True, held=True))
         try:
             process = psutil.Process(child.handle.pid)
             while process.status() != psutil.STATUS_SLEEPING:
