@@ -23,6 +23,7 @@ def test_import_contracts() -> None:
     assert lint_imports(no_cache=True) == EXIT_STATUS_SUCCESS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "forbidden"),
     [

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import tensorflow as tf
 
 from tapeworks.schemas.jobs import State
@@ -12,6 +13,7 @@ EXAMPLE = ROOT / "examples" / "callback_image"
 PARTS = ROOT / "tests" / "workers" / "engine" / "epoch_parts.py"
 
 
+@pytest.mark.slow
 def test_files_of_callbacks_and_of_a_failure(tmp_path: Path) -> None:
     options = ("--components", str(EXAMPLE), "--components", str(PARTS), "--cpu-slots", "1")
     with serving(tmp_path / "data", *options) as served:

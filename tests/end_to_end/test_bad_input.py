@@ -74,6 +74,7 @@ FAILING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAILING)
 def test_a_failure_has_its_code_and_the_next_job_runs(served: Served, name: str) -> None:
     document, code = FAILING[name]

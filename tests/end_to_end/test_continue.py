@@ -34,6 +34,7 @@ def source(served: Served) -> Job:
     return job
 
 
+@pytest.mark.slow
 def test_jobs_wait_for_what_they_name_and_end_with_it(served: Served, source: Job) -> None:
     # The one slot is taken by a job that goes on from `source`: nothing below begins before it is cancelled.
     blocking = running(served, served.client.submit(endless(initial_state={"from": source.id})))

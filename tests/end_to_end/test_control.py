@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tapeworks.schemas.jobs import Job, State
 from tests.support.serving import Served, endless, eventually, running, spec
@@ -45,6 +46,7 @@ def series(served: Served, job: Job) -> dict[str, list[tuple[int, object]]]:
     return {name: [(step, value) for step, value, _ in found[name].points] for name in found}
 
 
+@pytest.mark.slow
 def test_a_job_is_paused_and_goes_on_where_it_stopped(served: Served) -> None:
     job = running(served, served.client.submit(endless()), step=100)
     served.tapeworks("pause", job.id)

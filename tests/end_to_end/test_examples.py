@@ -31,6 +31,7 @@ def bundles() -> list[Path]:
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", FAST, ids=lambda example: example.spec)
 def test_the_example_reaches_what_is_stated(
     served: Served, example: Example, known: dict[str, str], bundles: list[Path], tmp_path: Path
@@ -42,6 +43,7 @@ def test_the_example_reaches_what_is_stated(
     bundles.append(extract(served.client.download(job.id, tmp_path / "model.tar.gz"), tmp_path / "model"))
 
 
+@pytest.mark.slow
 def test_their_models_load_in_fresh_processes_without_tapeworks(bundles: list[Path]) -> None:
     command = [sys.executable, "-I", str(EXAMPLES / "reload.py"), *map(str, bundles)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
@@ -58,6 +60,7 @@ def test_every_row_has_a_page_and_a_fast_example_and_every_spec_a_row() -> None:
     assert {str(file.relative_to(EXAMPLES)) for file in EXAMPLES.rglob("*.json") if "data" not in file.parts} == listed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "example", some(FAST, lambda example: example.spec in IN_EVERY_PLAN, ids=lambda example: example.spec)
 )

@@ -52,6 +52,7 @@ def of_web(web: Web, name: str = "rows.csv") -> dict[str, Any]:
     return {"component": "csv", "config": {"files": f"{web.url}/data/{name}", "labels": "y"}}
 
 
+@pytest.mark.slow
 def test_a_query_and_a_remote_file_train_the_same_model(server: Served, web: Web) -> None:
     database = {"component": "sql", "config": {"connection": "small", "query": QUERY, "labels": "y"}}
     of_file, of_rows = server.run(spec(of_web(web))), server.run(spec(database))

@@ -28,6 +28,7 @@ def end(served: Served, job: Job) -> None:
     assert served.client.wait(job.id, 60).state is State.CANCELLED
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_after_the_service_was_stopped_in_order(tmp_path: Path) -> None:
     with serving(tmp_path, "--cpu-slots", "1") as served:
         job = running(served, served.client.submit(endless()), step=100)
@@ -40,6 +41,7 @@ def test_a_job_goes_on_after_the_service_was_stopped_in_order(tmp_path: Path) ->
         end(served, job)
 
 
+@pytest.mark.slow
 def test_a_killed_server_takes_the_worker_with_it(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="-9"), serving(tmp_path) as served:  # noqa: PT012 — the exit is the point
         family = [served.agent, *served.worker_processes()]
@@ -50,6 +52,7 @@ def test_a_killed_server_takes_the_worker_with_it(tmp_path: Path) -> None:
         httpx.get(served.url)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_is_replaced_and_its_job_goes_on(tmp_path: Path) -> None:
     with serving(tmp_path, "--cpu-slots", "1", environment={"TAPEWORKS_WORKER_SILENCE_SECONDS": "5"}) as served:
         job = running(served, served.client.submit(endless()), step=100)

@@ -12,6 +12,7 @@ from tests.support.serving import Served
 DATA = {"source": "diabetes", "validation": 0.2, "pipeline": [{"op": "batch", "batch_size": 32}]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_a_compiled_model_is_trained_and_comes_back_compiled(served: Served, tmp_path: Path, policy: str) -> None:
     keras.config.set_dtype_policy(policy)

@@ -40,6 +40,7 @@ def training_rows(spec: dict[str, object]) -> pd.DataFrame:
     return pd.concat(pd.DataFrame({name: value.numpy() for name, value in x.items()}) for x, _ in data.plain())
 
 
+@pytest.mark.slow
 def test_the_page_from_the_push_to_the_answer(served: Served, penguins: Path, tmp_path: Path) -> None:
     told = json.loads(served.tapeworks("data", "push", str(penguins), "--name", "penguins", "--json").stdout)
     described = {column["name"]: (column["dtype"], column["unreadable"]) for column in told["content"]["columns"]}

@@ -13,6 +13,7 @@ from tests.support.serving import serving
 KEY = "tw_" + "k" * 40
 
 
+@pytest.mark.slow
 def test_the_worker_of_a_server_with_a_key_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAPEWORKS_API_KEY", KEY)
     with serving(tmp_path / "data") as served:  # ready: its worker could register

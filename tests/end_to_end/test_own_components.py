@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 import tapeworks
 from tapeworks.schemas.jobs import ComponentInfo, State
 from tests.support.paths import ROOT
@@ -45,6 +47,7 @@ class Lives(keras.layers.Layer):
 """
 
 
+@pytest.mark.slow
 def test_files_that_end_block_or_patch_are_refused_and_the_others_are_served(tmp_path: Path) -> None:
     own = tmp_path / "own"
     shutil.copytree(OWN_LOSS, own, ignore=shutil.ignore_patterns("__pycache__"))
@@ -69,6 +72,7 @@ def test_files_that_end_block_or_patch_are_refused_and_the_others_are_served(tmp
         assert log.count("worker ready") == 1
 
 
+@pytest.mark.slow
 def test_the_example_is_served_trained_and_loaded_again_when_it_changes(tmp_path: Path) -> None:
     own = tmp_path / "own"
     shutil.copytree(OWN_LOSS, own, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,6 +1,7 @@
 """Many jobs at once on one worker, and what the service costs."""
 
 import psutil
+import pytest
 
 from tapeworks.schemas.jobs import State
 from tests.support.serving import Served, endless, running, spec
@@ -8,6 +9,7 @@ from tests.support.serving import Served, endless, running, spec
 MIB = 1024 * 1024
 
 
+@pytest.mark.slow
 def test_ten_jobs_run_in_order_of_priority_then_submission(served: Served) -> None:
     blocking = running(served, served.client.submit(endless()))
     priorities = [(7 * n) % 5 - 2 for n in range(10)]

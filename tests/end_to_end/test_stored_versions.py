@@ -35,6 +35,7 @@ def restored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield running
 
 
+@pytest.mark.slow
 def test_a_job_and_its_bundle_are_as_they_were(restored: Served, tmp_path: Path) -> None:
     job = list(restored.client.list())[-1]
     assert job.state is State.SUCCEEDED

@@ -13,6 +13,7 @@ register()
 SEEDS = range(700_000, 700_020)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.filterwarnings("ignore")  # Keras' own, of masks and of gradients
 def test_fit_and_the_engine_train_the_same(seed: int) -> None:

@@ -21,7 +21,10 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize(
     ("made", "row"),
-    [pytest.param(database, row, id=f"{database}-{row.name}") for row, database in CASES],
+    [
+        pytest.param(base, row, id=f"{base}-{row.name}", marks=() if base == "sqlite" else pytest.mark.slow)
+        for row, base in CASES
+    ],
     indirect=["made"],
 )
 def test_a_row_of_the_fault_table_holds(made: Worlds, row: Row) -> None:

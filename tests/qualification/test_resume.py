@@ -9,6 +9,7 @@ from qualification.resume.setups import setup
 from tests.support.tiers import some
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", some([0, 2, 17], (2).__eq__))
 def test_a_random_job_resumes_exactly(seed: int) -> None:
     one = setup(seed)

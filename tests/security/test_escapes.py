@@ -18,6 +18,7 @@ def hostile(house: House) -> House:
 LONG = {"fork bomb", "memory", "tmp", "kill all", "memfds", "nested", "flood", "bomb"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("escape", some(escapes.ESCAPES, lambda one: one.name not in LONG, ids=lambda one: one.name))
 def test_an_attempt_to_get_out_is_refused(hostile: House, escape: escapes.Escape) -> None:
     outcome = escape.run(hostile)

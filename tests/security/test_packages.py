@@ -105,6 +105,7 @@ def pushed(house: House, path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_plain_keras_classes_in_a_folder_get_in(house: House, tmp_path: Path) -> None:
     folder = tmp_path / "strangers-parts"
     folder.mkdir()
@@ -119,6 +120,7 @@ def test_plain_keras_classes_in_a_folder_get_in(house: House, tmp_path: Path) ->
     assert pushed(house, folder)["version"] != package["version"]
 
 
+@pytest.mark.slow
 def test_everything_that_keeps_one_out_is_told_in_one_answer(house: House, tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(WRONG)
     package = pushed(house, tmp_path / "wrong.py")
@@ -133,6 +135,7 @@ def test_everything_that_keeps_one_out_is_told_in_one_answer(house: House, tmp_p
     assert "broken.py, line 2" in one["reason"]
 
 
+@pytest.mark.slow
 def test_what_ends_the_process_or_has_nothing_is_told(house: House, tmp_path: Path) -> None:
     (tmp_path / "ends.py").write_text("import os\nfrom tapeworks import component\nos._exit(3)\n")
     package = pushed(house, tmp_path / "ends.py")
@@ -153,6 +156,7 @@ def _with(folder: Path, line: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_packages_of_one_module_and_class_name_work_at_once(house: House, tmp_path: Path) -> None:
     for name, scale in (("left", 1.0), ("right", 10.0)):
         folder = tmp_path / name

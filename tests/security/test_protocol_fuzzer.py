@@ -8,6 +8,7 @@ from qualification.security.attacked_server import House
 from qualification.security.protocol_fuzzer import fuzzed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "tries"), [(1, 3), pytest.param(1000, 60, marks=pytest.mark.thorough)], ids=["short", "long"]
 )

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from qualification.security import requests
 
 EXAMPLES = 1
 
 
+@pytest.mark.slow
 def test_whatever_is_sent_nothing_breaks_and_nothing_leaks(tmp_path: Path) -> None:
     with requests.house(tmp_path) as (url, keys):
         told = requests.sent(url, keys, examples=EXAMPLES)

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from qualification.security import service_attacks
 
 
+@pytest.mark.slow
 def test_no_request_holds_the_service(tmp_path: Path) -> None:
     with service_attacks.ground(tmp_path) as ground:
         outcomes = [(attack.tried, wrong) for attack, _, wrong, _ in service_attacks.tried(ground)]

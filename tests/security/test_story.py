@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from sklearn.datasets import load_iris
 
 from qualification.security.attacked_server import PACKAGE, House
@@ -61,6 +62,7 @@ def spec(dataset: str, **over: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_data_and_code_go_up_and_a_model_comes_down(house: House, tmp_path: Path) -> None:
     tapeworks = house.served.tapeworks
     x, y = flowers(tmp_path / "flowers.parquet")

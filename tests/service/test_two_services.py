@@ -132,6 +132,7 @@ def test_a_stream_goes_on_at_the_other_instance(pair: tuple[Instance, Instance])
     assert [*seen, *rest] == list(range(1, len(seen) + len(rest) + 1))
 
 
+@pytest.mark.slow
 def test_a_lost_attempt_is_reaped_once_and_one_instance_is_enough(pair: tuple[Instance, Instance]) -> None:
     a, b = pair
     worker = HandWorker(a.client)
@@ -151,6 +152,7 @@ def test_a_lost_attempt_is_reaped_once_and_one_instance_is_enough(pair: tuple[In
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
 
 
+@pytest.mark.slow
 def test_the_database_goes_away_and_comes_back(pair: tuple[Instance, Instance], postgres_server: Postgres) -> None:
     a, b = pair
     worker = HandWorker(a.client)

@@ -71,6 +71,7 @@ def pids(folder: Path, life: int) -> tuple[int, int]:
     return int(agent), int(left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["hangs", "stops"])
 def test_an_agent_that_does_not_answer_is_replaced_with_all_that_it_started(
     start: Callable[[str], Supervisor], tmp_path: Path, how: str

@@ -60,6 +60,7 @@ def test_a_key_made_beside_a_running_service_opens_it_and_locks_others_out(
         assert "is revoked" in tapeworks("revoke", made["id"]), "again is fine"
 
 
+@pytest.mark.slow
 def test_a_stream_ends_when_its_key_is_revoked(own_service: Any, tapeworks: Callable[..., Any]) -> None:
     with own_service() as (client, worker):
         worker.register()

@@ -49,6 +49,7 @@ def test_the_migrations_make_the_tables_of_the_code(new_database: Callable[[], s
     on(new_database() or f"sqlite+aiosqlite:///{tmp_path / 'empty.db'}", work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_rows_of_every_earlier_revision_go_on(own_service: Any, revision: str) -> None:
     with own_service() as (_, worker):

@@ -37,6 +37,7 @@ def while_renewed(healthy: list[HandLease], done: Callable[[], bool], *, seconds
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_steps_reap_no_healthy_job_and_keep_no_dead_one(service: SteppedService) -> None:
     worker = HandWorker(service.client)
     worker.register()
@@ -52,6 +53,7 @@ def test_steps_reap_no_healthy_job_and_keep_no_dead_one(service: SteppedService)
     assert healthy.finish("succeeded").is_success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [3600, -3600])
 def test_a_step_uses_up_no_time_limit_and_lengthens_no_pause(service: SteppedService, seconds: int) -> None:
     worker = HandWorker(service.client)
@@ -82,6 +84,7 @@ def test_workers_that_are_there_are_not_lost_by_a_step_and_those_that_are_gone_a
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_service_that_stood_still_for_longer_than_a_lease_reaps_nobody(service: SteppedService) -> None:
     worker = HandWorker(service.client)
     worker.register()

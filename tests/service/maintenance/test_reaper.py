@@ -8,9 +8,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.hand_worker import HandLease, all_calls, spec
 
 
+@pytest.mark.slow
 def test_a_silent_worker_loses_its_job_and_can_change_nothing(own_service: Any) -> None:
     with own_service(lease_seconds=2, reaper_seconds=0.1, heartbeat_seconds=0.1) as (client, worker):
         worker.register()

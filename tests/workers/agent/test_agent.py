@@ -87,6 +87,7 @@ def rewound(service: Any, job_id: str) -> list[int]:
     return [event["data"]["step"] for event in events if event["type"] == "rewound"]
 
 
+@pytest.mark.slow
 def test_a_job_runs_and_what_it_prints_is_kept(service: Any, worker: Any) -> None:
     talkative = spec() | {"data": {"source": "own/talkative", "pipeline": [{"op": "batch", "batch_size": 64}]}}
     job_id = service.submit(talkative)
@@ -129,6 +130,7 @@ def test_a_killed_runner_is_taken_up_from_its_checkpoint(service: Any, worker: A
     until(lambda: not worker.runners(), what="the runner is gone")
 
 
+@pytest.mark.slow
 def test_a_killed_zygote_ends_no_job(service: Any, worker: Any, gone: Callable[[int], bool], until: Any) -> None:
     job_id = service.submit(LONG)
     service.until(job_id, lambda job: job["progress"]["step"] > 0)
@@ -146,6 +148,7 @@ def test_a_killed_zygote_ends_no_job(service: Any, worker: Any, gone: Callable[[
     cancel(service, job_id)
 
 
+@pytest.mark.slow
 def test_an_outage_of_the_service_touches_no_job(service: Any, worker: Any) -> None:
     job_id = service.submit(LONG)
     before = service.until(job_id, lambda job: job["progress"]["step"] > 0)
@@ -171,6 +174,7 @@ def test_a_lost_lease_kills_the_runner(service: Any, worker: Any, gone: Callable
     cancel(service, job_id)
 
 
+@pytest.mark.slow
 def test_changed_components_are_loaded_again(service: Any, worker: Any, components: Path, until: Any) -> None:
     def names() -> list[str]:
         return [entry["name"] for entry in service.data("/v1/components")]
@@ -194,6 +198,7 @@ def test_changed_components_are_loaded_again(service: Any, worker: Any, componen
     cancel(service, job_id)
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_hands_its_job_back_and_leaves_nothing(
     service: Any, worker: Any, start_worker: Any, tmp_path: Path, gone: Callable[[int], bool], until: Any
 ) -> None:
@@ -217,6 +222,7 @@ def test_a_stopped_worker_hands_its_job_back_and_leaves_nothing(
         assert cancel(service, job_id)["state"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_small_jobs_run_at_once_by_the_cores_that_they_ask_for(service: Any, start_worker: Any, tmp_path: Path) -> None:
     """One slot has all cores; a job that asks for one core leaves the others to the next."""
     cores = len(os.sched_getaffinity(0))

@@ -105,6 +105,7 @@ SOME = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "files",
     [
@@ -128,6 +129,7 @@ def test_each_is_refused_by_name_and_the_others_are_served(
     assert not [child for child in psutil.Process().children(recursive=True) if "sleep" in child.name()]
 
 
+@pytest.mark.slow
 def test_one_that_does_not_end_is_refused_and_remembered_until_a_file_changes(
     loop: asyncio.Runner, tmp_path: Path
 ) -> None:
@@ -153,6 +155,7 @@ def test_one_that_does_not_end_is_refused_and_remembered_until_a_file_changes(
         loop.run(launcher.close())
 
 
+@pytest.mark.slow
 def test_plain_processes_leave_out_what_a_trial_has_found(loop: asyncio.Runner, tmp_path: Path) -> None:
     files = {"a0": ENDS["os_exit"]}
     launcher = SpawnLauncher(runner=RUNNER, admission=ADMISSION, import_seconds=30)

@@ -17,6 +17,7 @@ from tests.workers.conftest import running_service
 SMALL = replace(LIMITS, events=1_000, event_bytes=1 << 20, points=100, log_lines=50, verifications=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("act", "what"),
     [

@@ -19,6 +19,7 @@ def tapeworks(*arguments: str, cwd: Path, expect: int = 0) -> subprocess.Complet
     return done
 
 
+@pytest.mark.slow
 def test_from_a_name_to_a_package_without_fault(tmp_path: Path) -> None:
     written = tapeworks("new", "acme/WarmLoss", "--kind", "loss", cwd=tmp_path)
     assert written.stdout.splitlines() == [
@@ -34,6 +35,7 @@ def test_from_a_name_to_a_package_without_fault(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_would_fail_as_json_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     package = write_package("acme/ColdLoss", Kind.LOSS, tmp_path / "cold")
     module = package / "acme_cold_loss.py"
@@ -48,6 +50,7 @@ def test_what_would_fail_as_json_and_nothing_else(tmp_path: Path, capsys: pytest
     assert (job["name"], job["kind"]) == (str(package / "job.json"), "job")
 
 
+@pytest.mark.slow
 def test_a_module_that_cannot_be_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "acme_torn.py").write_text("import acme_that_is_nowhere")
     assert main([str(tmp_path / "acme_torn.py")]) == 1

@@ -28,6 +28,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory, attempts: Attempts) -> di
     return {Path(one.name).name: one for one in found_in([folder], attempts=attempts)}
 
 
+@pytest.mark.slow
 def test_what_is_right_is_trained_exported_reloaded_and_resumed(findings: dict[str, Finding]) -> None:
     expected = ("numbered_name", "Keras numbered", "none of its own jobs was tried")
     for name in ("Scaled", "labels", "Count", "Moved", "Turn", "Plain"):
@@ -60,6 +61,7 @@ def test_what_a_callback_needs_of_its_own_jobs_is_a_note_and_the_job_beside_it_a
     assert "KeyError: 'val_recall'" in problem
 
 
+@pytest.mark.slow
 def test_modules_that_no_worker_would_serve_are_findings_and_the_others_are_tried(
     tmp_path: Path, attempts: Attempts
 ) -> None:

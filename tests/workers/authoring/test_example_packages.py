@@ -41,6 +41,7 @@ def test_each_is_less_than_sixty_lines_of_code(package: Path) -> None:
     assert 20 < sum(bool(line) and not line.startswith("#") for line in lines) < LINES
 
 
+@pytest.mark.slow
 def test_their_components_are_found_without_fault(findings: list[Finding]) -> None:
     assert {one.name: (one.problems, one.notes) for one in findings} == {one.name: ([], []) for one in findings}
     assert {one.name.partition("/")[0] for one in findings} == {package.name for package in PACKAGES}
@@ -52,6 +53,7 @@ def test_two_classes_of_one_name_are_two_components(findings: list[Finding]) -> 
     assert first is not second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "job", some(JOBS, lambda job: job.parent == FOLDER, ids=lambda job: str(job.relative_to(FOLDER)))
 )
@@ -61,6 +63,7 @@ def test_their_jobs_would_train(findings: list[Finding], attempts: Attempts, job
     assert [note for note in finding.notes if "goes on from" not in note] == []
 
 
+@pytest.mark.slow
 def test_their_own_tests_pass(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, PACKAGES))}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
@@ -100,6 +103,7 @@ def installed(module: Path, name: str, site: Path) -> Path:
     return site
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_found_and_another_of_its_name_and_version_is_refused(tmp_path: Path) -> None:
     site = installed(FOLDER / "tinymetric" / "tinymetric.py", "tinymetric", tmp_path / "site")
     other = installed(site / "tinymetric.py", "tinymetric_fork", tmp_path / "other")

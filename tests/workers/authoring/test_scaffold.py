@@ -36,6 +36,7 @@ def test_its_component_is_found_without_fault(findings: dict[str, Finding], kind
     assert findings[kind] == Finding(f"acme/{_target(kind)}", kind.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", some(KINDS, {Kind.LOSS, Kind.STEP, Kind.SOURCE}.__contains__))
 def test_its_job_would_train(
     findings: dict[str, Finding], packages: dict[Kind, Path], attempts: Attempts, kind: Kind
@@ -49,6 +50,7 @@ def _target(kind: Kind) -> str:
     return f"New{kind.title().replace('_', '')}"
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(packages: dict[Kind, Path], tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, packages.values()))}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]

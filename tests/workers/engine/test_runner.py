@@ -26,6 +26,7 @@ def events(frames: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [record["data"] for record in records(frames, "event") if record["type"] == kind]
 
 
+@pytest.mark.slow
 def test_from_the_lease_to_the_finish(tmp_path: Path) -> None:
     frames = attempt(job(**DIGITS), tmp_path)
     finish = frames[-1]
@@ -47,6 +48,7 @@ def test_from_the_lease_to_the_finish(tmp_path: Path) -> None:
     json.dumps(frames, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_a_second_attempt_goes_on_from_a_checkpoint_that_loads(tmp_path: Path) -> None:
     spec = job(training={"epochs": 3, "checkpoint": {"every_steps": 12, "keep": 9}}, export=None)
     first, second = tmp_path / "first", tmp_path / "second"
@@ -63,6 +65,7 @@ def test_a_second_attempt_goes_on_from_a_checkpoint_that_loads(tmp_path: Path) -
     assert [event["epoch"] for event in events(frames, "epoch")] == [3]
 
 
+@pytest.mark.slow
 def test_a_completed_training_is_only_exported(tmp_path: Path) -> None:
     spec = job(data={"test": 0.2})
     first = attempt(spec, tmp_path / "first")

@@ -248,6 +248,7 @@ def test_what_cannot_be_loaded_is_refused_and_the_rest_is_there(
     house.run(house.launcher.load([]))
 
 
+@pytest.mark.slow
 def test_a_catalogue_is_kept_for_other_work_folders(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +274,7 @@ def test_a_catalogue_is_kept_for_other_work_folders(
     house.run(house.launcher.load([]))
 
 
+@pytest.mark.slow
 def test_plain_processes_do_the_same(tmp_path: Path) -> None:
     handles.become_subreaper()
 
@@ -330,7 +332,9 @@ def test_a_held_process_does_nothing_before_it_may_and_ends_where_nobody_wants_i
 
     async def scene() -> dict[str, Any] | None:
         base = await house.launcher._living_base()
-        child = await base.launch(ChildTask(f"{SUPPORT / 'verifier_probe.py'}:mark", {"file": str(file)}, frame=True, held=True))
+        child = await base.launch(
+            ChildTask(f"{SUPPORT / 'verifier_probe.py'}:mark", {"file": str(file)}, frame=True, held=True)
+        )
         try:
             process = psutil.Process(child.handle.pid)
             while process.status() != psutil.STATUS_SLEEPING:

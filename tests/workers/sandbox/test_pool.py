@@ -51,6 +51,7 @@ async def take(rooms: SandboxPool, occupants: SandboxKey = MINE, **given: Any) -
     return await rooms.take(occupants, **{"packages": [], "components": [], "readable": [], "bounds": ROOMY, **given})
 
 
+@pytest.mark.slow
 def test_a_room_is_warm_for_the_next_of_its_own_and_no_other(tmp_path: Path) -> None:
     async def scene(rooms: SandboxPool) -> None:
         first = await take(rooms)
@@ -103,6 +104,7 @@ MADE_AT_IMPORT = "/tmp/made-at-import"  # noqa: S108 — in the sandbox
 LEFT = {"/tmp/left.txt", "/dev/shm/left.txt"}  # noqa: S108 — in the sandbox
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["leaves", "changes"])
 def test_an_attempt_finds_nothing_in_tmp_of_the_one_before(tmp_path: Path, how: str) -> None:
     """The work folder lies below /tmp here, bound into the sandbox: it stays."""
@@ -153,6 +155,7 @@ def test_a_package_that_cannot_be_imported_leaves_no_room(tmp_path: Path) -> Non
     assert not list((tmp_path / "rooms").iterdir())
 
 
+@pytest.mark.slow
 def test_a_package_that_fills_the_memory_while_it_is_imported_is_ended(tmp_path: Path) -> None:
     package = tmp_path / "package"
     package.mkdir()
@@ -168,6 +171,7 @@ def test_a_package_that_fills_the_memory_while_it_is_imported_is_ended(tmp_path:
     assert not list((tmp_path / "rooms").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     ["a number", "a socket", *(pytest.param(one, marks=pytest.mark.thorough) for one in ("a file", "no JSON"))],

@@ -21,6 +21,7 @@ ALLOWED = {"socketpair", "unix", "inet", "inet6", "netlink", "thread", "process"
 SEEM_ABSENT = {"clone3", "memfd_create", "x32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("found", [isolation.of_this_machine, lambda: LACKING], ids=["bubblewrap", "without"])
 def test_calls_that_lead_out_are_refused_and_the_rest_works(
     tmp_path: Path, found: Callable[[], isolation.Sandbox]

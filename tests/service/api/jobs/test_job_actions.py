@@ -113,6 +113,7 @@ TABLE: dict[str, tuple[tuple[int, str | None, str | None], ...]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scene", TABLE)
 def test_every_call_in_every_state(worker: HandWorker, scene: str) -> None:
     for name, (status, state, requested) in zip(CALLS, TABLE[scene], strict=True):

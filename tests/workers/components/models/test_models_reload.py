@@ -89,6 +89,7 @@ def parts(nest: Any) -> list[np.ndarray]:
     return [np.asarray(one) for one in tf.nest.flatten(nest, expand_composites=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_file_brings_back_the_model(case: Any, precision: str, tmp_path: Path) -> None:
     name, config, x = case
@@ -107,6 +108,7 @@ def test_the_file_brings_back_the_model(case: Any, precision: str, tmp_path: Pat
         np.testing.assert_array_equal(expected, got)
 
 
+@pytest.mark.slow
 def test_plain_tensorflow_serves_it(case: Any, tmp_path: Path) -> None:
     name, config, x = case
     x = tf.nest.map_structure(lambda one: one if tf.is_tensor(one) else tf.constant(one), x)

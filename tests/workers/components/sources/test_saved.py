@@ -136,6 +136,7 @@ def told(elements: Any) -> list[str]:
     return [str(tf.nest.map_structure(lambda leaf: repr(leaf.numpy()), element)) for element in elements]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("streamed")
 @pytest.mark.parametrize("many", some(ROWS, "few".__eq__))
 @pytest.mark.parametrize("name", SOURCES)

@@ -14,6 +14,7 @@ from tapeworks_workers.components.sources.text_files import TextFile, Undecodabl
 LINES = "größe;n\n" * 1000
 
 
+@pytest.mark.slow
 def test_a_recoded_file_is_closed_with_its_reader(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(LINES.encode("cp1252"))
     with warnings.catch_warnings():

@@ -49,6 +49,7 @@ def test_the_divergence_is_the_integral() -> None:
     assert float(divergence(tf.constant(means), tf.constant(log_variances))) == pytest.approx(2 * expected, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_vae_descends_the_evidence_lower_bound() -> None:
     assembly, (x, y) = vae(beta=0.5), batch()
     encoder, decoder = (copy(assembly.models[role]) for role in ("encoder", "decoder"))

@@ -39,6 +39,7 @@ VECTORS = tf.TensorSpec([None, 4], tf.float32)
 # ── the built-ins ────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_every_built_in_is_admitted_in_little_time() -> None:
     load_installed()
     broken = RefusedComponent(name="acme_broken", reason="SyntaxError: …")

@@ -196,6 +196,7 @@ def assert_same_end(whole: Trained, resumed: Trained) -> None:
     assert whole.training.counters == resumed.training.counters
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("data_root")
 @pytest.mark.parametrize("name", some(JOBS, {"supervised", "gan", "ragged", "fused"}.__contains__))
 def test_a_stop_at_any_step_changes_nothing(tmp_path: Path, name: str) -> None:
@@ -214,6 +215,7 @@ def test_a_stop_at_any_step_changes_nothing(tmp_path: Path, name: str) -> None:
         assert step != stops[0] or told["data"] == way, "the first stop is inside a pass over the data"
 
 
+@pytest.mark.slow
 def test_checkpoints_change_nothing(tmp_path: Path) -> None:
     with_them = trained(supervised(), tmp_path / "with")
     document = supervised().document()
@@ -224,6 +226,7 @@ def test_checkpoints_change_nothing(tmp_path: Path) -> None:
     assert series(with_them) == series(without)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", some(["pause", "drain"], "pause".__eq__))
 def test_a_command_stops_at_the_next_boundary_and_keeps_all(tmp_path: Path, command: str) -> None:
     document = supervised().document()
@@ -246,6 +249,7 @@ def test_a_command_stops_at_the_next_boundary_and_keeps_all(tmp_path: Path, comm
     assert series(whole) == series(stopped, resumed)
 
 
+@pytest.mark.slow
 def test_another_device_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = of(data={"pipeline": [BATCH]})
     whole = trained(spec, tmp_path / "whole")

@@ -51,6 +51,7 @@ def read(path: Path) -> Snapshot:
         return state
 
 
+@pytest.mark.slow
 def test_all_that_has_state_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     """In the middle of an epoch and of the calls that are averaged, in float16, with averages and callbacks."""
     spec = raw_text(
@@ -88,6 +89,7 @@ def test_all_that_has_state_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     assert [name for name, value in expected.values.items() if value.tobytes() != found.values[name].tobytes()] == []
 
 
+@pytest.mark.slow
 def test_a_black_box_of_layers_that_learned_replays(tmp_path: Path) -> None:
     sgd = {"component": "keras/SGD", "config": {"learning_rate": 1e38}}
     finish = attempt(raw_text(optimizer=sgd, training={"epochs": 9}), tmp_path)[-1]
@@ -100,6 +102,7 @@ def test_a_black_box_of_layers_that_learned_replays(tmp_path: Path) -> None:
     assert report["found"]["location"]["component"] == "supervised"
 
 
+@pytest.mark.slow
 def test_a_validation_that_is_not_finite_leaves_a_bundle_that_is_certified(tmp_path: Path, verify: Any) -> None:
     """In half precision, with gradients that no step has used, and words and heights that the model learned."""
     source = {"component": "lab/Described", "config": {"last": "nan"}}

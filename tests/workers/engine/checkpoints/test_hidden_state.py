@@ -61,6 +61,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("name", some(HIDDEN, ALWAYS.__contains__))
 def test_hidden_state_is_in_the_checkpoint(name: str, tmp_path: Path) -> None:
@@ -71,6 +72,7 @@ def test_hidden_state_is_in_the_checkpoint(name: str, tmp_path: Path) -> None:
     assert_same(whole, resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("name", REFUSED)
 def test_state_that_no_checkpoint_can_hold_is_refused(name: str, tmp_path: Path) -> None:
@@ -93,6 +95,7 @@ def test_python_code_in_a_step_is_warned_of(tmp_path: Path) -> None:
     assert "tf.numpy_function" in note["message"]
 
 
+@pytest.mark.slow
 def test_jobs_of_built_in_parts_hide_nothing(tmp_path: Path) -> None:
     precise = {"precision": "mixed_float16", "gradient_accumulation": 2}
     for number, spec in enumerate([noisy(), gan(epochs=1), job(training=precise)]):

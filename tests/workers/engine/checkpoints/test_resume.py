@@ -48,6 +48,7 @@ def assert_same(first: Trained, second: Trained) -> None:
     assert first.training.counters == second.training.counters
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("at", [5, 8, 15])
 def test_a_resumed_training_ends_with_the_same_bytes(tmp_path: Path, at: int) -> None:
@@ -120,6 +121,7 @@ def test_restored_best_weights_survive_a_resume(tmp_path: Path) -> None:
     assert_same(whole, trained(spec, tmp_path / "resumed", resume=later))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("deterministic")
 def test_a_best_checkpoint_holds_the_verdict_on_its_epoch(tmp_path: Path) -> None:
     sgd = {"component": "keras/SGD", "config": {"learning_rate": 0.1}}

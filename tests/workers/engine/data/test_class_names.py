@@ -140,6 +140,7 @@ MODEL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_lineage_event_and_bundle_name_the_classes_and_what_was_skipped(root: Path, tmp_path: Path) -> None:
     broken = root / "train" / "dog" / "3.png"
     broken.write_bytes(broken.read_bytes()[:50])

@@ -39,6 +39,7 @@ def spec() -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")  # Keras, when it reloads the model
 def test_every_name_is_usable_up_to_the_exported_signature(tmp_path: Path, verify: Any) -> None:
     from column_parts import NAMES as COLUMNS

@@ -92,6 +92,7 @@ JOBS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(JOBS))
 def test_a_job_learns_from_them(tmp_path: Path, name: str) -> None:
     source, batching, model = JOBS[name]
@@ -108,6 +109,7 @@ def test_a_job_learns_from_them(tmp_path: Path, name: str) -> None:
     assert {event["count"] for event in done.events("trace")} == {1}
 
 
+@pytest.mark.slow
 def test_a_series_is_forecast_from_windows(tmp_path: Path) -> None:
     windows = {"component": "windows", "config": {"size": 24, "target": 0}}
     spec = job(

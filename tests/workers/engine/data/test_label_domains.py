@@ -53,6 +53,7 @@ BINARY = {"component": "keras/BinaryCrossentropy", "config": {"from_logits": Tru
 FOCAL = {"component": "focal", "config": {}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "labels", "value"),
     [

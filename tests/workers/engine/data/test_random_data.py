@@ -138,6 +138,7 @@ def batches(feed: BatchIterator, count: int, stops: dict[int, Path]) -> list[byt
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some(EXACT, {"functions", "a filter", "a shuffle inside", "source"}.__contains__))
 def test_a_resumed_feed_gives_the_same_batches(tmp_path: Path, name: str) -> None:
     data = built(EXACT[name], 1)
@@ -272,6 +273,7 @@ def validated(given: JobSpec, folder: Path, fork: Any) -> tuple[dict[str, Any], 
     return result["resume"], [one for one in result["warnings"] if one["code"] == "inexact_resume"]
 
 
+@pytest.mark.slow
 def test_a_validation_resumes_in_another_process(tmp_path: Path, fork: Any) -> None:
     exact = spec(use("Translate"), SHUFFLE, BATCH, data={"validation": 0.3}, export=None)
     resumed, warnings = validated(exact, tmp_path / "exact", fork)

@@ -117,6 +117,7 @@ RAW = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 @pytest.mark.parametrize(
     ("form", "precision"),

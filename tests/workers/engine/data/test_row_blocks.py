@@ -78,6 +78,7 @@ def test_batches_are_those_of_the_elements(config: dict[str, Any], size: int, dr
     assert made.element_spec == right.element_spec
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("fractions", [{"validation": Split(fraction=0.3)},
                                        {"validation": Split(fraction=0.3), "test": Split(fraction=0.1)},

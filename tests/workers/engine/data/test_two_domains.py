@@ -35,6 +35,7 @@ class Translate(TrainingStep):
         return {"cycle": tf.reduce_mean(tf.square(run.models["back"](run.models["there"](a)) - a))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["shortest", "longest"])
 def test_a_step_over_two_unpaired_sources(tmp_path: Path, stop: str) -> None:
     sources = {

@@ -43,6 +43,7 @@ def failure_of(spec: Any, folder: Path) -> dict[str, Any]:
     return classify.failure(caught.value, spec=spec.document(), phase="compiling")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_a_step(tmp_path: Path, mistake: str) -> None:
     code, says, line = MISTAKES[mistake]
@@ -238,6 +239,7 @@ DENSE, SOFTMAX = ("Dense", {"units": 3}), ("Softmax", {})
 IMAGE = (("Reshape", {"target_shape": [2, 2, 1]}), ("Conv2D", {"filters": 3, "kernel_size": 2}), ("Flatten", {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "loss", "says"),
     [

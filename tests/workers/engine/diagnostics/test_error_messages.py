@@ -84,6 +84,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_message_names_the_part_and_the_users_own_line(name: str, tmp_path: Path) -> None:
     changes, message, hint, line = CASES[name]

@@ -59,6 +59,7 @@ def validated(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     return frames[-1]
 
 
+@pytest.mark.slow
 def test_a_missing_cast_is_told_with_its_line_and_its_mend(wrong: Path, tmp_path: Path) -> None:
     spec = example("dtypes/narrow_labels.json")
     spec["data"]["pipeline"][-1]["function"] = "wrong/WithTotal"
@@ -76,6 +77,7 @@ def test_a_missing_cast_is_told_with_its_line_and_its_mend(wrong: Path, tmp_path
     assert labels in told["result"]["element_spec"]
 
 
+@pytest.mark.slow
 def test_float64_from_numpy_is_told_and_a_cast_mends_it(wrong: Path, tmp_path: Path) -> None:
     spec = example("dtypes/float64.json")
     spec["training"]["precision"] = "float32"
@@ -89,6 +91,7 @@ def test_float64_from_numpy_is_told_and_a_cast_mends_it(wrong: Path, tmp_path: P
     assert validated(spec, tmp_path / "map")["failure"]["code"] == "float64_input"
 
 
+@pytest.mark.slow
 def test_layers_that_take_no_ragged_or_sparse_input_are_named_with_what_to_put_before_them(tmp_path: Path) -> None:
     spec = example("ragged/gestures.json")
     layers = spec["model"]["config"]["layers"]

@@ -89,6 +89,7 @@ def test_every_code_is_here_once() -> None:
 ALWAYS = {"invalid_data", "float64_input", "non_finite", "timeout"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", some(CHANGES_OF_THE_SPEC, ALWAYS.__contains__))
 def test_the_hint_works(code: str, tmp_path: Path) -> None:
     broken, hint, changes = CHANGES_OF_THE_SPEC[code]

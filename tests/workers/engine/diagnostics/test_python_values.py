@@ -63,6 +63,7 @@ def _line(location: dict[str, Any]) -> str:
     return SOURCE[location["line"] - 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     ["numpy", "numpy_in_a_branch", "python", "clock", "unique", "imported", "date", "generator", "iterator"],

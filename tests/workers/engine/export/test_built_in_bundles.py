@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tests.workers.engine.conftest import CLASSES, FEATURES, batches, exported, job, trained
@@ -31,6 +32,7 @@ TRANSFORMS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_bundle_of_built_in_parts_passes_both_verifiers(acme: Path, tmp_path: Path, verify: Any) -> None:
     inner = {"component": "keras/Adam", "config": {"learning_rate": SCHEDULE}}
     spec = job(

@@ -108,6 +108,7 @@ def downloaded(stage: Stage, job: dict[str, Any], folder: Path) -> Path:
     return extract(archive, folder / "model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["exports", "swaps"])
 def test_what_is_published_is_what_was_sealed(stage: Stage, bundle: Path, tmp_path: Path, act: str) -> None:
     job, notes = played(stage, act, bundle)

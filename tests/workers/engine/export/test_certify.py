@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tapeworks_workers.engine.checkpoints.snapshot import Snapshot, read_values, write_values
@@ -23,6 +24,7 @@ def test_one_more_step_with_dropout_is_the_same_step(bundle: Path, verify: Any) 
     assert "loss focal@1" not in answer["report"]["components"]
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_spans_two_models_goes_on(acme: Path, tmp_path: Path, verify: Any) -> None:
     dense = [{"component": "keras/Dense", "config": {"units": 4}}]
     back = [{"component": "keras/Dense", "config": {"units": 8}}]
@@ -60,6 +62,7 @@ def test_a_lost_seed_is_a_mismatch(bundle: Path, tmp_path: Path, verify: Any) ->
     assert "'loss'" in failure["message"]
 
 
+@pytest.mark.slow
 def test_a_loss_with_state_of_its_own_is_a_mismatch(acme: Path, tmp_path: Path, verify: Any) -> None:
     draft = exported(trained(job(loss="acme/Moody")), tmp_path / "bundle")
     assert verify("reload", draft.folder)["ok"]
@@ -79,6 +82,7 @@ def test_a_component_that_needs_what_the_bundle_lacks_is_told(bundle: Path, tmp_
     assert "acme_constants" in failure["message"]
 
 
+@pytest.mark.slow
 def test_double_precision_and_an_eager_plan_are_certified_too(acme: Path, tmp_path: Path, verify: Any) -> None:
     training = {"precision": "float64", "execution": {"plan": "eager"}}
     element = (tf.TensorSpec(ELEMENT[0].shape, tf.float64), ELEMENT[1])

@@ -60,6 +60,7 @@ def in_precision(precision: str, folder: Path) -> tuple[Any, Any]:
 
 
 # Keras says of layers in its wrappers that they have no `build`; theirs is made by their first call.
+@pytest.mark.slow
 @pytest.mark.filterwarnings(r"ignore:`build\(\)` was called on layer:UserWarning")
 @pytest.mark.parametrize(
     ("precision", "off"), [("float64", 1e-12), pytest.param("mixed_bfloat16", 0.05, marks=pytest.mark.thorough)]
@@ -88,6 +89,7 @@ def test_inner_layers_keep_their_precision(
 
 
 # Keras says of layers in its wrappers that they have no `build`.
+@pytest.mark.slow
 @pytest.mark.filterwarnings(r"ignore:`build\(\)` was called on layer:UserWarning")
 def test_a_layer_that_follows_the_process_is_a_mismatch(acme: Path, tmp_path: Path, verify: Any) -> None:
     _, draft = in_precision("float64", tmp_path / "bundle")

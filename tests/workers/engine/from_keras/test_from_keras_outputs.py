@@ -96,6 +96,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 OFTEN = {"a list, weights, metrics", "one loss, a weight", "a dict for a list", "a nest", "several for one", "a sum"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some(CASES, OFTEN.__contains__))
 def test_the_job_trains_and_measures_what_fit_does(name: str) -> None:
     form, arguments = CASES[name]

@@ -85,6 +85,7 @@ ARCHITECTURES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "config"), ARCHITECTURES, ids=[name for name, _ in ARCHITECTURES])
 def test_an_architecture_comes_back_with_a_certificate(
     acme: Path, tmp_path: Path, verify: Any, name: str, config: dict[str, Any]
@@ -101,6 +102,7 @@ def test_an_architecture_comes_back_in_every_precision(
     certified(name, config, tmp_path, verify, precision)
 
 
+@pytest.mark.slow
 def test_every_architecture_is_admitted() -> None:
     components = [one for one in registry if one.name.startswith("zoo/") and one.kind is Kind.MODEL]
     verdicts = {one.name: getattr(admit(one), "reason", None) for one in components}

@@ -77,6 +77,7 @@ def spec(heads: dict[str, int]) -> dict[str, Any]:
 OTHER_SIZES, ONE_SIZE = {"z": 2, "a": 3}, {"z": 2, "a": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", some([OTHER_SIZES, ONE_SIZE], OTHER_SIZES.__eq__))
 def test_heads_keep_their_own_weights(heads: dict[str, int], tmp_path: Path, verify: Verify) -> None:
     assembly = trained(spec(heads), element=ELEMENT, data=batches())
@@ -95,6 +96,7 @@ def test_heads_keep_their_own_weights(heads: dict[str, int], tmp_path: Path, ver
             np.testing.assert_array_equal(ours.kernel, theirs.kernel)
 
 
+@pytest.mark.slow
 def test_the_order_decides_which_weights_a_head_starts_from() -> None:
     """Plain Keras with the same seed makes the layers in the dict's order, and so does the job."""
     first = trained(spec({"z": 2, "a": 2}), element=ELEMENT, data=batches()).models["model"]

@@ -108,6 +108,7 @@ def alike(found: keras.Model, expected: keras.Model, count: int | None = None) -
 FIVE = [dense(4), dense(4), dense(4), dense(4), dense(1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("name", ["net", None])
 def test_numbers_of_keras_are_no_identity(tmp_path: Path, strict: bool, name: str | None) -> None:

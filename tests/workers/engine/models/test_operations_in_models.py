@@ -100,6 +100,7 @@ def model_of_operations() -> keras.Model:
     )
 
 
+@pytest.mark.slow
 def test_a_model_of_operations_trains_as_fit_does_and_reloads(tmp_path: Path, verify: Verify) -> None:
     model = model_of_operations()
     spec = from_keras(model).document()

@@ -66,6 +66,7 @@ def assembled(spec: Any, element: Any, data: tf.data.Dataset, **options: Any) ->
 # ── adapt ────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_layers_of_a_graph_learn_from_the_training_data_and_the_bundle_takes_raw_input(
     acme: Path, tmp_path: Path, verify: Any
 ) -> None:

@@ -72,6 +72,7 @@ def fitted(how: str, epochs: int = 3) -> dict[str, list[float]]:
     return model.fit(training, validation_data=validation, epochs=epochs, verbose=0, shuffle=False).history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["spec", "function", "from_keras", "class"])
 def test_a_stateful_rnn_trains_as_fit_trains_it(tmp_path: Path, how: str) -> None:
     found, expected = trained(the_job(by(how)), tmp_path), fitted(how)
@@ -98,6 +99,7 @@ def certified(found: Trained, folder: Path, verify: Any) -> None:
     assert answer["report"]["step"]["bit_equal"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["spec", pytest.param("from_keras", marks=pytest.mark.thorough), "class"])
 def test_a_stateful_rnn_comes_back(tmp_path: Path, verify: Any, how: str) -> None:
     found = trained(the_job(by(how), validation=False, epochs=1), tmp_path / "job")
@@ -126,6 +128,7 @@ def refused(spec: Any, folder: Path) -> JobFailure:
     return raised.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["spec", "function", "class"])
 def test_a_short_batch_is_refused_with_a_remedy_that_works(tmp_path: Path, how: str) -> None:
     failure = refused(the_job(by(how), batch={"op": "batch", "batch_size": 8}), tmp_path / "a")

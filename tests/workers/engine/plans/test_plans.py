@@ -157,6 +157,7 @@ SOURCES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_plan_trains_on_the_same_batches(tmp_path: Path, name: str) -> None:
     data = SOURCES[name]

@@ -45,6 +45,7 @@ def embedded(optimizers: bool) -> dict[str, Any]:
     return {"model": model, "optimizer": adam}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "several"), [("float32", False), ("float32", True), ("float64", True)])
 def test_it_equals_the_large_batch(tmp_path: Path, precision: str, several: bool) -> None:
     clip = [{"component": "clip_by_global_norm", "config": {"max_norm": 0.3}}]
@@ -75,6 +76,7 @@ def stepped(assembly: Assembly, batches: Any) -> list[float]:
     return [float(step(batch).get("changed", 0.0)) for batch in batches]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_the_middle_holds_the_sums(tmp_path: Path) -> None:
     spec = job(training={"gradient_accumulation": 3})
     first = assemble(spec, ELEMENT)
@@ -134,6 +136,7 @@ def test_losses_that_reach_different_variables_are_told() -> None:
     compile_train_step(assemble(lab("lab/UnevenLosses"), ELEMENT))
 
 
+@pytest.mark.slow
 def test_keras_own_accumulation_is_what_fit_does(tmp_path: Path) -> None:
     """Its schedule counts batches, averages and constraints follow each batch: none is so with the job's own."""
     schedule = {"component": "keras/ExponentialDecay"}

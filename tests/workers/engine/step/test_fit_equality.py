@@ -38,6 +38,7 @@ class Curve(keras.callbacks.Callback):
         self.losses.append(logs["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_supervised_is_what_fit_does(tmp_path: Path, dropout: float) -> None:
     """54 steps of Adam with sample weights, regularizers, batch statistics and a short last batch."""
@@ -80,6 +81,7 @@ def test_supervised_is_what_fit_does(tmp_path: Path, dropout: float) -> None:
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=1e-5, err_msg=mine.path)
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs_are_what_fit_does(tmp_path: Path) -> None:
     """Two epochs of an example: a loss, its weight and metrics for each output, one sample weight for all of them."""
     document = json.loads((EXAMPLES / "standard" / "several.json").read_text())
@@ -114,6 +116,7 @@ def test_several_inputs_and_outputs_are_what_fit_does(tmp_path: Path) -> None:
         np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-5, err_msg=theirs.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_seeded_initialisers_start_as_in_keras(tmp_path: Path, precision: str) -> None:
     names = ["HeNormal", "TruncatedNormal", "Orthogonal", "RandomNormal", "RandomUniform", "LecunUniform"]

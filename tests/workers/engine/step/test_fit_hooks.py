@@ -67,6 +67,7 @@ def check(ours: Trained, optimizer: Any = SGD) -> set[str]:
     return set(history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reported"),
     [

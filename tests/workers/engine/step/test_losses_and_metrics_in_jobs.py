@@ -50,6 +50,7 @@ def test_metrics_are_of_one_epoch_and_of_all_its_examples(tmp_path: Path) -> Non
     assert result.events("trace")[0]["count"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "outputs"),
     [

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tapeworks.components.loading import load_components
 from tests.support.paths import LAB
 from tests.support.trainings import attempt, job, numbers, prepared, trained
@@ -30,6 +32,7 @@ def test_the_signature_of_the_hint_trains(tmp_path: Path) -> None:
     assert done.history("worst")[0] > 0.0
 
 
+@pytest.mark.slow
 def test_a_function_is_a_metric_twice_under_names_of_its_own(tmp_path: Path) -> None:
     reference = {"component": "signatures/share", "config": {"limit": 0.1}}
     numbered = prepared(job(metrics=["signatures/share", reference]), tmp_path).assembly.metrics["model"]

@@ -158,6 +158,7 @@ EACH = [(name, kind) for name, case in CASES.items() for kind in case.kinds]
 QUICK = [("one loss, a tuple", "functional"), ("by position", "subclassed"), ("by path", "functional")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), QUICK)
 def test_outputs_train_as_in_fit(tmp_path: Path, name: str, kind: str) -> None:
     compare(CASES[name], kind, tmp_path)
@@ -169,6 +170,7 @@ def test_every_structure_trains_as_in_fit(tmp_path: Path, name: str, kind: str) 
     compare(CASES[name], kind, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [QUICK[1], QUICK[2], ("one loss, a weight", "functional")])
 def test_the_saved_model_goes_on_in_fit(tmp_path: Path, name: str, kind: str) -> None:
     """Its losses, weights and metrics are compiled in the structure of its outputs."""
@@ -182,6 +184,7 @@ def test_the_saved_model_goes_on_in_fit(tmp_path: Path, name: str, kind: str) ->
     assert found == pytest.approx(logs, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["steps", "eager"])
 def test_losses_of_outputs_go_on_after_a_pause(tmp_path: Path, plan: str) -> None:
     """From a checkpoint in the middle of an epoch; without a graph they are made by the first step."""
@@ -193,6 +196,7 @@ def test_losses_of_outputs_go_on_after_a_pause(tmp_path: Path, plan: str) -> Non
     assert again.history("mean_squared_error_loss") == straight.history("mean_squared_error_loss")
 
 
+@pytest.mark.slow
 def test_an_output_that_the_model_does_not_have(tmp_path: Path) -> None:
     case = Case("tuple", {"outputs": {"c": MSE}}, None)
     for kind, names in (("functional", "'a', 'b'"), ("subclassed", "'0', '1'")):

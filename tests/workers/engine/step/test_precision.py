@@ -61,6 +61,7 @@ def overflowing(precision: str = "mixed_float16", training: Any = None, **config
     return job(step=step, loss=None, optimizer=sgd, training={"precision": precision, **(training or {})})
 
 
+@pytest.mark.slow
 def test_scaling_saves_gradients_that_float16_cannot_hold() -> None:
     seen = {}
     for precision in ("float32", "mixed_float16"):
@@ -71,6 +72,7 @@ def test_scaling_saves_gradients_that_float16_cannot_hold() -> None:
     np.testing.assert_allclose(seen["mixed_float16"], seen["float32"], rtol=0.02, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_an_overflow_is_skipped_and_halves_the_scale(tmp_path: Path) -> None:
     result = trained(overflowing(at=4, steps=2), tmp_path)
     first, second = result.events("epoch")
@@ -81,6 +83,7 @@ def test_an_overflow_is_skipped_and_halves_the_scale(tmp_path: Path) -> None:
     assert int(result.assembly.optimizers["model"].iterations) == 18
 
 
+@pytest.mark.slow
 def test_nothing_changes_in_a_step_that_overflows() -> None:
     ours = assemble(overflowing(at=2, training={"gradient_accumulation": 2}), ELEMENT)
     step = compile_train_step(ours)
@@ -102,6 +105,7 @@ def test_two_thousand_good_steps_double_the_scale() -> None:
     assert (float(ours.variables()[SCALE]), int(ours.variables()[GOOD])) == (2.0**16, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "step"), [("gradient", 5 + 15), ("loss", 5)])
 def test_what_scaling_cannot_mend_stops_the_job(tmp_path: Path, what: str, step: int) -> None:
     spec = overflowing(at=5, steps=1000, what=what, training={"epochs": 5})
@@ -110,6 +114,7 @@ def test_what_scaling_cannot_mend_stops_the_job(tmp_path: Path, what: str, step:
     assert caught.value.code == "non_finite"
 
 
+@pytest.mark.slow
 def test_a_job_in_float16_learns_and_reports_its_scale(tmp_path: Path) -> None:
     spec = job(training={"precision": "mixed_float16", "early_stopping": {"monitor": "loss"}}, data={"validation": 0.2})
     ours = prepared(spec, tmp_path)
@@ -135,6 +140,7 @@ class Momentum(keras.optimizers.Optimizer):
         self.assign_add(variable, momentum)
 
 
+@pytest.mark.slow
 def test_fit_goes_on_where_a_float16_job_ended(tmp_path: Path) -> None:
     optimizer = {"component": "lab/Momentum", "config": {"learning_rate": 0.05}}
     ours = assemble(job(optimizer=optimizer, training={"precision": "mixed_float16"}), ELEMENT)
@@ -154,6 +160,7 @@ def test_fit_goes_on_where_a_float16_job_ended(tmp_path: Path) -> None:
     assert int(again.optimizer.inner_optimizer.iterations) == 6
 
 
+@pytest.mark.slow
 def test_a_mixed_model_reloads_equal(acme: Path, tmp_path: Path, verify: Callable[[str, Path], dict[str, Any]]) -> None:
     for precision in ("mixed_float16", "mixed_bfloat16"):
         assembly = exporting.trained(exporting.job(training={"precision": precision}))

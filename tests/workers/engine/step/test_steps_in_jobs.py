@@ -115,6 +115,7 @@ def weights(result: Trained) -> dict[str, np.ndarray]:
     return {name: value for name, value in result.values().items() if name.startswith(("models/", "optimizers/"))}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("name", some([*CASES, "cycle"], {"gan", "contrastive"}.__contains__))
 def test_a_step_trains_alike_in_every_plan(tmp_path: Path, name: str) -> None:
@@ -140,6 +141,7 @@ def test_a_step_trains_alike_in_every_plan(tmp_path: Path, name: str) -> None:
             np.testing.assert_allclose(other.values()[variable], value, rtol=1e-4, atol=1e-5, err_msg=variable)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("deterministic")
 def test_a_gan_resumes_in_the_middle_with_the_same_bytes(tmp_path: Path) -> None:
     checkpoint = {"every_steps": 3, "every_seconds": None, "keep": 99}
@@ -157,6 +159,7 @@ def document(name: str, **parts: Any) -> dict[str, Any]:
     return {"data": data, **(CASES[name] if name in CASES else cycle()), **parts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some(["gan", "vae", "contrastive"], "gan".__eq__))
 def test_a_bundle_passes_both_verifiers(acme: Path, tmp_path: Path, verify: Any, name: str) -> None:
     wide = {"gan": {"generator": chain(NORMAL, units=FEATURES)}, "vae": {"decoder": mlp(FEATURES)}}
@@ -174,6 +177,7 @@ def test_a_bundle_passes_both_verifiers(acme: Path, tmp_path: Path, verify: Any,
         np.testing.assert_allclose(samples, assembly.models["generator"](noise, training=False), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_bundle_of_unpaired_domains_passes_both_verifiers(acme: Path, tmp_path: Path, verify: Any) -> None:
     """Probes are parts of the element's parts; the judges serve the loss alone."""
     random = np.random.default_rng(2)

@@ -41,6 +41,7 @@ def codes(spec: Any, folder: Path) -> list[tuple[str, str]]:
     return [(one["code"], one["message"]) for one in prepared(spec, folder).events("diagnostic")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "attribute"),
     [("untrained/RawVariable", "self.scale"), ("untrained/HiddenLayer", "self.holder")],
@@ -63,6 +64,7 @@ def test_constants_and_variables_that_a_step_assigns_are_not_reported(tmp_path: 
     assert codes(job(model=stacked(dense(8, name="a"), dense(3, name="b"), freeze=["a"])), tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "code", "message"),
     [
@@ -105,6 +107,7 @@ DEAD = stacked(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     ["keras/SGD", "keras/Adam", layer_of("keras/AdamW", weight_decay=0.1), layer_of("keras/SGD", momentum=0.9)],

@@ -73,6 +73,7 @@ def test_the_box_holds_the_state_and_the_batch_before_it(blown: tuple[Trained, J
     assert (tmp_path / "components" / "epoch_parts.py").read_text() == PARTS.read_text()
 
 
+@pytest.mark.slow
 def test_replay_names_the_operation_and_the_line(blown: tuple[Trained, JobFailure]) -> None:
     file = str(blown[0].folder / "artifacts" / "blackbox.tar")
     done = CliRunner().invoke(app, ["replay", file, "--json"])
@@ -97,6 +98,7 @@ def test_what_is_no_black_box(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["replay", str(tmp_path / "missing.tar")]).exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plan", "at", "epoch"), [("steps", 28, 3), ("eager", 28, 3), ("eager", 2, 1)])
 def test_other_plans_and_epochs_across_passes(tmp_path: Path, plan: str, at: int, epoch: int) -> None:
     execution = {"plan": plan, "steps_per_call": 5}
@@ -114,6 +116,7 @@ def test_a_gradient_alone(tmp_path: Path) -> None:
     assert set(box(tmp_path, tmp_path / "box")["gradient_norms"].values()) == {"nan"}
 
 
+@pytest.mark.slow
 def test_a_resumed_job_records_too_and_the_finish_lists_the_box(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     saved = trained(diverging(training={"checkpoint": {"every_steps": 9}, "epochs": None, "max_steps": 25}), first)

@@ -49,6 +49,7 @@ def test_a_callback_ends_the_training_well(tmp_path: Path) -> None:
     assert again.events("epoch") == []
 
 
+@pytest.mark.slow
 def test_what_it_remembers_survives_a_resume(tmp_path: Path) -> None:
     spec = job(callbacks=[diary(), diary()], training={"epochs": 3, "checkpoint": {"every_steps": 5, "keep": 9}})
     first = trained(spec, tmp_path / "first")
@@ -59,6 +60,7 @@ def test_what_it_remembers_survives_a_resume(tmp_path: Path) -> None:
         trained(job(callbacks=[diary(remembers="a set")]), tmp_path / "third")
 
 
+@pytest.mark.slow
 def test_an_image_each_epoch_is_published_whatever_the_outcome(tmp_path: Path) -> None:
     frames = attempt(job(callbacks=["lab/Artist"], training={"epochs": 3}, export=None), tmp_path / "well")
     names = [f"artifacts/weights/epoch-{epoch:03d}.png" for epoch in (1, 2, 3)]
@@ -106,6 +108,7 @@ def test_files_have_a_limit(tmp_path: Path) -> None:
     assert "leaves no room for 3.bin" in told[-1]["message"]
 
 
+@pytest.mark.slow
 def test_the_learning_rate(tmp_path: Path) -> None:
     result = trained(job(callbacks=[does("learning_rate", "model", 0.25)]), tmp_path / "set")
     assert result.assembly.run.learning_rate("model") == 0.25

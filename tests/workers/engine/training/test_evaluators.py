@@ -49,6 +49,7 @@ def test_the_test_split_and_the_exported_job(tmp_path: Path) -> None:
     assert "val_answer" not in finish["metrics"]
 
 
+@pytest.mark.slow
 def test_they_may_be_monitored(tmp_path: Path) -> None:
     stopping = {"monitor": "val_asked", "mode": "min", "patience": 2}
     training = {
@@ -86,6 +87,7 @@ def test_a_step_without_a_validation_step(tmp_path: Path) -> None:
     assert caught.value.code == "invalid_spec"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "code", "says"),
     [

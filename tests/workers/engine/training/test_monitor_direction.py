@@ -123,6 +123,7 @@ PARTS: dict[str, tuple[dict[str, Any], str | None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor", PARTS)
 def test_where_a_direction_comes_from(monitor: str, tmp_path: Path) -> None:
     parts, mode = PARTS[monitor]

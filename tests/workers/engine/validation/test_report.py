@@ -119,6 +119,7 @@ def test_splits_of_unknown_size_are_counted(tmp_path: Path) -> None:
     assert result["quote"]["steps"] % 3 == 0
 
 
+@pytest.mark.slow
 def test_a_slow_pipeline_is_told_with_the_operation_to_change(tmp_path: Path) -> None:
     slow = {"op": "map", "function": "lab/Slowly"}
     pipeline = [slow, {**BATCH, "batch_size": 100}]
