@@ -6,5 +6,5 @@ from uuid_utils import uuid7
 
 
 def new_id(prefix: str) -> str:
-    """`job_01a20a2d9cd771f3ad174f297fca60eb`."""
+    """A new id, such as `job_01a20a2d9cd771f3ad174f297fca60eb`."""
     return f"{prefix}_{uuid7().hex}"

@@ -51,7 +51,7 @@ class Metadata:
         return sorted({module.partition(".")[0] for module in self.modules})
 
     def document(self) -> dict[str, Any]:
-        """As the asset keeps it."""
+        """The metadata as the document stored with the asset."""
         kept = ("root", "modules", "top_level", "requires")
         return {name: getattr(self, name) for name in kept}
 

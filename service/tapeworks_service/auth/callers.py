@@ -44,7 +44,7 @@ class CallerCache:
         return caller if until > self._clock() else None
 
     def put(self, key_hash: str, caller: Caller) -> None:
-        """Remember."""
+        """Caches a caller."""
         if len(self._known) >= _MOST:
             self._known.clear()
         self._known[key_hash] = caller, self._clock() + KNOWN_SECONDS

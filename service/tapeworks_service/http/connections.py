@@ -60,7 +60,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> Limits:
-        """Of the settings, within the descriptors that this process may have. Raises StartRefused."""
+        """The limits from the settings, within the descriptors that this process may have. Raises StartRefused."""
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = (MOST_FILES if files == resource.RLIM_INFINITY else files) - OTHER_FILES - settings.worker_connections
         if most < 1:

@@ -54,13 +54,13 @@ class Input:
     """How the files of a dataset are read, as it was pushed."""
 
     def columns(self) -> dict[str, Any]:
-        """As columns of `job_inputs`."""
+        """The input as columns of `job_inputs`."""
         unpinned = dict.fromkeys(("kind", "bytes", "sha256", "key", "checkpoint_id"))
         pinned = unpinned if self.pin is None else asdict(self.pin)
         return {"reference": self.reference, "source_id": self.source_id, "resume": self.resume, **pinned}
 
     def told(self) -> dict[str, Any]:
-        """As `lineage.inputs` and the event `pinned` tell it."""
+        """The input as reported in `lineage.inputs` and in the event `pinned`."""
         if _ASSET.fullmatch(self.reference) and self.pin is not None:
             options = {"options": dict(self.options)} if self.options else {}
             return {"from": self.reference, "kind": self.pin.kind, "sha256": self.pin.sha256, **options}

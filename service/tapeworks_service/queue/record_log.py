@@ -57,7 +57,7 @@ class RecordOwner:
     attempt: int
 
     def columns(self) -> dict[str, Any]:
-        """As columns."""
+        """The owner as columns."""
         return {"project_id": self.project_id, "job_id": self.job_id, "attempt": self.attempt}
 
 

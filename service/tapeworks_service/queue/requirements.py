@@ -53,7 +53,7 @@ class Requirements:
         return cls(0, None, None, None, (), (), packages)
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """The requirements as a JSON document."""
         return {
             "gpus": self.gpus,
             "gpu_memory_gib": self.gpu_memory_gib,

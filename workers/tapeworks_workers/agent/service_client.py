@@ -314,6 +314,6 @@ def _lost_or(error: ApiError) -> Exception:
 
 
 def canonical_digest(document: Any) -> str:
-    """sha-256 of a document's canonical JSON: sorted keys, no spaces."""
+    """The sha-256 of a document's canonical JSON: sorted keys, no spaces."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

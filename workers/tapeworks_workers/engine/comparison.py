@@ -23,7 +23,7 @@ import tensorflow as tf
 
 
 def digest(array: Any) -> str:
-    """sha-256 of an array's bytes (of its texts, for strings)."""
+    """The sha-256 of an array's bytes (of its texts, for strings)."""
     array = np.asarray(array)
     data = repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes()
     return hashlib.sha256(data).hexdigest()

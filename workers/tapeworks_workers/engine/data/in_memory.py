@@ -81,7 +81,7 @@ class Rows:
 
     @property
     def element_spec(self) -> Any:
-        """Of a batch, as its dataset would say."""
+        """The element spec of a batch, as a dataset of these rows reports it."""
         size = self.batch_size if self.steps == self.full else None
         return tf.nest.map_structure(lambda spec: spec._batch(size), self.element)
 

@@ -92,7 +92,7 @@ class Data:
 
     @property
     def element_spec(self) -> Any:
-        """Of a training batch."""
+        """The element spec of a training batch."""
         return self.training.element_spec
 
     def all_sources(self) -> list[Source]:

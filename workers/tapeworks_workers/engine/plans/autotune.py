@@ -76,7 +76,7 @@ class AutoPlan:
 
     @property
     def name(self) -> str:
-        """Of the plan that runs now."""
+        """The name of the plan that runs now."""
         return self._plan.name
 
     def run(self, batches: Any, steps: int) -> int:

@@ -65,7 +65,7 @@ class CurrentScale(keras.metrics.Metric):
         """Nothing: an epoch does not end a scale."""
 
     def result(self) -> tf.Tensor:
-        """float32 scalar."""
+        """The result as a float32 scalar."""
         return self._source.read_value()
 
 
