@@ -11,9 +11,9 @@ from rich.text import Text
 from tapeworks.cli.console import Json, out, session_of, show_json, table
 from tapeworks.cli.upload_progress import sending
 
-bundle = typer.Typer(no_args_is_help=True, help="Upload model bundles, to go on from.")
+bundle = typer.Typer(no_args_is_help=True, help="Upload model bundles to start jobs from.")
 
-BundleId = Annotated[str, typer.Argument(metavar="BUNDLE", help="Its id, bundle_….", show_default=False)]
+BundleId = Annotated[str, typer.Argument(metavar="BUNDLE", help="The bundle's id, bundle_….", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def push(
 @bundle.command("list")
 def list_(
     context: typer.Context,
-    name: Annotated[str | None, typer.Option(help="The versions of this one alone.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only versions of this bundle.")] = None,
     json: Json = False,
 ) -> None:
     """List uploaded bundles, newest first."""

@@ -198,13 +198,13 @@ def _saved(array: np.ndarray) -> bytes:
 
 
 DANGEROUS = {
-    "leads outside": ("csv", a_zip({"../a.csv": "a\n"}), "no name of a file below a folder"),
-    "an absolute path": ("csv", a_tar({"/etc/a.csv": b"a\n"}), "no name of a file below a folder"),
-    "a backslash": ("csv", a_zip({"..\\a.csv": "a\n"}), "no name of a file below a folder"),
-    "dots that look like others": ("csv", a_zip({"․․/a.csv": "a\n"}), "no name of a file below a folder"),
-    "a control character": ("csv", a_tar({"a\n.csv": b"a\n"}), "no name of a file below a folder"),
-    "a link in a tar": ("csv", _linked(), "no regular file"),
-    "a link in a zip": ("csv", _zip_link(), "no regular file"),
+    "leads outside": ("csv", a_zip({"../a.csv": "a\n"}), "not a relative path inside the archive"),
+    "an absolute path": ("csv", a_tar({"/etc/a.csv": b"a\n"}), "not a relative path inside the archive"),
+    "a backslash": ("csv", a_zip({"..\\a.csv": "a\n"}), "not a relative path inside the archive"),
+    "dots that look like others": ("csv", a_zip({"․․/a.csv": "a\n"}), "not a relative path inside the archive"),
+    "a control character": ("csv", a_tar({"a\n.csv": b"a\n"}), "not a relative path inside the archive"),
+    "a link in a tar": ("csv", _linked(), "not a regular file"),
+    "a link in a zip": ("csv", _zip_link(), "not a regular file"),
     "a zip bomb": ("csv", a_zip({"a.csv": b"0" * (80 << 20)}), "unpacks to more than"),
     "a tar bomb": ("csv", a_tar({"a.csv": b"0" * (80 << 20)}), "unpacks to more than"),
     "half an archive": ("csv", a_zip({"a.csv": os.urandom(4096)})[:3000], "damaged"),
@@ -212,7 +212,7 @@ DANGEROUS = {
     "pickled arrays in an archive": ("npz", a_tar({"a.npz": _pickled()}), "pickles"),
     "a pickled array alone": ("npz", _saved(np.array([{"a": 1}], dtype=object)), "pickles"),
     "a pickled array in an archive": ("npz", a_tar({"a/x.npy": _saved(np.array([None]))}), "pickles"),
-    "no arrays": ("npz", b"not a zip", "no .npz file"),
+    "no arrays": ("npz", b"not a zip", "not an .npz file"),
     "no file of the format": ("images", a_zip({"a.txt": "a"}), "no file of the format images"),
     "a picture without a folder": ("images", b"\x89PNG\r\n\x1a\n", "a folder for each class"),
 }
@@ -397,7 +397,7 @@ HARMFUL = {
     "a Lambda": (a_bundle({"class_name": "Model", "config": {"layers": [{"class_name": "Lambda"}]}}), "holds a Lambda"),
     "pickles": (a_bundle(**{"training_state/values.npz": _pickled()}), "pickles"),
     "a path in a model": (
-        a_tar({"manifest.json": b"{}", "models/m.keras": a_zip({"../x": "x"})}), "no name of a file below a folder",
+        a_tar({"manifest.json": b"{}", "models/m.keras": a_zip({"../x": "x"})}), "not a relative path inside the archive",
     ),
     "half a model": (a_tar({"manifest.json": b"{}", "models/m.keras": b"PK\x03\x04x"}), "damaged"),
 }  # fmt: skip

@@ -97,7 +97,7 @@ def test_nested_references_are_built_depth_first_in_document_order() -> None:
         (ref("focal", gama=2.0), Kind.LOSS, "/at/config/gama: focal has no argument 'gama'; it takes alpha, dtype"),
         (ref("mlp", hidden=[4]), Kind.MODEL, "/at/config/outputs: the argument 'outputs' is missing"),
         (ref("mlp", hidden=[4, "x"], outputs=1), Kind.MODEL, "/at/config/hidden/1"),
-        (ref("mlp", hidden=[], outputs=1, kernel_regularizer="l2"), Kind.MODEL, "a regularizer goes here"),
+        (ref("mlp", hidden=[], outputs=1, kernel_regularizer="l2"), Kind.MODEL, "expected a regularizer"),
         (
             ref("gated_residual", units=3, dtype="float32", activity_regularizer=ref("keras/L9")),
             Kind.LAYER,
