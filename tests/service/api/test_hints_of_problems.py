@@ -97,11 +97,11 @@ HINTS: list[tuple[ProblemCode, dict[str, Any], str, list[Change]]] = [
     (ProblemCode.UNKNOWN_COMPONENT, spec(model={"component": "mpl", "config": {"outputs": 3}}), "Did you mean 'mlp'?",
      [put("model/component", "mlp")]),
     (
-        ProblemCode.UNKNOWN_COMPONENT, spec(loss={"component": "focal", "version": "9"}), "There is version '",
+        ProblemCode.UNKNOWN_COMPONENT, spec(loss={"component": "focal", "version": "9"}), "Version '",
         [put("loss/version", "2")],
     ),
     (
-        ProblemCode.UNKNOWN_COMPONENT, spec(metrics=["focal"]), "'focal' is a loss; this place takes a metric.",
+        ProblemCode.UNKNOWN_COMPONENT, spec(metrics=["focal"]), "'focal' is a loss; expected a metric.",
         [put("metrics/0", "keras/Hinge")],
     ),
     (

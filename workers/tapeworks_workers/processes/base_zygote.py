@@ -262,7 +262,7 @@ class _Bar:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name.startswith("tapeworks"):
-            raise ModuleNotFoundError(f"No module named {name!r}: it is barred in this process", name=name)
+            raise ModuleNotFoundError(f"No module named {name!r}: it cannot be imported in this process", name=name)
 
 
 def _is_ours(entry: Path) -> bool:

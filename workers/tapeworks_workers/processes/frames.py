@@ -128,7 +128,7 @@ class Channel:
             try:
                 self._sock.sendall(frame)
             except OSError as error:
-                raise ChannelClosed(f"the peer is gone: {error}") from error
+                raise ChannelClosed(f"the peer closed the connection: {error}") from error
 
     def request(self, message: Message, *, timeout: float | None = None) -> Message:
         """Send a message with an `id` and wait for its answer: `{"reply": id, …}`.
@@ -139,7 +139,7 @@ class Channel:
         waiter = _Waiter()
         with self._lock:
             if self._ended:
-                raise ChannelClosed("the peer is gone")
+                raise ChannelClosed("the peer closed the connection")
             self._waiting[number] = waiter
         try:
             self.send({**message, "id": number})
@@ -152,7 +152,7 @@ class Channel:
             with self._lock:
                 self._waiting.pop(number, None)
         if waiter.answer is None:
-            raise ChannelClosed("the peer ended before it answered")
+            raise ChannelClosed("the peer ended before it responded")
         return waiter.answer
 
     def receive(self) -> Message | None:

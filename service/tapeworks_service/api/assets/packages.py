@@ -80,6 +80,6 @@ async def _lacking(context: Context, metadata: Metadata) -> list[tuple[str, str]
         takers = [worker for worker in workers if worker.packages and not worker.lost]
         installed = [(await context.catalogues.known(tx, worker.catalogue_digest)).distributions for worker in takers]
     if not takers:
-        hint = "Start one with TAPEWORKS_ALLOW_PACKAGES=1; `tapeworks doctor` there says what its sandbox lacks."
-        return [("no worker that takes uploaded packages is connected", hint)]
+        hint = "Start one with TAPEWORKS_ALLOW_PACKAGES=1; run `tapeworks doctor` on its machine to check its sandbox."
+        return [("no worker that accepts uploaded packages is connected", hint)]
     return unmet(metadata.requires, installed)

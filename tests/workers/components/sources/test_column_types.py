@@ -164,7 +164,7 @@ def test_columns_in_the_names_of_folders_are_given_back(root: Path) -> None:
     read = columns_of(source("parquet", files="t/**/*.parquet", named=True))
     expected = pd.read_parquet(root / "t").astype({"country": str, "year": int})
     assert read == expected.to_dict("list")
-    fails(source("parquet", files="t/**/*.parquet"), "'country' is no number")
+    fails(source("parquet", files="t/**/*.parquet"), "'country' is not a number")
 
 
 # ── JSON lines ──

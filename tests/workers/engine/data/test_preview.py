@@ -118,7 +118,7 @@ def test_a_dataset_of_each_format(tmp_path: Path, format: str) -> None:
         ("npz", "a.npz", b"PK broken", "a.npz cannot be read"),
         ("tfrecord", "a.tfrecord", b"not a record at all", "corrupted"),
         ("images", "a/x.png", b"\x89PNG\r\n\x1a\nbroken", "cannot be decoded"),
-        ("csv", "a.txt", b"a\n1\n", "no file is named as one of the format"),
+        ("csv", "a.txt", b"a\n1\n", "no file name matches the format"),
     ],
 )
 def test_a_file_that_is_not_what_it_says_is_told(

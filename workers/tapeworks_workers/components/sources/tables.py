@@ -332,7 +332,7 @@ class Table(NamedLabels):
         vector = {name: self.dtypes.get(name, floatx) for name in features}
         wrong = [one for one in columns if one.name in vector and (one.shape or one.size or one.dtype == "string")]
         if wrong or len(set(vector.values())) > 1:
-            what = f"{wrong[0].name!r} is no number" if wrong else "the features have several dtypes"
+            what = f"{wrong[0].name!r} is not a number" if wrong else "the features have several dtypes"
             raise self._invalid(f"{what}: one vector takes numbers of one dtype; name one feature, or set named")
         return features, [replace(one, dtype=vector[one.name]) if one.name in vector else one for one in columns]
 

@@ -36,7 +36,7 @@ def observe(kind: str, instance: Any, inputs: Sequence[Any]) -> Any:
 class _Barred(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name.partition(".")[0] in ("tapeworks", "tapeworks_workers", "tapeworks_service"):
-            raise ModuleNotFoundError(f"{name} is barred here", name=name)
+            raise ModuleNotFoundError(f"{name} cannot be imported here", name=name)
 
 
 def main(folder: Path) -> dict[str, str | None]:
@@ -69,7 +69,7 @@ def _compared(entry: dict[str, Any], loader: ModuleType, arrays: dict[str, Any])
     expected = loader.nest(entry["outputs"], arrays)
     for a, b in zip(*(tf.nest.flatten(nest, expand_composites=True) for nest in (expected, found)), strict=True):
         if not np.array_equal(a, b):
-            return "it gives other values in another process: what matters is neither in its config nor a weight"
+            return "it returns other values in another process: it has state that is neither in its config nor a weight"
     return None
 
 

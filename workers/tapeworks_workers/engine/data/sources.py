@@ -217,7 +217,7 @@ def open_source(
     given = source.sources
     branches = dict(given) if isinstance(given, Mapping) else {str(index): one for index, one in enumerate(given)}
     if not branches:
-        raise _refused(f"{pointer}/config/sources", "no sources are named", reference)
+        raise _refused(f"{pointer}/config/sources", "sources is empty", reference)
     return BranchNode(
         reference,
         source,

@@ -149,7 +149,7 @@ class Traces:
     def _print(self) -> None:
         location = places.here()
         if location is not None:
-            message = f"Python's print at {_place(location)} runs while the code is traced, and never again"
+            message = f"Python's print at {_place(location)} runs only while the code is traced"
             hint = "Use tf.print there: it runs with every step and its output is in the job's log."
             self.note(Note("python_print", message, hint, location))
 

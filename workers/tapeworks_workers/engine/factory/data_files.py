@@ -99,7 +99,7 @@ def resolve_files(value: str | list[str], *, component: str, pointer: str = "") 
         else:
             found.update(dict.fromkeys(_matches(pattern, component, pointer)))
     if not found and not remote:
-        raise _refused(pointer, component, "no files are named")
+        raise _refused(pointer, component, "files is empty")
     return [*sorted(found), *remote]
 
 
@@ -128,7 +128,7 @@ def _matches(pattern: str, component: str, pointer: str) -> list[str]:
 
 def _of_dataset(dataset: str, inside: str, component: str, pointer: str) -> list[str]:
     if dataset not in _uploads:
-        raise _refused(pointer, component, f"the dataset {dataset!r} was not given to this attempt")
+        raise _refused(pointer, component, f"the dataset {dataset!r} is not an input of this attempt")
     if not inside:
         _read_whole.add(dataset)
         return list(map(str, files_of(dataset)))

@@ -94,7 +94,7 @@ def _find(name: str, version: str | None, kind: Kind, pointer: str) -> Component
             raise _invalid(pointer, str(error), name) from error
     if version is not None and version != component.version:
         raise _invalid(
-            pointer, f"this worker holds {kind} {name!r} in version {component.version!r}, not {version!r}", name
+            pointer, f"this worker has {kind} {name!r} in version {component.version!r}, not {version!r}", name
         )
     return component
 
@@ -202,7 +202,7 @@ def _refuse_serialised(value: Any, name: str, pointer: str) -> None:
         if "class_name" in value or "module" in value:
             raise _invalid(
                 pointer,
-                'Keras\' serialised form is not taken here: write {"component": "keras/…", "config": {…}}',
+                'Keras\' serialised form is not accepted here: write {"component": "keras/…", "config": {…}}',
                 name,
             )
         for key, item in value.items():

@@ -73,8 +73,8 @@ def check_copies(spec: JobSpec) -> None:
             continue
         origin = spec.models.get(model.copy_of)
         what = (
-            "is no role of the spec" if origin is None
-            else "is a copy itself" if origin.copy_of is not None
+            "is not a role of the spec" if origin is None
+            else "is itself a copy" if origin.copy_of is not None
             else "has another component or config"
             if (origin.component, origin.config) != (model.component, model.config)
             else "is what adapts and takes an initial state"
@@ -124,7 +124,7 @@ class RoleBuilder:
             raise JobFailure(
                 FailureCode.INVALID_SPEC,
                 f"/models/{self.role}/adapt: the training split never ends",
-                hint="Give `take`: so many batches are learned from.",
+                hint="Give `take`, the number of batches to adapt to.",
             )
         for batch in dataset:
             x = fitting_part(input_spec, batch)
@@ -152,7 +152,7 @@ class RoleBuilder:
             if not self.start.begins_with(self.spec, self.role, path):
                 raise JobFailure(
                     FailureCode.INVALID_SPEC,
-                    f"/models/{self.role}: the layer {path!r} ({type(layer).__name__}) has not learned anything",
+                    f"/models/{self.role}: the layer {path!r} ({type(layer).__name__}) is not adapted",
                     hint=f'Add "adapt": [{{"layer": "{path}"}}] beside the model\'s config, or give it what it '
                     "would learn (mean and variance, a vocabulary, bin_boundaries).",
                 )
@@ -223,7 +223,7 @@ def _finished(draft: Any, input_spec: Any, name: str, pointer: str, adapting: La
         raise JobFailure(
             FailureCode.INVALID_SPEC,
             f"{pointer}: {name} takes the inputs {draft.input_names}; the element's x is one tensor",
-            hint="A name in `from` that is no node is an input.",
+            hint="A name in `from` that is not a node is an input.",
         )
     given = keras_inputs(input_spec)
     if not isinstance(given, Mapping):
