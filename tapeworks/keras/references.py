@@ -76,7 +76,7 @@ def component_name(cls: type, kind: Kind, what: str) -> str:
     public = [name for name, member in vars(module).items() if member is cls]
     if public:
         return f"keras/{cls.__name__ if cls.__name__ in public else public[0]}"
-    raise ComponentError(f"{what}, {cls.__name__}, is no component: put @tapeworks.component on it")
+    raise ComponentError(f"{what}, {cls.__name__}, is not a component: put @tapeworks.component on it")
 
 
 def is_keras(cls: type) -> bool:

@@ -104,7 +104,7 @@ class WorkerSettings(BaseSettings):
     query_seconds: PositiveFloat = 600.0
     """and what it may take."""
     cpu_slots: Annotated[int, Field(ge=0)] | None = None
-    """Jobs at once on the CPU. Default: none beside GPUs, else one for every two cores."""
+    """Number of concurrent jobs on the CPU. Default: none beside GPUs, else one for every two cores."""
     labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(default_factory=dict)
     """What a job's resources.worker_labels can ask for."""
     allow_packages: bool = Field(

@@ -61,7 +61,9 @@ async def create_upload(request: Request, caller: Uploader, context: ContextDep,
     answers with the upload begun before; one that the project has already is complete."""
     wanted = await read_message(request, UploadRequest, context.settings.max_body_bytes)
     if wanted.bytes > context.settings.max_upload_bytes:
-        raise Problem(ProblemCode.PAYLOAD_TOO_LARGE, f"a file may have {context.settings.max_upload_bytes} bytes")
+        raise Problem(
+            ProblemCode.PAYLOAD_TOO_LARGE, f"a file must be at most {context.settings.max_upload_bytes} bytes"
+        )
     context.store.check_room(wanted.bytes, context.settings.reserve_bytes)
     async with context.database.write() as tx:
         row = await _begun(tx, caller, wanted, token, context.settings)

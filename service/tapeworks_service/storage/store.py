@@ -78,7 +78,7 @@ class Store:
             size = (await asyncio.to_thread(path.stat)).st_size
         if size < end:
             # An answer that breaks off would be asked for again without end.
-            detail = f"the file is damaged: the artifact store has {size} bytes of it"
+            detail = f"the file is damaged: the artifact store has {size} of its bytes"
             raise Problem(ProblemCode.DIGEST_MISMATCH, detail, hint="Its content cannot be restored.", status=410)
 
         async def chunks() -> AsyncIterator[bytes]:

@@ -64,7 +64,7 @@ class _Object:
 
 
 class Changed(ConnectionError):
-    """The file changed while it was downloaded."""
+    """The file changed during the download."""
 
 
 class RemoteFiles:
@@ -221,7 +221,7 @@ class RemoteFiles:
                 async with self._request("GET", told.url, headers) as answer:
                     _check(answer, told.url)
                     if (told.etag and _validator(answer) != told.etag) or (done and answer.status_code != 206):
-                        raise Changed("it changed while it was downloaded")
+                        raise Changed("it changed during the download")
                     async for block in answer.aiter_raw():
                         done += len(block)
                         yield block
@@ -317,7 +317,7 @@ def _place(url: str) -> Path:
 
 
 def _too_large(url: str, size: int, most: int) -> JobFailure:
-    hint = "The worker's operator sets how much one remote file may have (--remote-bytes)."
+    hint = "The worker's operator sets the size limit of a remote file (--remote-bytes)."
     return JobFailure(FailureCode.INVALID_DATA, f"{url} has {size} bytes or more, at most {most} are read", hint=hint)
 
 

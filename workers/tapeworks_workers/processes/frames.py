@@ -88,7 +88,7 @@ def check_structure(body: bytes) -> None:
     containers, items = body.count(b"[") + body.count(b"{"), body.count(b",")
     if containers > MAX_FRAME_CONTAINERS or items > MAX_FRAME_ITEMS:
         raise InvalidFrame(
-            f"a frame may have {MAX_FRAME_CONTAINERS} arrays and objects and {MAX_FRAME_ITEMS} items, "
+            f"a frame must have at most {MAX_FRAME_CONTAINERS} arrays and objects and {MAX_FRAME_ITEMS} items, "
             f"got {containers} and {items}"
         )
 
@@ -220,7 +220,7 @@ class Channel:
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0 or not select.select([self._sock], [], [], left)[0]:
-                    raise TimeoutError("no answer in time")
+                    raise TimeoutError("no response in time")
             try:
                 chunk = self._sock.recv(1 << 16)
             except ConnectionResetError:

@@ -113,7 +113,7 @@ def _compare_certify(bundle: Path, manifest: Mapping[str, Any], observed: Path, 
         raise JobFailure(
             FailureCode.RELOAD_MISMATCH,
             f"one more training step from the bundle is not the step from memory: {off[:1000]}",
-            hint="Something that training depends on is no variable: keep the state of a step, loss or layer in "
+            hint="Training depends on state that is not in a variable: keep the state of a step, loss or layer in "
             "tf.Variable or keras.Variable, and draw random numbers from `run` or a keras.random.SeedGenerator.",
         )
     roles = keras_roles(manifest)

@@ -106,7 +106,9 @@ class _Barrier:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         """Part of Python's import protocol."""
         if name.partition(".")[0].startswith(BARRED):
-            raise ModuleNotFoundError(f"{name} is barred here: a bundle must load without Tapeworks", name=name)
+            raise ModuleNotFoundError(
+                f"{name} cannot be imported here: a bundle must load without Tapeworks", name=name
+            )
 
 
 def _observe(folder: Path, manifest: dict[str, Any], facts: dict[str, Any], arrays: tensor_json.Arrays) -> None:

@@ -96,7 +96,7 @@ def copy_bounded(folder: Path, path: str, into: Path, *, limit: int) -> None:
             raise JobFailure(
                 FailureCode.RELOAD_MISMATCH,
                 f"the process that loaded the bundle wrote {file.size} bytes to {path}; at most {limit} are read",
-                hint="A component must leave alone the process that loads its bundle.",
+                hint="A component must not change the process that loads its bundle.",
             )
         for chunk in _chunks(file):
             target.write(chunk)

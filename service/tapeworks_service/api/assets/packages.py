@@ -62,7 +62,9 @@ async def create_package(request: Request, caller: Submitter, context: ContextDe
     async with context.database.read() as tx:
         upload = await completed_upload(tx, caller.project_id, wanted.upload_id)
     if upload["bytes"] > context.settings.max_package_bytes:
-        raise Problem(ProblemCode.PAYLOAD_TOO_LARGE, f"a package may have {context.settings.max_package_bytes} bytes")
+        raise Problem(
+            ProblemCode.PAYLOAD_TOO_LARGE, f"a package must be at most {context.settings.max_package_bytes} bytes"
+        )
     metadata = await inspect_upload(context, caller, wanted.upload_id, read_metadata)
     findings = [*metadata.findings, *await _lacking(context, metadata)]
     if findings:

@@ -141,7 +141,8 @@ def test_columns_that_a_job_cannot_read_are_described_with_the_reason(tmp_path: 
         "s": "is struct<a: int64>, which no tensor can hold",
         "n": "a.parquet, row 2: column 'n' has no value (null); "
         '"nulls": "missing" reads it as NaN, or choose features without it',
-        "when": "a.parquet, row 1: column 'when': 1 ns is no whole number of microseconds; give it the dtype float64",
+        "when": "a.parquet, row 1: column 'when': 1 ns is not an integer number of microseconds; "
+        "give it the dtype float64",
         "x": None,
     }
     assert (told["rows"], told["preview"]) == (2, [{"x": 1.0}, {"x": 2.0}])

@@ -69,7 +69,7 @@ def test_nested_references_are_built_depth_first_in_document_order() -> None:
     ("reference", "kind", "message"),
     [
         ("keras/Lambda", Kind.LAYER, "/at: keras/Lambda is not accepted: it carries code"),
-        ("keras/TFSMLayer", Kind.LAYER, "is not taken"),
+        ("keras/TFSMLayer", Kind.LAYER, "is not accepted"),
         ("keras/Dens", Kind.LAYER, "no public layer class 'Dens'; did you mean keras/Dense"),
         ("keras/Layer", Kind.LAYER, "no public layer class 'Layer'"),
         ("keras/Dense", Kind.LOSS, "no public loss class 'Dense'"),

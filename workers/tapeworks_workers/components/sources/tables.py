@@ -375,7 +375,7 @@ class Table(NamedLabels):
         dtype = self.dtypes.get(name)
         if dtype is not None and not _is_dtype(dtype):
             raise self._invalid(
-                f"dtypes of {name!r}: {dtype!r} is no dtype; give float32, int64, bool, string or alike"
+                f"dtypes of {name!r}: {dtype!r} is not a dtype; give float32, int64, bool or string, for example"
             )
         default = form.dtype
         if self.missing and not given and default != "string" and not default.startswith("float"):

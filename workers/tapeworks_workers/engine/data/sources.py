@@ -110,7 +110,7 @@ class SourceNode:
         if dataset_state.reshuffles(dataset) and fractions:
             raise JobFailure(
                 FailureCode.INVALID_DATA,
-                f"source {component!r} shuffles anew in each pass, so data.{next(iter(fractions))} cannot be a "
+                f"source {component!r} shuffles again in each pass, so data.{next(iter(fractions))} cannot be a "
                 "fraction of it: elements would move between the splits",
                 hint='Return the elements in a fixed order and put {"op": "shuffle", "buffer_size": 1000} into '
                 "data.pipeline, or pass reshuffle_each_iteration=False and a seed to shuffle().",
@@ -172,7 +172,7 @@ class BranchNode:
             raise JobFailure(
                 FailureCode.INVALID_SPEC,
                 f"source {self.reference.component!r}: some branches give batches, {single!r} single elements",
-                hint="Batch in every branch, or in data.pipeline alone.",
+                hint="Batch in every branch, or only in data.pipeline.",
                 location=Location(component=self.reference.component),
             )
         named = isinstance(self.source.sources, Mapping)

@@ -156,8 +156,7 @@ class Traces:
     def _constant(self, what: str, hint: str, location: Location) -> None:
         self.drew = True
         message = (
-            f"{what} at {_place(location)} runs while the code is traced, and never again: its value is a constant of "
-            "every step"
+            f"{what} at {_place(location)} runs only while the code is traced: its value is a constant of every step"
         )
         self.note(Note(python_randomness.CODE, message, hint, location))
 

@@ -29,7 +29,7 @@ from tapeworks_workers.engine.factory import earlier_jobs, keras_classes
 from tapeworks_workers.engine.factory.data_files import resolve_files, set_data_roots
 
 __all__ = ["build", "set_data_roots"]
-_WORDS = 'Inside a config a string is one of Keras\' own words ("relu"); a component is an object: {"component": NAME}.'
+_WORDS = 'Inside a config a string is a Keras identifier ("relu"); a component is an object: {"component": NAME}.'
 
 
 def build(
