@@ -117,7 +117,7 @@ def compared(client: Client, example: Example, known: dict[str, str]) -> tuple[l
 def told(job: Job) -> str:
     """Why a job failed."""
     message = job.failure.message if job.failure is not None else job.state.value
-    return message.removeprefix("training.execution.plan 'fused' is not for this job: ")[:90].replace("|", "/")
+    return message.removeprefix("training.execution.plan 'fused' cannot run this job: ")[:90].replace("|", "/")
 
 
 if __name__ == "__main__":

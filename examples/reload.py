@@ -22,7 +22,7 @@ from pathlib import Path
 class _Barred(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("tapeworks", "tapeworks_workers", "tapeworks_service"):
-            raise ModuleNotFoundError(f"{name} is barred here", name=name)
+            raise ModuleNotFoundError(f"{name} cannot be imported here", name=name)
 
 
 def main(bundles: list[str]) -> int:

@@ -166,7 +166,7 @@ class Archive:
                 raise self._too_much()
             alike = unicodedata.normalize("NFC", entry.name)
             if alike in seen:
-                raise UnsafeArchive(f"{_told(entry.name)} is in the archive twice")
+                raise UnsafeArchive(f"{_told(entry.name)} appears twice in the archive")
             seen.add(alike)
             yield entry, opened
 
@@ -177,7 +177,7 @@ class Archive:
                 _check_name(info.filename.rstrip("/"))
                 continue
             if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                raise UnsafeArchive(f"{_told(info.filename)} is no regular file: links are not taken")
+                raise UnsafeArchive(f"{_told(info.filename)} is not a regular file: links are not accepted")
             if info.flag_bits & 1:
                 raise UnsafeArchive(f"{_told(info.filename)} is encrypted")
             entry = Entry(_check_name(info.filename), info.file_size)
@@ -192,7 +192,9 @@ class Archive:
                     _check_name(name)
                 continue
             if not member.isreg() or member.issparse():
-                raise UnsafeArchive(f"{_told(name)} is no regular file: links, devices and sparse files are not taken")
+                raise UnsafeArchive(
+                    f"{_told(name)} is not a regular file: links, devices and sparse files are not accepted"
+                )
             entry = Entry(_check_name(name), member.size)
             yield entry, lambda member=member: tar.extractfile(member)
 
@@ -267,7 +269,7 @@ def _check_name(name: str) -> str:
         or _not_utf8(name)
     )
     if wrong:
-        raise UnsafeArchive(f"{_told(name)} is no name of a file below a folder")
+        raise UnsafeArchive(f"{_told(name)} is not a relative path inside the archive")
     return name
 
 
@@ -293,7 +295,7 @@ def check_arrays(file: Any) -> list[str]:
             names = []
             for info in archive.infolist():
                 if not info.filename.endswith(".npy"):
-                    raise UnsafeArchive(f"{_told(info.filename)} is no array: an .npz file holds .npy files")
+                    raise UnsafeArchive(f"{_told(info.filename)} is not an array: an .npz file holds .npy files")
                 with archive.open(info) as array:
                     _check_header(array, info.filename)
                 names.append(info.filename.removesuffix(".npy"))
@@ -301,7 +303,7 @@ def check_arrays(file: Any) -> list[str]:
     except UnsafeArchive:
         raise
     except _BROKEN_ZIP as error:
-        raise UnsafeArchive(f"this is no .npz file: {error}") from error
+        raise UnsafeArchive(f"not an .npz file: {error}") from error
 
 
 def check_array_file(file: IO[bytes]) -> None:
@@ -318,7 +320,7 @@ def _check_header(array: IO[bytes], name: str) -> None:
     """What NumPy would read first; its `descr` says whether pickles follow."""
     head = array.read(8)
     if len(head) < 8 or head[:6] != b"\x93NUMPY":
-        raise UnsafeArchive(f"{_told(name)} is no .npy file")
+        raise UnsafeArchive(f"{_told(name)} is not an .npy file")
     width = "<H" if head[6] == 1 else "<I"
     (length,) = struct.unpack(width, array.read(struct.calcsize(width)))
     if length > _MAX_HEADER_BYTES:
@@ -349,10 +351,10 @@ def keras_config(file: Path) -> dict[str, Any]:
     try:
         archive = Archive.open(file)
         if archive is None or archive.kind != "zip":
-            raise UnsafeArchive("it is no .keras file")
+            raise UnsafeArchive("it is not a .keras file")
         for entry in archive.check():
             if entry.name not in _KERAS_FILES and PurePosixPath(entry.name).parts[0] != "assets":
-                raise UnsafeArchive(f"{_told(entry.name)} does not belong into a .keras file")
+                raise UnsafeArchive(f"{_told(entry.name)} is not expected in a .keras file")
         with zipfile.ZipFile(file) as opened:
             if opened.getinfo("config.json").file_size > _MAX_CONFIG_BYTES:
                 raise UnsafeArchive("its config is too large")
@@ -362,7 +364,7 @@ def keras_config(file: Path) -> dict[str, Any]:
     except (*_BROKEN_ZIP, KeyError, RecursionError) as error:
         raise UnsafeArchive(f"{type(error).__name__}: {error}") from error
     if not isinstance(config, dict):
-        raise UnsafeArchive("its config is no object")
+        raise UnsafeArchive("its config is not a JSON object")
     config.pop("compile_config", None)
     return config
 

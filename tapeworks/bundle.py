@@ -65,7 +65,7 @@ def check(folder: str | Path, *, complete: bool = True) -> dict[str, Any]:
     if certificate.is_file():
         stated = _json(certificate).get("files", {}).get(MANIFEST, {}).get("sha256")
         if stated != _digest(folder / MANIFEST):
-            raise BundleError(f"{MANIFEST} is not the one that certificate.json speaks of")
+            raise BundleError(f"{MANIFEST} does not have the digest recorded in certificate.json")
     return manifest
 
 
@@ -77,7 +77,7 @@ def extract(archive: str | Path, folder: str | Path) -> Path:
     """
     archive, folder = Path(archive), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BundleError(f"{folder} exists already and is not an empty folder")
+        raise BundleError(f"{folder} already exists and is not an empty folder")
     try:
         archives.extract(archive, folder)
     except (archives.UnsafeArchive, OSError) as error:
@@ -89,7 +89,7 @@ def extract(archive: str | Path, folder: str | Path) -> Path:
 def _safe(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise BundleError(f"{name!r} leads out of the bundle")
+        raise BundleError(f"{name!r} points outside the bundle")
     return path
 
 

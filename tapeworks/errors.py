@@ -50,20 +50,20 @@ class ProblemInfo:
 
 FAILURES: dict[FailureCode, FailureInfo] = {
     FailureCode.INVALID_SPEC: FailureInfo(
-        "The parts of the spec do not fit together",
-        "Change the place in the spec that the message names; nothing was trained.",
+        "The parts of the spec are not compatible",
+        "Change the field of the spec that the message names; no training step ran.",
     ),
     FailureCode.INVALID_DATA: FailureInfo(
         "The data is not what the job needs",
         "Check the source's files, the element's fields and that integer labels lie in 0 … outputs-1.",
     ),
     FailureCode.DTYPE_MISMATCH: FailureInfo(
-        "Two tensors of different dtypes met",
-        "TensorFlow never converts by itself: put the tf.cast that the message names before the operation, "
-        'or a {"op": "cast"} into the pipeline.',
+        "An operation combines tensors of different dtypes",
+        "TensorFlow does not convert dtypes implicitly: put the tf.cast that the message names before the operation, "
+        'or add a {"op": "cast"} to the pipeline.',
     ),
     FailureCode.FLOAT64_INPUT: FailureInfo(
-        "float64 reached a model of lower precision",
+        "The model of lower precision received float64 input",
         'NumPy makes float64 by default: add {"op": "cast", "dtype": "float32", "field": "x"} to the pipeline, '
         "or cast in the source.",
     ),
@@ -86,8 +86,8 @@ FAILURES: dict[FailureCode, FailureInfo] = {
     ),
     FailureCode.BROADCAST_LOSS: FailureInfo(
         "A loss or metric combines different examples",
-        "y of shape (n,) against outputs of shape (n, 1) becomes (n, n): give both the same rank. A loss that means "
-        "pairs has the attribute pairwise = True.",
+        "y of shape (n,) against outputs of shape (n, 1) becomes (n, n): give both the same rank. A loss that compares "
+        "pairs on purpose sets the attribute pairwise = True.",
     ),
     FailureCode.NO_GRADIENT: FailureInfo(
         "No gradient reaches some variables",
@@ -118,7 +118,7 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         "Move slow work from import and __init__ to the source's dataset() or the step's build().",
     ),
     FailureCode.WORKER_LOST: FailureInfo(
-        "The process that ran the job disappeared",
+        "The process that ran the job ended unexpectedly",
         "The job is retried from its last checkpoint. If it happens each time, look for memory use or native crashes.",
         retryable=True,
     ),
@@ -133,25 +133,25 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         retryable=True,
     ),
     FailureCode.CHECKPOINT_CORRUPT: FailureInfo(
-        "A checkpoint failed its digest",
-        "The one before it is used where there is one; otherwise retry from scratch.",
+        "A checkpoint does not match its digest",
+        "The previous checkpoint is used if there is one; otherwise retry from scratch.",
     ),
     FailureCode.DEPENDENCY_FAILED: FailureInfo(
         "A job that this one waits for failed",
         "Fix and retry that job first.",
     ),
     FailureCode.RETRACING: FailureInfo(
-        "A function was traced more often than max_traces allows",
+        "A function was traced more than max_traces times",
         "Give batches one rank and dtype; pass changing numbers as tensors, not as Python values; or raise "
         "training.max_traces.",
     ),
     FailureCode.NONDETERMINISTIC_OP: FailureInfo(
-        "A deterministic job uses an operation that is not",
+        "A deterministic job uses a nondeterministic operation",
         "Draw random numbers from run.random_*, use another operation in place of the one named, or set "
         "training.deterministic to false.",
     ),
     FailureCode.NOT_SUPPORTED: FailureInfo(
-        "The job needs something this version cannot do",
+        "The job needs a feature that this version does not support",
         "The message names what this version does not support; leave it out of the spec.",
     ),
     FailureCode.TIMEOUT: FailureInfo(
@@ -159,7 +159,7 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         "Raise limits.timeout_seconds (a spec without it has the service's default), or train fewer steps.",
     ),
     FailureCode.QUOTA_EXCEEDED: FailureInfo(
-        "The job reported more than an attempt may",
+        "The job's reports exceed a quota of an attempt",
         "docs/limits.md lists the quotas. Report less: raise training.report_every_steps, use fewer metrics, events or "
         "checkpoints; write large results to files with run.artifact().",
     ),
@@ -171,14 +171,14 @@ FAILURES: dict[FailureCode, FailureInfo] = {
 }
 
 PROBLEMS: dict[ProblemCode, ProblemInfo] = {
-    ProblemCode.INVALID_REQUEST: ProblemInfo("The request is not valid", "See errors for each place.", 422),
+    ProblemCode.INVALID_REQUEST: ProblemInfo("The request is not valid", "See errors for each field.", 422),
     ProblemCode.INVALID_JSON: ProblemInfo("The body is not JSON", "Send UTF-8 JSON without NaN or Infinity.", 400),
-    ProblemCode.INVALID_SPEC: ProblemInfo("The job spec is not valid", "See errors for each place."),
+    ProblemCode.INVALID_SPEC: ProblemInfo("The job spec is not valid", "See errors for each field."),
     ProblemCode.UNKNOWN_FIELD: ProblemInfo("Unknown field", "Remove it or correct its spelling."),
     ProblemCode.MISSING_FIELD: ProblemInfo("A field is missing", "Add it."),
-    ProblemCode.INVALID_VALUE: ProblemInfo("A value is not valid", "Change it to what the message asks for."),
+    ProblemCode.INVALID_VALUE: ProblemInfo("A value is not valid", "Change it as the message describes."),
     ProblemCode.UNKNOWN_COMPONENT: ProblemInfo(
-        "No worker has this component", "GET /v1/components lists what can be named here."
+        "No worker has this component", "GET /v1/components lists the components."
     ),
     ProblemCode.UNKNOWN_ROLE: ProblemInfo(
         "The step does not declare this role", "GET /v1/components/step/NAME lists a step's roles."
@@ -196,30 +196,32 @@ PROBLEMS: dict[ProblemCode, ProblemInfo] = {
     ProblemCode.MISSING_VALIDATION_STEP: ProblemInfo(
         "The step cannot validate", "Give the step a validation_step, name evaluators, or set data.validation to null."
     ),
-    ProblemCode.NOT_SUPPORTED: ProblemInfo("Not supported yet", "Leave it out, or use what the message names instead."),
+    ProblemCode.NOT_SUPPORTED: ProblemInfo(
+        "Not supported yet", "Leave it out, or use the alternative that the message names."
+    ),
     ProblemCode.IDEMPOTENCY_MISMATCH: ProblemInfo(
         "This Idempotency-Key was used with another body", "Use a new key for a new request."
     ),
-    ProblemCode.NOT_FOUND: ProblemInfo("Not found", "Check the id; deleted things do not come back.", 404),
-    ProblemCode.METHOD_NOT_ALLOWED: ProblemInfo("Method not allowed", "See /docs for what this path takes.", 405),
-    ProblemCode.CONFLICT: ProblemInfo("The state does not allow it", "Get the job to see its state.", 409),
-    ProblemCode.IN_USE: ProblemInfo("Something still refers to it", "Delete what refers to it first.", 409),
+    ProblemCode.NOT_FOUND: ProblemInfo("Not found", "Check the id; deleted resources cannot be restored.", 404),
+    ProblemCode.METHOD_NOT_ALLOWED: ProblemInfo("Method not allowed", "See /docs for the methods of this path.", 405),
+    ProblemCode.CONFLICT: ProblemInfo("The resource's state does not allow this", "Get the job to see its state.", 409),
+    ProblemCode.IN_USE: ProblemInfo("The resource is still referenced", "Delete what refers to it first.", 409),
     ProblemCode.LEASE_LOST: ProblemInfo(
-        "This attempt no longer holds the job", "Stop the runner: another attempt owns the job now.", 409
+        "The lease of this attempt is no longer valid", "Stop the runner: another attempt owns the job now.", 409
     ),
-    ProblemCode.DIGEST_MISMATCH: ProblemInfo("The bytes do not have the stated digest", "Send them again.", 422),
+    ProblemCode.DIGEST_MISMATCH: ProblemInfo("The content does not match its digest", "Send them again.", 422),
     ProblemCode.RANGE_NOT_SATISFIABLE: ProblemInfo("The range lies outside the file", "See Content-Range.", 416),
     ProblemCode.PAYLOAD_TOO_LARGE: ProblemInfo("The body is too large", "See the message for the limit.", 413),
     ProblemCode.HEADER_TOO_LARGE: ProblemInfo(
         "The header is too large", "Shorten the address: fewer and shorter parameters.", 431
     ),
     ProblemCode.REQUEST_TIMEOUT: ProblemInfo(
-        "The request did not come in time", "Send it again, over a connection that is not that slow.", 408
+        "The request timed out before it was complete", "Send it again, over a faster connection.", 408
     ),
     ProblemCode.UNAUTHENTICATED: ProblemInfo(
-        "A key is needed", "Send Authorization: Bearer tw_… with a key of this installation.", 401
+        "An API key is required", "Send Authorization: Bearer tw_… with a key of this installation.", 401
     ),
-    ProblemCode.FORBIDDEN: ProblemInfo("The key does not allow this", "Use a key with the scope named.", 403),
+    ProblemCode.FORBIDDEN: ProblemInfo("The API key does not allow this", "Use a key with the scope named.", 403),
     ProblemCode.QUOTA_EXCEEDED: ProblemInfo(
         "A quota of the project or of an attempt is used up", "docs/limits.md lists the quotas of an attempt.", 403
     ),

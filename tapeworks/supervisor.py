@@ -105,7 +105,7 @@ class Supervisor:
                 self._give_up()
                 return
             pause = 1.0 if time.monotonic() - began > STEADY_SECONDS else pause
-            self._tell(f"the worker ended with code {code}{self._see()}; it is started again in {pause:g} s")
+            self._tell(f"the worker ended with code {code}{self._see()}; it restarts in {pause:g} s")
             self._stopping.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -155,7 +155,7 @@ class Supervisor:
                     if traced(process.pid):
                         silence.forgive()
                         continue
-                    self._tell(f"the worker has not answered for {silence.seconds:.0f} s and is ended{self._see()}")
+                    self._tell(f"the worker did not respond for {silence.seconds:.0f} s and is stopped{self._see()}")
                     self._end(process, descriptor, silence)
                     return
         finally:

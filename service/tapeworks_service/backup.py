@@ -60,7 +60,7 @@ def back_up(data: Path, target: Path) -> Copied:
     if not (data / DATABASE).is_file():
         raise BackupFailed(f"there is no {DATABASE} in {data}: name the --data-dir of an embedded service")
     if target.exists():
-        raise BackupFailed(f"{target} is there already: a backup goes into a folder of its own")
+        raise BackupFailed(f"{target} already exists: a backup needs a new folder")
     aside = target.with_name(f".{target.name}.writing")
     try:
         for moment in range(1, MOMENTS + 1):
@@ -99,13 +99,13 @@ def restore(source: Path, data: Path) -> Copied:
     try:
         manifest = json.loads((source / MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise BackupFailed(f"{source} holds no whole backup: its {MANIFEST} cannot be read") from error
+        raise BackupFailed(f"{source} is not a complete backup: its {MANIFEST} cannot be read") from error
     if _digest(source / DATABASE) != manifest["database_sha256"]:
-        raise BackupFailed(f"{source / DATABASE} is not what was backed up")
+        raise BackupFailed(f"{source / DATABASE} does not match the backup's digest")
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _alone(data):
         if (data / DATABASE).exists() or (data / ARTIFACTS).exists():
-            raise BackupFailed(f"there is an instance in {data} already: restore into an empty folder")
+            raise BackupFailed(f"{data} already contains an instance: restore into an empty folder")
         try:
             copied = _copy_files(source / DATABASE, source / ARTIFACTS, data / ARTIFACTS)
             _restore_database(source / DATABASE, data / DATABASE)
@@ -142,7 +142,7 @@ def _copy_files(database: Path, source: Path, target: Path) -> Copied:
                     raise _Gone(key) from error
                 continue
             if path.stat().st_size != size or _digest(path) != sha256:
-                raise BackupFailed(f"{source / key} is damaged: it has not the digest that was stored with it")
+                raise BackupFailed(f"{source / key} is damaged: it does not match its stored digest")
             count, total = count + 1, total + size
     return Copied(count, total)
 

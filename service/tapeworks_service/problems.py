@@ -82,7 +82,7 @@ def not_found(what: str, name: str) -> Problem:
 
 def not_supported(what: str) -> Problem:
     """422 for what the contract names and this version does not do."""
-    return Problem(ProblemCode.NOT_SUPPORTED, f"{what}: this version of the service does not do that yet")
+    return Problem(ProblemCode.NOT_SUPPORTED, f"{what}: not supported by this version of the service")
 
 
 def invalid_value(pointer: str, message: str, hint: str = "") -> Problem:
@@ -124,7 +124,7 @@ def of_database(error: Exception) -> Problem:
         return Problem(ProblemCode.STORAGE_FULL, "the database has no space left")
     if isinstance(error, PoolTimeout) or re.search(r"locked|busy", str(error), re.IGNORECASE):
         return Problem(ProblemCode.UNAVAILABLE, "the database is busy")
-    return Problem(ProblemCode.UNAVAILABLE, "the database does not answer")
+    return Problem(ProblemCode.UNAVAILABLE, "the database does not respond")
 
 
 _HTTP_CODES = {
@@ -148,7 +148,7 @@ def to_problem(error: Exception) -> Problem:
         code = _HTTP_CODES.get(error.status_code, ProblemCode.INVALID_REQUEST)
         return Problem(code, str(error.detail), status=error.status_code, headers=error.headers)
     if isinstance(error, ClientDisconnect):
-        return Problem(ProblemCode.INVALID_REQUEST, "the body ended early")  # nobody reads it
+        return Problem(ProblemCode.INVALID_REQUEST, "the request body is incomplete")  # nobody reads it
     if isinstance(error, OverflowError):
         return Problem(ProblemCode.INVALID_REQUEST, "a number is too large")
     if isinstance(getattr(error.__cause__, "__cause__", None), asyncpg.DataError):

@@ -116,7 +116,9 @@ class ServiceSettings(BaseSettings):
             scheme, _, rest = self.database_url.partition("://")
             user, at, place = rest.partition("@")
             if not at or ":" in user:
-                raise StartRefused("with a password file the database URL names a user and no password: USER@HOST/NAME")
+                raise StartRefused(
+                    "with a password file the database URL must have a user and no password: USER@HOST/NAME"
+                )
             return f"{scheme}://{user}:{password}@{place}"
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'tapeworks.db'}"
 
@@ -152,7 +154,7 @@ class ServiceSettings(BaseSettings):
         else:
             return None
         if len(key) < 16 or any(character.isspace() for character in key):
-            raise StartRefused("the key must be one word of at least 16 characters, e.g. tw_ and 40 random ones")
+            raise StartRefused("the API key must be one word of at least 16 characters, e.g. tw_ and 40 random ones")
         return key
 
 

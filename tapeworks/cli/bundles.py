@@ -13,9 +13,9 @@ from tapeworks.cli.console import Json, out, session_of, show_json, show_list
 from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import Bundle
 
-bundle = typer.Typer(no_args_is_help=True, help="Upload model bundles, to go on from.")
+bundle = typer.Typer(no_args_is_help=True, help="Upload model bundles to start jobs from.")
 
-BundleId = Annotated[str, typer.Argument(metavar="BUNDLE", help="Its id, bundle_….", show_default=False)]
+BundleId = Annotated[str, typer.Argument(metavar="BUNDLE", help="The bundle's id, bundle_….", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def push(
 @bundle.command("list")
 def list_(
     context: typer.Context,
-    name: Annotated[str | None, typer.Option(help="The versions of this one alone.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only versions of this bundle.")] = None,
     json: Json = False,
 ) -> None:
     """List uploaded bundles, newest first."""

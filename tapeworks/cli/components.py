@@ -28,7 +28,9 @@ def components(
     """List components, or show one with its arguments."""
     kind, _, name = (which or "").partition("/")
     if kind and kind not in set(Kind):
-        raise typer.BadParameter(f"{kind!r} is no kind: {', '.join(Kind)}", param_hint="KIND")
+        raise typer.BadParameter(
+            f"{kind!r} is not a kind of component; expected one of {', '.join(Kind)}", param_hint="KIND"
+        )
     with session_of(context).client() as client:
         if name:
             component = client.component(kind, name)

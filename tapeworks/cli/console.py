@@ -67,7 +67,7 @@ def _remember_json(context: typer.Context, value: bool) -> bool:
     return value
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.", callback=_remember_json)]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON.", callback=_remember_json)]
 JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
 
 
@@ -147,7 +147,7 @@ class Commands(TyperGroup):
             show_error(error, as_json=session_of(ctx).json)
             raise typer.Exit(exit_code(error)) from None
         except FileNotFoundError as error:
-            err().print(Text(f"error: no file {error.filename}", style="red"))
+            err().print(Text(f"error: file not found: {error.filename}", style="red"))
             raise typer.Exit(ExitCode.USAGE) from None
         except OSError as error:
             if error.filename is None:
@@ -188,7 +188,7 @@ def show_error(error: TapeworksError, *, as_json: bool) -> None:
         if finding.get("hint"):
             console.print(Text(f"      {finding['hint']}", style="dim"))
     if isinstance(error, UnavailableError) and error.status == 0:
-        console.print("Is the service running (`tapeworks serve`)? Say where with --url or TAPEWORKS_URL.")
+        console.print("Is the service running (`tapeworks serve`)? Set its address with --url or TAPEWORKS_URL.")
 
 
 def _findings(error: TapeworksError) -> list[dict[str, Any]]:
@@ -203,5 +203,5 @@ def labels(given: list[str]) -> dict[str, str] | None:
     """Labels as they are written, KEY=VALUE; None where there are none."""
     for text in given:
         if "=" not in text:
-            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--label")
+            raise typer.BadParameter(f"{text!r} is not of the form KEY=VALUE", param_hint="--label")
     return dict(text.split("=", 1) for text in given) or None

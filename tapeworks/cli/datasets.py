@@ -15,9 +15,9 @@ from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import DataFormat, Dataset
 from tapeworks.spec.reading_options import from_texts
 
-data = typer.Typer(no_args_is_help=True, help="Upload data, and see what was uploaded.")
+data = typer.Typer(no_args_is_help=True, help="Upload datasets and list them.")
 
-DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Its id, ds_….", show_default=False)]
+DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's id, ds_….", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,17 +30,17 @@ def push(
     context: typer.Context,
     path: Annotated[Path, typer.Argument(help="A file, an archive or a folder.", exists=True, show_default=False)],
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    format: Annotated[DataFormat | None, typer.Option(help="Default: by the files' names.")] = None,
+    format: Annotated[DataFormat | None, typer.Option(help="Default: derived from the file names.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
             "--option",
             "--csv",
             metavar="NAME=VALUE",
-            help="How the files are read, as an argument of the source: delimiter=';', header=false; or a JSON object.",
+            help="A reading option of the format, as in the source: delimiter=';', header=false; or a JSON object.",
         ),
     ] = None,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until a worker has looked at it.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for a worker to inspect it.")] = False,
     json: Json = False,
 ) -> None:
     """Upload a file or folder as a version of a dataset. A push that was cut goes on where it ended."""
@@ -61,7 +61,7 @@ def push(
 @data.command("list")
 def list_(
     context: typer.Context,
-    name: Annotated[str | None, typer.Option(help="The versions of this one alone.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only versions of this dataset.")] = None,
     json: Json = False,
 ) -> None:
     """List datasets, newest first."""
@@ -119,7 +119,7 @@ def _show(dataset: Dataset) -> None:
             console.print(Text(f"  {name}: {count:,}"))
         if content.left_out:
             others = ", ".join(f"{count:,} {suffix}" for suffix, count in content.left_out.items())
-            console.print(Text(f"left out, files of other formats: {others}", style="yellow"))
+            console.print(Text(f"skipped, files of other formats: {others}", style="yellow"))
         for note in content.notes:
             console.print(Text(note, style="yellow"))
         for row in content.preview:

@@ -40,7 +40,7 @@ def retry(
     context: typer.Context,
     job_id: JobId,
     start: Annotated[
-        str, typer.Option("--from", help="scratch, or the checkpoint to go on from: latest, best, or its id.")
+        str, typer.Option("--from", help="scratch, or the checkpoint to resume from: latest, best, or its id.")
     ] = "scratch",
     json: Json = False,
 ) -> None:
@@ -57,8 +57,10 @@ def change(
     context: typer.Context,
     job_id: JobId,
     name: Annotated[str | None, typer.Option(help="Another name.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; these replace all that it has.")] = None,
-    priority: Annotated[int | None, typer.Option(min=-100, max=100, help="Higher goes first.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; replaces all labels of the job.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(min=-100, max=100, help="Jobs with a higher priority run first.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Change a job's name, labels or priority."""
@@ -77,8 +79,8 @@ def delete(context: typer.Context, job_id: JobId) -> None:
 def checkpoints(
     context: typer.Context,
     job_id: JobId,
-    checkpoint: Annotated[str | None, typer.Argument(help="Download this one.", show_default=False)] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A file, or a folder to put it in.")] = Path("."),
+    checkpoint: Annotated[str | None, typer.Argument(help="Download this artifact.", show_default=False)] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write to.")] = Path("."),
     json: Json = False,
 ) -> None:
     """List the checkpoints that a job keeps, or download one."""
@@ -104,4 +106,4 @@ def _tell(job: Job, *, json: bool) -> None:
         typer.echo(f"{job.id} is {job.state.value}")
     else:
         wish = {Requested.CANCEL: "stop", Requested.PAUSE: "pause"}[job.requested]
-        typer.echo(f"{job.id} is asked to {wish}; it is {job.state.value}")
+        typer.echo(f"{job.id} was requested to {wish}; its state is {job.state.value}")

@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 def submit(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A job spec, JSON.", exists=True, dir_okay=False, show_default=False)],
-    watch: Annotated[bool, typer.Option("--watch", help="Stay and show the job until it has finished.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it has finished.")] = False,
     json: Json = False,
 ) -> None:
     """Queue a job and print its id."""
@@ -58,7 +58,7 @@ def jobs(
     state: Annotated[list[State] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Only jobs with this label, KEY=VALUE.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="No more than so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="The maximum number of jobs to list.")] = 20,
     json: Json = False,
 ) -> None:
     """List jobs, newest first."""
@@ -87,7 +87,7 @@ def watch(context: typer.Context, job_id: JobId, json: Json = False) -> None:
 def logs(
     context: typer.Context,
     job_id: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has finished.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until the job has finished.")] = False,
     json: Json = False,
 ) -> None:
     """Print what the job's runner printed. With --json: one object for each line."""
@@ -98,14 +98,14 @@ def logs(
 
 def download(
     context: typer.Context,
-    job_id: Annotated[str | None, typer.Argument(help="The job's id; default: the last that succeeded.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A file, or a folder to put it in.")] = Path("."),
-    format: Annotated[Literal["keras", "saved_model"] | None, typer.Option(help="That part alone.")] = None,
+    job_id: Annotated[str | None, typer.Argument(help="The job's id; default: the last job that succeeded.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write to.")] = Path("."),
+    format: Annotated[Literal["keras", "saved_model"] | None, typer.Option(help="Only this part.")] = None,
     json: Json = False,
 ) -> None:
     """Fetch a job's model bundle, checked against its digest."""
     if not output.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {str(output.parent)!r}", param_hint="--output")
+        raise typer.BadParameter(f"folder not found: {str(output.parent)!r}", param_hint="--output")
     with session_of(context).client() as client:
         if job_id is None:
             last = next(client.list(state=State.SUCCEEDED), None)
@@ -148,5 +148,5 @@ class _detaching:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            err().print(Text(f"\n{self.job_id} goes on. Come back with: {self.command}"))
+            err().print(Text(f"\n{self.job_id} is still running. Follow it again with: {self.command}"))
             raise typer.Exit(ExitCode.DETACHED) from None

@@ -22,10 +22,12 @@ GROUP = "tapeworks.commands"
 def options(
     context: typer.Context,
     url: Annotated[
-        str | None, typer.Option(envvar="TAPEWORKS_URL", help="The service; default http://127.0.0.1:8000.")
+        str | None, typer.Option(envvar="TAPEWORKS_URL", help="The service's address; default http://127.0.0.1:8000.")
     ] = None,
-    key: Annotated[str | None, typer.Option(envvar="TAPEWORKS_KEY", help="A key of the service, tw_….")] = None,
-    key_file: Annotated[Path | None, typer.Option(envvar="TAPEWORKS_KEY_FILE", help="A file that holds it.")] = None,
+    key: Annotated[str | None, typer.Option(envvar="TAPEWORKS_KEY", help="The API key, tw_….")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(envvar="TAPEWORKS_KEY_FILE", help="A file that contains the API key.")
+    ] = None,
 ) -> None:
     """Training as a service for TensorFlow and Keras 3."""
     if key is None and key_file is not None:

@@ -16,9 +16,9 @@ from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json, sh
 from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import Package
 
-component = typer.Typer(no_args_is_help=True, help="Write, try and upload components of your own.")
+component = typer.Typer(no_args_is_help=True, help="Write, test and upload your own components.")
 
-PackageId = Annotated[str, typer.Argument(metavar="PACKAGE", help="Its id, pkg_….", show_default=False)]
+PackageId = Annotated[str, typer.Argument(metavar="PACKAGE", help="The package's id, pkg_….", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,10 +32,10 @@ def push(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A wheel, a zip, a project's folder, files with @component.", exists=True, show_default=False
+            help="A wheel, a zip, a project folder, or files with @component.", exists=True, show_default=False
         ),
     ],
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it was tried.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the trial to finish.")] = False,
     json: Json = False,
 ) -> None:
     """Upload a package of components. A worker tries every one of them; ends with 1 where something keeps it out."""
@@ -52,7 +52,7 @@ def push(
 @component.command("packages")
 def packages(
     context: typer.Context,
-    name: Annotated[str | None, typer.Option(help="The versions of this one alone.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only versions of this package.")] = None,
     json: Json = False,
 ) -> None:
     """List uploaded packages, newest first."""

@@ -24,7 +24,7 @@ def validate(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A job spec, JSON.", exists=True, dir_okay=False, show_default=False)],
     trace: Annotated[
-        bool, typer.Option("--trace", help="Have a worker build it, trace it and try a few steps.")
+        bool, typer.Option("--trace", help="Have a worker build and trace the job and run a few steps.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -55,7 +55,7 @@ def _trace(session: Session, file: Path) -> None:
                 job = client.wait(job.id, on_change=quiet)
         except KeyboardInterrupt:
             client.cancel(job.id)
-            err().print(Text(f"\n{job.id} is asked to stop"))
+            err().print(Text(f"\n{job.id} was requested to stop"))
             raise typer.Exit(ExitCode.DETACHED) from None
     if session.json:
         show_json(job)

@@ -21,8 +21,8 @@ def register(app: typer.Typer) -> None:
 
 def workers(
     context: typer.Context,
-    worker_id: Annotated[str | None, typer.Argument(help="This one alone.", show_default=False)] = None,
-    ready: Annotated[bool, typer.Option("--ready", help="End with 1 unless there is one that takes jobs.")] = False,
+    worker_id: Annotated[str | None, typer.Argument(help="Only this worker.", show_default=False)] = None,
+    ready: Annotated[bool, typer.Option("--ready", help="Exit with code 1 unless a worker accepts jobs.")] = False,
     json: Json = False,
 ) -> None:
     """List workers with their devices."""

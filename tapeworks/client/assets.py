@@ -151,7 +151,7 @@ def format_of(path: Path) -> DataFormat:
         )
     if len(found) == 1:
         return found.pop()
-    told = "no file says its format" if not found else f"its files are of {' and '.join(sorted(found))}"
+    told = "no file name indicates the format" if not found else f"its files are of {' and '.join(sorted(found))}"
     raise NothingToSend(f"{path}: {told} by its name; give format, one of {', '.join(DataFormat)}")
 
 

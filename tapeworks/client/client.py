@@ -152,7 +152,7 @@ class Client:
                 return job
             left = WAIT_SECONDS if end is None else end - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"{job_id} is {job.state.value} after {timeout:g} s; it goes on")
+                raise TimeoutError(f"{job_id} is {job.state.value} after {timeout:g} s; it is still running")
             job = self.changed(job, wait=left)
 
     def list(

@@ -139,7 +139,7 @@ class Connection:
             reason = str(error) or type(error).__name__
             raise Unavailable(0, "unreachable", f"no answer from {self.url}: {reason}") from error
         except httpx.InvalidURL as error:
-            raise Unavailable(0, "unreachable", f"{self.url!r} is not an address: {error}") from error
+            raise Unavailable(0, "unreachable", f"{self.url!r} is not a valid URL: {error}") from error
 
 
 def checked(response: httpx.Response) -> httpx.Response:
@@ -169,7 +169,7 @@ def decoded(kind: type[T], response: httpx.Response) -> T:
         raise ApiError(
             response.status_code,
             "invalid_answer",
-            f"{response.request.url} did not answer as a Tapeworks service of this version would "
+            f"{response.request.url} did not return the response expected from a Tapeworks service of this version "
             f"({place or 'the body'}: {first['msg']})",
         ) from error
 

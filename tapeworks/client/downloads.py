@@ -68,7 +68,7 @@ class _Download:
             headers = {**_AS_STORED, "Range": f"bytes={have}-", "If-Range": offered.etag}
             with self.connection.stream(self.path, params=self.params, headers=headers) as response:
                 if response.status_code != 206:
-                    raise Unavailable(0, "unreachable", f"{self.path} changed while it was downloaded")
+                    raise Unavailable(0, "unreachable", f"{self.path} changed during the download")
                 self._append(response, part)
         _check(part, offered)
         part.replace(file)
@@ -85,7 +85,11 @@ def _offered(response: httpx.Response) -> _Offered:
     digest = re.search(r"sha-256=:([A-Za-z0-9+/=]+):", response.headers.get("Repr-Digest", ""))
     size = response.headers.get("Content-Length", "")
     if digest is None or not size.isdigit():
-        raise ApiError(response.status_code, "invalid_answer", f"{response.request.url} names no digest and length")
+        raise ApiError(
+            response.status_code,
+            "invalid_answer",
+            f"{response.request.url} has no digest or no length in its response headers",
+        )
     named = _FILENAME.search(response.headers.get("Content-Disposition", ""))
     return _Offered(
         size=int(size),
@@ -104,6 +108,4 @@ def _check(part: Path, offered: _Offered) -> None:
     if size < offered.size:
         raise Unavailable(0, "unreachable", f"the connection ended after {size} of {offered.size} bytes")
     part.unlink()
-    raise ApiError(
-        200, "digest_mismatch", f"the downloaded bytes have sha-256 {actual}, the service says {offered.sha256}"
-    )
+    raise ApiError(200, "digest_mismatch", f"sha-256 of the download must be {offered.sha256}, got {actual}")

@@ -23,7 +23,7 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 class NothingToSend(TapeworksError):
-    """A path that holds no file that could be uploaded."""
+    """A path that contains no file that could be uploaded."""
 
 
 class Payload(Protocol):
@@ -66,7 +66,7 @@ class OneFile:
             file.seek(offset)
             data = file.read(min(length, self.size - offset))
         if len(data) < min(length, self.size - offset):
-            raise OSError(None, "the file became shorter while it was read", str(self.path))
+            raise OSError(None, "the file was truncated while it was read", str(self.path))
         return data
 
 
@@ -124,7 +124,7 @@ def packed(path: Path) -> Payload:
         return OneFile(path, path.stat().st_size)
     files = files_of(path)
     if not files:
-        raise NothingToSend(f"{path} holds no file")
+        raise NothingToSend(f"{path} contains no file")
     return Tar(path, files)
 
 

@@ -263,7 +263,7 @@ class _IsReference:
 
     def _check(self, value: Any) -> Any:
         if not is_reference(value):
-            raise ValueError(f'a {self.kind} goes here: {{"component": NAME, "config": {{…}}}}')
+            raise ValueError(f'expected a {self.kind}: {{"component": NAME, "config": {{…}}}}')
         return value
 
 

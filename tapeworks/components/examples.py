@@ -140,7 +140,7 @@ class _Reading:
     def _shape(self, sizes: Any, where: str) -> tuple[int | None, ...]:
         if any(size is not None and size < 1 for size in sizes):
             raise ComponentError(
-                f"{self.name}: {where} is {_shown(tuple(sizes))}, which is no shape: a size is at least 1, and None "
+                f"{self.name}: {where} is {_shown(tuple(sizes))}, which is not a shape: a size is at least 1, and None "
                 "where it varies. Write np.array(…) for values"
             )
         return tuple(None if size is None else int(size) for size in sizes)
@@ -151,7 +151,7 @@ class _Reading:
         name = _dtype_name(dtype)
         if name is None:
             raise ComponentError(
-                f"{self.name}: the dtype of {where} is {_shown(dtype)}; it may be {', '.join(sorted(_DTYPES))}"
+                f"{self.name}: the dtype of {where} is {_shown(dtype)}; expected one of {', '.join(sorted(_DTYPES))}"
             )
         return name
 

@@ -233,7 +233,7 @@ class Source:
         return (
             f"every file lies in a folder named {name!r}",
             "A class is the name of the folder that holds the file (train/cat/1.png). Move the files, or give "
-            '"labels": null where labels are not used, or "classes": a list, where one class is meant.',
+            '"labels": null where labels are not used, or "classes": a list, if there is only one class.',
         )
 
     def skipped(self) -> list[str]:

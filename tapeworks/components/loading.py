@@ -121,7 +121,7 @@ def _import(name: str, parent: Path | None) -> ModuleType:
     module = importlib.import_module(name)
     if parent is not None and not _lies_in(module, parent):
         raise ComponentError(
-            f"the module name {name!r} is taken by {getattr(module, '__file__', 'Python itself')}: rename the file"
+            f"the module name {name!r} is used by {getattr(module, '__file__', 'Python itself')}: rename the file"
         )
     if hasattr(module, "__path__"):
         for item in pkgutil.walk_packages(module.__path__, module.__name__ + ".", onerror=_raise):

@@ -137,10 +137,10 @@ class Registry:
                 if other.version != component.version:
                     raise DuplicateComponent(
                         f"{which} is registered in version {other.version!r} ({_where(other)}): "
-                        f"a process holds one version of a name, so {component.version!r} needs another worker"
+                        f"a process holds one version of a name; load {component.version!r} in another worker"
                     )
                 raise DuplicateComponent(
-                    f"{which} is registered already by {_where(other)}; {_where(component)} needs a name of its own"
+                    f"{which} is already registered by {_where(other)}; {_where(component)} must have a different name"
                 )
             if {other.kind, component.kind} <= KERAS_KINDS:
                 raise DuplicateComponent(
@@ -166,7 +166,7 @@ class Registry:
         names = [known for of_kind, known in self._components if of_kind is kind]
         close = difflib.get_close_matches(name, names, n=3)
         raise ComponentError(
-            f"there is no {kind} named {name!r}" + (f"; did you mean {', '.join(map(repr, close))}?" if close else "")
+            f"no {kind} is named {name!r}" + (f"; did you mean {', '.join(map(repr, close))}?" if close else "")
         )
 
     def __iter__(self) -> Iterator[Component]:

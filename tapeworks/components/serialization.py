@@ -224,7 +224,7 @@ def _from_config(cls: Any, config: Mapping[str, Any]) -> Any:
         elif name in ("name", "trainable", "reduction"):
             setattr(instance, name, value)
         elif name not in ("dtype", "activity_regularizer"):
-            raise TypeError(f"{cls.__name__}.__init__ takes no argument {name!r}, which its config holds")
+            raise TypeError(f"{cls.__name__}.__init__ has no argument {name!r}, which its config holds")
     return instance
 
 

@@ -19,8 +19,8 @@ _TO_HOOKS = (
     "tapeworks.TrainingStep."
 )
 _TO_INIT = (
-    "Take what it is given in __init__, and name the optimizer, the loss and the metrics in the spec. A method for use "
-    "outside of jobs needs another name."
+    "Pass these arguments to __init__, and name the optimizer, the loss and the metrics in the spec. Rename a method "
+    "that is used only outside jobs."
 )
 
 _MODEL = {
@@ -35,7 +35,7 @@ _MODEL = {
 _STEP = {
     "test_step": "Call it validation_step(batch, run).",
     "compile": "Declare `models`, `optimizers` and `losses`, and make state in build(run).",
-    "fit": "The engine loops over batches: define train_step(batch, run) alone.",
+    "fit": "The engine loops over batches: define only train_step(batch, run).",
 }
 _OF_KIND = {Kind.MODEL: _MODEL, Kind.STEP: _STEP}
 _KERAS_CALLBACK = ("keras.src.callbacks.callback", "Callback")

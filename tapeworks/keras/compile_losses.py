@@ -93,7 +93,7 @@ def losses(loss: Any, weights: Any, outputs: Outputs, floatx: str) -> Any:
     if outputs.single and nested(weighted):
         if len(leaves) != 1:
             raise ComponentError(
-                f"the model has one output and {len(leaves)} losses, of which `fit` uses the first only: give one loss"
+                f"the model has one output and {len(leaves)} losses, but `fit` uses only the first: give one loss"
             )
         weighted = leaves[0]
     if isinstance(weighted, _Weighted):
@@ -214,7 +214,7 @@ def measure(given: Any, kind: Kind, floatx: str) -> dict[str, Any]:
     try:
         made = module.get(given)
     except ValueError as error:
-        raise ComponentError(f"{given!r} is no {kind} of Keras") from error
+        raise ComponentError(f"{given!r} is not a {kind} of Keras") from error
     wrapped = _wrapped(made)
     if wrapped is not None:
         inner = measure(wrapped, kind, floatx)

@@ -60,8 +60,8 @@ def _compiled(model: Any) -> dict[str, Any]:
         raise ComponentError("the model is not compiled: call model.compile(optimizer=…, loss=…) first")
     if type(model).compile is not keras().Model.compile:
         raise ComponentError(
-            f"{type(model).__name__} has a compile of its own, whose arguments no spec holds: give them to __init__, "
-            "or write the spec by hand"
+            f"{type(model).__name__} overrides compile, and a spec cannot hold its arguments: pass them "
+            "to __init__, or write the spec as JSON"
         )
     compiled = dict(model._compile_config.config)
     if compiled.get("optimizer") is None:
@@ -99,7 +99,7 @@ def _optimizer(model: Any, optimizer: Any, precision: str, floatx: str) -> tuple
     for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
         if getattr(optimizer, name, None):
             raise ComponentError(
-                "exclude_from_weight_decay of the optimizer is in no config: register a subclass that calls it in "
+                "exclude_from_weight_decay of the optimizer is not in its config: register a subclass that calls it in "
                 "__init__ with @tapeworks.component"
             )
     if getattr(optimizer, "built", False) and int(optimizer.iterations) > 0:
@@ -128,7 +128,7 @@ def _unscaled(optimizer: Any, precision: str) -> Any:
     config = optimizer.get_config()
     if (config["initial_scale"], config["dynamic_growth_steps"]) != (2.0**15, 2000):
         raise ComponentError(
-            "initial_scale and dynamic_growth_steps of LossScaleOptimizer have no place in a spec: a job scales losses "
+            "initial_scale and dynamic_growth_steps of LossScaleOptimizer cannot be set in a spec: a job scales losses "
             "by Keras' own defaults, 32768 and 2000; compile with the inner optimizer"
         )
     return optimizer.inner_optimizer

@@ -34,8 +34,8 @@ def model_reference(model: Any, floatx: str) -> dict[str, Any]:
     overridden = [name for name in _HOOKS if name in vars(model)]
     if overridden:
         raise ComponentError(
-            f"{overridden[0]} was assigned to the model itself, and no config holds it: override it in a class with "
-            "@tapeworks.component on it"
+            f"{overridden[0]} was assigned to the model instance and is not in its config: override it in a class "
+            "with @tapeworks.component on it"
         )
     if is_plain(model):
         document = _document(model)
@@ -47,8 +47,8 @@ def model_reference(model: Any, floatx: str) -> dict[str, Any]:
         return reference(model, "the model", floatx=floatx)
     base = "Sequential" if isinstance(model, keras().Sequential) else "Model"
     raise ComponentError(
-        f"{cls.__name__} is a subclass of keras.{base}, and what it overrides is in no config: put "
-        "@tapeworks.component on it, and serve its file to the workers, or build it with the functional API"
+        f"{cls.__name__} is a subclass of keras.{base}, and its config does not contain what it overrides: put "
+        "@tapeworks.component on it, and load its file in the workers, or build it with the functional API"
     )
 
 
@@ -71,7 +71,9 @@ def _document(model: Any) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(json.dumps({**kind, "config": config}, allow_nan=False))
     except ValueError as error:
-        raise ComponentError(f"the model's config holds NaN or an infinity, which JSON has not: {error}") from error
+        raise ComponentError(
+            f"the model's config holds NaN or an infinity, which JSON cannot represent: {error}"
+        ) from error
     _drop_compiled(document)
     return document
 
@@ -180,4 +182,4 @@ def _check_class(value: Mapping[str, Any], place: str) -> None:
         return
     own = str(value.get("module") or "keras").partition(".")[0] != "keras"
     if own and name != "function" and ">" not in str(registered) and not name.startswith("__"):
-        raise ComponentError(f"{place} is or holds a {name}, which is no component: put @tapeworks.component on it")
+        raise ComponentError(f"{place} is or holds a {name}, which is not a component: put @tapeworks.component on it")

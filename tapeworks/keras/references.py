@@ -55,7 +55,7 @@ def reference(obj: Any, what: str, *, floatx: str | None = None) -> dict[str, An
     kind = reference_kind(type(obj))
     if kind is None:
         raise ComponentError(
-            f"{what}, {_described(obj)}, is no component: put @tapeworks.component on it, or use a class"
+            f"{what}, {_described(obj)}, is not a component: put @tapeworks.component on it, or use a class"
         )
     name = component_name(type(obj), kind, what)
     if kind is Kind.LAYER and is_keras(type(obj)):
@@ -76,7 +76,7 @@ def component_name(cls: type, kind: Kind, what: str) -> str:
     public = [name for name, member in vars(module).items() if member is cls]
     if public:
         return f"keras/{cls.__name__ if cls.__name__ in public else public[0]}"
-    raise ComponentError(f"{what}, {cls.__name__}, is no component: put @tapeworks.component on it")
+    raise ComponentError(f"{what}, {cls.__name__}, is not a component: put @tapeworks.component on it")
 
 
 def is_keras(cls: type) -> bool:
@@ -230,7 +230,9 @@ def dtype_name(value: Any) -> Any:
     if isinstance(value, str) or value is None:
         return value
     if type(value).__name__ not in ("DTypePolicy", "FloatDTypePolicy"):
-        raise ComponentError(f"the dtype policy {type(value).__name__} has no form in a spec: give a dtype's name")
+        raise ComponentError(
+            f"the dtype policy {type(value).__name__} cannot be written in a spec: give a dtype's name"
+        )
     return value.name
 
 

@@ -29,21 +29,21 @@ MAX_METRIC_NAMES = 4_096
 class ReportLimits:
     """Totals of one attempt, and the rates at which its worker reads. `reason` of each: see `reasons`."""
 
-    frame_bytes: Annotated[int, "twelve days at the full rate, a year at thirty reports a second"] = 1 << 40
+    frame_bytes: Annotated[int, "twelve days at the full rate, a year at thirty reports per second"] = 1 << 40
     records: Annotated[int, "a progress report each second for half a year, and everything below"] = 25_000_000
     events: Annotated[int, "a million epochs leave an event each; phases are events too"] = 2_000_000
-    event_bytes: Annotated[int, "events are stored as JSON and sent to everybody who follows the job"] = 512 * MIB
-    log_lines: Annotated[int, "three weeks at a line a second; further lines are dropped"] = 2_000_000
-    log_bytes: Annotated[int, "the text of those lines; further lines are dropped"] = 256 * MIB
+    event_bytes: Annotated[int, "events are stored as JSON and sent to every watcher of the job"] = 512 * MIB
+    log_lines: Annotated[int, "three weeks at one line per second; further lines are dropped"] = 2_000_000
+    log_bytes: Annotated[int, "total size of the log lines; further lines are dropped"] = 256 * MIB
     points: Annotated[int, "a million epochs with five metrics; further points are dropped"] = 5_000_000
-    checkpoints: Annotated[int, "one each minute for two months; older ones are removed as new ones come"] = 100_000
-    uploads: Annotated[int, "files that an attempt has begun to upload or holds at one time"] = 20_000
+    checkpoints: Annotated[int, "one per minute for two months; the oldest are removed first"] = 100_000
+    uploads: Annotated[int, "files that an attempt is uploading or has stored at one time"] = 20_000
     verifications: Annotated[int, "an export is verified twice, a resumed checkpoint once"] = 32
-    invalid_frames: Annotated[int, "a runner of this version sends none"] = 100
-    frames_per_second: Annotated[int, "a metric at each of a thousand steps a second; a faster job waits"] = 2_000
-    bytes_per_second: Annotated[int, "a thousand bytes at each of a thousand steps a second; a faster job waits"] = MIB
-    frames_at_once: Annotated[int, "how many frames a job may send before frames_per_second holds"] = 20_000
-    bytes_at_once: Annotated[int, "how many bytes a job may send before bytes_per_second holds"] = 16 * MIB
+    invalid_frames: Annotated[int, "a runner of this version sends no such message"] = 100
+    frames_per_second: Annotated[int, "one metric per step at 1000 steps per second; a faster job waits"] = 2_000
+    bytes_per_second: Annotated[int, "1000 bytes per step at 1000 steps per second; a faster job waits"] = MIB
+    frames_at_once: Annotated[int, "burst of frames allowed before frames_per_second applies"] = 20_000
+    bytes_at_once: Annotated[int, "burst of bytes allowed before bytes_per_second applies"] = 16 * MIB
 
 
 LIMITS = ReportLimits()

@@ -61,7 +61,7 @@ def _uncovered(
     elif name in members and optimizers[name].variables is None:
         if len(members) > 1:
             other = next(member for member in members if member != name)
-            message = f"optimizer {name!r} owns all of {list(roles)}, and {other!r} owns variables of it too"
+            message = f"optimizer {name!r} owns all variables of {list(roles)}, and {other!r} owns variables of it too"
             hint = f"Every variable has one owner: give {name!r} `variables` as well."
             yield Finding(f"/optimizers/{other}/variables", ProblemCode.INVALID_VALUE, message, hint)
     else:
@@ -76,15 +76,17 @@ def _uncovered(
 def _unknown(name: str, declared: Mapping[str, Sequence[str]], step: str) -> Finding:
     close = difflib.get_close_matches(name, list(declared), n=1)
     hint = f"Did you mean {close[0]!r}? " if close else f"The step's optimizers: {', '.join(declared) or 'none'}. "
-    hint += "One of your own says which `variables` it owns."
+    hint += "An additional optimizer lists its `variables`."
     message = f"the step {step!r} declares no {name!r}"
     return Finding(f"/optimizers/{escape(name)}", ProblemCode.UNKNOWN_ROLE, message, hint)
 
 
 def _homeless(name: str, models: list[str], declared: Mapping[str, Sequence[str]], step: str) -> Finding:
-    message = f"optimizer {name!r} owns variables of {models}, which no one optimizer of the step {step!r} trains"
+    message = f"optimizer {name!r} owns variables of {models}, which no single optimizer of the step {step!r} trains"
     listed = ", ".join(f"{one} trains {list(roles)}" for one, roles in declared.items()) or "it has none"
-    return Finding(f"/optimizers/{name}/variables", ProblemCode.UNKNOWN_ROLE, message, f"The step's: {listed}.")
+    return Finding(
+        f"/optimizers/{name}/variables", ProblemCode.UNKNOWN_ROLE, message, f"The step's optimizers: {listed}."
+    )
 
 
 def doubled_arguments(spec: JobSpec) -> Iterator[Finding]:
@@ -105,7 +107,7 @@ def _doubled(
         yield Finding(f"{pointer}/component", ProblemCode.INVALID_VALUE, message, hint)
     for argument, hint in _DONE_BY_THE_JOB.items():
         if config.get(argument) is not None:
-            message = f"{argument}: the job does this, and both together would be wrong"
+            message = f"{argument}: the job does this, and doing it twice would be wrong"
             yield Finding(f"{pointer}/config/{argument}", ProblemCode.INVALID_VALUE, message, hint)
     if config.get(_ACCUMULATION) is not None and (transformed or accumulated):
         message = (
@@ -117,7 +119,9 @@ def _doubled(
         yield Finding(f"{pointer}/config/{_ACCUMULATION}", ProblemCode.INVALID_VALUE, message, hint)
     for argument in _CLIPPING:
         if transformed and config.get(argument) is not None:
-            message = f"{argument} beside `gradients`: one place says what is done to gradients, in which order"
+            message = (
+                f"{argument} beside `gradients`: gradient transforms belong in one place, which defines their order"
+            )
             hint = "Put clip_by_norm, clip_by_value or clip_by_global_norm into `gradients`."
             yield Finding(f"{pointer}/config/{argument}", ProblemCode.INVALID_VALUE, message, hint)
     for nested in nested_references(config, f"{pointer}/config"):

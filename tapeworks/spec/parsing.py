@@ -42,7 +42,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         counts = Counter(key for key, _ in pairs)
         twice = min(name for name, count in counts.items() if count > 1)
-        raise ValueError(f"the key {twice[:100]!r} stands twice in one object")
+        raise ValueError(f"the key {twice[:100]!r} appears twice in one object")
     return result
 
 
@@ -107,7 +107,7 @@ def findings(error: ValidationError, folded: Folded, model: type[BaseModel]) -> 
         if item["type"] == "extra_forbidden":
             message = f"unknown field {item['loc'][-1]!r}"
         elif item["type"] == "model_type":
-            message = "this is an object here (or a component's name as a string)"
+            message = "expected an object (or a component's name as a string)"
         elif item["type"] == "missing":
             message = f"the field {item['loc'][-1]!r} is missing"
         found.setdefault((pointer, message), Finding(pointer, code, message, hint))
@@ -154,6 +154,6 @@ def _code_and_hint(item: Any, model: type[BaseModel]) -> tuple[ProblemCode, str]
     if kind == "missing":
         return ProblemCode.MISSING_FIELD, f"Add {location[-1]!r}."
     if kind == "int_type" and isinstance(item["input"], float):
-        return ProblemCode.INVALID_VALUE, "Write a whole number, without a point and an exponent."
+        return ProblemCode.INVALID_VALUE, "Write an integer, without a decimal point or exponent."
     reason = item.get("ctx", {}).get("reason") if kind == OUT_OF_BOUNDS else None
     return ProblemCode.INVALID_VALUE, f"{reason[0].upper()}{reason[1:]}." if reason else ""

@@ -98,14 +98,14 @@ class BucketBySequenceLength(PaddingFields):
     def _agree(self) -> Self:
         bounds = self.bucket_boundaries
         if any(later <= earlier for earlier, later in pairwise(bounds)):
-            raise ValueError(f"bucket_boundaries rise, {bounds} do not")
+            raise ValueError(f"bucket_boundaries must increase, got {bounds}")
         if len(self.bucket_batch_sizes) != len(bounds) + 1:
             raise ValueError(
                 f"{len(bounds)} bucket_boundaries make {len(bounds) + 1} buckets, "
                 f"and bucket_batch_sizes has {len(self.bucket_batch_sizes)}: give one for each"
             )
         if self.ragged and (self.pad_to_bucket_boundary or self.padded_shapes or self.padding_values):
-            raise ValueError("ragged batches are not padded: leave out what says how, or ragged")
+            raise ValueError("ragged batches are not padded: remove the padding options or ragged")
         return self
 
 

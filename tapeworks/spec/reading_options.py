@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 def _character(value: str) -> str:
     if len(value) != 1 or not value.isascii() or value in "\r\n\0":
-        raise ValueError(f"one ASCII character is expected, got {value!r}")
+        raise ValueError(f"must be one ASCII character, got {value!r}")
     return value
 
 
@@ -25,7 +25,7 @@ def _encoding(value: str) -> str:
         b"a".decode(value, "ignore")  # refuses codecs that give no text, as zip
         codecs.getincrementaldecoder(value)
     except (LookupError, ValueError) as error:
-        raise ValueError(f"{value!r} is no encoding of Python; give one such as latin-1 or cp1252") from error
+        raise ValueError(f"{value!r} is not a Python encoding; give one such as latin-1 or cp1252") from error
     return value
 
 
@@ -81,7 +81,7 @@ def check_format(options: ReadingOptions, format: str) -> None:
     others = sorted(set(options.given) - OPTIONS_OF.get(format, frozenset()))
     if others:
         known = ", ".join(sorted(OPTIONS_OF.get(format, ()))) or "no options"
-        raise ValueError(f"{others[0]!r} is no option of the format {format}, which takes {known}")
+        raise ValueError(f"{others[0]!r} is not an option of the format {format}; it accepts {known}")
 
 
 def from_texts(texts: Iterable[str]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def fold(document: dict[str, Any]) -> Folded:
                     Finding(
                         f"/{singular}",
                         ProblemCode.INVALID_VALUE,
-                        f"{singular!r} and {plural!r} are one thing: both are given",
+                        f"{singular!r} and {plural!r} are the same field, and both are given",
                         f"Keep {plural!r} and put the other under a role of it.",
                     )
                 ]

@@ -20,7 +20,7 @@ def remedy(name: str, location: Sequence[int | str], model: type[BaseModel], ext
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"Did you mean {close[0]!r}?"
-    return f"Remove it; this place takes {', '.join(known)}." if known else "Remove it."
+    return f"Remove it; expected one of {', '.join(known)}." if known else "Remove it."
 
 
 def _names(location: Sequence[int | str], model: type[BaseModel]) -> set[str]:

@@ -122,6 +122,8 @@ def check_together(validation: Any, test: Any) -> None:
     if "time" not in kinds or len(both) < 2:
         return
     if "tail" in kinds:
-        raise ValueError('validation and test: "tail" and "time" both take the end; give both the same "split"')
+        raise ValueError(
+            'validation and test: "tail" and "time" both take the end of the data; give both the same "split"'
+        )
     if kinds == {"time"} and both[0].by != both[1].by:
-        raise ValueError(f"validation and test are by the times {both[0].by!r} and {both[1].by!r}: give one field")
+        raise ValueError(f"validation and test use the times {both[0].by!r} and {both[1].by!r}: give one field")

@@ -71,14 +71,14 @@ def copy_findings(spec: JobSpec) -> Iterator[Finding]:
         pointer = f"/models/{escape(role)}"
         origin = spec.models.get(model.copy_of)
         if origin is None or origin.copy_of is not None:
-            what = "is no role of this job" if origin is None else "is a copy itself"
+            what = "is not a role of this job" if origin is None else "is itself a copy"
             message = f"{model.copy_of!r} {what}"
             yield Finding(f"{pointer}/copy_of", ProblemCode.INVALID_VALUE, message, "Name the role that is trained.")
         elif (origin.component, origin.version, origin.config) != (model.component, model.version, model.config):
             message = f"a copy of {model.copy_of!r} has its component and config"
-            yield Finding(f"{pointer}/component", ProblemCode.INVALID_VALUE, message, 'Write {"copy_of": …} alone.')
+            yield Finding(f"{pointer}/component", ProblemCode.INVALID_VALUE, message, 'Write only {"copy_of": …}.')
         elif model.initial_state is not None:
-            message = f"a copy of {model.copy_of!r} starts as that role does"
+            message = f"a copy of {model.copy_of!r} has the initial state of that role"
             yield Finding(f"{pointer}/initial_state", ProblemCode.INVALID_VALUE, message, "Leave it out.")
 
 
@@ -98,4 +98,4 @@ def _unknown(pointer: str, role: str, known: Collection[str], *, step: str) -> F
     close = difflib.get_close_matches(role, known, n=1)
     listed = ", ".join(known) or "none"
     hint = f"Did you mean {close[0]!r}?" if close else f"The step's roles here: {listed}."
-    return Finding(pointer, ProblemCode.UNKNOWN_ROLE, f"the step {step!r} declares no {role!r}", hint)
+    return Finding(pointer, ProblemCode.UNKNOWN_ROLE, f"the step {step!r} does not declare {role!r}", hint)

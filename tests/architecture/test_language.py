@@ -8,9 +8,11 @@ import ast
 import functools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.architecture.message_texts import message_texts
 from tests.support.paths import ROOT
 
 PAGES = {str(page.relative_to(ROOT)): page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
@@ -27,6 +29,16 @@ BANNED = {
     r"so many|so long|whoever|those who": "a number, a duration, users",
 }
 """Words (regular expressions) → what to write instead."""
+BANNED_IN_MESSAGES = {
+    r"nobody|anew": "no user, again",
+    r"wants?": "expects, needs",
+    r"by hand": "the manual step itself",
+    r"look(?:s|ed)? at": "read, inspect",
+    r"(?:is|was) taken|are taken|not taken": "in use, accepted",
+    r"(?<!there\s)(?:is|are) no (?!longer)\w+": "is not a, are not",
+    r"bytes of it|may have|had any more": "the limit and the value",
+}
+"""More words that messages, hints, help texts and log events do without → what to write instead."""
 ALLOWED = (r"(?:RNN|LSTM|GRU|recurrent|table|notebook|each) cells?", r"StackedRNNCells?")
 """Technical uses of banned words."""
 NOT_YET_CLEAN = {"docs/api.md", "docs/data.md", "docs/guide/data.md", "docs/guide/ragged.md", "docs/security.md"}
@@ -53,14 +65,14 @@ NOT_YET_SENTENCES = {
 }
 
 
-def banned_words(text: str) -> list[str]:
+def banned_words(text: str, banned: dict[str, str] = BANNED) -> list[str]:
     """Each banned word of a Markdown text with its replacement; code is left out."""
     text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     text = re.sub(r"`[^`\n]*`|\]\([^)]*\)", "", text)
     for allowed in ALLOWED:
         text = re.sub(rf"\b(?:{allowed})\b", "", text, flags=re.IGNORECASE)
     found = []
-    for words, instead in BANNED.items():
+    for words, instead in banned.items():
         pattern = rf"\b(?:{words})\b".replace(" ", r"\s+")
         found += [f"{' '.join(hit[0].split())!r}: write {instead}" for hit in re.finditer(pattern, text, re.IGNORECASE)]
     return found
@@ -82,6 +94,38 @@ def test_exceptions_are_pages() -> None:
 def test_banned_words_are_found() -> None:
     page = "A user is told, goes\non, and takes a look. `told` ```told``` An LSTM cell. The cell."
     assert [hit.partition(":")[0] for hit in banned_words(page)] == ["'told'", "'a look'", "'cell'", "'goes on'"]
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Place and text of each message of the packages."""
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            for line, text in message_texts(file):
+                yield f"{file.relative_to(ROOT)}:{line}", text
+
+
+def test_messages_have_no_banned_words() -> None:
+    found = [(place, banned_words(text, BANNED | BANNED_IN_MESSAGES)) for place, text in messages()]
+    assert [entry for entry in found if entry[1]] == []
+    assert len(found) > 2000, "messages are no longer found: see message_texts"
+
+
+def test_messages_are_found(tmp_path: Path) -> None:
+    source = tmp_path / "module.py"
+    source.write_text(
+        """
+def f(log, name):
+    if name:
+        raise ValueError(f"{name} is no number" if name else "nobody asked")
+    log.warning("the client wants it", name="is not a text")
+    hint = "Do it " + "by hand."
+    typer.Option(help="Has a look at it.")
+    return Problem(code, f"{name} was told", hint=hint)
+"""
+    )
+    hits = [hit for _, text in message_texts(source) for hit in banned_words(text, BANNED | BANNED_IN_MESSAGES)]
+    words = {hit.partition(":")[0] for hit in hits}
+    assert words == {"'is no number'", "'nobody'", "'wants'", "'by hand'", "'a look'", "'look at'", "'told'"}
 
 
 @functools.cache

@@ -86,7 +86,7 @@ def test_what_an_earlier_job_left_nothing_of(served: Served, source: Job) -> Non
     assert done.failure is not None
     assert done.failure.code == "invalid_spec"
     assert "/training/epochs" in done.failure.message
-    assert "has done 2, so 2 leave nothing to do" in done.failure.message
+    assert "has done 2, so 2 leave no training steps" in done.failure.message
     served.client.delete(source.id)
     refused = httpx.post(f"{served.url}/v1/jobs", json=going_on(source.id, 3))
     assert refused.status_code == 422

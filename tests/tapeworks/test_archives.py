@@ -83,7 +83,7 @@ def special(kind: bytes, name: str = "x", target: str = "/etc/passwd") -> tarfil
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
 def test_what_is_no_regular_file_is_refused(tmp_path: Path, kind: bytes) -> None:
     archive = written(tmp_path / "a.tar", a_tar(special(kind)))
-    with pytest.raises(UnsafeArchive, match="no regular file"):
+    with pytest.raises(UnsafeArchive, match="not a regular file"):
         archive.extract(tmp_path / "out")
 
 
@@ -126,7 +126,7 @@ def test_a_flipped_byte_ends_well_or_is_told(at: int, value: int, tmp_path_facto
 
 def test_a_name_that_a_nul_cuts_to_nothing_is_told(tmp_path: Path) -> None:
     data = a_zip(("a.npy", b"1")).replace(b"a.npy", b"\0.npy")
-    with pytest.raises(UnsafeArchive, match="name"):
+    with pytest.raises(UnsafeArchive, match="not a relative path"):
         written(tmp_path / "a.zip", data).extract(tmp_path / "out")
 
 
@@ -164,7 +164,7 @@ def test_a_model_file_is_read_without_keras(tmp_path: Path) -> None:
     file.write_bytes(a_zip(("config.json", json.dumps(config).encode()), ("model.weights.h5", b"")))
     assert keras_config(file) == {"class_name": "Sequential", "config": {"layers": []}}
     file.write_bytes(a_zip(("config.json", b"{}"), ("evil.py", b"")))
-    with pytest.raises(UnsafeArchive, match="does not belong"):
+    with pytest.raises(UnsafeArchive, match="is not expected"):
         keras_config(file)
     file.write_bytes(a_zip(("config.json", b"[" * 100_000)))
     with pytest.raises(UnsafeArchive):

@@ -98,12 +98,12 @@ def test_what_tensors_can_hold_is_taken() -> None:
 UNKNOWN = {
     "field of shuffle": (
         spec(pipeline=[{"op": "shuffle", "buffer_size": 8, "field": "x"}]),
-        "Remove it; this place takes buffer_size, op, seed, training_only.",
+        "Remove it; expected one of buffer_size, op, seed, training_only.",
     ),
     "a misspelling": (spec(training={"early_stopping": {"patince": 3}}), "Did you mean 'patience'?"),
     "of another place": (
         spec(step={"component": "supervised", "weight": 2.0}),
-        "Remove it; this place takes component, config, version.",
+        "Remove it; expected one of component, config, version.",
     ),
     "of an output's loss": (
         spec(loss={"outputs": {"a": {"component": "keras/MeanSquaredError", "wieght": 2.0}}}),

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"no worker has run in {folder} since this machine started\n")
         return 1
     if seconds > LONGEST_SILENCE:
-        sys.stderr.write(f"the worker in {folder} has not answered for {seconds:.0f} s: restart it\n")
+        sys.stderr.write(f"the worker in {folder} has not responded for {seconds:.0f} s: restart it\n")
         return 1
     return 0
 

@@ -51,7 +51,7 @@ class OpenFile:
         while offset < end:
             part = os.pread(self.descriptor, min(_CHUNK, end - offset), offset)
             if not part:
-                raise OSError("the file became shorter while it was read")
+                raise OSError("the file was truncated while it was read")
             parts.append(part)
             offset += len(part)
         return b"".join(parts)

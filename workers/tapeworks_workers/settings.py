@@ -31,7 +31,7 @@ def _labels(value: Any) -> Any:
         return value
     pairs = [part.partition("=") for part in value.split(",") if part]
     if any(not name or not sign for name, sign, _ in pairs):
-        raise ValueError(f"labels are written name=value,name=value; {value!r} is not")
+        raise ValueError(f"labels must be name=value,name=value, got {value!r}")
     return {name: text for name, _, text in pairs}
 
 
@@ -59,7 +59,7 @@ def _default_id(given: dict[str, Any]) -> str:
 def _address(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{value!r} is not the address of a service: write http://HOST:PORT")
+        raise ValueError(f"{value!r} is not a service URL: write http://HOST:PORT")
     return value
 
 
@@ -104,7 +104,7 @@ class WorkerSettings(BaseSettings):
     query_seconds: PositiveFloat = 600.0
     """and what it may take."""
     cpu_slots: Annotated[int, Field(ge=0)] | None = None
-    """Jobs at once on the CPU. Default: none beside GPUs, else one for every two cores."""
+    """Number of concurrent jobs on the CPU. Default: none beside GPUs, else one for every two cores."""
     labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(default_factory=dict)
     """What a job's resources.worker_labels can ask for."""
     allow_packages: bool = Field(

@@ -61,7 +61,9 @@ async def create_upload(request: Request, caller: Uploader, context: ContextDep,
     answers with the upload begun before; one that the project has already is complete."""
     wanted = await read_message(request, UploadRequest, context.settings.max_body_bytes)
     if wanted.bytes > context.settings.max_upload_bytes:
-        raise Problem(ProblemCode.PAYLOAD_TOO_LARGE, f"a file may have {context.settings.max_upload_bytes} bytes")
+        raise Problem(
+            ProblemCode.PAYLOAD_TOO_LARGE, f"a file must be at most {context.settings.max_upload_bytes} bytes"
+        )
     context.store.check_room(wanted.bytes, context.settings.reserve_bytes)
     async with context.database.write() as tx:
         row = await _begun(tx, caller, wanted, token, context.settings)
@@ -90,7 +92,7 @@ async def _begun(
 @router.get(
     "/v1/uploads/{upload_id}",
     operation_id="get_upload",
-    summary="What an upload still misses",
+    summary="List the missing parts of an upload",
     response_model=Upload,
     responses=problems(401, 403, 404, 503),
 )
@@ -168,7 +170,7 @@ async def complete_upload(
 @router.get(
     "/v1/jobs/{job_id}/artifacts",
     operation_id="list_artifacts",
-    summary="Files that a job left",
+    summary="Files of a job",
     response_model=Page[Artifact],
     responses=problems(401, 403, 404, 422, 503),
 )
@@ -234,8 +236,8 @@ def _no_model(state: str, model: object, role: str) -> Problem:
     if model is not None:
         return Problem(ProblemCode.NOT_FOUND, f"the job's bundle has no part {role!r}", hint="See model.formats.")
     if state == "succeeded":
-        return Problem(ProblemCode.NOT_FOUND, "the job exports no model", hint="Its spec has export: null.")
-    hint = "It is there once the job has succeeded."
+        return Problem(ProblemCode.NOT_FOUND, "the job exports no model", hint="The job's spec has export: null.")
+    hint = "The model is available after the job has succeeded."
     return Problem(ProblemCode.NOT_FOUND, f"the job has no model: it is {state}", hint=hint)
 
 

@@ -47,7 +47,7 @@ async def _looked_up(hashed: str, context: Context) -> Caller:
                 return Caller(DEFAULT_PROJECT, frozenset(SCOPES), keyless=True)
             raise Problem(
                 ProblemCode.UNAUTHENTICATED,
-                "this key is not known or was revoked" if hashed else "no key was sent",
+                "the API key is unknown or was revoked" if hashed else "the request has no API key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         now = await tx.now()
@@ -64,13 +64,13 @@ def _refuse_other_sites(request: Request, origins: str) -> None:
     if not local:
         raise Problem(
             ProblemCode.FORBIDDEN,
-            "without a key the service answers requests to localhost only",
+            "without an API key the service accepts requests from localhost only",
             hint="Use http://127.0.0.1, or start the service with a key.",
         )
     if not own:
         raise Problem(
             ProblemCode.FORBIDDEN,
-            "without a key the service answers its own pages only, not those of another origin",
+            "without an API key the service rejects requests from pages of another origin",
             hint="Name the page's origin in TAPEWORKS_ORIGINS, or start the service with a key.",
         )
 
@@ -104,7 +104,7 @@ def _place(url: str) -> tuple[str | None, int] | None:
 def require(caller: Caller, *scopes: str) -> None:
     """Raises 403 for a caller with none of these scopes."""
     if not caller.scopes.intersection(scopes):
-        raise Problem(ProblemCode.FORBIDDEN, f"this key lacks the scope {' or '.join(map(repr, scopes))}")
+        raise Problem(ProblemCode.FORBIDDEN, f"the API key lacks the scope {' or '.join(map(repr, scopes))}")
 
 
 async def _identified(request: Request, scopes: tuple[str, ...]) -> Caller:

@@ -22,13 +22,13 @@ from tapeworks_service.workers.repository import read_workers
 router = APIRouter(tags=["service"])
 
 
-@router.get("/healthz", operation_id="health", summary="Whether the process answers")
+@router.get("/healthz", operation_id="health", summary="Liveness: the process responds")
 async def healthz() -> Response:
     """Always 200."""
     return answer({"status": "ok"})
 
 
-@router.get("/readyz", operation_id="readiness", summary="Whether a job could run now", responses=problems(503))
+@router.get("/readyz", operation_id="readiness", summary="Readiness: a job could run now", responses=problems(503))
 async def readyz(context: ContextDep) -> Response:
     """Database, store, and the catalogue of at least one live worker; 503 says which is missing."""
     checks: dict[str, Any] = {"database": "ok", "store": "ok", "catalogue": "ok"}
@@ -43,7 +43,7 @@ async def readyz(context: ContextDep) -> Response:
         checks["store"] = problem.detail
     wrong = [value for value in checks.values() if value != "ok"]
     if wrong:
-        hint = "Each of checks says what is missing; a first start takes longer."
+        hint = "Each entry of checks reports what is missing; the first start takes longer."
         raise Problem(ProblemCode.UNAVAILABLE, "; ".join(wrong), hint=hint, extra={"checks": checks})
     return answer({"status": "ready", "checks": checks})
 

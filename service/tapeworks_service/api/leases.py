@@ -68,7 +68,7 @@ AttemptFence = Annotated[Fence, Depends(_fence)]
     operation_id="lease_job",
     summary="Wait for a job",
     response_model=Lease,
-    responses={204: {"description": "Nothing fits in time"}, **REFUSALS},
+    responses={204: {"description": "No matching job before the time-out"}, **REFUSALS},
     openapi_extra=takes(LeaseRequest),
 )
 async def lease_job(request: Request, caller: Worker, context: ContextDep) -> Response:
@@ -164,7 +164,7 @@ async def _command(tx: Transaction, row: RowMapping) -> Any:
     operation_id="wait_for_command",
     summary="Wait for a command",
     response_model=Command,
-    responses={204: {"description": "Nothing was asked in time"}, **REFUSALS},
+    responses={204: {"description": "No command before the time-out"}, **REFUSALS},
 )
 async def commands(
     request: Request,
@@ -251,7 +251,7 @@ async def read_checkpoint(
 @router.get(
     "/jobs/{job_id}/attempts/{attempt}/inputs/{index}",
     operation_id="read_input",
-    summary="The bytes of what a job goes on from",
+    summary="The content that a job starts from",
     response_class=Response,
     responses={200: {"description": "The bytes"}, **REFUSALS},
 )
@@ -280,7 +280,7 @@ async def read_input(
     "/jobs/{job_id}/attempts/{attempt}/finish",
     operation_id="finish_attempt",
     summary="End an attempt",
-    responses={200: {"description": "The state that the job is in now"}, **REFUSALS},
+    responses={200: {"description": "The current state of the job"}, **REFUSALS},
     openapi_extra=takes(Finish),
 )
 async def finish_attempt(request: Request, caller: Worker, context: ContextDep, fence: AttemptFence) -> Response:

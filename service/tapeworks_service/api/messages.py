@@ -141,7 +141,7 @@ PROBLEM_SCHEMA: dict[str, Any] = {
             "status": 422,
             "detail": "/limit: Input should be less than or equal to 200",
             "code": "invalid_request",
-            "hint": "See errors for each place.",
+            "hint": "See errors for each field.",
             "errors": [
                 {
                     "pointer": "/limit",

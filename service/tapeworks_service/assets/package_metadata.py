@@ -101,7 +101,7 @@ def _of_wheel(metadata: Metadata, texts: dict[str, str], folder: str) -> None:
     metadata.requires = [str(one) for one in told.get_all("Requires-Dist") or []]
     wheel = Parser().parsestr(texts.get(f"{folder}/WHEEL", ""), headersonly=True)
     if str(wheel.get("Root-Is-Purelib", "true")).lower() != "true":
-        metadata.lacks("the wheel is built for one platform", "Only pure Python is taken: py3-none-any.")
+        metadata.lacks("the wheel is built for one platform", "Only pure-Python wheels are accepted: py3-none-any.")
     points = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
     points.optionxform = str  # type: ignore[assignment,method-assign]
     try:
@@ -142,7 +142,9 @@ def _take_points(metadata: Metadata, points: dict[str, Any]) -> None:
         if _MODULE.fullmatch(module):
             metadata.modules.append(module)
         else:
-            metadata.lacks(f"the entry point {name[:100]!r} names no module: {str(value)[:100]!r}", _ENTRY_POINTS)
+            metadata.lacks(
+                f"the entry point {name[:100]!r} does not name a module: {str(value)[:100]!r}", _ENTRY_POINTS
+            )
 
 
 def _check(metadata: Metadata, names: set[str]) -> None:
@@ -150,7 +152,7 @@ def _check(metadata: Metadata, names: set[str]) -> None:
     if not metadata.name:
         metadata.lacks("it has no name", 'Write name = "acme-losses" into [project] of pyproject.toml.')
     elif not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?", metadata.name):
-        metadata.lacks(f"{metadata.name[:100]!r} is no name of a package")
+        metadata.lacks(f"{metadata.name[:100]!r} is not a valid package name")
     metadata.name = str(canonicalize_name(metadata.name))
     try:
         metadata.version = str(Version(metadata.version))
@@ -158,12 +160,14 @@ def _check(metadata: Metadata, names: set[str]) -> None:
             metadata.lacks("its version is longer than 64 characters")
     except InvalidVersion:
         shown = metadata.version[:100]
-        metadata.lacks(f"{shown!r} is no version" if shown else "it has no version", 'Write version = "1.0.0".')
+        metadata.lacks(
+            f"{shown!r} is not a valid version" if shown else "it has no version", 'Write version = "1.0.0".'
+        )
     if native := sorted(name for name in names if name.lower().endswith(_NATIVE)):
-        metadata.lacks(f"{native[0]} is compiled code", "Only pure Python is taken.")
+        metadata.lacks(f"{native[0]} is compiled code", "Only pure-Python packages are accepted.")
     for top in metadata.top_level:
         if top in _TAKEN or top in sys.stdlib_module_names:
-            metadata.lacks(f"its module {top!r} has a name that is taken", "Rename the module.")
+            metadata.lacks(f"its module {top!r} has a name that is already in use", "Rename the module.")
         elif not _there(top, metadata.root, names):
             metadata.lacks(f"its module {top!r} is not in the archive", "Put it beside pyproject.toml or below src/.")
 

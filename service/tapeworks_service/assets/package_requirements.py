@@ -23,10 +23,13 @@ def _lacks(text: str, installed: Mapping[str, str]) -> tuple[str, str] | None:
         return None
     name = canonicalize_name(wanted.name)
     if wanted.url is not None:
-        return f"the dependency {name} is to come from an address", "Only what workers have installed can be used."
+        return f"the dependency {name} refers to an address", "Only what workers have installed can be used."
     version = installed.get(name)
     if version is None:
-        return f"no worker has the dependency {name}", "Ask the operator to install it, or bring its code along."
+        return (
+            f"no worker has the dependency {name}",
+            "Ask the operator to install it, or include its code in the package.",
+        )
     if not wanted.specifier.contains(version, prereleases=True):
-        return f"the workers have {name} {version}, not {wanted.specifier}", "Depend on the version that is there."
+        return f"the workers have {name} {version}, not {wanted.specifier}", "Require the installed version."
     return None

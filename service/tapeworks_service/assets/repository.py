@@ -93,8 +93,8 @@ async def create(tx: Transaction, new: NewAsset, upload_id: str) -> tuple[RowMap
         return await find(tx, new.project_id, new.kind, known["id"]), False
     version = new.version or str(await _next(tx, new))
     if await tx.one(named.where(assets.c.version == version)) is not None:
-        detail = f"the {new.kind} {new.name!r} has another version {version!r} already, and versions do not change"
-        raise Problem(ProblemCode.CONFLICT, detail, hint="Give the changed one a new version.")
+        detail = f"the {new.kind} {new.name!r} already has a version {version!r}, and versions cannot change"
+        raise Problem(ProblemCode.CONFLICT, detail, hint="Upload the changed content under a new version.")
     row = {
         "project_id": new.project_id, "id": new_id(PREFIXES[new.kind]), "kind": new.kind, "name": new.name,
         "version": version, "format": new.format, "bytes": upload["bytes"], "sha256": upload["sha256"],

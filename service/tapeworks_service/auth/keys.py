@@ -67,8 +67,8 @@ async def create(
     """Make a key, and its project where it is new: the key and its text. Raises `KeyRefused`."""
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
-        what = f"{unknown[0]!r} is no scope" if unknown else "a key without a scope may do nothing"
-        raise KeyRefused(f"{what}: there are {', '.join(SCOPES)}")
+        what = f"{unknown[0]!r} is not a scope" if unknown else "a key must have at least one scope"
+        raise KeyRefused(f"{what}; the scopes are {', '.join(SCOPES)}")
     if not 0 < len(name) <= 200 or not 0 < len(project) <= 64 or not project.isprintable() or "/" in project:
         raise KeyRefused("a name has 1 to 200 characters, a project 1 to 64 and no slash")
     now = await tx.now()
@@ -100,8 +100,8 @@ async def revoke(tx: Transaction, key_id: str, *, last: bool = False) -> Key:
     now = await tx.now()
     await tx.execute(update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=now))
     if set(row["scopes"]) != WORKERS_OWN and not last and not await locked(tx):
-        what = "this is the last key of a user: without one the service lets in everyone on its machine"
-        raise KeyRefused(f"{what} (--last: revoke it all the same)")
+        what = "this is the last key of a user: without one, every local user can use the service"
+        raise KeyRefused(f"{what} (use --last to revoke it anyway)")
     return _key({**row, "revoked_at": now})
 
 

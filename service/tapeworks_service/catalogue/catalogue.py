@@ -106,7 +106,9 @@ class Catalogue:
 
 
 def _clash(entry: ComponentEntry, *, first: str) -> dict[str, Any]:
-    reason = f"the worker {first!r} has other bytes under this name and version: give the changed one a new version"
+    reason = (
+        f"the worker {first!r} has different code under this name and version: give the changed component a new version"
+    )
     return {"kind": entry.kind.value, "name": entry.name, "version": entry.version, "reason": reason}
 
 

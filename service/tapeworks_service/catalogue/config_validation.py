@@ -26,8 +26,8 @@ def config_findings(catalogue: Catalogue, entry: ComponentEntry, config: Any, po
     except WorkExceeded:
         raise
     except Exception as error:  # a package's schema is a stranger's: whatever it raises is said of it
-        log.warning("a component's schema cannot be followed", component=entry.name, error=repr(error)[:500])
-        message = f"the JSON Schema of {entry.name!r} cannot be followed"
+        log.warning("a component's schema cannot be evaluated", component=entry.name, error=repr(error)[:500])
+        message = f"the JSON Schema of {entry.name!r} cannot be evaluated"
         yield Finding(pointer, ProblemCode.INVALID_CONFIG, message, "Upload a corrected version of its package.")
 
 
@@ -71,7 +71,7 @@ def _findings(entry: ComponentEntry, error: ValidationError, pointer: str) -> It
         for name in [name for name in error.instance if name not in names]:
             spend()
             close = difflib.get_close_matches(name, names, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"It takes: {', '.join(names) or 'no arguments'}."
+            hint = f"Did you mean {close[0]!r}?" if close else f"Its arguments: {', '.join(names) or 'no arguments'}."
             message = f"{entry.name!r} has no argument {name!r}"
             yield Finding(f"{at}/{escape(name)}", ProblemCode.INVALID_CONFIG, message, hint)
         return

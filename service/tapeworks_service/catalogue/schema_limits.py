@@ -42,17 +42,17 @@ def _why_refused(text: str) -> str | None:
 
 def _check(schema: Any) -> None:
     if not isinstance(schema, dict):
-        raise SchemaRefused("it is no JSON object")
+        raise SchemaRefused("it is not a JSON object")
     definitions = schema.get("$defs", {})
     if not isinstance(definitions, dict):
-        raise SchemaRefused("its $defs are no JSON object")
+        raise SchemaRefused("its $defs is not a JSON object")
     nodes = _Nodes(definitions)
     if nodes.count(schema, 0) > MAX_NODES:
-        raise SchemaRefused(f"it unfolds to more than {MAX_NODES} parts")
+        raise SchemaRefused(f"it expands to more than {MAX_NODES} parts")
     try:
         Draft202012Validator.check_schema(schema)
     except (SchemaError, RecursionError) as error:
-        raise SchemaRefused(f"it is no JSON Schema: {str(getattr(error, 'message', error))[:200]}") from error
+        raise SchemaRefused(f"it is not a valid JSON Schema: {str(getattr(error, 'message', error))[:200]}") from error
 
 
 class _Nodes:
@@ -78,7 +78,7 @@ class _Nodes:
     def _referred(self, reference: Any, depth: int) -> int:
         name = reference.removeprefix(_REFERENCE) if isinstance(reference, str) else None
         if name is None or not reference.startswith(_REFERENCE) or name not in self._definitions:
-            raise SchemaRefused(f"it refers to {str(reference)[:100]!r}, which is none of its $defs")
+            raise SchemaRefused(f"it refers to {str(reference)[:100]!r}, which is not in its $defs")
         if name in self._open:
             raise SchemaRefused(f"its definition {name[:100]!r} refers to itself")
         if name not in self._counted:

@@ -50,7 +50,7 @@ def entries_of(document: Mapping[str, Any], version: str) -> tuple[list[Componen
         try:
             entry = ComponentEntry.model_validate(item)
         except ValidationError:
-            refused.append({"name": str(item)[:100], "reason": "what the package says of it cannot be read"})
+            refused.append({"name": str(item)[:100], "reason": "its entry in the package's catalogue cannot be read"})
             continue
         schema: Any = plain_schema(entry.config_schema)
         try:
@@ -135,7 +135,9 @@ def _package(row: RowMapping) -> _Package:
         entries, refused = entries_of(row["job_document"], row["version"])
         if not refused:
             return _Package(packaged, tuple(entries), None)
-        return _Package(packaged, (), f"GET /v1/packages/{row['id']} says why {packaged.told} was refused.", prefixes)
+        return _Package(
+            packaged, (), f"GET /v1/packages/{row['id']} has the reason why {packaged.told} was refused.", prefixes
+        )
     if row["job_state"] in (State.FAILED.value, State.CANCELLED.value):
         return _Package(packaged, (), f"{packaged.told} could not be tried: GET /v1/packages/{row['id']}.", prefixes)
     told = (
@@ -158,7 +160,7 @@ def _laid_over(base: Catalogue, packages: Sequence[_Package], takers: list[str])
             owner = owners.setdefault(entry.name, package.packaged.name)
             key = (entry.kind, entry.name, entry.version)
             if owner != package.packaged.name or key in laid.entries:
-                reason = f"{owner} has this name already"
+                reason = f"{owner} already has this name"
                 clash = {"kind": entry.kind.value, "name": entry.name, "version": entry.version, "reason": reason}
                 laid.clashes.setdefault(package.packaged.id, []).append(clash)
                 continue

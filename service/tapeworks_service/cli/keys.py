@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DataDir = Annotated[
-    Path | None, typer.Option(help="Of the service. Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data; "
-    "TAPEWORKS_DATABASE_URL is heeded.")
+    Path | None, typer.Option(help="The service's data folder. Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data; "
+    "TAPEWORKS_DATABASE_URL applies.")
 ]  # fmt: skip
-app = typer.Typer(help="Keys of the service, in its database: it may run or not.", no_args_is_help=True)
+app = typer.Typer(
+    help="Manage API keys in the service's database, whether or not the service runs.", no_args_is_help=True
+)
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What it is for.")],
-    project: Annotated[str, typer.Option(help="Whose jobs it sees; a new one is made.")] = "default",
+    name: Annotated[str, typer.Argument(help="A name that describes the key's purpose.")],
+    project: Annotated[
+        str, typer.Option(help="The project that the key can access; created if it does not exist.")
+    ] = "default",
     scope: Annotated[
         list[str] | None, typer.Option(help="read, submit, admin or worker; may be repeated. Default: read, submit.")
     ] = None,
@@ -65,8 +69,8 @@ def list_(data_dir: DataDir = None, as_json: Json = False) -> None:
 
 @app.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="As `tapeworks keys list` shows it.")],
-    last: Annotated[bool, typer.Option("--last", help="Even if no other key is left.")] = False,
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, from `tapeworks keys list`.")],
+    last: Annotated[bool, typer.Option("--last", help="Revoke the key even if it is the last one.")] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Let a key open nothing any more; a service that runs hears of it within a second."""

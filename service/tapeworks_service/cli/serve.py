@@ -30,17 +30,18 @@ def register(app: typer.Typer) -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Default: TAPEWORKS_HOST, or 127.0.0.1.")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="0: a free one. Default: TAPEWORKS_PORT, or 8000.")
+        int | None, typer.Option(min=0, max=65535, help="0 selects a free port. Default: TAPEWORKS_PORT, or 8000.")
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Everything is written here. Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data.")
+        Path | None,
+        typer.Option(help="The folder for all data of the service. Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data."),
     ] = None,
     components: Annotated[
-        list[Path] | None, typer.Option(help="A file or folder of your own components; may be repeated.", exists=True)
+        list[Path] | None, typer.Option(help="A file or folder with your own components; may be repeated.", exists=True)
     ] = None,
     data_root: Annotated[
         list[Path] | None,
-        typer.Option(help="Sources may read below here; may be repeated.", exists=True, file_okay=False),
+        typer.Option(help="A folder that sources may read; may be repeated.", exists=True, file_okay=False),
     ] = None,
     remote_files: Annotated[
         list[str] | None, typer.Option(help="Address below which jobs may read: s3://BUCKET/, https://HOST/PATH/.")
@@ -48,8 +49,8 @@ def serve(
     connections_file: Annotated[
         Path | None, typer.Option(help="TOML file of databases for the source sql.", exists=True, dir_okay=False)
     ] = None,
-    cpu_slots: Annotated[int | None, typer.Option(min=1, help="Jobs at once where there is no GPU.")] = None,
-    no_worker: Annotated[bool, typer.Option("--no-worker", help="Only the service.")] = False,
+    cpu_slots: Annotated[int | None, typer.Option(min=1, help="The number of concurrent jobs without a GPU.")] = None,
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="Start only the service, without a worker.")] = False,
 ) -> None:
     """Run the service and one worker on this machine, until SIGTERM or Ctrl-C."""
     require("fastapi", "service", "tapeworks serve")
@@ -73,7 +74,7 @@ def serve(
 
 
 def backup(
-    target: Annotated[Path, typer.Argument(help="A folder that is not there yet.")],
+    target: Annotated[Path, typer.Argument(help="The backup's folder, which must not exist yet.")],
     data_dir: Annotated[Path | None, typer.Option(help="Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data.")] = None,
 ) -> None:
     """Copy an instance on SQLite: database, models, checkpoints. The service may go on running."""
@@ -86,7 +87,9 @@ def backup(
 
 
 def restore(
-    source: Annotated[Path, typer.Argument(help="What `tapeworks backup` wrote.", exists=True, file_okay=False)],
+    source: Annotated[
+        Path, typer.Argument(help="A folder written by `tapeworks backup`.", exists=True, file_okay=False)
+    ],
     data_dir: Annotated[Path | None, typer.Option(help="Default: TAPEWORKS_DATA_DIR, or ./tapeworks-data.")] = None,
 ) -> None:
     """Put a backup into an empty folder, for `tapeworks serve` to go on with."""
@@ -168,7 +171,7 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
 
         def started() -> None:
             announce(url)
-            typer.echo(f"Tapeworks listens on {url} and keeps everything in {folder}")
+            typer.echo(f"Tapeworks listens on {url} and stores its data in {folder}")
 
         app = create_app(settings)
         config = configured(app, timeout_graceful_shutdown=DRAIN_SECONDS)

@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 AWAY = (DatabaseAway, DBAPIError, PoolTimeout)
-"""What it looks like when the database does not answer: to be tried again."""
+"""What it looks like when the database does not respond: to be tried again."""
 
 
 class Transaction:
@@ -125,7 +125,7 @@ class Database:
             await self._upgrade()
             await self._exit.enter_async_context(self._notices.heard(beside))
         else:
-            raise StartRefused(f"{backend} is not a database that Tapeworks knows: use sqlite or postgresql")
+            raise StartRefused(f"{backend} is not a supported database: use sqlite or postgresql")
 
     async def _upgrade(self) -> None:
         """Bring PostgreSQL's schema up to date. One that is still starting is waited for. Raises `StartRefused`."""
@@ -139,7 +139,7 @@ class Database:
                 return
             except DatabaseAway as away:
                 if time.monotonic() > until:
-                    raise StartRefused(f"the database does not answer: {away}") from away
+                    raise StartRefused(f"the database does not respond: {away}") from away
                 log.warning("waiting_for_the_database", error=str(away))
                 await asyncio.sleep(1)
 

@@ -77,7 +77,7 @@ class GroupWriter:
             async with asyncio.timeout(self._turn_seconds):
                 await self._turn.acquire()
         except TimeoutError:
-            raise PoolTimeout(f"others wrote for {self._turn_seconds:g} s") from None
+            raise PoolTimeout(f"other transactions wrote for {self._turn_seconds:g} s") from None
 
     async def _joined(self) -> asyncio.Future[None]:
         """The group that is open; the first of a group begins it, and has it committed after those who wait already."""

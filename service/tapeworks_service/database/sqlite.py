@@ -94,7 +94,7 @@ def _locked(file: Path) -> Iterator[None]:
     except OSError:
         os.close(descriptor)
         raise StartRefused(
-            f"another service uses {file}: stop it, or give this one a --data-dir of its own "
+            f"another service uses {file}: stop it, or give this service another --data-dir "
             "(several services share a PostgreSQL database, not a SQLite file)"
         ) from None
     try:

@@ -64,7 +64,7 @@ class Limits:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = (MOST_FILES if files == resource.RLIM_INFINITY else files) - OTHER_FILES - settings.worker_connections
         if most < 1:
-            raise StartRefused("the process may have too few open files (ulimit -n): allow at least 1024")
+            raise StartRefused("the limit of open files (ulimit -n) is too low: allow at least 1024")
         return cls(
             connections=min(settings.max_connections, most),
             reserve=settings.worker_connections,
@@ -153,7 +153,7 @@ class Connections:
         if longest is None or self._clock() - since < _EVICTED_AFTER_SECONDS:
             return False
         del self._headers[longest]
-        longest.refuse(self.refused("slow_header", "the header did not come in time, and others wait"))
+        longest.refuse(self.refused("slow_header", "the header was not complete in time, and other connections wait"))
         return True
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────
@@ -195,11 +195,11 @@ class Connections:
             if not connection.reads:
                 self._bodies[connection] = now, received
             elif now - since > limits.body_seconds + received / BODY_BYTES_PER_SECOND:
-                detail = f"the body comes more slowly than {BODY_BYTES_PER_SECOND} bytes a second"
+                detail = f"the body arrives more slowly than {BODY_BYTES_PER_SECOND} bytes a second"
                 self._late(self._bodies, connection, "slow_body", detail)
         for connection, since in list(self._unread.items()):
             if now - since > limits.send_seconds:
-                self._late(self._unread, connection, "unread_answer", "the answer is not read")
+                self._late(self._unread, connection, "unread_answer", "the client does not read the response")
 
     def _late(self, owing: dict[Connection, Any], connection: Connection, reason: str, detail: str) -> None:
         del owing[connection]

@@ -49,4 +49,4 @@ class Cursors:
 
 
 def _no_cursor() -> Problem:
-    return invalid_value("/after", "after is not a cursor of this list", "Use the `next` of the page before.")
+    return invalid_value("/after", "after must be a cursor of this list", "Use the `next` of the previous page.")

@@ -19,11 +19,11 @@ async def remove(tx: Transaction, row: RowMapping) -> None:
         hint = "Cancel it first, and wait until it has ended."
         raise Problem(ProblemCode.CONFLICT, f"the job is {row['state']}", hint=hint, extra={"state": row["state"]})
     if (looked_at := await tx.one(select(assets).where(assets.c.job_id == row["id"]))) is not None:
-        hint = f"It goes with it: DELETE /v1/{looked_at['kind']}s/{looked_at['id']}."
+        hint = f"It is deleted with its upload: DELETE /v1/{looked_at['kind']}s/{looked_at['id']}."
         raise Problem(ProblemCode.IN_USE, f"it says what the {looked_at['kind']} {looked_at['name']!r} is", hint=hint)
     users = sorted({user["job_id"] for user in await users_of(tx, row)})
     if users:
-        detail = f"{users[0]} goes on from it" if len(users) == 1 else f"{len(users)} jobs go on from it"
+        detail = f"{users[0]} starts from it" if len(users) == 1 else f"{len(users)} jobs start from it"
         hint = "Wait until they have ended, or cancel them."
         raise Problem(ProblemCode.IN_USE, detail, hint=hint, extra={"used_by": users[:100]})
     prefixes = [f"{row['project_id']}/jobs/{row['id']}"]

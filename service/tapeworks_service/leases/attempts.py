@@ -139,7 +139,7 @@ async def announce(tx: Transaction, fence: Fence, told: CheckpointAnnouncement, 
     )
     upload = await tx.one(found)
     if upload is None:
-        raise invalid_value("/upload_id", f"{told.upload_id} is no completed upload of this attempt")
+        raise invalid_value("/upload_id", f"{told.upload_id} is not a completed upload of this attempt")
     row = {
         "project_id": job["project_id"], "job_id": job["id"], "id": new_id("ckpt"), "attempt": job["attempt"],
         "step": told.step, "epoch": told.epoch, "bytes": upload["bytes"], "sha256": upload["sha256"],

@@ -22,29 +22,29 @@ class Metrics:
             "tapeworks_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "tapeworks_request_seconds", "Seconds until an answer was complete", ["route"], registry=self.registry
+            "tapeworks_request_seconds", "Seconds until a response was complete", ["route"], registry=self.registry
         )
         self.jobs = Gauge("tapeworks_jobs", "Jobs by state", ["state"], registry=self.registry)
         self.workers = Gauge("tapeworks_workers", "Workers by state", ["state"], registry=self.registry)
         self.submitted = Counter("tapeworks_jobs_submitted", "Jobs accepted", registry=self.registry)
-        self.leases = Counter("tapeworks_leases", "Attempts handed to workers", registry=self.registry)
-        self.reaped = Counter("tapeworks_leases_reaped", "Attempts taken from silent workers", registry=self.registry)
+        self.leases = Counter("tapeworks_leases", "Attempts leased to workers", registry=self.registry)
+        self.reaped = Counter("tapeworks_leases_reaped", "Attempts whose lease expired", registry=self.registry)
         self.ended = Counter("tapeworks_attempts_ended", "Attempts by outcome", ["outcome"], registry=self.registry)
         self.lateness = Histogram(
-            "tapeworks_loop_lateness_seconds", "How late the event loop was, ten times a second",
+            "tapeworks_loop_lateness_seconds", "Event loop lag, sampled ten times a second",
             buckets=LATENESS_SECONDS, registry=self.registry,
         )  # fmt: skip
         self.own_lateness = Histogram(
-            "tapeworks_loop_own_lateness_seconds", "How much of that lateness the service's own work can explain",
+            "tapeworks_loop_own_lateness_seconds", "Event loop lag that the service's own work explains",
             buckets=LATENESS_SECONDS, registry=self.registry,
         )  # fmt: skip
-        self.steps = Counter("tapeworks_clock_steps", "Steps of the wall clock accounted for", registry=self.registry)
+        self.steps = Counter("tapeworks_clock_steps", "Wall clock adjustments corrected", registry=self.registry)
         self.refused = Counter(
-            "tapeworks_connections_refused", "Connections and requests refused before a key", ["reason"],
+            "tapeworks_connections_refused", "Connections and requests refused before authentication", ["reason"],
             registry=self.registry,
         )  # fmt: skip
         self._rendering = threading.Lock()
-        self.uploaded = Counter("tapeworks_uploaded_bytes", "Bytes of parts stored", registry=self.registry)
+        self.uploaded = Counter("tapeworks_uploaded_bytes", "Bytes of stored upload parts", registry=self.registry)
 
     def render(self, *, jobs: Mapping[str, int], workers: Mapping[str, int]) -> bytes:
         """The text that Prometheus scrapes."""

@@ -44,7 +44,7 @@ def _inherit(source: dict[str, Any], pointer: str, options: Mapping[str, Mapping
         other = next((one for one in values if one[1] != values[0][1]), None)
         if other is not None:
             message = f"{values[0][0]} was pushed with {name} {values[0][1]!r}, {other[0]} with {other[1]!r}"
-            hint = f"Give {name} in the config, or read the datasets by a source each (concatenate)."
+            hint = f"Give {name} in the config, or read each dataset with its own source (concatenate)."
             return Finding(f"{pointer}/config/files", ProblemCode.INVALID_VALUE, message, hint)
         if values and values[0][1] is not None:
             found[name] = values[0][1]

@@ -38,7 +38,7 @@ def lease_token(secret: bytes, *, job_id: str, attempt: int, request_id: str) ->
     return hmac.new(secret, f"{job_id}\n{attempt}\n{request_id}".encode(), hashlib.sha256).hexdigest()
 
 
-def lease_lost(detail: str = "this attempt does not hold the job any more") -> Problem:
+def lease_lost(detail: str = "the attempt's lease on the job is no longer valid") -> Problem:
     """409: the runner must be stopped."""
     return Problem(ProblemCode.LEASE_LOST, detail)
 

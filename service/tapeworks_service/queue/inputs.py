@@ -126,8 +126,10 @@ def _of_asset(reference: InputReference, row: RowMapping | None) -> Input | Find
         return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"there is no {kind} {value!r}")
     if row["job_state"] in (State.FAILED.value, State.CANCELLED.value):
         failure = row["job_document"].get("failure") or {}
-        message = f"the {kind} {value!r} was refused: {failure.get('message', 'it was never looked at')}"
-        return Finding(reference.pointer, ProblemCode.INVALID_VALUE, message, f"GET /v1/{kind}s/{value} says why.")
+        message = f"the {kind} {value!r} was refused: {failure.get('message', 'it was never inspected')}"
+        return Finding(
+            reference.pointer, ProblemCode.INVALID_VALUE, message, f"GET /v1/{kind}s/{value} has the reason."
+        )
     return Input(value, row["id"], PinnedFile.of(kind, row), options=row["document"].get("options") or {})
 
 
@@ -157,8 +159,8 @@ async def _resolved(tx: Transaction, reference: InputReference, source: RowMappi
             return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"there is no checkpoint {value!r}")
         return Input(value, source["id"], PinnedFile.of("checkpoint", row, value))
     if source["kind"] != JobKind.TRAIN.value:
-        message = f"{value!r} is a job of kind {source['kind']}, which leaves no model"
-        return Finding(reference.pointer, ProblemCode.INVALID_VALUE, message, "Name a job that trains.")
+        message = f"{value!r} is a job of kind {source['kind']}, which produces no model"
+        return Finding(reference.pointer, ProblemCode.INVALID_VALUE, message, "Name a training job.")
     state = State(source["state"])
     if state not in FINAL:
         return Input(value, source["id"], None)
@@ -171,15 +173,15 @@ async def _resolved(tx: Transaction, reference: InputReference, source: RowMappi
 
 def _nothing_left(state: State) -> str:
     if state is State.SUCCEEDED:
-        return "left neither a bundle nor a checkpoint"
+        return "has neither a bundle nor a checkpoint"
     return "was cancelled" if state is State.CANCELLED else "has failed"
 
 
 async def _instead(tx: Transaction, source: RowMapping) -> str:
     latest = await _latest_checkpoint(tx, source)
     if latest is None:
-        return "Name a job that succeeded."
-    return f"Name its last checkpoint, {latest['id']!r} (step {latest['step']}), to go on from there."
+        return "Name a job in the state succeeded."
+    return f"Name its last checkpoint, {latest['id']!r} (step {latest['step']}), to start from it."
 
 
 # ── pins ─────────────────────────────────────────────────────────────────────────────────────────

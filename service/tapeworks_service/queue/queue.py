@@ -182,7 +182,7 @@ async def finish(tx: Transaction, row: RowMapping, ending: AttemptOutcome, *, re
         failure = ending.failure or Failure(code=FailureCode.INTERNAL, message="the worker gave no reason")
         change = _failed(row, failure, change, now=now, retry_seconds=retry_seconds)
     else:
-        change = replace(change, to=State.QUEUED, message="handed back by its worker")
+        change = replace(change, to=State.QUEUED, message="returned to the queue by its worker")
     to = change.to or State.FAILED  # every branch above names a state
     if to is State.QUEUED and row["requested"] == Requested.PAUSE.value:
         to = State.PAUSED
@@ -254,7 +254,7 @@ async def reap(
         await finish(tx, row, AttemptOutcome("failed", failure), retry_seconds=retry_seconds)
         reaped.append(row["id"])
     for row in await tx.all(due.where(_overdue(now)).order_by(jobs.c.started_at)):
-        message = f"the job's {row['timeout_seconds']:g} s were over before another attempt began"
+        message = f"the job's {row['timeout_seconds']:g} s elapsed before another attempt began"
         failure = Failure(code=FailureCode.TIMEOUT, message=message, hint=FAILURES[FailureCode.TIMEOUT].hint)
         values = {"finished_at": now, "not_before": None}
         document = {"failure": failure.model_dump(mode="json")}

@@ -83,7 +83,7 @@ def _within(entries: Sequence[Entry], room: int, what: str, told: list[NewEvent]
     """The entries that there is room for; the first time that some are left out, the job says so."""
     kept = list(entries[: max(0, room)])
     if kept and len(kept) < len(entries):
-        message = f"the job has used up its quota of {what}: further ones are left out, the job continues"
+        message = f"the job has used up its quota of {what}: further ones are dropped, the job continues"
         told.append(NewEvent("diagnostic", {"code": FailureCode.QUOTA_EXCEEDED.value, "message": message}))
     return kept
 

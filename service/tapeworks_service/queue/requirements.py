@@ -95,7 +95,7 @@ class Requirements:
             if worker.labels.get(key) != value:
                 return f"it has no label {key}={value}"
         if self.packages and not worker.packages:
-            return "it takes no uploaded packages"
+            return "it does not accept uploaded packages"
         missing = [item for item in self.components if item not in components]
         if missing:
             kind, name, version, _ = missing[0]

@@ -67,7 +67,7 @@ async def move(tx: Transaction, row: RowMapping, change: Transition) -> None:
     )
     last = (await tx.execute(changed)).scalar_one_or_none()
     if last is None:
-        raise lease_lost("the job moved on meanwhile")
+        raise lease_lost("the job's state changed in the meantime")
     owner = RecordOwner(row["project_id"], row["id"], attempt)
     await append_events(tx, owner, last - len(told) + 1, told)
     tx.wake(job_topic(row["id"]))
@@ -102,10 +102,10 @@ async def end(tx: Transaction, row: RowMapping, change: Transition) -> None:
 def _why(job_id: str, change: Transition) -> str:
     """What became of a job, told to one that waited for it."""
     if change.to is State.SUCCEEDED:
-        return f"{job_id}, which this job goes on from, left neither a bundle nor a checkpoint"
+        return f"{job_id}, which this job starts from, has neither a bundle nor a checkpoint"
     code = (change.document.get("failure") or {}).get("code")
     became = "was cancelled" if change.to is State.CANCELLED else f"failed ({code})"
-    return f"{job_id}, which this job goes on from, {became}"
+    return f"{job_id}, which this job starts from, {became}"
 
 
 async def _settle(tx: Transaction, source: RowMapping, pin: PinnedFile | None, *, why: str) -> list[tuple[str, str]]:

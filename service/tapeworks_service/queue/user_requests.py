@@ -23,7 +23,7 @@ async def cancel(tx: Transaction, job_id: str, *, project_id: str) -> None:
     row = await lock(tx, job_id, project_id=project_id)
     state = State(row["state"])
     if state in FINAL:
-        raise _conflict(row, f"the job is {state.value} already")
+        raise _conflict(row, f"the job is already {state.value}")
     if state in HELD:
         await _ask(tx, row, Requested.CANCEL)
         return
@@ -36,10 +36,10 @@ async def pause(tx: Transaction, job_id: str, *, project_id: str) -> None:
     row = await lock(tx, job_id, project_id=project_id)
     state = State(row["state"])
     if state in FINAL or state is State.PAUSED:
-        raise _conflict(row, f"the job is {state.value} already")
+        raise _conflict(row, f"the job is already {state.value}")
     if state in (State.EXPORTING, State.VERIFYING):
-        hint = "It ends in a moment. Cancel it to stop it."
-        raise _conflict(row, f"the job has been trained: it is {state.value}, which is not paused", hint)
+        hint = "It ends shortly. Cancel it to stop it."
+        raise _conflict(row, f"training is complete: a job in the state {state.value} cannot be paused", hint)
     if row["requested"] == Requested.CANCEL.value:
         raise _conflict(row, "the job is being cancelled")
     if state in HELD:

@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 MOST_INPUTS = 100
 """Different jobs, checkpoints and uploads that one job reads: each is looked up while it is submitted."""
-_REPORT = "This is a fault of the service: its log has it under X-Request-Id."
+_REPORT = "This is a defect of the service: its log has the error under the X-Request-Id."
 PRETRAINED = (Kind.MODEL, "pretrained")
 """The component whose argument `from` names a job or a checkpoint, wherever in a spec it stands."""
 
@@ -202,7 +202,7 @@ def _pin(place: ReferenceSite, pins: _Pins) -> None:
     spend()
     name, version = place.value["component"], place.value.get("version")
     if version is not None and not isinstance(version, str):
-        pins.findings.append(Finding(f"{place.pointer}/version", ProblemCode.INVALID_VALUE, "a version is a string"))
+        pins.findings.append(Finding(f"{place.pointer}/version", ProblemCode.INVALID_VALUE, "version must be a string"))
         return
     entry = pins.catalogue.find(place.kind, name, version)
     if entry is None:
@@ -210,7 +210,7 @@ def _pin(place: ReferenceSite, pins: _Pins) -> None:
         return
     other = pins.entries.setdefault((place.kind, name), entry)
     if other.version != entry.version:
-        message = f"{name!r} is used in the versions {other.version} and {entry.version}: a job uses one"
+        message = f"{name!r} is used in the versions {other.version} and {entry.version}: use one version in a job"
         pins.findings.append(Finding(f"{place.pointer}/version", ProblemCode.INVALID_VALUE, message))
     place.value["version"] = entry.version
     config = place.value.setdefault("config", {})
@@ -270,7 +270,10 @@ def _unknown(place: ReferenceSite, version: str | None, catalogue: Catalogue) ->
     if version is not None and (present := catalogue.find(place.kind, name)) is not None:
         message = f"no worker has version {version!r} of the {place.kind.value} {name!r}"
         return Finding(
-            f"{place.pointer}/version", ProblemCode.UNKNOWN_COMPONENT, message, f"There is version {present.version!r}."
+            f"{place.pointer}/version",
+            ProblemCode.UNKNOWN_COMPONENT,
+            message,
+            f"Version {present.version!r} is available.",
         )
     message = f"no worker has a {place.kind.value} {name!r}"
     if told := catalogue.pending.get(name.partition("/")[0]):
@@ -280,19 +283,19 @@ def _unknown(place: ReferenceSite, version: str | None, catalogue: Catalogue) ->
 
 def _meant(name: str, kind: Kind, catalogue: Catalogue) -> str:
     if reason := catalogue.refused.get(name):
-        return f"A worker has it and refuses it: {reason}"
+        return f"A worker has the component but refused it: {reason}"
     close = [other for other in catalogue.close_names(name, kind) if other != name]
     if close:
         return "Did you mean " + " or ".join(repr(other) for other in close) + "?"
     if elsewhere := catalogue.kinds(name):
-        return f"{name!r} is a {elsewhere[0].value}; this place takes a {kind.value}."
-    return f"GET /v1/components?kind={kind.value} lists what can be named here."
+        return f"{name!r} is a {elsewhere[0].value}; expected a {kind.value}."
+    return f"GET /v1/components?kind={kind.value} lists the components of this kind."
 
 
 def _unknown_anywhere(pointer: str, name: str, catalogue: Catalogue) -> Finding:
     if not catalogue.entries:
         hint = "No worker has registered its components yet: start one (tapeworks worker), then submit again."
-        return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, f"nothing is known of {name!r} yet", hint)
+        return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, f"no worker has registered {name!r}", hint)
     close = catalogue.close_names(name, None)
     hint = f"Did you mean {close[0]!r}?" if close else ""
     return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, f"no worker has a component {name!r}", hint)

@@ -173,7 +173,7 @@ def data_findings(spec: JobSpec, found: Found) -> list[Finding]:
             break
     bounded = spec.training.steps_per_epoch is not None or spec.training.max_steps is not None
     if endless.endless and not bounded:
-        message = "repeat without a count never ends, and neither steps_per_epoch nor max_steps says when to"
+        message = "repeat without a count never ends, and neither steps_per_epoch nor max_steps is set"
         hint = "Give it a count, or set training.steps_per_epoch or training.max_steps."
         data.findings.append(Finding(endless.at, ProblemCode.ENDLESS_DATA, message, hint))
     return list(dict.fromkeys(data.findings))

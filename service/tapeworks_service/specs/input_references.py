@@ -25,6 +25,6 @@ def reference_finding(reference: InputReference) -> Finding | None:
         return None
     hint = 'Name a job ("job_…"), one of its checkpoints ("ckpt_…"), or an uploaded bundle ("bundle_…").'
     if reference.value.startswith(("job_", "ckpt_", "bundle_")):
-        return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"{reference.value[:100]!r} is no id", hint)
+        return Finding(reference.pointer, ProblemCode.INVALID_VALUE, f"{reference.value[:100]!r} is not an id", hint)
     message = f"{reference.value[:100]!r}: this version starts from jobs, checkpoints and bundles only"
     return Finding(reference.pointer, ProblemCode.NOT_SUPPORTED, message, hint)

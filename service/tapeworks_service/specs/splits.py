@@ -43,8 +43,8 @@ def _by_file(split: FilesSplit | FoldersSplit, entry: ComponentEntry, pointer: s
     files = _properties(entry).get("files")
     if not isinstance(files, dict) or files.get("x-files") is not True:
         place = f"{pointer}/{'files' if isinstance(split, FilesSplit) else 'split'}"
-        message = f"the source {entry.name!r} has no `files` to be divided"
-        yield Finding(place, ProblemCode.INVALID_VALUE, message, "Take a fraction, or give the split its own source.")
+        message = f"the source {entry.name!r} has no `files` to split"
+        yield Finding(place, ProblemCode.INVALID_VALUE, message, "Use a fraction, or give the split its own source.")
 
 
 def _by_field(split: Split, entry: ComponentEntry, source: ReferenceFields, pointer: str) -> Iterator[Finding]:

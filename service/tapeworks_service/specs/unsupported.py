@@ -31,7 +31,7 @@ def unsupported(document: dict[str, Any], table: tuple[Unsupported, ...] = TABLE
     for row in table:
         for pointer, value in _places(document, row.place.split("/")[1:], ""):
             if not any(value == allowed and isinstance(value, type(allowed)) for allowed in row.allowed):
-                message = f"{row.place.rpartition('/')[2]}: this version does not do that yet"
+                message = f"{row.place.rpartition('/')[2]}: not supported by this version"
                 yield Finding(pointer, ProblemCode.NOT_SUPPORTED, message, row.hint)
 
 

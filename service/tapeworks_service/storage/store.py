@@ -78,8 +78,8 @@ class Store:
             size = (await asyncio.to_thread(path.stat)).st_size
         if size < end:
             # An answer that breaks off would be asked for again without end.
-            detail = f"the file is damaged: the artifact store has {size} bytes of it"
-            raise Problem(ProblemCode.DIGEST_MISMATCH, detail, hint="It cannot be had any more.", status=410)
+            detail = f"the file is damaged: the artifact store has {size} of its bytes"
+            raise Problem(ProblemCode.DIGEST_MISMATCH, detail, hint="Its content cannot be restored.", status=410)
 
         async def chunks() -> AsyncIterator[bytes]:
             with _coded("be read"), path.open("rb", buffering=0) as file:
@@ -102,7 +102,7 @@ class Store:
             return await asyncio.to_thread(lambda: next((key for key in keys if (self._root / key).is_file()), None))
 
     def path(self, key: str) -> Path:
-        """Where an object lies, for what must be looked at in place."""
+        """Where an object lies, for what must be inspected in place."""
         return self._root / key
 
     async def write_at(self, key: str, offset: int, data: bytes) -> None:
@@ -138,7 +138,7 @@ class Store:
 
     def check_room(self, size: int, reserve: int) -> None:
         """Whether a file of so many bytes leaves the reserve free. Raises 507."""
-        with _coded("be looked at"):
+        with _coded("be inspected"):
             free = shutil.disk_usage(self._root).free
         if reserve and free - size < reserve:
             detail = f"{size} bytes would leave less than {reserve} of the artifact store's disk; {free} are free"

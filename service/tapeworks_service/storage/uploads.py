@@ -144,7 +144,7 @@ async def complete(database: Database, store: Store, upload: RowMapping) -> Uplo
     if (digest.bytes, digest.sha256) != (upload["bytes"], upload["sha256"]):
         async with database.write() as tx:
             await tx.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload["id"]))
-        detail = f"the whole has {digest.bytes} bytes and the sha-256 {digest.sha256}, not {upload['sha256']}"
+        detail = f"the complete file has {digest.bytes} bytes and the sha-256 {digest.sha256}, not {upload['sha256']}"
         raise Problem(ProblemCode.DIGEST_MISMATCH, detail, hint="Send all parts again.")
     if place == whole_key(upload):
         await store.move(place, upload["key"])
@@ -172,7 +172,7 @@ async def completed_file(tx: Transaction, job: RowMapping, file: ManifestFile, *
     row = await tx.one(select(uploads).where(uploads.c.project_id == job["project_id"], uploads.c.id == file.upload_id))
     wrong = None
     if row is None or (row["job_id"], row["attempt"]) != (job["id"], job["attempt"]):
-        wrong = "is no upload of this attempt"
+        wrong = "is not an upload of this attempt"
     elif row["completed_at"] is None:
         wrong = "is not complete"
     elif (row["path"], row["bytes"], row["sha256"]) != (file.path, file.bytes, file.sha256):

@@ -62,7 +62,7 @@ HINTS: list[tuple[ProblemCode, dict[str, Any], str, list[Change]]] = [
     ),
     (
         ProblemCode.UNKNOWN_FIELD, spec(data=data(pipeline=[{"op": "cache", "field": "x"}, *BATCH])),
-        "Remove it; this place takes op", [put("data/pipeline/0/field", None)],
+        "Remove it; expected one of op", [put("data/pipeline/0/field", None)],
     ),
     (
         ProblemCode.UNKNOWN_FIELD, spec(loss={"component": "keras/Hinge", "weighted": True}), "Did you mean 'weight'?",
@@ -74,7 +74,7 @@ HINTS: list[tuple[ProblemCode, dict[str, Any], str, list[Change]]] = [
         [put("training/epochs", 1_000_000)],
     ),
     (
-        ProblemCode.INVALID_VALUE, spec(training={"epochs": 3.0}), "Write a whole number", [put("training/epochs", 3)],
+        ProblemCode.INVALID_VALUE, spec(training={"epochs": 3.0}), "Write an integer", [put("training/epochs", 3)],
     ),
     (
         ProblemCode.INVALID_VALUE, spec(losses={"model": "focal"}), "Keep 'losses'", [put("loss", None)],
@@ -97,11 +97,11 @@ HINTS: list[tuple[ProblemCode, dict[str, Any], str, list[Change]]] = [
     (ProblemCode.UNKNOWN_COMPONENT, spec(model={"component": "mpl", "config": {"outputs": 3}}), "Did you mean 'mlp'?",
      [put("model/component", "mlp")]),
     (
-        ProblemCode.UNKNOWN_COMPONENT, spec(loss={"component": "focal", "version": "9"}), "There is version '",
+        ProblemCode.UNKNOWN_COMPONENT, spec(loss={"component": "focal", "version": "9"}), "Version '",
         [put("loss/version", "2")],
     ),
     (
-        ProblemCode.UNKNOWN_COMPONENT, spec(metrics=["focal"]), "'focal' is a loss; this place takes a metric.",
+        ProblemCode.UNKNOWN_COMPONENT, spec(metrics=["focal"]), "'focal' is a loss; expected a metric.",
         [put("metrics/0", "keras/Hinge")],
     ),
     (

@@ -123,7 +123,7 @@ def test_a_dataset_is_looked_at_by_a_worker_and_named_by_a_job(api: httpx.Client
     assert api.delete(f"/v1/datasets/{dataset['id']}").status_code == 204
     assert api.get(f"/v1/datasets/{dataset['id']}").status_code == 404
     assert api.get(f"/v1/jobs/{dataset['job_id']}").status_code == 404
-    assert not begin(api, b"a,b\n1,2\n")["completed"], "its bytes are gone"
+    assert not begin(api, b"a,b\n1,2\n")["completed"], "its bytes no longer exist"
 
 
 def test_versions_are_numbered_and_the_same_bytes_are_the_same_version(api: httpx.Client, hand: HandWorker) -> None:
@@ -198,13 +198,13 @@ def _saved(array: np.ndarray) -> bytes:
 
 
 DANGEROUS = {
-    "leads outside": ("csv", a_zip({"../a.csv": "a\n"}), "no name of a file below a folder"),
-    "an absolute path": ("csv", a_tar({"/etc/a.csv": b"a\n"}), "no name of a file below a folder"),
-    "a backslash": ("csv", a_zip({"..\\a.csv": "a\n"}), "no name of a file below a folder"),
-    "dots that look like others": ("csv", a_zip({"․․/a.csv": "a\n"}), "no name of a file below a folder"),
-    "a control character": ("csv", a_tar({"a\n.csv": b"a\n"}), "no name of a file below a folder"),
-    "a link in a tar": ("csv", _linked(), "no regular file"),
-    "a link in a zip": ("csv", _zip_link(), "no regular file"),
+    "leads outside": ("csv", a_zip({"../a.csv": "a\n"}), "not a relative path inside the archive"),
+    "an absolute path": ("csv", a_tar({"/etc/a.csv": b"a\n"}), "not a relative path inside the archive"),
+    "a backslash": ("csv", a_zip({"..\\a.csv": "a\n"}), "not a relative path inside the archive"),
+    "dots that look like others": ("csv", a_zip({"․․/a.csv": "a\n"}), "not a relative path inside the archive"),
+    "a control character": ("csv", a_tar({"a\n.csv": b"a\n"}), "not a relative path inside the archive"),
+    "a link in a tar": ("csv", _linked(), "not a regular file"),
+    "a link in a zip": ("csv", _zip_link(), "not a regular file"),
     "a zip bomb": ("csv", a_zip({"a.csv": b"0" * (80 << 20)}), "unpacks to more than"),
     "a tar bomb": ("csv", a_tar({"a.csv": b"0" * (80 << 20)}), "unpacks to more than"),
     "half an archive": ("csv", a_zip({"a.csv": os.urandom(4096)})[:3000], "damaged"),
@@ -212,7 +212,7 @@ DANGEROUS = {
     "pickled arrays in an archive": ("npz", a_tar({"a.npz": _pickled()}), "pickles"),
     "a pickled array alone": ("npz", _saved(np.array([{"a": 1}], dtype=object)), "pickles"),
     "a pickled array in an archive": ("npz", a_tar({"a/x.npy": _saved(np.array([None]))}), "pickles"),
-    "no arrays": ("npz", b"not a zip", "no .npz file"),
+    "no arrays": ("npz", b"not a zip", "not an .npz file"),
     "no file of the format": ("images", a_zip({"a.txt": "a"}), "no file of the format images"),
     "a picture without a folder": ("images", b"\x89PNG\r\n\x1a\n", "a folder for each class"),
 }
@@ -327,8 +327,9 @@ def test_everything_that_keeps_a_package_out_is_said_at_once(api: httpx.Client, 
     assert refused.status_code == 422
     told = " | ".join(error["message"] for error in refused.json()["errors"])
     for part in (
-        "no name of a package", "'one' is no version", "fast.so is compiled code", "'missing' is not in the archive",
-        "'json' has a name that is taken", "names no module", "no worker has the dependency torch",
+        "not a valid package name",
+        "'one' is not a valid version", "fast.so is compiled code", "'missing' is not in the archive",
+        "'json' has a name that is already in use", "does not name a module", "no worker has the dependency torch",
         "the workers have numpy 2.1.0, not <2",
     ):  # fmt: skip
         assert part in told, f"{part!r} is not in {told}"
@@ -392,12 +393,12 @@ def test_an_uploaded_bundle_serves_as_from(api: httpx.Client, hand: HandWorker) 
 HARMFUL = {
     "no archive": (b"no archive", "is a .tar.gz"),
     "no manifest": (a_tar({"a": b"x"}), "no manifest.json"),
-    "nothing to load": (a_tar({"manifest.json": b"{}"}), "nothing can go on from it"),
+    "nothing to load": (a_tar({"manifest.json": b"{}"}), "no job can start from it"),
     "no JSON": (a_tar({"manifest.json": b"["}), "is not JSON"),
     "a Lambda": (a_bundle({"class_name": "Model", "config": {"layers": [{"class_name": "Lambda"}]}}), "holds a Lambda"),
     "pickles": (a_bundle(**{"training_state/values.npz": _pickled()}), "pickles"),
     "a path in a model": (
-        a_tar({"manifest.json": b"{}", "models/m.keras": a_zip({"../x": "x"})}), "no name of a file below a folder",
+        a_tar({"manifest.json": b"{}", "models/m.keras": a_zip({"../x": "x"})}), "not a relative path",
     ),
     "half a model": (a_tar({"manifest.json": b"{}", "models/m.keras": b"PK\x03\x04x"}), "damaged"),
 }  # fmt: skip

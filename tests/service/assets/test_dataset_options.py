@@ -97,13 +97,13 @@ def test_datasets_that_differ_are_refused_until_the_config_decides(api: httpx.Cl
 @pytest.mark.parametrize(
     ("format", "options", "message"),
     [
-        ("csv", {"delimiter": ";;"}, "one ASCII character is expected, got ';;'"),
+        ("csv", {"delimiter": ";;"}, "must be one ASCII character, got ';;'"),
         ("csv", {"separator": ";"}, "separator"),
-        ("csv", {"encoding": "utf-99"}, "'utf-99' is no encoding of Python"),
+        ("csv", {"encoding": "utf-99"}, "'utf-99' is not a Python encoding"),
         ("csv", {"names": ["a"]}, "set header to false"),
         ("csv", {"decimal": ",", "thousands": ","}, "decimal and thousands must differ"),
-        ("jsonl", {"delimiter": ";"}, "'delimiter' is no option of the format jsonl, which takes encoding"),
-        ("parquet", {"encoding": "latin-1"}, "which takes no options"),
+        ("jsonl", {"delimiter": ";"}, "'delimiter' is not an option of the format jsonl; it accepts encoding"),
+        ("parquet", {"encoding": "latin-1"}, "it accepts no options"),
     ],
 )
 def test_bad_options_are_refused(api: httpx.Client, format: str, options: dict[str, Any], message: str) -> None:

@@ -154,7 +154,7 @@ def test_a_workers_own_key_locks_nobody_out(own_service: Any, tapeworks: Callabl
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("create", "alice", "--scope", "root"), "'root' is no scope"),
+        (("create", "alice", "--scope", "root"), "'root' is not a scope"),
         (("create", ""), "1 to 200 characters"),
         (("create", "alice", "--project", "a/b"), "no slash"),
         (("revoke", "key_nobody"), "there is no key"),

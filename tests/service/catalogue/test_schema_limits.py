@@ -30,7 +30,7 @@ def entry(schema: Any) -> dict[str, Any]:
         ({**NAMED, "$defs": {"d0": {"anyOf": [{"$ref": "#/$defs/d0"}]}}}, "refers to itself"),
         ({**NAMED, "$defs": {"d0": {"$ref": "#/$defs/d1"}, "d1": {"$ref": "#/$defs/d0"}}}, "refers to itself"),
         ({**NAMED, "$defs": {}}, "none of its"),
-        ({**NAMED, "$defs": ["d0"]}, "no JSON object"),
+        ({**NAMED, "$defs": ["d0"]}, "not a JSON object"),
         ({"properties": {"a": {"type": "whole"}}}, "no JSON Schema"),
         ({"properties": ["a"]}, "no JSON Schema"),
         ({"type": "object", "required": "a"}, "no JSON Schema"),

@@ -257,7 +257,7 @@ def test_nothing_is_overwritten_and_damage_is_told(
     assert not (fresh / "artifacts").exists()
     with closing(sqlite3.connect(target / "tapeworks.db")) as database, database:
         database.execute("DELETE FROM jobs")
-    assert "not what was backed up" in tapeworks("restore", str(target), "--data-dir", str(fresh), expect=8)
+    assert "does not match the backup's digest" in tapeworks("restore", str(target), "--data-dir", str(fresh), expect=8)
     lost = next(path for path in (live / "artifacts").rglob("bundle.tar.gz"))
     lost.unlink()
     assert "missing" in tapeworks("backup", str(tmp_path / "b3"), "--data-dir", str(live), expect=8)

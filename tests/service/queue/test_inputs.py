@@ -77,7 +77,7 @@ def read(lease: HandLease, index: int) -> httpx.Response:
     [
         ("job_019b7c3e5d1a7c2e8f4b6a9d0c1e2f3a", "invalid_value", "there is no job"),
         ("ckpt_019b7c3e5d1a7c2e8f4b6a9d0c1e2f3a", "invalid_value", "there is no checkpoint"),
-        ("job_../1", "invalid_value", "no id"),
+        ("job_../1", "invalid_value", "not an id"),
         ("resnet@best", "not_supported", "jobs, checkpoints and bundles only"),
     ],
 )

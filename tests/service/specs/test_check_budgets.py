@@ -20,7 +20,7 @@ from tests.support.hand_worker import COMPONENTS, HandWorker, spec
 
 _D = {"digest": "0" * 64}
 DUPLICATES = b"{" + b",".join(b'"k%d":1' % (n // 2) for n in range(95_000)) + b"}"
-"""A megabyte in which every key stands twice: to count each of them took four minutes."""
+"""A megabyte in which every key appears twice: to count each of them took four minutes."""
 
 
 def processor_seconds(call: Callable[[], Any]) -> float:
@@ -31,7 +31,7 @@ def processor_seconds(call: Callable[[], Any]) -> float:
 
 def test_duplicate_keys_are_found_by_linear_work() -> None:
     def parse() -> None:
-        with pytest.raises(SpecInvalid, match="stands twice"):
+        with pytest.raises(SpecInvalid, match="appears twice"):
             parse_json(DUPLICATES)
 
     assert processor_seconds(parse) < 5

@@ -97,7 +97,7 @@ def test_a_name_that_no_spec_can_say_is_refused(name: str) -> None:
 
 def test_an_unknown_name_is_told_with_close_ones(module: Callable[[str, str], Path]) -> None:
     load_components([module("house_close.py", STEP.format(body="pass"))])
-    with pytest.raises(ComponentError, match=r"no step named 'house/Stepp'; did you mean 'house/Step'"):
+    with pytest.raises(ComponentError, match=r"no step is named 'house/Stepp'; did you mean 'house/Step'"):
         registry.get(Kind.STEP, "house/Stepp")
     assert registry.find(Kind.SOURCE, "house/Step") is None
 
@@ -107,7 +107,7 @@ def test_an_unknown_name_is_told_with_close_ones(module: Callable[[str, str], Pa
 
 def test_other_code_under_a_taken_name_raises(module: Callable[[str, str], Path]) -> None:
     load_components([module("house_one.py", STEP.format(body="pass"))])
-    with pytest.raises(DuplicateComponent, match=r"registered already by house_one\.Step"):
+    with pytest.raises(DuplicateComponent, match=r"already registered by house_one\.Step"):
         load_components([module("house_two.py", STEP.format(body="models = ('other',)"))])
     assert registry.get(Kind.STEP, "house/Step").module == "house_one"
 

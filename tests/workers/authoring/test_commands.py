@@ -61,7 +61,7 @@ def test_a_module_that_cannot_be_imported(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_command_line_that_is_wrong(tmp_path: Path) -> None:
-    assert "is no name" in tapeworks("new", "Warm", "--kind", "loss", cwd=tmp_path, expect=2).stderr
+    assert "is not a component name" in tapeworks("new", "Warm", "--kind", "loss", cwd=tmp_path, expect=2).stderr
     (tmp_path / "acme_warm").mkdir()
     (tmp_path / "acme_warm" / "mine.py").touch()
     assert "is not empty" in tapeworks("new", "acme/Warm", "--kind", "loss", cwd=tmp_path, expect=2).stderr

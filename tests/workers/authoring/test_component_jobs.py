@@ -30,7 +30,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory, attempts: Attempts) -> di
 
 @pytest.mark.slow
 def test_what_is_right_is_trained_exported_reloaded_and_resumed(findings: dict[str, Finding]) -> None:
-    expected = ("numbered_name", "Keras numbered", "none of its own jobs was tried")
+    expected = ("numbered_name", "Keras numbered", "no job of the component was tried")
     for name in ("Scaled", "labels", "Count", "Moved", "Turn", "Plain"):
         assert findings[name].problems == [], name
         notes = findings[name].notes

@@ -115,6 +115,6 @@ def test_an_installed_package_is_found_and_another_of_its_name_and_version_is_re
     assert done.returncode == 0, done.stderr
     file, error, refused = done.stdout.splitlines()
     assert file == str(site / "tinymetric.py")
-    assert "'tinymetric/Encoder' is registered already by tinymetric.Encoder" in error
-    assert "tinymetric_fork.Encoder needs a name of its own" in error
+    assert "'tinymetric/Encoder' is already registered by tinymetric.Encoder" in error
+    assert "tinymetric_fork.Encoder must have a different name" in error
     assert refused == "tinymetric_fork"

@@ -30,7 +30,7 @@ def findings() -> dict[str, Finding]:
     [
         ("Unwritable", "it cannot be written and rebuilt"),
         ("Forgetful", "its config loses the argument 'factor': with factor=1.5 it comes back with 1.0"),
-        ("OfThisProcess", "it gives other values in another process"),
+        ("OfThisProcess", "it returns other values in another process"),
         ("Flat", "its gradient with respect to y_pred is zero everywhere"),
         ("Stopped", "its gradient differs from numeric differences by 1 of"),
         ("Rounded", "its gradient differs from numeric differences by 1"),

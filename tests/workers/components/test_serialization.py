@@ -116,7 +116,7 @@ def test_what_init_does_not_take_is_told() -> None:
         def __init__(self) -> None:
             super().__init__()
 
-    with pytest.raises(TypeError, match=r"Small.__init__ takes no argument 'units'"):
+    with pytest.raises(TypeError, match=r"Small.__init__ has no argument 'units'"):
         Small.from_config({"units": 3})
 
 

@@ -169,7 +169,7 @@ def test_pins_that_a_job_made_up_open_no_other_address(web: Web, cache: Cache) -
     ]  # fmt: skip
     for one in made_up:
         refused(files, f"{web.url}/data/a.csv", "the record of the job's first attempt", [one])
-    refused(files, f"{web.url}/data/a.csv", "holds no files", [])
+    refused(files, f"{web.url}/data/a.csv", "contains no files", [])
     assert not web.asked
 
 

@@ -134,7 +134,7 @@ def test_connections_are_named_by_the_operator(sql: SqlQueries, tmp_path: Path) 
         fetch(sql, "other", "select 1")
     assert connections_of(None) == {}
     gone = queries_on(tmp_path, {"gone": f"sqlite:///{tmp_path}/gone.db"})
-    with pytest.raises(JobFailure, match="the file of the database is not there"):
+    with pytest.raises(JobFailure, match="the database file does not exist"):
         fetch(gone, "gone", "select 1")
     (tmp_path / "connections.toml").write_text("[connections\n")
     with pytest.raises(JobFailure, match="cannot be read"):
@@ -146,7 +146,7 @@ def test_doctor_asks_every_database(databases: dict[str, str], tmp_path: Path, m
     monkeypatch.setenv("TAPEWORKS_WORKER_CONNECTIONS_FILE", str(tmp_path / "connections.toml"))
     done = CliRunner().invoke(app, ["doctor", "--json"])
     assert json.loads(done.stdout)["connections"] == {
-        "lite": "on", "pg": "on", "gone": "the file of the database is not there",
+        "lite": "on", "pg": "on", "gone": "the database file does not exist",
     }  # fmt: skip
     assert done.exit_code == 1
 

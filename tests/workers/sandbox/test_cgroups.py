@@ -39,7 +39,7 @@ def test_its_own_cgroup_is_found_by_the_kernels_listing(tmp_path: Path) -> None:
     interface(root / "unit")
     listing = tmp_path / "cgroup"
     listing.write_text("4:memory:/elsewhere\n0::/unit\n")
-    with pytest.raises(CgroupsUnavailable, match=r"unit was not given to this worker: set Delegate=yes"):
+    with pytest.raises(CgroupsUnavailable, match=r"unit is not delegated to this worker: set Delegate=yes"):
         Cgroups.found(roots=[root], own=listing)
     listing.write_text("4:memory:/elsewhere\n")
     with pytest.raises(CgroupsUnavailable, match="no cgroups of version 2"):
@@ -47,7 +47,7 @@ def test_its_own_cgroup_is_found_by_the_kernels_listing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("controllers", "why"), [("cpu pids", "has no memory controller"), (None, "is no cgroup of version 2")]
+    ("controllers", "why"), [("cpu pids", "has no memory controller"), (None, "is not a cgroup v2 folder")]
 )
 def test_why_there_is_none_is_said(tmp_path: Path, controllers: str | None, why: str) -> None:
     if controllers is not None:

@@ -187,7 +187,7 @@ def test_what_a_sandbox_answers_is_not_believed(tmp_path: Path, answer: str) -> 
 
     async def scene(rooms: SandboxPool) -> None:
         cell = await take(rooms, packages=[told], readable=[package])
-        with pytest.raises(LaunchFailed, match=r"answered a fork with something else|the zygote is gone"):
+        with pytest.raises(LaunchFailed, match=r"answered a fork with something else|the zygote has ended"):
             await cell.launcher.runner(environment={}, folder=cell.run_folder)
         await rooms.release(cell)
 
@@ -231,7 +231,7 @@ def test_descriptors_of_other_kinds_and_of_other_processes_are_refused_and_close
         "two descriptors were expected": [],
         r"two descriptors were expected, it passed 1": [own],
         "a pidfd was expected": [reading, reading],
-        "does not live in the sandbox": [own, reading],
+        "does not run in the sandbox": [own, reading],
         "a pipe was expected": [own, left.fileno()],
     }
     try:

@@ -82,7 +82,7 @@ def nothing(bundle: Path) -> None:
 def test_what_is_no_bundle_is_refused(bundle: Path, damage: Callable[[Path], None]) -> None:
     damage(bundle)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(JobFailure, match="is no bundle") as failed:
+    with pytest.raises(JobFailure, match="is not a bundle") as failed:
         seal(bundle.parent)
     assert failed.value.code is FailureCode.INTERNAL
     assert failed.value.retryable is False

@@ -152,7 +152,7 @@ class Agent:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise WorkFolderTaken(
-                    f"another worker runs in {folder}: give this one a work folder of its own"
+                    f"another worker runs in {folder}: give this worker another work folder"
                 ) from None
             lock.write(f"{os.getpid()}\n")
             lock.flush()
@@ -229,11 +229,11 @@ class Agent:
             before = now
 
     async def _reload(self) -> None:
-        log.info("components changed: they are loaded again")
+        log.info("components changed; reloading them")
         try:
             self._announced = await self._admit()
         except LaunchFailed as error:
-            log.error("the changed components cannot be loaded; the earlier ones stay", error=str(error))
+            log.error("the changed components cannot be loaded; the earlier ones stay in use", error=str(error))
             return
         await self._register_again()
 
@@ -284,7 +284,7 @@ class Agent:
             resources = lease.spec.resources if lease.spec is not None else Resources()
             held = stack.enter_context(self._devices.hold(lease.job_id, lease.gpus, resources.cpus))
         except DeviceTaken as error:
-            log.error("a lease cannot be placed and is handed back", job=lease.job_id, error=str(error))
+            log.error("a lease cannot be placed and is returned to the service", job=lease.job_id, error=str(error))
             await self._release(lease)
             return
         terms = AttemptConfig(
@@ -320,7 +320,7 @@ class Agent:
         try:
             await self._link.attempt(lease).finish(worker_protocol.Finish(outcome="released"))
         except (ApiError, LeaseLost) as error:
-            log.warning("a lease could not be handed back; it expires", job=lease.job_id, error=str(error))
+            log.warning("a lease could not be returned; it will expire", job=lease.job_id, error=str(error))
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────
 
@@ -347,7 +347,7 @@ class Agent:
                 if lease is not None:
                     await self._release(lease)
         except (TimeoutError, ApiError) as error:
-            log.debug("no answer to the last lease request", error=str(error))
+            log.debug("no response to the last lease request", error=str(error))
 
 
 async def _first_of(work: Any, other: Any) -> Any:
@@ -370,7 +370,11 @@ def _rooms(settings: WorkerSettings, found: isolation.Sandbox | None) -> Sandbox
         return None
     if found.missing:
         refused = settings.sandbox == "required"
-        told = "packages are not taken" if refused else "packages are taken with fewer layers"
+        told = (
+            "uploaded packages are not accepted"
+            if refused
+            else "uploaded packages are accepted with fewer sandbox layers"
+        )
         log.warning(f"layers of the sandbox are missing: {told}", missing=found.missing)
         if refused:
             return None
@@ -383,7 +387,7 @@ def _cgroups(settings: WorkerSettings) -> Cgroups | None:
         cgroups = Cgroups.found(settings.cgroup)
         cgroups.prepare()
     except CgroupsUnavailable as error:
-        log.info("the memory of sandboxes is counted from outside", reason=str(error))
+        log.info("sandbox memory is measured by polling, without cgroups", reason=str(error))
         return None
     return cgroups
 

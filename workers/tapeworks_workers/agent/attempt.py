@@ -121,7 +121,7 @@ class Attempt:
         except* OSError as error:
             self._log.error("the worker's folder cannot be used", errors=[str(one) for one in error.exceptions])
         except* Exception:
-            self._log.exception("the attempt ended with an error of the worker's own")
+            self._log.exception("the attempt ended with an internal error of the worker")
         finally:
             await asyncio.shield(self._place.leave())
             await asyncio.shield(asyncio.to_thread(remove, self._folder))
@@ -304,7 +304,7 @@ class Attempt:
             limit = MAX_BATCH_RECORDS
             self._spool.forget(stored)
             if dropped := self._spool.take_dropped():
-                what = f"{dropped} log lines and metric points were dropped: the worker had no more room for them"
+                what = f"{dropped} log lines and metric points were dropped: the worker's buffer was full"
                 self._keep(diagnostic(FailureCode.STORAGE_FULL, what))
             await _wait_for(self._soon, RECORD_SECONDS)
 

@@ -98,7 +98,7 @@ async def _admitted(launcher: Launcher, part: str, seconds: float) -> Admitted:
         if isinstance(found, Admitted):
             return found
         if found.component in skipped:
-            raise LaunchFailed(f"admission cannot go on without {found.component}: {found.why['reason']}")
+            raise LaunchFailed(f"admission cannot continue without {found.component}: {found.why['reason']}")
         skipped[found.component] = found.why
 
 
@@ -173,7 +173,7 @@ def _recalled(files: Sequence[Path]) -> Admitted | None:
         except FileNotFoundError:
             continue
         except (OSError, ValidationError) as error:
-            log.warning("a remembered catalogue cannot be read", file=str(file), error=str(error))
+            log.warning("a cached catalogue cannot be read", file=str(file), error=str(error))
         else:
             for place in files:  # everywhere the last to be forgotten, or edits of own components would push it out
                 with suppress(OSError):
@@ -190,7 +190,7 @@ def _remember_all(files: Sequence[Path], admitted: Admitted) -> None:
         try:
             _remember(file, admitted)
         except OSError as error:
-            log.info("the catalogue is not kept for other work folders", reason=str(error))
+            log.info("the catalogue is not cached for other work folders", reason=str(error))
 
 
 def _remember(file: Path, admitted: Admitted) -> None:

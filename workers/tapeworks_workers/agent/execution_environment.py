@@ -99,8 +99,8 @@ class ExecutionEnvironment:
         if self.rooms is None or (packages and not self.packages):
             raise JobFailure(
                 FailureCode.NOT_SUPPORTED,
-                "this worker takes no uploaded packages",
-                hint="See `tapeworks doctor` there.",
+                "this worker does not accept uploaded packages",
+                hint="Run `tapeworks doctor` on the worker's machine.",
             )
         digests = tuple(sorted(one.sha256 for one, _ in packages))
         told = [
@@ -127,7 +127,7 @@ class ExecutionEnvironment:
             raise JobFailure(
                 FailureCode.COMPONENT_ERROR,
                 f"the package could not be imported: {error}",
-                hint="Importing its modules must neither end the process nor go on for ever.",
+                hint="Importing its modules must neither end the process nor run without end.",
             ) from error
         self.launcher, self.folder = self._cell.launcher, self._cell.run_folder
         self.compiled, self.sealed = self._cell.compiled, self._cell.sealed

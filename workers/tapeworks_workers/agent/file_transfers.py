@@ -72,12 +72,12 @@ class Transfers:
     async def fetch_one(self, index: int, one: worker_protocol.LeaseInput, path: Path) -> None:
         """Download one of the lease's inputs, by its place there. Raises JobFailure where it cannot be had whole."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        reason = "it does not have the digest that it was stored with"
+        reason = "it does not match its stored digest"
         try:
             for _ in range(INPUT_TRIES):
                 if await self.link.download(f"inputs/{index}", one.sha256, descriptor):
                     return
-                log.warning("an input does not have its digest", input=one.from_)
+                log.warning("an input does not match its digest", input=one.from_)
         except StoreRefused as error:
             message = f"the {one.kind} of {one.from_}, which the job reads, cannot be read: {error.detail}"
             raise JobFailure(STORE_CODES[error.code], message) from error
@@ -116,7 +116,7 @@ class Transfers:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             whole = await self.link.download(f"checkpoints/{checkpoint.checkpoint_id}", checkpoint.sha256, descriptor)
-            return None if whole else "its bytes do not have its digest"
+            return None if whole else "its content does not match its digest"
         except (NotFound, Rejected) as error:
             return error.detail
         finally:
@@ -159,7 +159,7 @@ class Transfers:
         except QuotaExceeded as error:
             raise JobFailure(FailureCode.QUOTA_EXCEEDED, error.detail, retryable=False) from error
         except ApiError as error:
-            raise JobFailure(FailureCode.INTERNAL, f"the service did not take a file: {error}") from error
+            raise JobFailure(FailureCode.INTERNAL, f"the service rejected a file: {error}") from error
 
     async def _publish_model(
         self, result: dict[str, Any] | None, verification: BundleVerification | None
@@ -170,7 +170,7 @@ class Transfers:
         certified, folder = verification.certified, verification.archives
         if certified is None or certified.archive is None:
             raise JobFailure(
-                FailureCode.INTERNAL, "the runner ended as succeeded, and its bundle was not verified", retryable=False
+                FailureCode.INTERNAL, "the runner ended as succeeded, but its bundle was not verified", retryable=False
             )
         return worker_protocol.Published(
             bundle=await self._upload(folder, BUNDLE, certified.archive),

@@ -148,7 +148,7 @@ class Spool:
         while size:
             part = self._file.read(size)
             if not part:
-                raise OSError("the spool is shorter than what was written to it")
+                raise OSError("the spool file was truncated")
             parts.append(part)
             size -= len(part)
         return b"".join(parts)

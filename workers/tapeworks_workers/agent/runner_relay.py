@@ -193,7 +193,7 @@ class Relay:
         try:
             file = open_beneath(self.place.folder, frame.path)
         except UnsafePath as error:
-            self.keep(note(f"a checkpoint could not be taken: {error}"))
+            self.keep(note(f"a checkpoint could not be received: {error}"))
             return
         parts = frame.model_dump(exclude={"type"})
         superseded = self.checkpoints.put(CheckpointFile(file, **parts))

@@ -163,7 +163,7 @@ class _Backoff(wait_base):
 def _tell(what: str, state: RetryCallState) -> None:
     if state.attempt_number in (1, 10) or state.attempt_number % 100 == 0:
         error = state.outcome.exception() if state.outcome is not None else None
-        log.warning("the service did not take a call, which is sent again", call=what, error=str(error))
+        log.warning("a call to the service failed; retrying", call=what, error=str(error))
 
 
 def refusal(answer: httpx.Response) -> ApiError:

@@ -73,7 +73,7 @@ class Attempts:
                 reader.join()  # it hears that our end is closed, before its own is
         disable_op_determinism()  # a runner's process ends with its job; this one continues
         if not frames or frames[-1]["type"] != "finish":
-            raise RuntimeError("the runner ended without a last word")
+            raise RuntimeError("the runner ended without a result")
         return frames
 
     def _answered(self, message: Mapping[str, Any], start: Mapping[str, Any]) -> VerifierAnswer:

@@ -78,7 +78,7 @@ def _tried(
     for component in components:
         if component.kind is Kind.STEP and f'"{component.name}"' not in named:
             by_name[component.kind, component.name].notes.append(
-                "none of its own jobs was tried: put the spec of one, NAME.json, beside its file"
+                "no job of the component was tried: put a job spec, NAME.json, beside its file"
             )
     return findings + jobs
 
@@ -103,7 +103,7 @@ def rehearse_job(file: Path, *, data_roots: Sequence[Path] = (), attempts: Attem
                 finish = _run(_first_epoch(spec.document()), JobKind.TRAIN, roots, running)
     failure = finish["failure"]
     if failure is not None and failure["code"] == FailureCode.DEPENDENCY_FAILED:
-        finding.notes.append(f"tried as far as the job that it goes on from: {failure['message']}")
+        finding.notes.append(f"tried up to the job that it starts from: {failure['message']}")
     elif failure is not None:
         finding.problems.append(told_failure(failure))
     return finding

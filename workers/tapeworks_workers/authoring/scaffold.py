@@ -70,7 +70,7 @@ def names_of(component: str) -> Names:
     usable = bare.isidentifier() and not keyword.iskeyword(bare.lower())
     if not re.fullmatch(COMPONENT_NAME, component) or not slash or package == "keras" or not usable:
         raise ComponentError(
-            f"{component!r} is no name for a component: write package/Name, such as acme/WarmLoss, with letters, "
+            f"{component!r} is not a component name: write package/Name, such as acme/WarmLoss, with letters, "
             "digits and '_' (the package 'keras' is Keras' own)"
         )
     return Names(component, f"{re.sub(r'[^a-z0-9_]', '_', package.lower())}_{_snake(bare)}", bare)

@@ -192,7 +192,7 @@ def _of_weights(argument: str) -> Callable[[Component], TrialJob]:
         part = _part(of, "inputs", Form((4, 3), "float32"), batched=False)
         specs = part.specs
         if not isinstance(specs, tf.TensorSpec) or specs.shape.rank != 2 or None in specs.shape:
-            raise NotTried("its example is no kernel of a dense layer")
+            raise NotTried("its example is not a kernel of a dense layer")
         rows, columns = specs.shape
         return _dense(of, int(rows), int(columns), {argument: _reference(of)})
 
@@ -292,7 +292,7 @@ def _around_epochs(place: str) -> Callable[[Component], TrialJob]:
 def _of_step(of: Component) -> TrialJob:
     roles: dict[str, Any] = declared_roles(of.target) or {"models": []}
     if len(roles["models"]) != 1 or roles["frozen"]:
-        raise NotTried("nothing says which models fit together")
+        raise NotTried("the step does not declare which models fit together")
     job: dict[str, Any] = {
         "data": {**IRIS["data"], "validation": 0.2 if roles["validation_step"] else None},
         "step": _reference(of),

@@ -22,8 +22,10 @@ def author_commands(group: typer.Typer) -> None:
 
 def new(
     name: Annotated[str, typer.Argument(help="package/Name, such as acme/WarmLoss.", show_default=False)],
-    kind: Annotated[Kind, typer.Option(help="What it is.", show_default=False)],
-    folder: Annotated[Path | None, typer.Option(help="Where to write it; default: a folder of its name here.")] = None,
+    kind: Annotated[Kind, typer.Option(help="The kind of component.", show_default=False)],
+    folder: Annotated[
+        Path | None, typer.Option(help="The folder to write; default: a folder of that name in the current folder.")
+    ] = None,
 ) -> None:
     """Write a package to start from: a component, a test of it and an example job."""
     try:
@@ -41,8 +43,8 @@ def try_out(
         list[Path],
         typer.Argument(metavar="PATH…", help="Files or folders with components.", exists=True, show_default=False),
     ],
-    data_root: Annotated[list[Path] | None, typer.Option(help="Sources may read below here.", exists=True)] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    data_root: Annotated[list[Path] | None, typer.Option(help="A folder that sources may read.", exists=True)] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
 ) -> None:
     """Build, save, reload and train every component of a path in a small job, and validate the jobs beside them.
 

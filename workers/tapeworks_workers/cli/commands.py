@@ -44,12 +44,12 @@ def replay(
         try:
             archives.extract(file, Path(folder))
         except archives.UnsafeArchive as error:
-            raise BundleError(f"{file} is no black box: {error}") from error
+            raise BundleError(f"{file} is not a black box: {error}") from error
         if not (Path(folder) / "black_box.json").exists():
-            raise BundleError(f"{file} is no black box: it holds no black_box.json")
+            raise BundleError(f"{file} is not a black box: it has no black_box.json")
         report = _replayed(Path(folder))
     if "failure" in report:
-        raise BundleError(f"the step cannot be taken again: {report['failure']['message']}")
+        raise BundleError(f"the step cannot be replayed: {report['failure']['message']}")
     if session_of(context).json:
         show_json(report)
     else:
@@ -76,7 +76,7 @@ def _tell(report: dict[str, Any]) -> None:
     console.print(f"step {report['step']}, epoch {report['epoch']}: {report['what']}", markup=False)
     found = report["found"]
     if not report["reproduced"]:
-        console.print("Taken again, the step is finite: what went wrong depends on the device or on chance.")
+        console.print("Replayed, the step is finite: the failure depends on the device or on chance.")
     if found is not None:
         counts = ", ".join(f"{count} {kind}" for kind, count in found["elements"].items())
         operation = f"{found['operation']} ({counts})" if counts else found["operation"]

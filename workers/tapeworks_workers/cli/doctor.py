@@ -66,7 +66,7 @@ def _memory() -> str:
     try:
         return f"cgroups below {Cgroups.found(Path(named) if named else None).folder}"
     except CgroupsUnavailable as error:
-        return f"counted from outside: {error}"
+        return f"measured by polling: {error}"
 
 
 def _version(name: str) -> str | None:
@@ -97,4 +97,4 @@ def _show(told: dict[str, object], found: isolation.Sandbox) -> None:
             databases.add_row(name, Text(state, style="green" if state == isolation.ON else "red"))
         console.print(databases)
     if found.missing:
-        console.print("With TAPEWORKS_SANDBOX=required this machine would take no uploaded package.")
+        console.print("With TAPEWORKS_SANDBOX=required this machine would not accept uploaded packages.")

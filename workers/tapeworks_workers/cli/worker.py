@@ -40,15 +40,15 @@ def worker(
     ] = None,
     work_dir: Annotated[Path | None, typer.Option(help="Folder for attempts and the cached catalogue.")] = None,
     components: Annotated[list[Path] | None, typer.Option(help="File or folder of your own components.")] = None,
-    data_root: Annotated[list[Path] | None, typer.Option(help="Folder that sources may read below.")] = None,
-    cpu_slots: Annotated[int | None, typer.Option(min=0, help="Jobs at once on the CPU.")] = None,
+    data_root: Annotated[list[Path] | None, typer.Option(help="Folder that sources may read.")] = None,
+    cpu_slots: Annotated[int | None, typer.Option(min=0, help="Number of concurrent jobs on the CPU.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="name=value, for resources.worker_labels.")] = None,
     remote_files: Annotated[
         list[str] | None, typer.Option(help="Address below which jobs may read: s3://BUCKET/, https://HOST/PATH/.")
     ] = None,
     connections_file: Annotated[Path | None, typer.Option(help="TOML file of databases for the source sql.")] = None,
     supervise: Annotated[
-        bool, typer.Option("--supervise", help="Run it as a child process; start it again when it ends or hangs.")
+        bool, typer.Option("--supervise", help="Run it as a child process; restart it when it ends or hangs.")
     ] = False,
 ) -> None:
     """Run a worker: lease jobs from a service, train, verify and hand back models.

@@ -39,11 +39,13 @@ class Artifacts:
         if not _PATH.fullmatch(name) or len(name) > _MAX_PATH:
             raise JobFailure(
                 FailureCode.COMPONENT_ERROR,
-                f"run.artifact({name!r}): a relative path of plain names is needed",
+                f"run.artifact({name!r}): expected a relative path of plain names",
                 hint="Letters, digits, _, - and . in each part, which begins with none of - and .; / between parts.",
             )
         if name in _RESERVED:
-            raise JobFailure(FailureCode.COMPONENT_ERROR, f"run.artifact({name!r}): the job itself has a file so named")
+            raise JobFailure(
+                FailureCode.COMPONENT_ERROR, f"run.artifact({name!r}): the job itself writes a file of this name"
+            )
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path

@@ -141,9 +141,9 @@ def _announced(opened: IO[bytes], file: Path, end: int) -> ArrayPlace:
             raise ObservationRefused(f"{file.name} holds an array of the format {version}")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(opened)
     except (ValueError, TypeError, SyntaxError, RecursionError, EOFError) as error:
-        raise ObservationRefused(f"{file.name} holds something else than an array: {error}") from error
+        raise ObservationRefused(f"{file.name} contains an entry that is not an array: {error}") from error
     if dtype.kind not in _PLAIN or dtype.hasobject or dtype.fields is not None or dtype.subdtype is not None:
-        raise ObservationRefused(f"{file.name} holds an array of {dtype}, which is no plain number")
+        raise ObservationRefused(f"{file.name} holds an array of {dtype}, which is not a plain number type")
     place = ArrayPlace(file, opened.tell(), dtype, shape, fortran)
     if min(shape, default=0) < 0 or place.offset + place.nbytes > end:
         raise ObservationRefused(f"{file.name} holds an array of shape {shape} that is larger than the file")

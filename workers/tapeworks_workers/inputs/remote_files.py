@@ -64,7 +64,7 @@ class _Object:
 
 
 class Changed(ConnectionError):
-    """The file changed while it was downloaded."""
+    """The file changed during the download."""
 
 
 class RemoteFiles:
@@ -128,7 +128,7 @@ class RemoteFiles:
             if not isinstance(one, str) or normalised(one) != one or not allowed(one, self._prefixes):
                 raise BadUrl("names an address that this worker may not read")
         if not urls or len(urls) != len(pins):
-            raise BadUrl("holds no files")
+            raise BadUrl("contains no files")
         return [str(one) for one in urls]
 
     async def _fetched(self, project: str, url: str) -> Fetched:
@@ -166,7 +166,7 @@ class RemoteFiles:
                     digest.update(block)
                     await asyncio.to_thread(file.write, block)
         if told.bytes is not None and size != told.bytes:
-            raise Changed(f"{size} bytes came of {told.bytes}")
+            raise Changed(f"{size} bytes arrived of {told.bytes}")
         (folder / "digest.json").write_text(json.dumps({"sha256": digest.hexdigest(), "bytes": size}))
 
     # ── by scheme ──
@@ -221,7 +221,7 @@ class RemoteFiles:
                 async with self._request("GET", told.url, headers) as answer:
                     _check(answer, told.url)
                     if (told.etag and _validator(answer) != told.etag) or (done and answer.status_code != 206):
-                        raise Changed("it changed while it was downloaded")
+                        raise Changed("it changed during the download")
                     async for block in answer.aiter_raw():
                         done += len(block)
                         yield block
@@ -282,7 +282,7 @@ class RemoteFiles:
 def _check(answer: httpx.Response, url: str) -> None:
     status = answer.status_code
     if status in (404, 410):
-        raise FileNotFoundError("it is not there (404)")
+        raise FileNotFoundError("it does not exist (404)")
     if status in (401, 403):
         raise PermissionError(f"access is denied ({status})")
     if status not in (200, 206):
@@ -317,7 +317,7 @@ def _place(url: str) -> Path:
 
 
 def _too_large(url: str, size: int, most: int) -> JobFailure:
-    hint = "The worker's operator sets how much one remote file may have (--remote-bytes)."
+    hint = "The worker's operator sets the size limit of a remote file (--remote-bytes)."
     return JobFailure(FailureCode.INVALID_DATA, f"{url} has {size} bytes or more, at most {most} are read", hint=hint)
 
 
@@ -325,7 +325,7 @@ def _changed(found: Fetched, pin: dict[str, Any]) -> JobFailure:
     return JobFailure(
         FailureCode.INVALID_DATA,
         f"{found.url} changed since the job's first attempt: its ETag was {pin.get('etag')!r}, it is {found.etag!r}",
-        hint="Submit the job again to train on the new content, or keep versions under names of their own.",
+        hint="Submit the job again to train on the new content, or store each version under its own name.",
     )
 
 

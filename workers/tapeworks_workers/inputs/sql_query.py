@@ -127,7 +127,7 @@ def _opened(asked: Query) -> Any:
 
         path = "/" + unquote(parts.path).lstrip("/")
         if not Path(path).is_file():
-            raise ValueError("the file of the database is not there")
+            raise ValueError("the database file does not exist")
         return sqlite.connect(f"file:{quote(path)}?mode=ro")
     if parts.scheme in ("postgresql", "postgres"):
         import adbc_driver_postgresql as postgresql
@@ -137,7 +137,7 @@ def _opened(asked: Query) -> Any:
         given["options"] = f"{given.get('options', '')} {session}".strip()
         query = urlencode(given, quote_via=quote)
         return postgresql.connect(parts._replace(query=query).geturl())
-    raise ValueError(f"{parts.scheme!r} is no database that is read: sqlite:///… or postgresql://…")
+    raise ValueError(f"{parts.scheme!r} is not a supported database: sqlite:///… or postgresql://…")
 
 
 def without_secrets(message: str, url: str) -> str:

@@ -122,7 +122,7 @@ class Cache:
                 shutil.rmtree(entry, ignore_errors=True)
                 del sizes[entry]
         if shutil.disk_usage(self._folder).free - self._reserve < wanted:
-            raise JobFailure(FailureCode.STORAGE_FULL, f"the worker's disk has no room for {wanted} bytes more")
+            raise JobFailure(FailureCode.STORAGE_FULL, f"the worker's disk has no space for {wanted} bytes more")
 
 
 def _size(entry: Path) -> int:

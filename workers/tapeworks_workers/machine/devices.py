@@ -182,7 +182,7 @@ class Devices:
         try:
             return getattr(self._nvml, function)(gpu.handle)
         except self._nvml.NVMLError as error:
-            log.debug("NVML gave no answer", function=function, gpu=gpu.id, error=str(error))
+            log.debug("NVML did not respond", function=function, gpu=gpu.id, error=str(error))
             return None
 
     def _unused(self, gpu: Gpu) -> bool:

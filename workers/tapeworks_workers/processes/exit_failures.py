@@ -49,7 +49,7 @@ def of_exit(status: int, *, out_of_memory: bool, tail: Iterable[str]) -> Failure
     """A runner ended without its last word. `status` is negative for a signal; `tail`: its last lines on stderr."""
     if out_of_memory:
         return failure(
-            FailureCode.OUT_OF_MEMORY, "the kernel killed the runner because the memory was used up", tail=tail
+            FailureCode.OUT_OF_MEMORY, "the kernel killed the runner because memory was exhausted", tail=tail
         )
     if status >= 0:
         return failure(FailureCode.WORKER_LOST, f"the runner ended with status {status} and no result", tail=tail)

@@ -88,7 +88,7 @@ def check_structure(body: bytes) -> None:
     containers, items = body.count(b"[") + body.count(b"{"), body.count(b",")
     if containers > MAX_FRAME_CONTAINERS or items > MAX_FRAME_ITEMS:
         raise InvalidFrame(
-            f"a frame may have {MAX_FRAME_CONTAINERS} arrays and objects and {MAX_FRAME_ITEMS} items, "
+            f"a frame must have at most {MAX_FRAME_CONTAINERS} arrays and objects and {MAX_FRAME_ITEMS} items, "
             f"got {containers} and {items}"
         )
 
@@ -128,7 +128,7 @@ class Channel:
             try:
                 self._sock.sendall(frame)
             except OSError as error:
-                raise ChannelClosed(f"the peer is gone: {error}") from error
+                raise ChannelClosed(f"the peer closed the connection: {error}") from error
 
     def request(self, message: Message, *, timeout: float | None = None) -> Message:
         """Send a message with an `id` and wait for its answer: `{"reply": id, …}`.
@@ -139,7 +139,7 @@ class Channel:
         waiter = _Waiter()
         with self._lock:
             if self._ended:
-                raise ChannelClosed("the peer is gone")
+                raise ChannelClosed("the peer closed the connection")
             self._waiting[number] = waiter
         try:
             self.send({**message, "id": number})
@@ -152,7 +152,7 @@ class Channel:
             with self._lock:
                 self._waiting.pop(number, None)
         if waiter.answer is None:
-            raise ChannelClosed("the peer ended before it answered")
+            raise ChannelClosed("the peer ended before it responded")
         return waiter.answer
 
     def receive(self) -> Message | None:
@@ -220,7 +220,7 @@ class Channel:
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0 or not select.select([self._sock], [], [], left)[0]:
-                    raise TimeoutError("no answer in time")
+                    raise TimeoutError("no response in time")
             try:
                 chunk = self._sock.recv(1 << 16)
             except ConnectionResetError:

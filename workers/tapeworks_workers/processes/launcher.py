@@ -298,7 +298,7 @@ class ForkLauncher:
                 raise LaunchFailed("the launcher is closed")
             if self._base is None or not self._base.alive:
                 if self._base is not None:
-                    log.warning("the base zygote died and is replaced", pid=self._base.handle.pid)
+                    log.warning("the base zygote ended and is restarted", pid=self._base.handle.pid)
                     await self._base.close()
                     self._base = None
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -314,7 +314,7 @@ class ForkLauncher:
         async with self._engines:
             if self._engine is None or not self._engine.alive:
                 if self._engine is not None:
-                    log.warning("the engine's zygote died and is replaced", pid=self._engine.handle.pid)
+                    log.warning("the engine's zygote ended and is restarted", pid=self._engine.handle.pid)
                     await self._engine.close()
                     self._engine = None
                 engine = await self._fork_zygote(
@@ -330,7 +330,7 @@ class ForkLauncher:
         async with self._loads:
             if self._zygote is None or not self._zygote.alive:
                 if self._zygote is not None:
-                    log.warning("the component zygote died and is replaced", pid=self._zygote.handle.pid)
+                    log.warning("the component zygote ended and is restarted", pid=self._zygote.handle.pid)
                 zygote, _, _ = await self._load(self._components)
                 await self._adopt(zygote)
             assert self._zygote is not None  # noqa: S101 — adopted just now

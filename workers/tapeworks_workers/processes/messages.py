@@ -236,7 +236,7 @@ def parse(body: bytes) -> RunnerFrame:
     except ValidationError as error:
         raise InvalidFrame(_told(error)) from error
     if len(body) > MAX_RECORD_BYTES and not isinstance(frame, FinishFrame):
-        raise InvalidFrame(f"a {frame.type} frame may have {MAX_RECORD_BYTES} bytes, got {len(body)}")
+        raise InvalidFrame(f"a {frame.type} frame must be at most {MAX_RECORD_BYTES} bytes, got {len(body)}")
     return frame
 
 

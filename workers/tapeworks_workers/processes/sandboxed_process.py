@@ -50,7 +50,7 @@ class SandboxedProcess(Process):
                 raise SandboxDescriptorRefused(f"two descriptors were expected, it passed {len(descriptors)}")
             pid = _pid_of(descriptors[0])
             if not belongs(pid):
-                raise SandboxDescriptorRefused(f"process {pid} does not live in the sandbox")
+                raise SandboxDescriptorRefused(f"process {pid} does not run in the sandbox")
             if not stat.S_ISFIFO(os.fstat(descriptors[1]).st_mode):
                 raise SandboxDescriptorRefused("a pipe was expected for the exit status")
             # A description of our own: the flags of the one that was passed can be changed from inside.

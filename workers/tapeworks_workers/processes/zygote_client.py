@@ -65,7 +65,7 @@ class Zygote:
             data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 17, 2, socket.MSG_CMSG_CLOEXEC)
         except TimeoutError:
             self._lost = True
-            raise NoAnswer(f"the zygote gave no answer in {seconds:g} s") from None
+            raise NoAnswer(f"the zygote did not respond in {seconds:g} s") from None
         except OSError as error:
             raise self._gone(error) from error
         try:
@@ -119,7 +119,7 @@ class Zygote:
 
     def _gone(self, error: OSError | None = None) -> LaunchFailed:
         self._lost = True
-        return LaunchFailed(f"the zygote is gone{f': {error}' if error else ''}")
+        return LaunchFailed(f"the zygote has ended{f': {error}' if error else ''}")
 
     async def close(self) -> None:
         """Let it end: its control socket closes. What it forked goes on."""

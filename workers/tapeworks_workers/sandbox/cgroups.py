@@ -74,11 +74,11 @@ class Cgroups:
         try:
             controllers = (folder / "cgroup.controllers").read_text().split()
         except OSError as error:
-            raise CgroupsUnavailable(f"{folder} is no cgroup of version 2: {error.strerror}") from error
+            raise CgroupsUnavailable(f"{folder} is not a cgroup v2 folder: {error.strerror}") from error
         if "memory" not in controllers:
             raise CgroupsUnavailable(f"{folder} has no memory controller")
         if named is None and not _is_given(folder):
-            raise CgroupsUnavailable(f"{folder} was not given to this worker: set Delegate=yes in its systemd unit")
+            raise CgroupsUnavailable(f"{folder} is not delegated to this worker: set Delegate=yes in its systemd unit")
         if not all(os.access(folder / one, os.W_OK) for one in ("", "cgroup.procs", "cgroup.subtree_control")):
             raise CgroupsUnavailable(f"{folder} cannot be written")
         return cls(folder)

@@ -85,7 +85,7 @@ class User:
                 os.close(lock)
                 continue
             return cls(uid, lock)
-        raise OSError(None, f"all {USERS} users of sandboxes are taken")
+        raise OSError(None, f"all {USERS} users of sandboxes are in use")
 
     def release(self) -> None:
         """Let another sandbox have it."""

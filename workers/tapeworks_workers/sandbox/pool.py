@@ -261,7 +261,7 @@ class SandboxPool:
 
         async def until_it_grows() -> None:
             failure = await cell.overrun()
-            log.error("an empty sandbox takes more than it may and is pulled down", reason=failure.message)
+            log.error("an idle sandbox exceeds its memory limit and is removed", reason=failure.message)
             cell.watch = None
             await self._close(cell)
 
@@ -287,7 +287,7 @@ class SandboxPool:
             if cell.temporary is not None and (first := cell.first_process()) is not None:
                 await asyncio.to_thread(cell.temporary.clear, first)
         except (TimeoutError, OSError, NotClean) as error:
-            log.error("a sandbox could not be cleared and is given up", error=str(error))
+            log.error("a sandbox could not be cleared and is discarded", error=str(error))
             await self._close(cell)
             return
         async with self._changing:

@@ -67,7 +67,7 @@ class TemporaryFiles:
         if problems:
             raise NotClean(f"not everything could be removed: {problems[0]}")
         if missing:
-            raise NotClean(f"/{'/'.join(min(missing))} was there before the first attempt and is gone")
+            raise NotClean(f"/{'/'.join(min(missing))} existed before the first attempt and was removed")
         remove_ipc_objects(first)
 
     def _clear(self, names: Names, folder: int, device: int, missing: set[Names], problems: list[OSError]) -> None:
@@ -78,7 +78,7 @@ class TemporaryFiles:
                 continue
             missing.discard(at)
             if _mark(status, device) != self._entries[at]:
-                raise NotClean(f"/{'/'.join(at)} was there before the first attempt and was changed")
+                raise NotClean(f"/{'/'.join(at)} existed before the first attempt and was changed")
             if _is_own_folder(status, device):
                 with _below(folder, name) as inner:
                     self._clear(at, inner, device, missing, problems)

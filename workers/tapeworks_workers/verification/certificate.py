@@ -113,13 +113,13 @@ def _compare_certify(bundle: Path, manifest: Mapping[str, Any], observed: Path, 
         raise JobFailure(
             FailureCode.RELOAD_MISMATCH,
             f"one more training step from the bundle is not the step from memory: {off[:1000]}",
-            hint="Something that training depends on is no variable: keep the state of a step, loss or layer in "
+            hint="Training depends on state that is not in a variable: keep the state of a step, loss or layer in "
             "tf.Variable or keras.Variable, and draw random numbers from `run` or a keras.random.SeedGenerator.",
         )
     roles = keras_roles(manifest)
     for role in roles:
         if role not in facts["loaded"]:
-            told = str(facts.get("failure") or f"tapeworks.load gave no {role!r}")
+            told = str(facts.get("failure") or f"tapeworks.load returned no {role!r}")
             raise JobFailure(FailureCode.RELOAD_MISMATCH, told[:2000])
         expected = digest_rows([entry["sha256"] for entry in manifest["models"][role]["weights"]])
         if not np.array_equal(arrays[facts["loaded"][role]["array"]], expected):
@@ -147,7 +147,7 @@ def check_manifest(manifest: Mapping[str, Any], agreed: Mapping[str, Any]) -> No
     Raises JobFailure `reload_mismatch`.
     """
     if CERTIFICATE in agreed["files"]:
-        raise _other(f"the bundle brings a {CERTIFICATE} of its own")
+        raise _other(f"the bundle already contains a {CERTIFICATE}")
     stated = manifest["files"]
     sealed = {name: entry for name, entry in agreed["files"].items() if name != "manifest.json"}
     for name in sorted({*stated, *sealed}):

@@ -76,7 +76,7 @@ def _copied(source: BinaryIO, target: BinaryIO, limit: int, stop: threading.Even
     while chunk := source.read(_CHUNK):
         copied += len(chunk)
         if stop.is_set():
-            raise _no_bundle("nobody needs it any more")
+            raise _no_bundle("it is no longer needed")
         if copied > limit:
             raise JobFailure(
                 FailureCode.STORAGE_FULL,
@@ -96,7 +96,7 @@ def copy_bounded(folder: Path, path: str, into: Path, *, limit: int) -> None:
             raise JobFailure(
                 FailureCode.RELOAD_MISMATCH,
                 f"the process that loaded the bundle wrote {file.size} bytes to {path}; at most {limit} are read",
-                hint="A component must leave alone the process that loads its bundle.",
+                hint="A component must not change the process that loads its bundle.",
             )
         for chunk in _chunks(file):
             target.write(chunk)
@@ -117,7 +117,7 @@ def _files(folder: int, above: str, depth: int) -> Generator[tuple[str, int]]:
             if name == "__pycache__":
                 continue
             if not name.isprintable() or "\\" in name or any(0xD800 <= ord(letter) < 0xE000 for letter in name):
-                raise _no_bundle(f"{path!a} is no name of a file")
+                raise _no_bundle(f"{path!a} is not a valid file name")
             descriptor = _opened(name, _FILE, folder)
             mode = os.fstat(descriptor).st_mode
             if stat.S_ISREG(mode):
@@ -152,4 +152,4 @@ def _made(root: Path, path: str) -> BinaryIO:
 
 
 def _no_bundle(message: str) -> JobFailure:
-    return JobFailure(FailureCode.INTERNAL, f"what the runner exported is no bundle: {message}", retryable=False)
+    return JobFailure(FailureCode.INTERNAL, f"the runner's export is not a bundle: {message}", retryable=False)

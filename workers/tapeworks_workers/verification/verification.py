@@ -144,7 +144,7 @@ class BundleVerification:
         except JobFailure as failure:
             return VerifierAnswer(ok=False, failure=exit_failures.of_exception(failure))
         except UnsafePath as error:
-            return refused(FailureCode.RELOAD_MISMATCH, f"what a verifier saw of the bundle cannot be read: {error}")
+            return refused(FailureCode.RELOAD_MISMATCH, f"a verifier's report on the bundle cannot be read: {error}")
         except LaunchFailed as error:
             return refused(FailureCode.WORKER_LOST, f"a verifier could not be started: {error}")
         except OSError as error:
@@ -188,7 +188,9 @@ class BundleVerification:
         try:
             certified = Certified.model_validate(answer.report)
         except ValidationError as error:
-            return refused(FailureCode.INTERNAL, f"the comparison of the bundle gave something else: {error}"[:2000])
+            return refused(
+                FailureCode.INTERNAL, f"the comparison of the bundle returned an invalid result: {error}"[:2000]
+            )
         if len(json.dumps(certified.verified)) > MAX_VERIFIED_BYTES:
             return refused(FailureCode.INTERNAL, f"the certificate has more than {MAX_VERIFIED_BYTES} bytes")
         return certified

@@ -53,7 +53,7 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
     """The roles of a bundle, and the job that made it. Raises UnsafeArchive, OSError."""
     archive = Archive.open(path)
     if archive is None or archive.kind != "tar.gz":
-        raise UnsafeArchive("a bundle is a .tar.gz: the file that GET /v1/jobs/{id}/model gives")
+        raise UnsafeArchive("a bundle is a .tar.gz: the file that GET /v1/jobs/{id}/model returns")
     manifest: Any = None
     roles, state = [], False
     with archive.entries() as entries:
@@ -69,9 +69,9 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
                 _check_model(opened(), entry.name)
                 roles.append(entry.name.removeprefix("models/").removesuffix(".keras"))
     if not isinstance(manifest, dict):
-        raise UnsafeArchive("the archive has no manifest.json: it is no bundle of Tapeworks")
+        raise UnsafeArchive("the archive has no manifest.json: it is not a Tapeworks bundle")
     if not state and not roles:
-        raise UnsafeArchive("the bundle has neither a training state nor a .keras model: nothing can go on from it")
+        raise UnsafeArchive("the bundle has neither a training state nor a .keras model: no job can start from it")
     job_id = manifest.get("job_id")
     return {"roles": sorted(roles), "job_id": job_id if isinstance(job_id, str) else None}
 

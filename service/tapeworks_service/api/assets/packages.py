@@ -62,7 +62,9 @@ async def create_package(request: Request, caller: Submitter, context: ContextDe
     async with context.database.read() as tx:
         upload = await completed_upload(tx, caller.project_id, wanted.upload_id)
     if upload["bytes"] > context.settings.max_package_bytes:
-        raise Problem(ProblemCode.PAYLOAD_TOO_LARGE, f"a package may have {context.settings.max_package_bytes} bytes")
+        raise Problem(
+            ProblemCode.PAYLOAD_TOO_LARGE, f"a package must be at most {context.settings.max_package_bytes} bytes"
+        )
     metadata = await inspect_upload(context, caller, wanted.upload_id, read_metadata)
     findings = [*metadata.findings, *await _lacking(context, metadata)]
     if findings:
@@ -80,6 +82,6 @@ async def _lacking(context: Context, metadata: Metadata) -> list[tuple[str, str]
         takers = [worker for worker in workers if worker.packages and not worker.lost]
         installed = [(await context.catalogues.known(tx, worker.catalogue_digest)).distributions for worker in takers]
     if not takers:
-        hint = "Start one with TAPEWORKS_ALLOW_PACKAGES=1; `tapeworks doctor` there says what its sandbox lacks."
-        return [("no worker that takes uploaded packages is connected", hint)]
+        hint = "Start one with TAPEWORKS_ALLOW_PACKAGES=1; run `tapeworks doctor` on its machine to check its sandbox."
+        return [("no worker that accepts uploaded packages is connected", hint)]
     return unmet(metadata.requires, installed)

@@ -111,7 +111,7 @@ async def inspect_upload(
     except FileNotFoundError as error:
         await start_over(context.database, upload)
         hint = "Send them again: POST /v1/uploads with the same size and digest says which parts are missing."
-        raise invalid_value("/upload_id", f"the bytes of the upload {upload_id} are gone", hint) from error
+        raise invalid_value("/upload_id", f"the bytes of the upload {upload_id} no longer exist", hint) from error
     except OSError as error:
         raise Problem(ProblemCode.STORAGE_UNAVAILABLE, "the artifact store cannot be read") from error
     except Problem:
@@ -119,7 +119,7 @@ async def inspect_upload(
     except Exception as error:  # whatever a stranger's file does to its check is said of the file
         log.error("upload_check_failed", upload_id=upload_id, exc_info=error)
         message = f"the file cannot be read: {type(error).__name__}"
-        finding = Finding("/upload_id", ProblemCode.INVALID_VALUE, message, "Write it anew with another tool.")
+        finding = Finding("/upload_id", ProblemCode.INVALID_VALUE, message, "Write the file again with another tool.")
         raise Problem(ProblemCode.INVALID_REQUEST, message, errors=[finding]) from error
 
 

@@ -19,7 +19,7 @@ from tapeworks_service.jobs.serializers import event_document, line_document, po
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
-After = Annotated[int, Query(ge=0, lt=2**62, description="the number of the last entry seen")]
+After = Annotated[int, Query(ge=0, lt=2**62, description="the number of the last entry received")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
@@ -41,7 +41,7 @@ async def list_events(
 @router.get(
     "/logs",
     operation_id="list_logs",
-    summary="What the job's processes printed",
+    summary="Log lines of a job",
     response_model=Page[LogLine],
     responses=problems(401, 403, 404, 422, 503),
 )
@@ -65,7 +65,9 @@ async def get_metrics(
     caller: Reader,
     context: ContextDep,
     job_id: JobId,
-    points: Annotated[int | None, Query(ge=1, le=100_000, description="at most so many of each metric")] = None,
+    points: Annotated[
+        int | None, Query(ge=1, le=100_000, description="the maximum number of points of each metric")
+    ] = None,
     after: After = 0,
 ) -> Response:
     """Series by metric, the newest attempt's value for each step; as a stream, point by point as they come in."""

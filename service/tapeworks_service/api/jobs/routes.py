@@ -153,8 +153,8 @@ async def get_job(
     caller: Reader,
     context: ContextDep,
     job_id: JobId,
-    wait: Annotated[float, Query(ge=0, le=300, description="seconds to wait for a change; 30 at most are held")] = 0,
-    unless: Annotated[int | None, Query(ge=0, description="the revision that is known already")] = None,
+    wait: Annotated[float, Query(ge=0, le=300, description="seconds to wait for a change, at most 30")] = 0,
+    unless: Annotated[int | None, Query(ge=0, description="the revision that the client already has")] = None,
 ) -> Response:
     """The job now; with `wait`, as soon as its revision is another than `unless` (default: than now)."""
     deadline = time.monotonic() + min(wait, context.settings.wait_seconds)
@@ -238,11 +238,13 @@ async def update_job(request: Request, caller: Submitter, context: ContextDep, j
     change = await read_message(request, JobChange, context.settings.max_body_bytes)
     given: dict[str, Any] = change.model_dump(exclude_unset=True)
     if given.get("labels", {}) is None or given.get("priority", 0) is None:
-        raise invalid_value("", "labels and priority cannot be null", "Leave out what stays; {} removes all labels.")
+        raise invalid_value(
+            "", "labels and priority cannot be null", "Leave out fields that stay unchanged; {} removes all labels."
+        )
     async with context.database.write() as tx:
         row = await lock(tx, job_id, project_id=caller.project_id)
         if State(row["state"]) in FINAL and given.get("priority", row["priority"]) != row["priority"]:
-            detail = f"the job is {row['state']}: its priority means nothing any more"
+            detail = f"the job is {row['state']}: its priority can no longer change"
             raise Problem(ProblemCode.CONFLICT, detail, extra={"state": row["state"]})
         values = {**given, "spec": {**row["spec"], **given}, "revision": jobs.c.revision + 1}
         if given.get("priority", row["priority"]) != row["priority"]:

@@ -90,7 +90,7 @@ async def validate_job(
     request: Request,
     caller: Submitter,
     context: ContextDep,
-    trace: Annotated[bool, Query(description="have a worker build it, trace it and try it")] = False,
+    trace: Annotated[bool, Query(description="have a worker build and trace the job and run a few steps")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Schema, catalogue and inputs, as submitting would check them; nothing is queued.
@@ -147,7 +147,7 @@ async def retry_job(
             ProblemCode.CONFLICT, f"the job is {source['state']}", hint=hint, extra={"state": source["state"]}
         )
     if not source["spec"]:
-        hint = "Send what it looks at again: where no worker could look, another try is queued."
+        hint = "Send the upload's request again: if no worker could inspect it, a new inspection is queued."
         raise Problem(ProblemCode.CONFLICT, f"a job of kind {source['kind']} is not retried", hint=hint)
     retry = Retry(job_id, wanted.from_)
     body = json.dumps(source["spec"]).encode()

@@ -92,9 +92,9 @@ def test_every_arrow_type_has_its_form(root: Path) -> None:
         ([1.0, 1e300], {}, r"row 2: .*1e\+300 is outside the range of float32"),
         ([1, 900_000_001], {"v": "bool"}, "row 2: .*neither 0 nor 1"),
         (["1", "x"], {"v": "int64"}, "row 2: .*'x' is no int64"),
-        ([1], {"v": "resource"}, "'resource' is no dtype"),
+        ([1], {"v": "resource"}, "'resource' is not a dtype"),
         (pa.array([1, 2**60], pa.timestamp("ms")), {}, "row 2: .*outside int64 as microseconds"),
-        (pa.array([1000, 1001], pa.timestamp("ns")), {}, "row 2: .*no whole number of microseconds"),
+        (pa.array([1000, 1001], pa.timestamp("ns")), {}, "row 2: .*not an integer number of microseconds"),
         ([[1, 2], [3, None]], {}, "row 2: column 'v' has no value"),
     ],
 )
@@ -164,7 +164,7 @@ def test_columns_in_the_names_of_folders_are_given_back(root: Path) -> None:
     read = columns_of(source("parquet", files="t/**/*.parquet", named=True))
     expected = pd.read_parquet(root / "t").astype({"country": str, "year": int})
     assert read == expected.to_dict("list")
-    fails(source("parquet", files="t/**/*.parquet"), "'country' is no number")
+    fails(source("parquet", files="t/**/*.parquet"), "'country' is not a number")
 
 
 # ── JSON lines ──
@@ -200,7 +200,7 @@ def test_objects_of_several_lines_and_other_encodings(root: Path) -> None:
     (root / "p.jsonl").write_text('{"a":\n1}\n{"a": 2}\n')
     fails(source("jsonl", files="p.jsonl", named=True), "p.jsonl, lines from 1 on: 3 lines hold 2 objects")
     (root / "l.jsonl").write_bytes('{"a": "x"}\n{"a": "café"}\n'.encode("latin-1"))
-    fails(source("jsonl", files="l.jsonl", named=True), "l.jsonl, line 2: is no UTF-8 .*give the source its encoding")
+    fails(source("jsonl", files="l.jsonl", named=True), "l.jsonl, line 2: is not UTF-8 .*give the source its encoding")
     assert columns_of(source("jsonl", files="l.jsonl", named=True, encoding="latin-1")) == {"a": ["x", "café"]}
     (root / "u.jsonl.gz").write_bytes(gzip.compress('\ufeff{"a": "é"}\r\n\r\n{"a": "ü"}'.encode()))
     assert columns_of(source("jsonl", files="u.jsonl.gz", named=True)) == {"a": ["é", "ü"]}

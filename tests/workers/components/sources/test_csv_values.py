@@ -183,7 +183,7 @@ def test_a_compressed_file_is_a_stream_of_parts(root: Path, monkeypatch: pytest.
 def test_text_that_is_no_utf_8_is_refused_with_its_line(root: Path) -> None:
     (root / "h.csv").write_bytes("größe\n1\n".encode("latin-1"))
     (root / "v.csv").write_bytes("a,b\n1,x\n2,café\n".encode("latin-1"))
-    fails(source("csv", files="h.csv"), "h.csv is no UTF-8 in line 1: .*give its encoding")
+    fails(source("csv", files="h.csv"), "h.csv is not UTF-8 in line 1: .*give its encoding")
     fails(source("csv", files="v.csv", named=True), "v.csv, line 3: column 'b' .*UTF8")
     fails(source("csv", files="v.csv", named=True, encoding="utf-16"), "v.csv is not utf-16")
 

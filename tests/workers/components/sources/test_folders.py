@@ -175,6 +175,6 @@ def test_arrays_in_parts_of_a_sparse_matrix_stay_sparse(root: Path) -> None:
     assert x.shape.as_list() == [6, 100_000]
     assert y.numpy().tolist() == [1, 0, 1, 2, 2, 2]
     np.savez(root / "wrong.npz", y=np.zeros(3), **{**parts, "x.indices": np.array([100_000, 5, 7])})
-    fails(source("arrays", files="wrong.npz"), "'x' is no sparse matrix")
+    fails(source("arrays", files="wrong.npz"), "'x' is not a sparse matrix")
     np.savez(root / "short.npz", y=np.zeros(2), **parts)
     fails(source("arrays", files="short.npz"), "differ in their first dimension")

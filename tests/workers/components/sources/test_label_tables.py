@@ -82,7 +82,7 @@ def test_tables_that_do_not_label_the_files_are_refused(photos: Path) -> None:
             labels()
         assert caught.value.code is FailureCode.INVALID_DATA
     (photos / "labels.csv").write_text(whole)
-    with pytest.raises(JobFailure, match="a vector of label takes numbers alone"):
+    with pytest.raises(JobFailure, match="a vector of label takes only numbers"):
         labels(label_column=["label"])
     with pytest.raises(JobFailure, match="needs labels"):
         labels(labels=None)

@@ -45,7 +45,7 @@ BROKEN = {
     "a missing feature": (example(70, v=None), "Feature: v"),
     "another dtype": (example(70, n=feature(1.5)), "Data types don't match"),
     "another shape": (example(70, v=feature(1.0)), "Key: v"),
-    "no example": (b"\xff\xff\xff not a message", "no tf.train.Example"),
+    "no example": (b"\xff\xff\xff not a message", "not a tf.train.Example"),
     "no example of text": (b"not a message", "Could not parse example input"),
 }
 

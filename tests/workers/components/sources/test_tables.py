@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_told_with_its_place(root: Path) -> None:
     fails(source("jsonl", files="empty.jsonl"), "empty.jsonl is empty")
     fails(source("parquet", files="text.parquet"), "text.parquet cannot be read as Parquet")
     fails(source("parquet", files="t.parquet", features="size"), "no column 'size'; it has ids, text, age")
-    fails(source("parquet", files="t.parquet", features=["ids", "age"]), "'ids' is no number: one vector")
+    fails(source("parquet", files="t.parquet", features=["ids", "age"]), "'ids' is not a number: one vector")
     fails(source("parquet", files="t.parquet", features="age", sparse={"age": 3}), "a sparse one holds")
     with pytest.raises(JobFailure, match="a sample weight needs labels"):
         source("parquet", files="t.parquet", weight="w")

@@ -78,7 +78,7 @@ def test_an_argument_that_the_config_holds_as_it_was_not_given_is_found() -> Non
             return {**super().get_config(), "delta": 2 * self.delta}
 
     assert "its config loses the argument 'delta'" in reason(Constant)
-    assert "its config is another one after a reload: delta (1.0 became 2.0) differs" in reason(Doubles)
+    assert "its config changes in a reload: delta (1.0 became 2.0) differs" in reason(Doubles)
 
 
 def test_what_keras_normalises_is_not_lost_and_what_the_constructor_refuses_says_nothing() -> None:

@@ -117,7 +117,7 @@ def test_layers_that_fit_are_taken_and_the_others_told(earlier: Earlier, tmp_pat
     [
         ({"from": "job_1", "role": "critic"}, "'job_1' has no role 'critic'; it has model"),
         ({"from": "job_1", "layers": ["bas"]}, "'bas' matches no layer; there are: base, head"),
-        ({"from": "job_2"}, "'job_2' was not given to this attempt"),
+        ({"from": "job_2"}, "'job_2' is not an input of this attempt"),
     ],
 )
 def test_a_wrong_initial_state_is_told(earlier: Earlier, tmp_path: Path, state: Any, message: str) -> None:
@@ -176,12 +176,12 @@ def test_nothing_left_to_do_and_another_model_are_told(earlier: Earlier, tmp_pat
     (tmp_path / "a").mkdir()
     finish = attempt(job(model=model, training=all_of_it), tmp_path / "a", inputs=earlier.given(tmp_path / "a"))[-1]
     assert finish["failure"]["code"] == "invalid_spec"
-    assert "has done 2, so 2 leave nothing to do" in finish["failure"]["message"]
+    assert "has done 2, so 2 leave no training steps" in finish["failure"]["message"]
     (tmp_path / "b").mkdir()
     spec = job(model=mlp(), training={**all_of_it, "epochs": 3})
     finish = attempt(spec, tmp_path / "b", inputs=earlier.given(tmp_path / "b"))[-1]
     assert finish["failure"]["code"] == "invalid_spec"
-    assert "is not a state of this job" in finish["failure"]["message"]
+    assert "does not match the state of this job" in finish["failure"]["message"]
 
 
 def test_a_job_with_a_checkpoint_of_its_own_goes_on_from_that(earlier: Earlier, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_frozen_teacher_beside_its_student(earlier: Earlier, tmp_path: Path, v
     ("config", "message"),
     [
         ({"role": "critic"}, "'job_1' has no model 'critic'; its .keras models are: model"),
-        ({"until": "bas"}, "until: 'bas' is no layer of the model; it has base, head"),
+        ({"until": "bas"}, "until: 'bas' is not a layer of the model; its layers are base, head"),
     ],
 )
 def test_a_part_that_is_not_there_is_told(earlier: Earlier, tmp_path: Path, config: Any, message: str) -> None:

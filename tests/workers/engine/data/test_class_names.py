@@ -156,7 +156,7 @@ def test_lineage_event_and_bundle_name_the_classes_and_what_was_skipped(root: Pa
     assert finish["metrics"]["val_sparse_categorical_accuracy"] == 1.0
     names = ["cat", "dog", "rabbit"]
     assert events(frames, "class_names") == [{"class_names": names}]
-    assert {"message": "the validation data holds nothing of 'cat'"} in events(frames, "note")
+    assert {"message": "the validation data has no example of 'cat'"} in events(frames, "note")
     (lineage,) = [facts["lineage"] for facts in records(frames, "facts") if "lineage" in facts]
     assert lineage["class_names"] == names
     assert [reason.split(" ")[0] for reason in lineage["sources"]["training"]["skipped"]] == ["dog/3.png"]

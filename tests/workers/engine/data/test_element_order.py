@@ -109,6 +109,6 @@ def test_no_window_holds_steps_of_two_series(tmp_path: Path) -> None:
     assert list(x) == ["day", "sold"]
     assert x["day"].numpy().tolist() == 2 * [[start + step for step in range(4)] for start in range(6)]
     assert y.numpy().tolist() == [100 * shop + day for shop in (1, 2) for day in range(4, 10)]
-    for mistake, message in (({"target": 0}, "target is the name of one"), ({"key": "store"}, "no column of x")):
+    for mistake, message in (({"target": 0}, "target is the name of one"), ({"key": "store"}, "not a column of x")):
         with pytest.raises(JobFailure, match=message):
             built([windows(**mistake), BATCH], source=source)

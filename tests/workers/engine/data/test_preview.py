@@ -120,7 +120,7 @@ def test_a_dataset_of_each_format(tmp_path: Path, format: str) -> None:
         ("npz", "a.npz", b"PK broken", "a.npz cannot be read"),
         ("tfrecord", "a.tfrecord", b"not a record at all", "corrupted"),
         ("images", "a/x.png", b"\x89PNG\r\n\x1a\nbroken", "cannot be decoded"),
-        ("csv", "a.txt", b"a\n1\n", "no file is named as one of the format"),
+        ("csv", "a.txt", b"a\n1\n", "no file name matches the format"),
     ],
 )
 def test_a_file_that_is_not_what_it_says_is_told(
@@ -143,7 +143,8 @@ def test_columns_that_a_job_cannot_read_are_described_with_the_reason(tmp_path: 
         "s": "is struct<a: int64>, which no tensor can hold",
         "n": "a.parquet, row 2: column 'n' has no value (null); "
         '"nulls": "missing" reads it as NaN, or choose features without it',
-        "when": "a.parquet, row 1: column 'when': 1 ns is no whole number of microseconds; give it the dtype float64",
+        "when": "a.parquet, row 1: column 'when': 1 ns is not an integer number of microseconds; "
+        "give it the dtype float64",
         "x": None,
     }
     assert (told["rows"], told["preview"]) == (2, [{"x": 1.0}, {"x": 2.0}])

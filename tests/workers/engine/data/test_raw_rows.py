@@ -257,7 +257,7 @@ def test_a_vector_names_its_column_by_the_source(root: Path, tmp_path: Path) -> 
 
 def test_a_layer_that_has_learned_nothing_is_refused(root: Path, tmp_path: Path) -> None:
     spec = spec_of(root, model={**model_of(2), "adapt": [one for one in ADAPT if one["layer"] != "age_known"]})
-    with pytest.raises(JobFailure, match=r"'age_known' .FillMissing. has not learned anything"):
+    with pytest.raises(JobFailure, match=r"'age_known' .FillMissing. is not adapted"):
         trained(spec, tmp_path / "job")
 
 

@@ -99,7 +99,7 @@ def test_files_of_every_branch_are_in_the_lineage() -> None:
 @pytest.mark.parametrize(
     ("component", "config", "code", "says"),
     [
-        ("zip", {"sources": {}}, "invalid_spec", "no sources are named"),
+        ("zip", {"sources": {}}, "invalid_spec", "sources is empty"),
         ("zip", {"sources": {"a": {"source": SMALL, "pipelin": []}}}, "invalid_spec", "/sources/a/pipelin"),
         ("zip", {"sources": {"a": {"source": SMALL, "pipeline": [BATCH]}, "b": SMALL}}, "invalid_spec", "'b' single"),
         ("zip", {"sources": {"a": {"component": "lab/None"}}}, "invalid_spec", "/data/source/config/sources/a"),

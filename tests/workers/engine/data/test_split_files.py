@@ -124,7 +124,7 @@ def test_images_of_folders_keep_the_classes_of_training(tmp_path: Path) -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no such folder": ({"files": "ds_1/train/*", "validation": FOLDERS}, "named validation or val or valid or dev"),
-    "nothing left": ({"validation": {"files": "**/*.csv"}}, "none is left to train on"),
+    "nothing left": ({"validation": {"files": "**/*.csv"}}, "no file remains for training"),
     "twice": ({"validation": {"files": "val/*"}, "test": {"files": "**/a.csv"}}, "both read val/a.csv"),
     "no such file": ({"validation": {"files": "eval/*"}}, "no file of the dataset 'ds_1' matches 'eval/*'"),
 }

@@ -221,7 +221,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "no scalar": ({"fraction": 0.2, "stratify": "x"}, "is a dict", "one value for each element"),
     "one row a class": ({"fraction": 0.2, "stratify": "x.id"}, "997 of 997 classes have fewer than 2", "rare classes"),
     "fractions": ({"fraction": 0.2, "stratify": "x.value"}, "classes have fewer than 2", "Leave stratify out"),
-    "no text of a time": ({**LATEST, "by": "x.kind"}, "which is no time of ISO 8601", "2024-12-31"),
+    "no text of a time": ({**LATEST, "by": "x.kind"}, "which is not an ISO 8601 time", "2024-12-31"),
     "nothing": ({"fraction": 0.0001, "stratify": "y"}, "the validation split is empty", "larger fraction"),
 }  # fmt: skip
 

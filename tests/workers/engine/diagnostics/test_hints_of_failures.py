@@ -28,7 +28,7 @@ def trapped(trap: str, **training: Any) -> dict[str, Any]:
 CHANGES_OF_THE_SPEC: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "invalid_spec": (
         {"training": {"early_stopping": {"monitor": "val_los"}}, "data": VALIDATED},
-        "Change the place in the spec that the message names",
+        "Change the field of the spec that the message names",
         {"training": {"early_stopping": {"monitor": "val_loss"}}},
     ),
     "invalid_data": (
@@ -37,7 +37,7 @@ CHANGES_OF_THE_SPEC: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "dtype_mismatch": (
         {"data": {"source": numbers(form="ids")}, "model": {"component": "sequential", "config": {
             "layers": [{"component": "mistaken/Wide4"}]}}},
-        'a {"op": "cast"} into the pipeline',
+        'a {"op": "cast"} to the pipeline',
         {"data": {"pipeline": [{"op": "cast", "dtype": "float32"}, BATCH]}},
     ),
     "float64_input": (

@@ -76,8 +76,8 @@ def test_a_value_that_becomes_a_constant_is_reported_with_its_line(tmp_path: Pat
 @pytest.mark.parametrize(
     ("way", "message", "mark"),
     [
-        ("curve", "the step ValuesStep: self.curve is changed while the step is traced, and never again", "# list"),
-        ("counter", "self.count is changed while the step is traced, and never again: it was 0 before, 1", "# number"),
+        ("curve", "the step ValuesStep: self.curve is changed only while the step is traced", "# list"),
+        ("counter", "self.count is changed only while the step is traced: it was 0 before, 1", "# number"),
         ("module_counter", "CALLS of module", "# number"),
         ("module_list", "ROWS of module", "# list"),
     ],

@@ -82,5 +82,5 @@ def test_the_certificate_binds_the_manifest(draft: Path) -> None:
     manifest = json.loads((draft / "manifest.json").read_text())
     manifest["metrics"]["loss"] = 0.0
     (draft / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"not the one that certificate\.json speaks of"):
+    with pytest.raises(BundleError, match=r"does not have the digest recorded in certificate\.json"):
         check(draft)

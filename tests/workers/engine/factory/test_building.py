@@ -68,12 +68,12 @@ def test_nested_references_are_built_depth_first_in_document_order() -> None:
 @pytest.mark.parametrize(
     ("reference", "kind", "message"),
     [
-        ("keras/Lambda", Kind.LAYER, "/at: keras/Lambda is not taken: it carries code"),
-        ("keras/TFSMLayer", Kind.LAYER, "is not taken"),
+        ("keras/Lambda", Kind.LAYER, "/at: keras/Lambda is not accepted: it carries code"),
+        ("keras/TFSMLayer", Kind.LAYER, "is not accepted"),
         ("keras/Dens", Kind.LAYER, "no public layer class 'Dens'; did you mean keras/Dense"),
         ("keras/Layer", Kind.LAYER, "no public layer class 'Layer'"),
         ("keras/Dense", Kind.LOSS, "no public loss class 'Dense'"),
-        ("keras/Model", Kind.MODEL, "Keras has no models to name here"),
+        ("keras/Model", Kind.MODEL, "Keras has no public model classes"),
         ("keras/deserialize", Kind.LAYER, "no public layer class 'deserialize'"),
         (ref("keras/Dense", unit=3), Kind.LAYER, "/at/config/unit: keras/Dense has no argument 'unit'; it takes"),
         (ref("keras/Dense"), Kind.LAYER, "/at/config: keras/Dense needs the argument 'units'"),
@@ -83,7 +83,7 @@ def test_nested_references_are_built_depth_first_in_document_order() -> None:
         (
             ref("keras/Dense", units=3, kernel_initializer={"class_name": "Zeros", "config": {}}),
             Kind.LAYER,
-            "/at/config/kernel_initializer: Keras' serialised form is not taken here",
+            "/at/config/kernel_initializer: Keras' serialised form is not accepted here",
         ),
         (
             ref("keras/Bidirectional", layer=ref("keras/LSTM", units=2, dtype={"a": [{"module": "os"}]})),
@@ -97,7 +97,7 @@ def test_nested_references_are_built_depth_first_in_document_order() -> None:
         (ref("focal", gama=2.0), Kind.LOSS, "/at/config/gama: focal has no argument 'gama'; it takes alpha, dtype"),
         (ref("mlp", hidden=[4]), Kind.MODEL, "/at/config/outputs: the argument 'outputs' is missing"),
         (ref("mlp", hidden=[4, "x"], outputs=1), Kind.MODEL, "/at/config/hidden/1"),
-        (ref("mlp", hidden=[], outputs=1, kernel_regularizer="l2"), Kind.MODEL, "a regularizer goes here"),
+        (ref("mlp", hidden=[], outputs=1, kernel_regularizer="l2"), Kind.MODEL, "expected a regularizer"),
         (
             ref("gated_residual", units=3, dtype="float32", activity_regularizer=ref("keras/L9")),
             Kind.LAYER,
@@ -147,7 +147,7 @@ def test_keras_serialised_form_does_not_slip_in_by_kwargs() -> None:
             super().__init__(units, **kwargs)
 
     serialised = {"class_name": "Zeros", "module": "keras.initializers", "config": {}}
-    with pytest.raises(JobFailure, match="serialised form is not taken"):
+    with pytest.raises(JobFailure, match="serialised form is not accepted"):
         build(ref("trial/Warm", units=3, kernel_initializer=serialised), Kind.LAYER)
     built = build(ref("trial/Warm", units=3, kernel_initializer=ref("keras/Zeros")), Kind.LAYER)
     assert isinstance(built.kernel_initializer, keras.initializers.Zeros)

@@ -162,7 +162,7 @@ def test_what_a_subclass_or_an_instance_overrides_is_not_dropped() -> None:
         spec_of(Functional(x, keras.layers.Dense(2)(x)))
     compiled = model()
     compiled.compute_loss = types.MethodType(lambda self, **kwargs: 0.0, compiled)
-    with pytest.raises(ComponentError, match="compute_loss was assigned to the model itself"):
+    with pytest.raises(ComponentError, match="compute_loss was assigned to the model instance"):
         spec_of(compiled)
 
     @keras.saving.register_keras_serializable("compiled")

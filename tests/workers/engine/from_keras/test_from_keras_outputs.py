@@ -124,7 +124,7 @@ def test_the_job_trains_and_measures_what_fit_does(name: str) -> None:
     [
         ("list", {"loss": "mse", "loss_weights": [1.0, 0.5]}, "1 losses and 2 weights"),
         ("dict", {"loss": {"p": "mse", "q": "mae"}, "loss_weights": {"p": 0.3}}, "2 losses and 1 weights"),
-        ("single", {"loss": ["mse", "mae"]}, "the first only"),
+        ("single", {"loss": ["mse", "mae"]}, "only the first"),
         ("list", {"loss": {"a": "mse"}}, r"\['a'\], the model's outputs are \['a', 'b'\]"),
         ("list", {"loss": ["mse", "mae", "mse"]}, "'2'"),
         ("dict", {"loss": {"r": "mse"}}, "'r'"),

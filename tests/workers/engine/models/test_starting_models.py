@@ -130,7 +130,7 @@ def test_an_initial_state_brings_its_vocabulary_and_a_layer_under_adapt_keeps_it
     mixed = started([{"layer": "scaled"}])
     assert mixed.get_layer("tokens").get_vocabulary() == ["[UNK]", "red", "green", "blue"]
     np.testing.assert_allclose(mixed.get_layer("scaled").adapt_mean, [165.0])
-    with pytest.raises(JobFailure, match=r"'tokens' \(TextVectorization\) has not learned anything"):
+    with pytest.raises(JobFailure, match=r"'tokens' \(TextVectorization\) is not adapted"):
         started([{"layer": "scaled"}], layers=["logits"])
 
 
@@ -197,8 +197,8 @@ def test_discretization_and_integer_lookup_learn_too(acme: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"adapt": [{"layer": "tokens"}]}, "'scaled' .Normalization. has not learned anything"),
-        ({"adapt": [{"layer": "scaled"}]}, "'tokens' .TextVectorization. has not learned anything"),
+        ({"adapt": [{"layer": "tokens"}]}, "'scaled' .Normalization. is not adapted"),
+        ({"adapt": [{"layer": "scaled"}]}, "'tokens' .TextVectorization. is not adapted"),
         ({"adapt": [{"layer": "token"}]}, "those that adapt: tokens, scaled"),
         ({"adapt": [{"layer": "tokens"}, {"layer": "scaled"}, {"layer": "logits"}]}, "'logits' .Dense. has nothing"),
     ],
@@ -263,8 +263,8 @@ def test_losses_and_metrics_by_output_and_the_reload(acme: Path, tmp_path: Path,
     [
         ([node("a", "b"), node("b", "x")], "b", "the node 'a' takes 'b', which is not before it"),
         ([node("a", "x", "z")], "a", "the node 'a' shares the layer of 'z'"),
-        ([node("a", "x"), node("a", "x")], "a", "the node 'a': the name is taken"),
-        ([node("a", "x")], "z", "outputs names 'z', which is no node; there are a"),
+        ([node("a", "x"), node("a", "x")], "a", "the node 'a': the name is already in use"),
+        ([node("a", "x")], "z", "outputs names 'z', which is not a node; the nodes are a"),
         ([node("a", {"bogus": "x"})], "a", "the node 'a': TypeError"),
         ([node("a", ["x", "y"], layer("Add"))], "a", r"takes the inputs \['x', 'y'\]; the element's x is one tensor"),
         ([{"name": "a", "layer": layer("Dense", units=1), "of": "x"}], "a", "it takes name, layer and from"),

@@ -197,7 +197,7 @@ def test_a_model_method_that_no_job_calls_is_refused(tmp_path: Path, method: str
     [
         (TrainingStep, "test_step", r"Call it validation_step\(batch, run\)"),
         (TrainingStep, "compile", "Declare `models`"),
-        (TrainingStep, "fit", r"define train_step\(batch, run\) alone"),
+        (TrainingStep, "fit", r"define only train_step\(batch, run\)"),
         (Callback, "on_train_end", r"on_epoch_end\(epoch, logs, run\)"),
         (Callback, "on_epoch_begin", r"on_epoch_end\(epoch, logs, run\)"),
         (keras.callbacks.Callback, "on_epoch_end", "Subclass tapeworks.Callback"),

@@ -130,9 +130,9 @@ def test_one_optimizer_over_two_models_and_one_for_each() -> None:
     [
         ({"body": sgd(0.1, BODY)}, r"no optimizer owns 2 trainable variables of role 'model', the first is .*head"),
         ({"a": sgd(0.1, [{"model": "model"}]), "b": sgd(0.1, HEAD)}, r"head.* has two optimizers: 'a' and 'b'"),
-        ({"model": sgd(0.1), "head": sgd(0.1, HEAD)}, r"'model' owns all of \['model'\], and 'head' owns"),
+        ({"model": sgd(0.1), "head": sgd(0.1, HEAD)}, r"'model' owns all variables of \['model'\], and 'head' owns"),
         ({"head": sgd(0.1)}, r"declares no 'head'"),
-        ({"a": sgd(0.1, [{"model": "critic"}])}, r"owns variables of \['critic'\], which no one optimizer"),
+        ({"a": sgd(0.1, [{"model": "critic"}])}, r"owns variables of \['critic'\], which no single optimizer"),
         ({"a": sgd(0.1, [{"model": "model", "layers": ["body*", "haed"]}])},
          r"/optimizers/a/variables/0/layers/1: 'haed' matches no layer; there are: body_in, body_out, head"),
     ],

@@ -109,7 +109,9 @@ def test_what_is_no_value(tmp_path: Path, what: str, code: str, says: str) -> No
 
 def test_a_name_that_is_taken(tmp_path: Path) -> None:
     for evaluators in ([returns("count", name="loss")], [returns("count"), returns("size")]):
-        with pytest.raises(JobFailure, match=r"evaluators/\d, 'lab/Returns': '\w+' is the name of another value"):
+        with pytest.raises(
+            JobFailure, match=r"evaluators/\d, 'lab/Returns': '\w+' is already the name of another value"
+        ):
             trained(job(data=VALIDATED, evaluators=evaluators, training={"epochs": 1}), tmp_path)
 
 

@@ -129,7 +129,7 @@ class Windows:
         for argument, name in (("target", self.target), ("key", self.key)):
             if isinstance(name, str) and name not in columns:
                 has = f"x has {columns}" if columns else "x has no named columns: give the source named = true"
-                raise _refused(f"windows: {argument} {name!r} is no column of x; {has}")
+                raise _refused(f"windows: {argument} {name!r} is not a column of x; {has}")
         if columns and isinstance(self.target, int):
             raise _refused(f"windows: x has the columns {columns}, so target is the name of one, not {self.target}")
 

@@ -38,7 +38,7 @@ class Clip(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         for bound in (self.minimum, self.maximum):
             if inputs.dtype.is_integer and bound is not None and bound != int(bound):
-                raise ValueError(f"{bound} is no bound of integers: cast the column to a float, or give a whole number")
+                raise ValueError(f"{bound} is not an integer bound: cast the column to a float, or give an integer")
         if self.minimum is not None:
             inputs = tf.maximum(inputs, tf.cast(self.minimum, inputs.dtype))
         return inputs if self.maximum is None else tf.minimum(inputs, tf.cast(self.maximum, inputs.dtype))

@@ -27,7 +27,7 @@ class WithoutValues(ValueError):
     """Features of which no row has a value, by their places in the last dimension; None: of a single column."""
 
     def __init__(self, without_values: list[int] | None) -> None:
-        super().__init__("no row has a value to learn from")
+        super().__init__("no row has a value to compute the statistic from")
         self.without_values = without_values
 
 
@@ -60,7 +60,7 @@ class FillMissing(keras.layers.Layer):
         if (strategy == "constant") != (value is not None):
             raise ValueError('value is that of the strategy "constant": give both or neither')
         if value == "":
-            raise ValueError('value "" is what a missing text is: give another text')
+            raise ValueError('value "" marks a missing text: give another text')
         if indicator and isinstance(value, str):
             raise ValueError(_NO_INDICATOR)
         self.strategy = strategy
@@ -92,7 +92,7 @@ class FillMissing(keras.layers.Layer):
                 learning = self._learning(values.dtype, table.shape[1])
             learning.add(table)
         if learning is None:
-            raise ValueError("there is nothing to learn from")
+            raise ValueError("there is no data to adapt to")
         without = [place for place, count in enumerate(learning.counts()) if not count]
         if without:
             raise WithoutValues(None if rank == 1 else without)
@@ -113,7 +113,7 @@ class FillMissing(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         values = self.fill_values
         if values is None:
-            raise ValueError(f"the layer {self.name!r} has not learned what to fill in: call adapt")
+            raise ValueError(f"the layer {self.name!r} has no fill value yet: call adapt")
         if inputs.dtype == tf.string:
             return tf.where(inputs == "", tf.constant(values.tolist(), tf.string), inputs)
         missing = tf.math.is_nan(inputs)

@@ -125,7 +125,7 @@ def _check_class(value: dict[str, Any], place: str) -> None:
         )
     if not _is_allowed(name, module):
         raise ValueError(
-            f"{place}: the class {module}.{name} is not taken from a config. Public Keras layers, regularizers, "
+            f"{place}: the class {module}.{name} is not allowed in a config. Public Keras layers, regularizers, "
             "initializers and constraints are, and registered components; Lambda and other code never is"
         )
     inner = value.get("config")

@@ -68,7 +68,7 @@ class Draft:
             self._check(node, index, names)
         for output in outputs.values() if isinstance(outputs, dict) else [outputs]:
             if output not in names and output not in self.input_names:
-                raise ValueError(f"outputs names {output!r}, which is no node; there are {', '.join(names)}")
+                raise ValueError(f"outputs names {output!r}, which is not a node; the nodes are {', '.join(names)}")
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
@@ -81,7 +81,7 @@ class Draft:
             raise ValueError(f"nodes[{index}]: name is a string without '/', not {name!r}")
         where = f"the node {name!r}"
         if name in names[:index] or name in (self._inputs or {}):
-            raise ValueError(f"{where}: the name is taken")
+            raise ValueError(f"{where}: the name is already in use")
         if set(node) - _KEYS or _KEYS - set(node):
             raise ValueError(f"{where} has {', '.join(sorted(node))}; it takes name, layer and from")
         for source in _sources(node["from"], where):
@@ -91,13 +91,13 @@ class Draft:
                 if self._inputs is not None:
                     known = [*self.input_names, *names[:index]]
                     raise ValueError(
-                        f"{where} takes {source!r}, which is no input or node; before it: {', '.join(known)}"
+                        f"{where} takes {source!r}, which is not an input or earlier node: {', '.join(known)}"
                     )
                 self.input_names.append(source)
         layer = node["layer"]
         if isinstance(layer, str):
             if layer not in names[:index]:
-                raise ValueError(f"{where} shares the layer of {layer!r}, which is no node before it")
+                raise ValueError(f"{where} shares the layer of {layer!r}, which is not an earlier node")
             self._layers[name] = self._layers[layer]
         elif isinstance(layer, keras.layers.Layer):
             if not any(layer is known for known in self._layers.values()):
@@ -120,7 +120,7 @@ class Draft:
         tensors: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {self.input_names[0]: given}
         missing = [name for name in self.input_names if name not in tensors]
         if missing:
-            raise ValueError(f"the graph takes {', '.join(map(repr, missing))}, which is no node and no input")
+            raise ValueError(f"the graph takes {', '.join(map(repr, missing))}, which is neither a node nor an input")
         called: set[int] = set()
         for node in self._nodes:
             layer, source = self._layers[node["name"]], node["from"]

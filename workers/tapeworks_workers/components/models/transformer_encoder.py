@@ -61,7 +61,7 @@ class TransformerEncoder(keras.Model):
         if not 1 <= layers <= 1000 or heads < 1:
             raise ValueError(f"layers must be between 1 and 1000, and heads at least 1, got {layers} and {heads}")
         if dimension % heads:
-            raise ValueError(f"heads must divide dimension: {dimension} is no multiple of {heads}")
+            raise ValueError(f"heads must divide dimension: {dimension} is not a multiple of {heads}")
         self.max_length, self.dimension, self.pooling, self.mask_id = max_length, dimension, pooling, mask_id
         self.ids = vocabulary_size is not None
         policy = self.dtype_policy

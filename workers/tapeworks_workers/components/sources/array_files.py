@@ -185,7 +185,9 @@ def _from_parts(file: Any, name: str, path: Path) -> tf.SparseTensor:
     lengths = np.diff(starts)
     fits = len(starts) == rows + 1 and len(data) == len(columns) == starts[-1] and starts[0] == 0
     if not fits or lengths.min(initial=0) < 0 or (len(columns) and not 0 <= columns.min() <= columns.max() < width):
-        raise BrokenArrays(f"{path.name}: {name!r} is no sparse matrix of {rows} rows and {width} columns in CSR form")
+        raise BrokenArrays(
+            f"{path.name}: {name!r} is not a sparse matrix of {rows} rows and {width} columns in CSR form"
+        )
     row = np.repeat(np.arange(rows), lengths)
     order = np.lexsort((columns, row))
     at = np.stack([row, columns[order]], 1).astype(np.int64)

@@ -223,4 +223,6 @@ def _microseconds(nanoseconds: Array, fractions: bool) -> Array:
     if fractions:
         return whole + rest / 1000.0
     position = int(np.flatnonzero(rest)[0])
-    raise Unfit(position, f"{nanoseconds[position]} ns is no whole number of microseconds; give it the dtype float64")
+    raise Unfit(
+        position, f"{nanoseconds[position]} ns is not an integer number of microseconds; give it the dtype float64"
+    )

@@ -263,4 +263,4 @@ def _unpack(buffer: bytes, at: int, form: str) -> int:
     try:
         return int(struct.unpack_from(f"<{form}", buffer, at)[0]) if at >= 0 else 0
     except struct.error as error:
-        raise ValueError("has metadata that is no Arrow") from error
+        raise ValueError("has metadata that is not Arrow") from error

@@ -45,7 +45,7 @@ def read(
     if missing:
         raise BrokenTable(
             f"{len(missing)} of {len(files)} files have no row in {', '.join(table.name for table in tables)}: "
-            f"{', '.join(missing[:3])}; JSON lines say that there is no box by an empty list"
+            f"{', '.join(missing[:3])}; in JSON lines, an empty list means no box"
         )
     labels = iter(typed([label for index in range(len(files)) for _, label in found[index]]))
     return [

@@ -87,7 +87,7 @@ class NamedLabels(Source):
     def single_class(self, name: str) -> tuple[str, str]:
         return (
             f"every row has the label {name!r}",
-            'Give a label column with several values, or "classes": a list, where one class is meant.',
+            'Give a label column with several values, or "classes": a list, if there is only one class.',
         )
 
     @functools.cached_property
@@ -98,7 +98,7 @@ class NamedLabels(Source):
         if "" in found:
             raise errors.JobFailure(
                 errors.FailureCode.INVALID_DATA,
-                "the label column has rows without a value, which are no class",
+                "the label column has rows without a value, and a missing value is not a class",
                 hint='Give "nulls": "missing" and leave these rows out by {"op": "drop_missing", "fields": ["y"]} in '
                 'data.pipeline, or give "classes" as a list with the name "" among them.',
                 location=errors.Location(component=type(self).__name__.lower()),
@@ -119,7 +119,7 @@ def distinct(parts: Iterable[Array]) -> set[str]:
         return {text.decode() for text in found}
     except UnicodeDecodeError as error:
         raise errors.JobFailure(
-            errors.FailureCode.INVALID_DATA, f"a label is no UTF-8 ({error.reason}): it cannot be the name of a class"
+            errors.FailureCode.INVALID_DATA, f"a label is not UTF-8 ({error.reason}): it cannot be the name of a class"
         ) from error
 
 

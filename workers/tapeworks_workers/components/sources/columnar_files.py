@@ -42,7 +42,7 @@ class ColumnarFiles(Table):
         for path in self.paths:
             kind = kind_of(path)
             if kind is Kind.FEATHER_1:
-                raise self._invalid(f"{path.name} is {kind}, which is obsolete: write it anew with to_feather")
+                raise self._invalid(f"{path.name} is {kind}, which is obsolete: write it again with to_feather")
             if kind is not Kind.PARQUET:
                 found[path] = ArrowFile(path, kind)
                 try:

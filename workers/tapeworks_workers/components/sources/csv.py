@@ -242,7 +242,7 @@ class Csv(NamedLabels):
             if name not in file.names and name not in self.partitions:
                 return f"is not in {path.name}; a job can name the files that have it"
         if kind.name == "binary":
-            return "is no UTF-8; give the source its encoding, as latin-1"
+            return "is not UTF-8; give the source its encoding, as latin-1"
         if kind.blanks and kind.name in ("integer", "number", "boolean"):
             return self._blanks_left(name, kind)
         return None
@@ -295,7 +295,7 @@ class Csv(NamedLabels):
             return row.decode(), start + end if self.header else start
         except UnicodeDecodeError as error:
             line = text.line_at(start + int(begins[0]))
-            raise Undecodable(f"is no UTF-8 in line {line}: {error.reason}; give its encoding, as latin-1") from error
+            raise Undecodable(f"is not UTF-8 in line {line}: {error.reason}; give its encoding, as latin-1") from error
 
     def _names(self, path: Path, fields: list[str]) -> tuple[list[str], list[str]]:
         """The columns' names as pandas gives them, and which of them have none in the header."""

@@ -179,7 +179,7 @@ class Images(LabelledFiles):
             return super().single_class(name)
         return (
             f"every image has the label {name!r} in the table",
-            'Give a table with several labels, or "classes": a list, where one class is meant.',
+            'Give a table with several labels, or "classes": a list, if there is only one class.',
         )
 
     def named_label(self, path: Path) -> str:
@@ -195,7 +195,7 @@ class Images(LabelledFiles):
             raise invalid(self.name, str(error)) from error
         vector = not isinstance(self.label_column, str)
         if vector and any(isinstance(label, str) for labels in rows for label in labels):
-            raise invalid(self.name, f"label_column: a vector of {', '.join(columns)} takes numbers alone")
+            raise invalid(self.name, f"label_column: a vector of {', '.join(columns)} takes only numbers")
         return dict(zip(self.paths, rows, strict=True))
 
     @functools.cached_property

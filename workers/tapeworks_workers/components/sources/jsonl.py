@@ -238,7 +238,7 @@ class Jsonl(Table):
         except UnicodeDecodeError as error:
             line = self.texts[path].line_at(part[0] + error.start)
             raise self._invalid(
-                f"{path.name}, line {line}: is no UTF-8 ({error.reason}); give the source its encoding, as latin-1"
+                f"{path.name}, line {line}: is not UTF-8 ({error.reason}); give the source its encoding, as latin-1"
             ) from error
 
     def _wrong(self, path: Path, part: Part, error: ValueError, remedy: str = "") -> errors.JobFailure:

@@ -127,7 +127,7 @@ def _of_json_lines(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 place = f"{table.name}, line {number}"
                 values = json.loads(line)
                 if not isinstance(values, dict):
-                    raise BrokenTable(f"{place}: no JSON object")
+                    raise BrokenTable(f"{place}: not a JSON object")
                 yield place, values
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BrokenTable(f"{table.name} cannot be read as JSON lines in UTF-8: {error}") from error

@@ -136,7 +136,7 @@ def is_complete(path: Path) -> bool:
 def said(error: Exception) -> str:
     """The message; TensorFlow's without its names of nodes and operations."""
     if isinstance(error, UnicodeDecodeError):
-        return "is no tf.train.Example"
+        return "is not a tf.train.Example"
     if isinstance(error, BrokenImage):
         return str(error)
     message = str(error.message) if isinstance(error, tf.errors.OpError) else str(error)

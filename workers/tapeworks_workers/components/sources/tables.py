@@ -332,7 +332,7 @@ class Table(NamedLabels):
         vector = {name: self.dtypes.get(name, floatx) for name in features}
         wrong = [one for one in columns if one.name in vector and (one.shape or one.size or one.dtype == "string")]
         if wrong or len(set(vector.values())) > 1:
-            what = f"{wrong[0].name!r} is no number" if wrong else "the features have several dtypes"
+            what = f"{wrong[0].name!r} is not a number" if wrong else "the features have several dtypes"
             raise self._invalid(f"{what}: one vector takes numbers of one dtype; name one feature, or set named")
         return features, [replace(one, dtype=vector[one.name]) if one.name in vector else one for one in columns]
 
@@ -375,7 +375,7 @@ class Table(NamedLabels):
         dtype = self.dtypes.get(name)
         if dtype is not None and not _is_dtype(dtype):
             raise self._invalid(
-                f"dtypes of {name!r}: {dtype!r} is no dtype; give float32, int64, bool, string or alike"
+                f"dtypes of {name!r}: {dtype!r} is not a dtype; give float32, int64, bool or string, for example"
             )
         default = form.dtype
         if self.missing and not given and default != "string" and not default.startswith("float"):

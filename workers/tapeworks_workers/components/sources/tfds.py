@@ -38,7 +38,7 @@ def class_names(path: Path, feature: str) -> list[str] | None:
 
 def _stored(name: str, feature: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(feature, dict):
-        raise UnknownFeature(f"{FILE}: the feature {name!r} is no object")
+        raise UnknownFeature(f"{FILE}: the feature {name!r} is not an object")
     if (inner := feature.get("featuresDict")) is not None:
         for one, described in inner.get("features", {}).items():
             yield from _stored(f"{name}/{one}" if name else one, described)

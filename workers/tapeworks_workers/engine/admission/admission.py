@@ -91,7 +91,7 @@ def _named_apart(component: Component) -> RefusedComponent | None:
     """Plain names are the built-ins'."""
     if "/" in component.name:
         return None
-    reason = f"its name has no package: call it {component.package_name}/{component.name}"
+    reason = f"its name has no package: rename it to {component.package_name}/{component.name}"
     return RefusedComponent(kind=component.kind, name=component.name, version=component.version, reason=reason)
 
 

@@ -169,7 +169,7 @@ def _check_gradient(component: Component, finding: Finding) -> None:
             value = loss(y_true, y_pred)
         gradient = tape.gradient(value, y_pred)
         if gradient is None or not np.any(gradient):
-            found = "its gradient with respect to y_pred is zero everywhere: nothing would be learnt"
+            found = "its gradient with respect to y_pred is zero everywhere: nothing would be trained"
             if part.invented and gradient is not None:
                 finding.notes.append(f"on invented values: {found}. Give real values in its example")
             else:

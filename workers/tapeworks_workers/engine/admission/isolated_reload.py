@@ -64,7 +64,7 @@ def _compared(entry: dict[str, Any], loader: ModuleType, arrays: dict[str, Any])
     expected = loader.nest(entry["outputs"], arrays)
     for a, b in zip(*(tf.nest.flatten(nest, expand_composites=True) for nest in (expected, found)), strict=True):
         if not np.array_equal(a, b):
-            return "it gives other values in another process: what matters is neither in its config nor a weight"
+            return "it returns other values in another process: it has state that is neither in its config nor a weight"
     return None
 
 

@@ -74,7 +74,7 @@ def rebuilt(instance: Any) -> Any:
         ) from error
     where = first_path(_plain(written)["config"], _plain(second)["config"])
     if where is not None:
-        raise AdmissionError(f"its config is another one after a reload: {where.lstrip('/')} differs")
+        raise AdmissionError(f"its config changes in a reload: {where.lstrip('/')} differs")
     return again
 
 

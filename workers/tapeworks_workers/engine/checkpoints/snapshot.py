@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 VALUES, STATE = "values.npz", "state.json"
 OTHER_VARIABLES = (
-    "The components create other variables from the same spec than before. Create layers in the order of a list or "
+    "The components created different variables from the same spec. Create layers in the order of a list or "
     "dict argument, not of a set, and let nothing but the arguments decide which layers there are."
 )
 EXTRA = "best/"
@@ -89,7 +89,7 @@ class StoredStateError(JobFailure):
 
 
 def _unfit(problem: str) -> StoredStateError:
-    return StoredStateError(problem, f"{OTHER_VARIABLES} Then start the job anew.")
+    return StoredStateError(problem, f"{OTHER_VARIABLES} Then submit the job again.")
 
 
 def sync(path: Path) -> None:

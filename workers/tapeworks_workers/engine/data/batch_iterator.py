@@ -91,7 +91,7 @@ class BatchIterator:
         try:
             tf.train.Checkpoint(iterator=self.iterator).write(str(folder / SAVED))
         except tf.errors.ResourceExhaustedError as error:
-            raise OSError(errno.ENOSPC, "the place in the data could not be saved") from error
+            raise OSError(errno.ENOSPC, "the position in the data could not be saved") from error
         except (tf.errors.OpError, ValueError):
             # Generators, py_function, operations with state of their own. The position is enough to go on.
             self.savable = False

@@ -72,7 +72,7 @@ def absent(origins: Mapping[str, SourceNode | BranchNode]) -> list[str]:
             lists[field] = list(named.source.classes or ())
         for field, names in lists.items():
             if missing := [name for name in names if name not in found[field]]:
-                messages.append(f"the {split} data holds nothing of {_listed(missing)}")
+                messages.append(f"the {split} data has no example of {_listed(missing)}")
     return messages
 
 

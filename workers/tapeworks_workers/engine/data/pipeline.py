@@ -258,7 +258,7 @@ def relaxed(spec: Any, name: str) -> Any:
     if spec.shape.rank is None:
         return spec
     if spec.shape.rank == 0:
-        raise JobFailure(FailureCode.INVALID_DATA, f"the {name} split holds scalars where batches should be: {spec}")
+        raise JobFailure(FailureCode.INVALID_DATA, f"the {name} split holds scalars instead of batches: {spec}")
     shape = [None, *spec.shape.as_list()[1:]]
     if isinstance(spec, tf.TensorSpec):
         return tf.TensorSpec(shape, spec.dtype)
@@ -278,7 +278,7 @@ def _check_end(name: str, training: TrainingSpec) -> None:
     if training.steps_per_epoch is None and training.max_steps is None:
         raise JobFailure(
             FailureCode.INVALID_SPEC,
-            "the training split never ends, so no epoch would",
+            "the training split never ends, so no epoch ends",
             hint="Set training.steps_per_epoch or training.max_steps, or take a number of elements.",
         )
 
@@ -299,7 +299,7 @@ def empty(name: str) -> JobFailure:
     """The failure for a split without a single batch."""
     return JobFailure(
         FailureCode.INVALID_DATA,
-        f"the {name} split is empty: not one batch comes out of its pipeline",
+        f"the {name} split is empty: its pipeline yields no batch",
         hint="Check the source, take and skip; drop_remainder drops a batch that is not full.",
     )
 

@@ -110,7 +110,7 @@ class SourceNode:
         if dataset_state.reshuffles(dataset) and fractions:
             raise JobFailure(
                 FailureCode.INVALID_DATA,
-                f"source {component!r} shuffles anew in each pass, so data.{next(iter(fractions))} cannot be a "
+                f"source {component!r} shuffles again in each pass, so data.{next(iter(fractions))} cannot be a "
                 "fraction of it: elements would move between the splits",
                 hint='Return the elements in a fixed order and put {"op": "shuffle", "buffer_size": 1000} into '
                 "data.pipeline, or pass reshuffle_each_iteration=False and a seed to shuffle().",
@@ -172,7 +172,7 @@ class BranchNode:
             raise JobFailure(
                 FailureCode.INVALID_SPEC,
                 f"source {self.reference.component!r}: some branches give batches, {single!r} single elements",
-                hint="Batch in every branch, or in data.pipeline alone.",
+                hint="Batch in every branch, or only in data.pipeline.",
                 location=Location(component=self.reference.component),
             )
         named = isinstance(self.source.sources, Mapping)
@@ -217,7 +217,7 @@ def open_source(
     given = source.sources
     branches = dict(given) if isinstance(given, Mapping) else {str(index): one for index, one in enumerate(given)}
     if not branches:
-        raise _refused(f"{pointer}/config/sources", "no sources are named", reference)
+        raise _refused(f"{pointer}/config/sources", "sources is empty", reference)
     return BranchNode(
         reference,
         source,

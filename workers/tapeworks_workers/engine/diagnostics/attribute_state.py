@@ -47,7 +47,7 @@ def warnings(watched: Iterable[Watched]) -> Iterator[tuple[str, str, str]]:
             listed = ", ".join(names)
             yield (
                 f"{one.place}, {one.component!r} changes its attributes {listed} between epochs, and no checkpoint "
-                "holds them: in a job that is paused or loses its worker they begin anew",
+                "holds them: in a job that is paused or loses its worker they are reset",
                 "A callback returns them from state() and takes them back in load(). An evaluator computes its values "
                 "from the weights and the data alone.",
                 one.component,

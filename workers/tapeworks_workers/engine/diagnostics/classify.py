@@ -198,7 +198,7 @@ def _dtype(error: BaseException, precision: str) -> Found:
         found, wanted = (_DTYPES.get(match[at], match[at]).removesuffix("_ref") for at in (found_at, wanted_at))
         where = f"{match[operation_at]} got" if operation_at else "an operation got"
         if precision != "float64" and "float64" in (found, wanted):
-            message = f"float64 met {found if wanted == 'float64' else wanted} in a {precision} job: {text(error)}"
+            message = f"float64 meets {found if wanted == 'float64' else wanted} in a {precision} job: {text(error)}"
             return FailureCode.FLOAT64_INPUT, message, None
         message = f"{where} {found} where {wanted} is needed: put tf.cast(…, tf.{wanted}) around the {found} tensor"
         return FailureCode.DTYPE_MISMATCH, message, f"tf.cast(value, tf.{wanted}) before the operation; {text(error)}"
@@ -266,7 +266,7 @@ RULES: tuple[Rule, ...] = (
         FailureCode.NUMPY_IN_GRAPH,
         r"Cannot convert a symbolic (?:tf|keras)\.?\w*Tensor|a NumPy call, which is not supported"
         r"|SymbolicTensor' object has no attribute 'numpy'|numpy\(\) is only available when eager",
-        "NumPy was called on a tensor of the graph: {text}",
+        "NumPy was called on a symbolic tensor of the graph: {text}",
     ),
     _control_flow,
     Pattern(
@@ -280,7 +280,7 @@ RULES: tuple[Rule, ...] = (
         FailureCode.DTYPE_MISMATCH,
         r"Cast string to (\w+) is not supported",
         "strings reached an operation that computes with {0}",
-        "Turn them into numbers first: labels into 0 … outputs-1 in the source, inputs by a keras/StringLookup layer.",
+        "Convert them to numbers first: labels into 0 … outputs-1 in the source, inputs by a keras/StringLookup layer.",
     ),
     _label,
     Pattern(FailureCode.INVALID_DATA, r"(?m)assertion failed: \[invalid data: (.+?)\](?:$| \[\[)", "{0}"),
@@ -317,7 +317,7 @@ RULES: tuple[Rule, ...] = (
         r"is incompatible with the layer|The last dimension of the inputs to a|must be fully-defined"
         r"|must have the same shape|must have rank \(ndim\)|have the same rank"
         r"|Incompatible shapes|Dimensions must be equal|expects \d+ input\(s\), but it received",
-        "the parts do not fit together: {text}",
+        "the shapes of the parts are not compatible: {text}",
         "Compare the element's shapes with what the model takes, and the model's outputs with what the loss takes.",
     ),
 )

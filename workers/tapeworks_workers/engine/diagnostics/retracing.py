@@ -149,15 +149,14 @@ class Traces:
     def _print(self) -> None:
         location = places.here()
         if location is not None:
-            message = f"Python's print at {_place(location)} runs while the code is traced, and never again"
+            message = f"Python's print at {_place(location)} runs only while the code is traced"
             hint = "Use tf.print there: it runs with every step and its output is in the job's log."
             self.note(Note("python_print", message, hint, location))
 
     def _constant(self, what: str, hint: str, location: Location) -> None:
         self.drew = True
         message = (
-            f"{what} at {_place(location)} runs while the code is traced, and never again: its value is a constant of "
-            "every step"
+            f"{what} at {_place(location)} runs only while the code is traced: its value is a constant of every step"
         )
         self.note(Note(python_randomness.CODE, message, hint, location))
 

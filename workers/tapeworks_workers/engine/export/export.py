@@ -74,7 +74,7 @@ def export_bundle(
     """
     export = assembly.spec.export
     if export is None or not batches:
-        raise ValueError("there is nothing to export: the spec's export is null, or no batch was given")
+        raise ValueError("nothing can be exported: the spec's export is null, or no batch was given")
     folder.mkdir(parents=True)
     roles = exported_roles(assembly)
     signatures = assembly.step.signatures(assembly.models)

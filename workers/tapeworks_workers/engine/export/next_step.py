@@ -106,7 +106,7 @@ def compare_next_step(
     digests = {name: row.tobytes() for name, row in zip(found, arrays[taken["digests"]["array"]], strict=True)}
     largest, equal, missing = 0.0, True, sorted(stored["values"].keys() ^ found.keys())
     if missing:
-        off = off or f"{missing[0]} is held by one side only"
+        off = off or f"{missing[0]} exists on one side only"
     for name, entry in stored["values"].items():
         if name not in found:
             continue
@@ -132,7 +132,7 @@ def compare_next_step(
 def _first_log_off(expected: Mapping[str, float], found: Mapping[str, float], tolerance: float) -> str | None:
     for name in [*expected, *found]:
         if name not in expected or name not in found:
-            return f"the step's {name!r} is there on one side only"
+            return f"the step's {name!r} exists on one side only"
         then, now = expected[name], found[name]
         if not _same(then, now) and not abs(then - now) <= tolerance * max(abs(then), 1e-6):
             return f"the step's {name!r} was {then:.9g} and is {now:.9g}"

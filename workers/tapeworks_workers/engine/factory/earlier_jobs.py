@@ -64,7 +64,7 @@ class Inputs:
         if archive is None:
             raise JobFailure(
                 FailureCode.DEPENDENCY_FAILED,
-                f"{pointer}: {name!r} was not given to this attempt",
+                f"{pointer}: {name!r} is not an input of this attempt",
                 hint="Name a job that succeeded, or a checkpoint, in `from`.",
             )
         target = archive.path.with_name(f"{archive.path.name}.unpacked")
@@ -138,7 +138,7 @@ class EarlierJob:
         """A layer of such a model. Raises ValueError with the names that there are."""
         names = [layer.name for layer in model.layers]
         if name not in names:
-            raise ValueError(f"{name!r} is no layer of the model; it has {', '.join(names)}")
+            raise ValueError(f"{name!r} is not a layer of the model; its layers are {', '.join(names)}")
         found = model.get_layer(name)
         if Names.of(model.layers).stem(name) is not None:
             what = f"layer {names.index(name) + 1} of {len(names)} of {self.name!r} ({type(found).__name__})"

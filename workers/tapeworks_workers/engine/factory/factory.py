@@ -30,7 +30,7 @@ from tapeworks_workers.engine.factory import earlier_jobs, keras_classes
 from tapeworks_workers.engine.factory.build_context import BuildContext
 from tapeworks_workers.engine.graph import keras_private
 
-_WORDS = 'Inside a config a string is one of Keras\' own words ("relu"); a component is an object: {"component": NAME}.'
+_WORDS = 'Inside a config a string is a Keras identifier ("relu"); a component is an object: {"component": NAME}.'
 
 
 def build(
@@ -99,7 +99,7 @@ def _find(name: str, version: str | None, kind: Kind, pointer: str) -> Component
             raise _invalid(pointer, str(error), name) from error
     if version is not None and version != component.version:
         raise _invalid(
-            pointer, f"this worker holds {kind} {name!r} in version {component.version!r}, not {version!r}", name
+            pointer, f"this worker has {kind} {name!r} in version {component.version!r}, not {version!r}", name
         )
     return component
 
@@ -208,7 +208,7 @@ def _refuse_serialised(value: Any, name: str, pointer: str) -> None:
         if "class_name" in value or "module" in value:
             raise _invalid(
                 pointer,
-                'Keras\' serialised form is not taken here: write {"component": "keras/…", "config": {…}}',
+                'Keras\' serialised form is not accepted here: write {"component": "keras/…", "config": {…}}',
                 name,
             )
         for key, item in value.items():

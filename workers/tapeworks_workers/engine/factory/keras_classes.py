@@ -66,9 +66,9 @@ def refusal(kind: Kind, name: str) -> str:
     """Why `keras_class` gives None."""
     bare = name.removeprefix("keras/")
     if bare in REFUSED:
-        return f"{name} is not taken: it carries code or another framework's model. Register a component instead"
+        return f"{name} is not accepted: it carries code or another framework's model. Register a component instead"
     if kind not in KERAS_MODULES:
-        return f"Keras has no {kind}s to name here: {name!r}"
+        return f"Keras has no public {kind} classes: {name!r}"
     close = difflib.get_close_matches(bare, _classes(kind), n=3)
     hint = f"; did you mean {', '.join(f'keras/{one}' for one in close)}?" if close else ""
     return f"Keras has no public {kind} class {bare!r}{hint}"

@@ -47,10 +47,10 @@ def find(dataset: tf.data.Dataset, *, until: tf.data.Dataset | None = None) -> l
     """What a dataset keeps beside the state of its iterator, less what the dataset `until` below it does."""
     found: dict[Found, None] = {}
     if reshuffles(dataset, until=until):
-        found[Found("shuffle", "a shuffle that takes another order in each pass")] = None
+        found[Found("shuffle", "a shuffle whose order changes in each pass")] = None
     for node in _nodes(dataset, until):
         if getattr(node, "_rerandomize", False):
-            found[Found("random", "random numbers that are others in each pass")] = None
+            found[Found("random", "random numbers that change in each pass")] = None
         if isinstance(node, CacheDataset) and _filename(node):
             found[Found("file", f"a cache in the file {_filename(node)}")] = None
         for wrapper in node._functions():

@@ -83,7 +83,7 @@ class LayerAdapter:
             found = found or [p for p, _ in self._paths if p.endswith("/" + adapt.layer)]
             if len(found) != 1:
                 those = [path for path, layer in self._paths if adaptable(layer)]
-                what = f"names {len(found)} layers: {listed(found)}" if found else "is no layer of the model"
+                what = f"names {len(found)} layers: {listed(found)}" if found else "is not a layer of the model"
                 raise JobFailure(
                     FailureCode.INVALID_SPEC,
                     f"{self._pointer}/adapt/{index}/layer: {adapt.layer!r} {what}; those that adapt: {listed(those)}",
@@ -147,7 +147,7 @@ class LayerAdapter:
             return
         place = f"{self._pointer}/adapt: the layer {path!r}"
         if not adaptable(layer):
-            raise JobFailure(FailureCode.INVALID_SPEC, f"{place} ({type(layer).__name__}) has nothing to adapt")
+            raise JobFailure(FailureCode.INVALID_SPEC, f"{place} ({type(layer).__name__}) has no adapt method")
         if getattr(layer, "output_mode", getattr(layer, "_output_mode", None)) == "tf_idf":
             raise JobFailure(
                 FailureCode.NOT_SUPPORTED,
@@ -234,7 +234,7 @@ def _without_values(place: str, names: str) -> JobFailure:
 
 
 def _nothing(place: str) -> JobFailure:
-    return JobFailure(FailureCode.INVALID_DATA, f"{place}: not one batch of the training split reaches it")
+    return JobFailure(FailureCode.INVALID_DATA, f"{place}: no batch of the training split reaches it")
 
 
 def _then(front: Front, layer: keras.Layer) -> Front:

@@ -108,7 +108,7 @@ class RoleBuilder:
             raise JobFailure(
                 FailureCode.INVALID_SPEC,
                 f"/models/{self.role}/adapt: the training split never ends",
-                hint="Give `take`: so many batches are learned from.",
+                hint="Give `take`, the number of batches to adapt to.",
             )
         for batch in dataset:
             x = fitting_part(input_spec, batch)
@@ -136,7 +136,7 @@ class RoleBuilder:
             if not self.start.begins_with(self.spec, self.role, path):
                 raise JobFailure(
                     FailureCode.INVALID_SPEC,
-                    f"/models/{self.role}: the layer {path!r} ({type(layer).__name__}) has not learned anything",
+                    f"/models/{self.role}: the layer {path!r} ({type(layer).__name__}) is not adapted",
                     hint=f'Add "adapt": [{{"layer": "{path}"}}] beside the model\'s config, or give it what it '
                     "would learn (mean and variance, a vocabulary, bin_boundaries).",
                 )
@@ -200,7 +200,7 @@ def _finished(draft: Any, input_spec: Any, name: str, pointer: str, adapting: La
         raise JobFailure(
             FailureCode.INVALID_SPEC,
             f"{pointer}: {name} takes the inputs {draft.input_names}; the element's x is one tensor",
-            hint="A name in `from` that is no node is an input.",
+            hint="A name in `from` that is not a node is an input.",
         )
     given = keras_inputs(input_spec)
     if not isinstance(given, Mapping):

@@ -167,7 +167,7 @@ def continued(source: Snapshot, current: Snapshot, training: TrainingSpec, *, na
         if bound and reached >= bound:
             raise JobFailure(
                 FailureCode.INVALID_SPEC,
-                f"/training/{key}: {name!r} has done {reached}, so {bound} leave nothing to do",
+                f"/training/{key}: {name!r} has done {reached}, so {bound} leave no training steps",
                 hint="With restore: all, epochs and max_steps count from the start of the earlier job.",
             )
     own = {key: value for key, value in current.values.items() if _of_an_epoch(key)}
@@ -178,8 +178,8 @@ def continued(source: Snapshot, current: Snapshot, training: TrainingSpec, *, na
         what = f"{lacking[0]!r} is on one side only" if lacking else f"{unfit[0]!r} has another shape"
         raise JobFailure(
             FailureCode.INVALID_SPEC,
-            f"/training/initial_state: {name!r} is not a state of this job: {what}",
-            hint='Restore "all" takes the same models, optimizers and step; "weights" takes weights alone.',
+            f"/training/initial_state: {name!r} does not match the state of this job: {what}",
+            hint='Restore "all" takes the same models, optimizers and step; "weights" takes only weights.',
         )
     # In the middle of a pass it is not known what of another job's data was seen: the next pass begins.
     number = int(done.get("pass_number", 0)) + (1 if done.get("position") else 0)

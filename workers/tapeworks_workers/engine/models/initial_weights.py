@@ -179,7 +179,7 @@ def _refuse_unlearned(model: keras.Model, taken: Taken, source: Source) -> None:
         if unadapted(layer) and any(weight.path in taken.left for weight in layer.weights):
             raise JobFailure(
                 FailureCode.INVALID_SPEC,
-                f"{source.pointer}: the layer {path!r} ({type(layer).__name__}) has learned nothing: it is not in "
+                f"{source.pointer}: the layer {path!r} ({type(layer).__name__}) is not adapted: it is not in "
                 f"{source.name!r}",
                 hint=f'Add "adapt": [{{"layer": "{path}"}}] beside the model\'s config.',
             )

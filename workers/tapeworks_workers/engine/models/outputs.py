@@ -162,8 +162,8 @@ def _mismatch(y: Any, y_pred: Any, outputs: Sequence[Output], chosen: Collection
         FailureCode.INVALID_SPEC,
         f"y and the model's outputs have different structures: y is {'missing' if y is None else structure(y)}, "
         f"the outputs are {structure(y_pred)}, with losses or metrics for {named}",
-        hint="Give y the outputs' structure, or name the outputs in a dict. A loss that takes all outputs at once says "
-        "so by the class attribute takes_all_outputs = True.",
+        hint="Give y the outputs' structure, or name the outputs in a dict. A loss that takes all outputs at once has "
+        "the class attribute takes_all_outputs = True.",
     )
 
 

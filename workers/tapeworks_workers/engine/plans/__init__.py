@@ -61,7 +61,7 @@ def make(name: str, step: CompiledStep, split: Split, means: StepMetrics) -> Pla
     Raises JobFailure `not_supported` where the batches are not for it.
     """
     if name == FusedPlan.name and (reason := why_not(split)) is not None:
-        message = f"training.execution.plan 'fused' is not for this job: {reason}"
+        message = f"training.execution.plan 'fused' cannot run this job: {reason}"
         raise JobFailure(FailureCode.NOT_SUPPORTED, message, hint='Use "auto".')
     plans: dict[str, type[Any]] = {plan.name: plan for plan in (StepsPlan, LoopPlan, FusedPlan, EagerPlan)}
     plan: Plan = plans[name](step, split, means)

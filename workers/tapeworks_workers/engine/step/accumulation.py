@@ -60,7 +60,7 @@ class Accumulator:
                 FailureCode.COMPONENT_ERROR,
                 f"training.gradient_accumulation: one loss given to optimizer {self._optimizer!r} reaches "
                 f"{self._paths[index]}, another does not",
-                hint="Add the losses up and minimise their sum, or give the losses optimizers of their own.",
+                hint="Add the losses and minimise their sum, or give the losses optimizers of their own.",
             )
 
 

@@ -127,13 +127,13 @@ class Recorder:
     def record(self, step: int, what: str) -> str:
         """Write the black box of a step; the state before it is in place then. Returns a sentence for the failure."""
         if self._moment is None:
-            return f"No black box was kept: the job's values have more than {MAX_BYTES >> 20} MiB."
+            return f"No black box was written: the job's values have more than {MAX_BYTES >> 20} MiB."
         try:
             recorded = self._again(self._moment, step)
             self._write(self._moment, recorded, step, what)
         except Exception as error:  # the job ends as `non_finite` whatever the step does when it is taken again
             return f"The black box could not be written: {type(error).__name__}: {error}"
-        again = "" if recorded.reproduced else " Taken again, the step was finite."
+        again = "" if recorded.reproduced else " Replayed, the step was finite."
         return f"Its batch and the state before it are in {BLACK_BOX}, for `tapeworks replay`.{again}"
 
     def _again(self, moment: DeviceSnapshot, step: int) -> _Recorded:

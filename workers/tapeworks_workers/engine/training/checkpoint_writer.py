@@ -85,6 +85,6 @@ class CheckpointWriter:
             self._reporter.diagnostic(
                 FailureCode.STORAGE_FULL,
                 f"the checkpoint of step {step} was left out: {error.strerror}",
-                hint="Training goes on. The next checkpoint that finds room is written.",
+                hint="Training continues. The next checkpoint is written when there is space.",
             )
         self._full = True

@@ -49,5 +49,6 @@ class Control:
         """Raises JobFailure `timeout` once the job's time is up."""
         if self._timeout is not None and self._clock() - self._start > self._timeout:
             raise JobFailure(
-                FailureCode.TIMEOUT, f"limits.timeout_seconds is over: this attempt had {self._timeout:g} s of it left"
+                FailureCode.TIMEOUT,
+                f"limits.timeout_seconds has elapsed: this attempt had {self._timeout:g} s of it left",
             )

@@ -104,7 +104,7 @@ class Evaluation:
                 if taken := sorted(found.keys() & values.keys()):
                     raise JobFailure(
                         FailureCode.INVALID_SPEC,
-                        f"{measure.place}, {measure.component!r}: {taken[0]!r} is the name of another value already",
+                        f"{measure.place}, {measure.component!r}: {taken[0]!r} is already the name of another value",
                     )
                 values |= found
                 self._heed()

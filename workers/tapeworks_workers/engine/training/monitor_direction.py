@@ -52,7 +52,7 @@ class Directions:
         if found is None:
             raise JobFailure(
                 FailureCode.INVALID_SPEC,
-                f'{place} is {monitor!r} with mode "auto", and nothing declares whether the highest or the lowest '
+                f'{place} is {monitor!r} with mode "auto", and no component declares whether the highest or the lowest '
                 "value is the best",
                 hint=HINT,
             )
@@ -124,7 +124,7 @@ def _of_part(part: Any, name: str, component: str) -> Mode | None:
         raise JobFailure(
             FailureCode.COMPONENT_ERROR,
             f"{component}: directions must be a dict of names and directions, got {type(directions).__name__}",
-            hint='Write it so: directions = {"name": "max"}.',
+            hint='Write directions = {"name": "max"}.',
         )
     return _mode(directions.get(name), f"{component}: directions")
 

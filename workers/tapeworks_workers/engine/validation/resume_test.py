@@ -127,7 +127,7 @@ def _result(exact: bool, differing: list[str], reporter: Reporter) -> dict[str, 
 def _message(differing: list[str]) -> str:
     return (
         f"a checkpoint after {STEPS} steps of a pass was resumed in another process, and {MORE} steps later "
-        f"{len(differing)} values differ from those of the process that went on, {differing[0]!r} among them"
+        f"{len(differing)} values differ from those of the uninterrupted process, {differing[0]!r} among them"
     )
 
 

@@ -56,7 +56,7 @@ def describe(dataset: UploadedDataset) -> Content:
     known = DataFiles(uploads=[dataset])
     files = known.files_of(dataset.id)
     if not files:
-        raise _invalid(f"no file is named as one of the format {dataset.format}")
+        raise _invalid(f"no file name matches the format {dataset.format}")
     try:
         told = _LOOKS[dataset.format](files, dict(dataset.options))
     except (OSError, ValueError, zipfile.BadZipFile, tf.errors.OpError) as error:
@@ -137,7 +137,7 @@ def _csv(files: list[Path], options: Options) -> Content:
     notes = told.get("notes", [])
     if guess is not None:
         notes = [
-            f"the files are no UTF-8: they are described as {guess}; a job that reads them needs their encoding",
+            f"the files are not UTF-8: they are described as {guess}; a job that reads them needs their encoding",
             *notes,
         ]
     if len(told["columns"]) == 1 and (other := _other_delimiter(files[0], options)) is not None:
@@ -200,7 +200,7 @@ def _tfrecord(files: list[Path], options: Options) -> Content:
             row[name] = _value(values)
         preview.append(row)
     if not preview:
-        raise _invalid(f"{files[0].name} holds no record")
+        raise _invalid(f"{files[0].name} contains no record")
     size = sum(file.stat().st_size for file in files)
     rows = sum(1 for _ in records) if size <= _COUNTED_BYTES else None
     found = {"rows": rows, "columns": list(columns.values()), "preview": preview}

@@ -225,7 +225,7 @@ def _microseconds(field: _Field, texts: Array, before: int) -> tuple[Array, bool
     try:
         column = pa.array(texts, pa.binary()).cast(pa.string())
     except pa.ArrowInvalid as error:
-        raise field.refused("holds texts that are no UTF-8", "Give the source its encoding.") from error
+        raise field.refused("holds texts that are not UTF-8", "Give the source its encoding.") from error
     for zoned in (False, True):
         kind = pa.timestamp("us", "UTC" if zoned else None)
         try:
@@ -234,7 +234,7 @@ def _microseconds(field: _Field, texts: Array, before: int) -> tuple[Array, bool
             continue
     row = next((row for row, text in enumerate(column) if not _is_time(text)), 0)
     raise field.refused(
-        f"element {before + row} is {column[row].as_py()!r}, which is no time of ISO 8601 as the others",
+        f"element {before + row} is {column[row].as_py()!r}, which is not an ISO 8601 time",
         "Write times as 2024-12-31 or 2024-12-31T23:59:00, or name a field of numbers. Parquet keeps dates and times.",
     )
 

@@ -81,7 +81,7 @@ def divide(
     if not isinstance(given, str | list):
         raise JobFailure(
             FailureCode.INVALID_SPEC,
-            f"data.{next(iter(splits))}: the source {source.component!r} has no `files` to be divided",
+            f"data.{next(iter(splits))}: the source {source.component!r} has no `files` to split",
             hint="Take a fraction, or give the split a source of its own.",
         )
     patterns = [given] if isinstance(given, str) else [str(one) for one in given]
@@ -99,7 +99,7 @@ def divide(
     found.setdefault(TRAINING, [file for file in files if file not in taken])
     if not found[TRAINING]:
         raise _refused(
-            source, f"data.{' and data.'.join(splits)} take all {len(files)} files: none is left to train on"
+            source, f"data.{' and data.'.join(splits)} take all {len(files)} files: no file remains for training"
         )
     return {TRAINING: found.pop(TRAINING), **found}
 

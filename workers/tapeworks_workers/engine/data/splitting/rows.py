@@ -152,7 +152,7 @@ def _of_each_class(
         shown = ", ".join(repr(classes.name(code)) for code in few[:_SHOWN]) + (", …" if len(few) > _SHOWN else "")
         raise _refused(
             f"the split {place}: {len(few)} of {len(present)} classes have fewer than {1 + splits} elements: {shown}",
-            "Leave stratify out, remove these elements, or join rare classes. Numbers that are no classes need no "
+            "Leave stratify out, remove these elements, or join rare classes. Numbers that are not classes need no "
             "stratify.",
         )
     codes = np.searchsorted(present, classes.codes[left])

@@ -69,15 +69,13 @@ class TraceComparison:
     def _note(self, key: Key, how: str) -> Note:
         owner, name = key
         what = f"{owner}: {name}" if owner in self._code.objects else f"{name} of module {owner}"
-        message = f"{what} is changed while the step is traced, and never again: it {how}"
+        message = f"{what} is changed only while the step is traced: it {how}"
         return Note(STATE, message, _STATE_HINT, self._code.place(key))
 
 
 def _drawn() -> Note:
     """A number that decided what is traced, and is no constant itself."""
-    message = (
-        "random numbers of Python or NumPy are drawn while the step is traced: what they decide is so in every step"
-    )
+    message = "random numbers of Python or NumPy are drawn while the step is traced: they are constants of every step"
     return Note(python_randomness.CODE, message, python_randomness.RANDOM_HINT)
 
 

@@ -56,7 +56,7 @@ def use_notes(assembly: Assembly, *, training: bool, fed: set[str], validates: b
             names = listed([f"{prefix}{metric.name}" for metric in metrics])
             yield Note(
                 UNUSED,
-                f"metrics of role {role!r} are never fed by {method}: {names} stay as they begin",
+                f"metrics of role {role!r} are never fed by {method}: {names} keep their initial values",
                 f"Call run.update_metrics({role!r}, y, y_pred) in {method}, or leave them out of the spec.",
                 place,
             )
@@ -64,7 +64,7 @@ def use_notes(assembly: Assembly, *, training: bool, fed: set[str], validates: b
     if unused and (not training or not validates):
         yield Note(
             UNUSED,
-            f"the step never calls the losses {listed(unused)} of the spec: they have no part in what is trained",
+            f"the step never calls the losses {listed(unused)} of the spec: they do not contribute to training",
             "Call run.losses[name](y, y_pred) in train_step, or leave the loss out of the spec and of the step's "
             "`losses`.",
             places.of_function(assembly.step.train_step),
@@ -75,7 +75,7 @@ def _nothing(assembly: Assembly) -> Note:
     roles = listed([repr(role) for roles in assembly.step.optimizers.values() for role in roles])
     return Note(
         NOTHING,
-        f"nothing is trained: no model that an optimizer owns has a trainable variable ({roles})",
+        f"the job trains no variable: no model that an optimizer owns has a trainable variable ({roles})",
         "Take layers out of `freeze`, set `trainable`, or set training.epochs to 0 to evaluate only.",
     )
 
