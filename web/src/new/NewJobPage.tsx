@@ -1,0 +1,3 @@
+export default function NewJobPage() {
+  return <h1>NewJobPage</h1>;
+}

@@ -1,0 +1,3 @@
+export default function WorkersPage() {
+  return <h1>WorkersPage</h1>;
+}
