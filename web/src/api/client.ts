@@ -72,11 +72,12 @@ export async function data<T>(call: Promise<{ data?: T; error?: unknown; respons
 }
 
 /** A call that the document does not describe in types. Throws `ApiProblem`. */
-export async function request<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}) {
+export async function request<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}, signal?: AbortSignal) {
   const sent = fetch(path, {
     method,
     headers: { ...PAGE_HEADER, ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
     body: body === undefined ? undefined : JSON.stringify(body),
+    signal,
   }).catch(() => {
     throw new ApiProblem(problemOf(null, 0));
   });
