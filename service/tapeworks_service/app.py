@@ -12,8 +12,9 @@ from fastapi import FastAPI
 from sqlalchemy import insert, select
 
 from tapeworks_service import problems
-from tapeworks_service.api import artifacts, health, leases, openapi, workers
+from tapeworks_service.api import artifacts, health, leases, openapi, sessions, workers
 from tapeworks_service.api import components as catalogue
+from tapeworks_service.api import keys as key_routes
 from tapeworks_service.api.assets import bundles, datasets, packages
 from tapeworks_service.api.jobs import records, submission
 from tapeworks_service.api.jobs import routes as jobs
@@ -109,7 +110,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.add_middleware(MetricsMiddleware, measures=measures)
     app.add_middleware(RequestIds)
     rooms = (jobs, submission, records, artifacts, datasets, packages, bundles, catalogue, workers, leases)
-    for room in (*rooms, health, reference, pages):
+    for room in (*rooms, sessions, key_routes, health, reference, pages):
         app.router.routes.extend(room.router.routes)  # an included router matches each request a second time
     return app
 

@@ -65,6 +65,16 @@ api_keys = Table(
     Column("revoked_at", Double),
 )
 
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("token_hash", String(64), primary_key=True),
+    Column("key_id", String(64), ForeignKey("api_keys.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+"""Of the web page: whose key each was begun with."""
+
 jobs = Table(
     "jobs",
     metadata,
