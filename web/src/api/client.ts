@@ -5,6 +5,7 @@ import type { components, paths } from "./schema";
 
 export type Schemas = components["schemas"];
 export type Job = Schemas["Job"];
+export type Progress = Partial<Schemas["Progress"]>;
 export type State = Schemas["State"];
 export type Checkpoint = Schemas["Checkpoint"];
 export type Artifact = Schemas["Artifact"];
@@ -59,7 +60,7 @@ function problemOf(body: unknown, status: number): Problem {
 }
 
 /** The data of an answer. Throws `ApiProblem`; 401 leads to the log-in. */
-export async function data<T>(call: Promise<{ data?: T; error?: unknown; response: Response }>): Promise<T> {
+export async function data<T>(call: Promise<{ data?: T; error?: unknown; response: Response }>): Promise<Exclude<T, string>> {
   let answer;
   try {
     answer = await call;
@@ -68,7 +69,7 @@ export async function data<T>(call: Promise<{ data?: T; error?: unknown; respons
   }
   if (answer.response.status === 401) toLogin();
   if (!answer.response.ok) throw new ApiProblem(problemOf(answer.error, answer.response.status));
-  return answer.data as T;
+  return answer.data as Exclude<T, string>;
 }
 
 /** A call that the document does not describe in types. Throws `ApiProblem`. */

@@ -22,7 +22,8 @@ export async function readCurves(jobId: string, points = POINTS): Promise<Curves
   );
   const curves: Curves = {};
   for (const series of answer.data) {
-    const buckets = series.points.map(([step, value, at]) => bucketOf(step, toNumber(value), Date.parse(at)));
+    const points = series.points as unknown as [number, number | string, string][];
+    const buckets = points.map(([step, value, at]) => bucketOf(step, toNumber(value), Date.parse(at)));
     curves[series.name] = thinned(buckets, POINTS);
   }
   return curves;

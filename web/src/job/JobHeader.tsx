@@ -1,6 +1,6 @@
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 
-import { api, data, request, type Job } from "../api/client";
+import { api, data, request, type Job, type Progress } from "../api/client";
 import { Link, navigate } from "../app/router";
 import { share } from "../jobs/JobsPage";
 import { Confirmed, CopyButton, ProblemBox, StateBadge } from "../shared/parts";
@@ -26,7 +26,7 @@ export function JobHeader({ job, finished }: { job: Job; finished: boolean }) {
     onSuccess: () => navigate("/jobs"),
   });
   const part = share(job);
-  const progress = job.progress ?? {};
+  const progress: Progress = job.progress ?? {};
   const trains = ["queued", "starting", "running"].includes(job.state);
   return (
     <header>
@@ -72,7 +72,7 @@ export function JobHeader({ job, finished }: { job: Job; finished: boolean }) {
 }
 
 function Facts({ job }: { job: Job }) {
-  const progress = job.progress ?? {};
+  const progress: Progress = job.progress ?? {};
   const ended = job.finished_at ? Date.parse(job.finished_at) : Date.now();
   const facts: [string, string][] = [
     ["step", `${progress.step ?? 0}${progress.total_steps ? ` of ${progress.total_steps}` : ""}`],
