@@ -4,12 +4,7 @@ import { useState } from "react";
 
 import type { Schemas } from "../api/client";
 import { visible } from "../shared/text";
-
-/** The text of a code's section of docs/errors.md, which the page carries. */
-export function section(document: string, code: string): string {
-  const found = document.split(/^### /m).find((one) => one.startsWith(`${code}\n`));
-  return found ? found.slice(code.length).replace(/^## .*/ms, "").trim() : "";
-}
+import { section } from "./errorSections";
 
 export function FailureBox({ failure }: { failure: Schemas["Failure"] }) {
   const [open, setOpen] = useState(false);

@@ -4,7 +4,7 @@ import { useEffect, useState } from "react";
 import { ApiProblem, api, data, request, type Job } from "../api/client";
 import { ProblemBox } from "../shared/parts";
 import { Artifacts } from "./Artifacts";
-import { Certificate } from "./Certificate";
+import { Certificate } from "./CertificateTab";
 import { Checkpoints } from "./Checkpoints";
 import { CurvesTab } from "./CurvesTab";
 import { Diagnostics } from "./Diagnostics";
