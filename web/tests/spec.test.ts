@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 
 import { differing, flattened, ordered } from "../src/compare/differences";
 import { closeness, sentences } from "../src/job/certificate";
+import { previewKind } from "../src/job/previewKind";
 import { section } from "../src/job/errorSections";
 import { asCurl, python, shellWord } from "../src/job/snippets";
 import { placeOf, places } from "../src/new/findings";
@@ -63,6 +64,13 @@ describe("the certificate", () => {
     expect(sentences(verified)).toHaveLength(3);
     expect(sentences({})).toEqual([]);
   });
+});
+
+describe("artifacts", () => {
+  it.each([
+    ["a/plot.PNG", "png"], ["report.json", "json"], ["notes.txt", "text"],
+    ["plot.svg", null], ["page.html", null], ["x.png.html", null], ["model.tar.gz", null], ["svg", null],
+  ])("%s is shown as %s", (name, kind) => expect(previewKind(name)).toBe(kind));
 });
 
 describe("a code's section of the documentation", () => {

@@ -66,7 +66,7 @@ function options(props: Props, width: number, colours: Colours, drawn: () => Lin
     bands,
     legend: { show: false },
     scales: { x: { time: props.axis === "time" }, y: props.log ? { distr: 3 } : {} },
-    axes: [ink, { ...ink, size: 62, values: (_, ticks) => ticks.map((one) => (one === null ? "" : number(one))) }],
+    axes: [ink, { ...ink, size: 62, values: (_, ticks) => ticks.map((one) => (one === null ? "" : String(Number(one.toPrecision(4))))) }],
     hooks: { draw: [(plot) => marks(plot, drawn())] },
   };
 }
@@ -93,7 +93,7 @@ export function Chart(props: Props) {
 
   useEffect(() => {
     const host = place.current!;
-    const style = getComputedStyle(document.documentElement);
+    const style = getComputedStyle(document.body);
     const colours = { text: style.getPropertyValue("color"), grid: "#8884" };
     lines.current = props.lines;
     const made = new uPlot(options(props, host.clientWidth || 400, colours, () => lines.current), aligned(props.lines, props.log), host);

@@ -6,19 +6,22 @@ import { api, data, type Artifact, type Job } from "../api/client";
 import { ProblemBox, Scroll } from "../shared/parts";
 import { bytes, visible } from "../shared/text";
 import { Matrix, matrixOf } from "./Matrix";
+import { previewKind, type Kind } from "./previewKind";
 
 const SHOWN_BYTES = 5 * 1024 * 1024;
 const TEXT_CHARS = 100_000;
 const PNG = [0x89, 0x50, 0x4e, 0x47];
 
-type Kind = "png" | "json" | "text";
-
-/** How a file may be shown, by its name; null: it is only downloaded. */
-export function previewKind(path: string): Kind | null {
-  const suffix = path.toLowerCase().split(".").pop() ?? "";
-  if (suffix === "png") return "png";
-  if (suffix === "json") return "json";
-  return ["txt", "log", "csv", "md", "jsonl"].includes(suffix) ? "text" : null;
+async function everyArtifact(jobId: string): Promise<Artifact[]> {
+  const found: Artifact[] = [];
+  let after: string | undefined;
+  do {
+    const query = { limit: 200, ...(after ? { after } : {}) };
+    const page = await data(api.GET("/v1/jobs/{job_id}/artifacts", { params: { path: { job_id: jobId }, query } }));
+    found.push(...page.data);
+    after = page.next ?? undefined;
+  } while (after);
+  return found;
 }
 
 function address(job: Job, artifact: Artifact): string {
@@ -29,11 +32,11 @@ function address(job: Job, artifact: Artifact): string {
 export function Artifacts({ job }: { job: Job }) {
   const list = useQuery({
     queryKey: ["artifacts", job.id, job.revision],
-    queryFn: () => data(api.GET("/v1/jobs/{job_id}/artifacts", { params: { path: { job_id: job.id }, query: { limit: 1000 } } })),
+    queryFn: () => everyArtifact(job.id),
     placeholderData: (before) => before,
   });
   const [shown, setShown] = useState<string | null>(null);
-  const rows = list.data?.data ?? [];
+  const rows = list.data ?? [];
   const chosen = rows.find((one) => one.path === shown);
   return (
     <>

@@ -86,9 +86,9 @@ function Facts({ job }: { job: Job }) {
   if (Object.keys(job.labels ?? {}).length) facts.push(["labels", Object.entries(job.labels!).map((pair) => pair.join("=")).join(", ")]);
   for (const [name, value] of Object.entries(job.metrics ?? {})) facts.push([name, number(value)]);
   return (
-    <dl className="facts">
+    <dl className="facts wide">
       {facts.map(([name, value]) => (
-        <div key={name} style={{ display: "contents" }}>
+        <div key={name}>
           <dt>{visible(name)}</dt>
           <dd>{visible(value)}</dd>
         </div>

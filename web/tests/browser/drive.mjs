@@ -9,7 +9,7 @@ import { chromium } from "playwright-core";
 const [url, folder, ...hostile] = process.argv.slice(2);
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PAGES = ["jobs", "new", "components", "data", "workers", "settings", "login"];
-const WAIT = { timeout: 120_000 };
+const WAIT = { timeout: 60_000 };
 const seen = { steps: [], axe: [], foreign: [], refused: [], canary: [], wide: [] };
 
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || "/usr/bin/chromium", args: ["--no-sandbox"] });
@@ -56,11 +56,11 @@ async function submits(page) {
   await look(page, "new");
   await photograph(page, "new");
   // A wrong value is found at its place, while it is typed.
-  await page.getByLabel("epochs").fill("0");
+  await page.getByLabel("priority").fill("500");
   await page.getByText("The service would refuse this spec.").waitFor(WAIT);
   await page.locator(".cm-lintRange-error").first().waitFor(WAIT);
   seen.steps.push("a finding stands at its place");
-  await page.getByLabel("epochs").fill("60");
+  await page.getByLabel("priority").fill("5");
   await page.getByText("The service accepts this spec.").waitFor(WAIT);
   // By keyboard alone.
   await page.getByRole("button", { name: "Submit" }).focus();
@@ -93,9 +93,9 @@ async function opensFinished(page) {
       await photograph(page, "certificate");
     }
   }
-  const download = page.waitForEvent("download");
-  await page.getByRole("link", { name: "model.tar.gz" }).or(page.locator('a[href$="model.tar.gz"]')).first().click();
-  seen.downloaded = (await download).suggestedFilename();
+  const link = page.locator('a[href$="/artifacts/model.tar.gz"]');
+  const [download] = await Promise.all([page.waitForEvent("download"), link.click()]);
+  seen.downloaded = download.suggestedFilename();
   seen.steps.push("all parts of the finished job");
 }
 
