@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import { Series, bucketOf, merged, smoothed, thinned } from "../src/curves/buckets";
+import { received, spliced } from "../src/curves/source";
 
 describe("buckets", () => {
   it("keep the smallest, the largest, the last, and count what is not finite", () => {
@@ -39,6 +40,23 @@ describe("a series that grows", () => {
     series.add(6, 2, 20, 2);
     series.add(6, 1, 21, 1);
     expect(series.buckets.map((one) => [one.step, one.last])).toEqual([[1, 1], [2, 1], [3, 1], [4, 1], [5, 1], [6, 2]]);
+  });
+});
+
+describe("what the service sends", () => {
+  it("is a bucket; one without a finite value has no smallest and largest", () => {
+    const origin = Date.parse("2026-01-01T00:00:00Z");
+    expect(received([8, 15, 8, 0.5, 9, "NaN", 2, 1, 1.5], origin)).toEqual({
+      first: 8, step: 15, min: 0.5, max: 9, last: NaN, bad: 3, at: origin + 1500, attempt: 0,
+    });
+    expect(received([0, 0, 1, null, null, "Infinity", 0, 1, 0], 0)).toMatchObject({ min: NaN, max: NaN, last: Infinity });
+  });
+
+  it("in detail takes the place of the coarse part, and nothing is lost beside it", () => {
+    const wide = [0, 10, 20, 30].map((first) => ({ ...bucketOf(first, 1, 0), step: first + 9 }));
+    const fine = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19].map((step) => bucketOf(step, 2, 0));
+    expect(spliced(wide, fine).map((one) => one.first)).toEqual([0, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 30]);
+    expect(spliced(wide, [])).toEqual(wide);
   });
 });
 

@@ -45,7 +45,7 @@ export class ApiProblem extends Error {
 /** Requests that change something by the session's cookie need it: another site cannot send it. */
 export const PAGE_HEADER = { "X-Tapeworks-Page": "1" };
 
-export const api = createClient<paths>({ baseUrl: window.location.origin, headers: PAGE_HEADER });
+export const api = createClient<paths>({ baseUrl: globalThis.location?.origin ?? "", headers: PAGE_HEADER });
 
 function problemOf(body: unknown, status: number): Problem {
   const known = typeof body === "object" && body !== null ? (body as Partial<Problem>) : {};

@@ -24,6 +24,8 @@ interface Props {
   lines: Line[];
   axis: Axis;
   log: boolean;
+  /** Called with the limits of the axis that a reader zooms to; null: the whole curve. */
+  onZoom?: (range: [number, number] | null) => void;
 }
 
 const COLOURS = ["#2b7bd6", "#d2620f", "#23935a", "#a85bd0", "#cc4263", "#16909c", "#8f7417", "#6f7b8a"];
@@ -44,7 +46,7 @@ function aligned(lines: Line[], log: boolean): uPlot.AlignedData {
 
 type Colours = { text: string; grid: string };
 
-function options(props: Props, width: number, colours: Colours, drawn: () => Line[]): uPlot.Options {
+function options(props: Props, width: number, colours: Colours, drawn: () => Line[], zoomed: (range: [number, number]) => void): uPlot.Options {
   const series: uPlot.Series[] = [{ label: props.axis }];
   const bands: uPlot.Band[] = [];
   props.lines.forEach((line, index) => {
@@ -67,7 +69,15 @@ function options(props: Props, width: number, colours: Colours, drawn: () => Lin
     legend: { show: false },
     scales: { x: { time: props.axis === "time" }, y: props.log ? { distr: 3 } : {} },
     axes: [ink, { ...ink, size: 62, values: (_, ticks) => ticks.map((one) => (one === null ? "" : String(Number(one.toPrecision(4))))) }],
-    hooks: { draw: [(plot) => marks(plot, drawn())] },
+    hooks: {
+      draw: [(plot) => marks(plot, drawn())],
+      setSelect: [
+        (plot) => {
+          const { left, width } = plot.select;
+          if (width > 0) zoomed([plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]);
+        },
+      ],
+    },
   };
 }
 
@@ -90,13 +100,20 @@ export function Chart(props: Props) {
   const [range, setRange] = useState<[string, string]>(["", ""]);
   const shape = props.lines.map((line) => `${line.label}${line.low ? "~" : ""}`).join("\n");
   const lines = useRef(props.lines);
+  const told = useRef(props.onZoom);
+  told.current = props.onZoom;
+  const chosen = ([min, max]: [number, number]) => {
+    const round = (value: number) => (props.axis === "step" ? String(Math.round(value)) : String(Number(value.toPrecision(6))));
+    setRange([round(min), round(max)]);
+    told.current?.([min, max]);
+  };
 
   useEffect(() => {
     const host = place.current!;
     const style = getComputedStyle(document.body);
     const colours = { text: style.getPropertyValue("color"), grid: "#8884" };
     lines.current = props.lines;
-    const made = new uPlot(options(props, host.clientWidth || 400, colours, () => lines.current), aligned(props.lines, props.log), host);
+    const made = new uPlot(options(props, host.clientWidth || 400, colours, () => lines.current, chosen), aligned(props.lines, props.log), host);
     plot.current = made;
     const sized = new ResizeObserver(() => made.setSize({ width: host.clientWidth, height: HEIGHT }));
     sized.observe(host);
@@ -114,7 +131,9 @@ export function Chart(props: Props) {
     if (!made || lines.current === props.lines) return;
     lines.current = props.lines;
     const zoomed = range[0] !== "" || range[1] !== "";
+    const { min, max } = made.scales.x ?? {};
     made.setData(aligned(props.lines, props.log), !zoomed);
+    if (zoomed && min != null && max != null) made.setScale("x", { min, max });
   }, [props.lines, props.log, range]);
 
   const zoom = (next: [string, string]) => {
@@ -122,7 +141,9 @@ export function Chart(props: Props) {
     const xs = props.lines.flatMap((line) => [line.x[0], line.x[line.x.length - 1]]).filter((x) => x !== undefined);
     const min = next[0] === "" ? Math.min(...xs) : Number(next[0]);
     const max = next[1] === "" ? Math.max(...xs) : Number(next[1]);
-    if (Number.isFinite(min) && max > min) plot.current?.setScale("x", { min, max });
+    if (!Number.isFinite(min) || max <= min) return;
+    plot.current?.setScale("x", { min, max });
+    told.current?.(next[0] === "" && next[1] === "" ? null : [min, max]);
   };
   const title = visible(props.title);
   return (
@@ -138,9 +159,9 @@ export function Chart(props: Props) {
         ))}
       </ul>
       <div ref={place} aria-hidden="true" />
-      {props.axis !== "time" && (
-        <div className="row">
-          {(["from", "to"] as const).map((word, index) => (
+      <div className="row">
+        {props.axis !== "time" &&
+          (["from", "to"] as const).map((word, index) => (
             <label key={word}>
               {word}{" "}
               <input
@@ -152,11 +173,10 @@ export function Chart(props: Props) {
               />
             </label>
           ))}
-          <button type="button" onClick={() => zoom(["", ""])}>
-            Whole curve
-          </button>
-        </div>
-      )}
+        <button type="button" onClick={() => zoom(["", ""])}>
+          Whole curve
+        </button>
+      </div>
       <Numbers {...props} />
     </section>
   );

@@ -54,11 +54,12 @@ export function thinned(buckets: Bucket[], most: number): Bucket[] {
 
 /** One metric as it grows: between `most` and twice as many buckets, whatever the number of points. */
 export class Series {
-  buckets: Bucket[] = [];
+  buckets: Bucket[];
   private readonly most: number;
 
-  constructor(most = 1000) {
+  constructor(most = 1000, start: Bucket[] = []) {
     this.most = most;
+    this.buckets = start;
   }
 
   /** A new point; one of a newer attempt replaces what the earlier attempt reported from its step on. */

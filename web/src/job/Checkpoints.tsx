@@ -44,7 +44,7 @@ export function Checkpoints({ job, finished }: { job: Job; finished: boolean }) 
                   <td className="number">{bytes(one.bytes)}</td>
                   <td>{moment(one.created_at)}</td>
                   <td>
-                    <button type="button" disabled={!finished || retry.isPending} onClick={() => retry.mutate(one.id)} aria-label={`Continue from step ${one.step}`}>
+                    <button type="button" disabled={!finished || retry.isPending} onClick={() => retry.mutate(one.id)} aria-label={`Continue from here, step ${one.step}`}>
                       Continue from here
                     </button>{" "}
                     <a href={`/v1/jobs/${job.id}/checkpoints/${one.id}`} download>Download</a>
