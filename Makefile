@@ -101,10 +101,10 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not thorough"
 
 # What `make test` leaves out, and both together.
-test-rest: $(STAMP)
+test-rest: $(STAMP) $(PAGE)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "slow and not thorough"
 
-test-all: $(STAMP)
+test-all: $(STAMP) $(PAGE)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 thorough: $(STAMP)

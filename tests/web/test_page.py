@@ -1,6 +1,6 @@
 """The web page in a real browser, over a real service and worker: what a person does with it, and what strangers try.
 
-`TAPEWORKS_PAGE_IMAGES=docs/images` keeps the screenshots.
+`PAGE_IMAGES=docs/images` keeps the screenshots.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def driven(served: Served, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     assert done.returncode == 0, done.stderr
     seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert "error" not in seen, f"{seen.get('error')}\nbefore: {seen}"
-    if kept := os.environ.get("TAPEWORKS_PAGE_IMAGES"):
+    if kept := os.environ.get("PAGE_IMAGES"):
         Path(kept).mkdir(parents=True, exist_ok=True)
         for image in images.glob("*.png"):
             shutil.copy(image, kept)

@@ -1,21 +1,10 @@
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState, type FormEvent } from "react";
 
-import { ApiProblem, request } from "../api/client";
+import { api, data, request, type Schemas } from "../api/client";
 import { Confirmed, CopyButton, ProblemBox, Scroll } from "../shared/parts";
 import { visible } from "../shared/text";
 import { moment } from "../shared/time";
-
-interface Key {
-  id: string;
-  name: string;
-  scopes: string[];
-  created_at: string;
-  last_used_at?: string | null;
-  revoked_at?: string | null;
-  /** Of a key that was just made, and never again. */
-  key?: string;
-}
 
 const SCOPES = ["read", "submit", "admin", "worker"];
 
@@ -25,8 +14,9 @@ export default function SettingsPage() {
     queryFn: () => request<{ status: string; checks: Record<string, string> }>("GET", "/readyz"),
     refetchInterval: 5000,
   });
+  const session = useSession();
   const logout = useMutation({
-    mutationFn: () => request("DELETE", "/v1/session"),
+    mutationFn: () => data(api.DELETE("/v1/session")),
     onSuccess: () => window.location.assign("/login"),
   });
   return (
@@ -39,7 +29,13 @@ export default function SettingsPage() {
         <p>
           <a href="/docs">API reference</a>, <a href="/openapi.json">OpenAPI document</a>
         </p>
-        <button type="button" onClick={() => logout.mutate()}>Log out</button>
+        {session.data?.keyless && <p>This service has no key: everybody on its machine may do everything.</p>}
+        {session.data && !session.data.keyless && (
+          <p>
+            Logged in to the project {visible(session.data.project)} with the scopes {session.data.scopes.join(", ")}.{" "}
+            <button type="button" onClick={() => logout.mutate()}>Log out</button>
+          </p>
+        )}
         <ProblemBox error={logout.error} />
       </section>
       <Keys />
@@ -47,20 +43,23 @@ export default function SettingsPage() {
   );
 }
 
+function useSession() {
+  return useQuery({ queryKey: ["session"], queryFn: () => data(api.GET("/v1/session")) });
+}
+
 function Keys() {
   const client = useQueryClient();
-  const keys = useQuery({ queryKey: ["keys"], queryFn: () => request<{ data: Key[] }>("GET", "/v1/keys") });
-  const again = () => client.invalidateQueries({ queryKey: ["keys"] });
+  const keys = useQuery({ queryKey: ["keys"], queryFn: () => data(api.GET("/v1/keys")) });
+  const again = () => Promise.all([client.invalidateQueries({ queryKey: ["keys"] }), client.invalidateQueries({ queryKey: ["session"] })]);
   const revoke = useMutation({
-    mutationFn: (id: string) => request("DELETE", `/v1/keys/${encodeURIComponent(id)}`),
+    mutationFn: (id: string) => data(api.DELETE("/v1/keys/{key_id}", { params: { path: { key_id: id } } })),
     onSuccess: again,
   });
-  const absent = keys.error instanceof ApiProblem && keys.error.status === 404;
   return (
     <section aria-label="Keys">
       <h2>Keys</h2>
-      {absent ? <p className="quiet">This service has no calls for keys; use <code>tapeworks keys</code>.</p> : <ProblemBox error={keys.error ?? revoke.error} />}
-      {keys.data?.data.length === 0 && <p>There is no key: whoever reaches this service from its machine may do everything. The first key closes it.</p>}
+      <ProblemBox error={keys.error ?? revoke.error} />
+      {keys.data?.data.length === 0 && <p>There is no key. The first one locks the service; this browser is logged in with it.</p>}
       {(keys.data?.data ?? []).length > 0 && (
         <Scroll label="Keys">
           <table>
@@ -87,16 +86,22 @@ function Keys() {
           </table>
         </Scroll>
       )}
-      {!absent && <NewKey onMade={again} />}
+      <NewKey onMade={again} />
     </section>
   );
 }
 
-function NewKey({ onMade }: { onMade: () => void }) {
+function NewKey({ onMade }: { onMade: () => unknown }) {
+  const session = useSession();
   const [name, setName] = useState("");
-  const [scopes, setScopes] = useState<string[]>(["read", "submit"]);
+  const [scopes, setScopes] = useState<string[]>(["read", "submit", "admin"]);
   const create = useMutation({
-    mutationFn: () => request<Key>("POST", "/v1/keys", { name, scopes }),
+    mutationFn: async () => {
+      const made = await request<Schemas["NewKey"]>("POST", "/v1/keys", { name, scopes });
+      // The first key locks the service: without a log-in this page would be shut out before the key is read.
+      if (session.data?.keyless && scopes.includes("read")) await request("POST", "/v1/session", { key: made.key });
+      return made;
+    },
     onSuccess: onMade,
   });
   const submit = (event: FormEvent) => {
