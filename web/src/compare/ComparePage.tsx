@@ -131,7 +131,7 @@ function Table({ compared }: { compared: Job[] }) {
                 <td><StateBadge state={job.state} /></td>
                 {columns.map(([column]) => {
                   const one = value(job, column);
-                  return <td key={column}>{one === undefined ? "" : visible(column.startsWith("m:") ? number(one) : String(one))}</td>;
+                  return <td key={column} className={column.startsWith("m:") ? "number" : undefined}>{one === undefined ? "" : visible(column.startsWith("m:") ? number(one) : String(one))}</td>;
                 })}
               </tr>
             ))}

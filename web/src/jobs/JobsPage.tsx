@@ -137,7 +137,7 @@ function JobRow({ job, chosen, onToggle }: { job: Job; chosen: boolean; onToggle
       <td>
         <input type="checkbox" aria-label={`Choose ${name}`} checked={chosen} onChange={onToggle} />
       </td>
-      <td>
+      <td className="name">
         <Link href={`/jobs/${encodeURIComponent(job.id)}`}>{name}</Link>
         <div className="quiet">
           {Object.entries(job.labels ?? {}).map(([key, value]) => (

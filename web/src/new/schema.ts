@@ -13,8 +13,8 @@ const KINDS: Record<string, string[]> = {
   SpecLossSpec: ["loss"],
   SpecOptimizerSpec: ["optimizer"],
   SpecMetricSpec: ["metric"],
-  SpecGradientSpec: ["gradient"],
-  SpecReferenceFields: ["source", "step", "evaluator", "callback", "schedule", "transform"],
+  SpecGradientSpec: ["gradient_transform"],
+  SpecReferenceFields: ["source", "step", "evaluator", "callback", "dataset_function"],
 };
 
 export async function readSchema(): Promise<Document> {

@@ -102,6 +102,7 @@ async function opensFinished(page) {
 async function compares(page) {
   await page.goto(`${url}/jobs`);
   await page.getByRole("checkbox", { name: "Choose all" }).check();
+  for (const name of await page.getByRole("checkbox", { name: "Choose <img" }).all()) await name.uncheck();
   await page.getByRole("button", { name: "Compare" }).click();
   await page.locator(".chart canvas").first().waitFor(WAIT);
   await look(page, "compare");
