@@ -8,6 +8,7 @@
 # make fuzz-http: mutated requests against a real service for SECONDS (600), beside a worker of another project
 # make tables: 300 random tables by pandas, polars and DuckDB, read by the sources and compared (about 10 minutes)
 # make faults: everything that can go wrong, done for real on both databases, as a table (about 45 minutes)
+# make page: builds the web page that the service shows (Node comes from a wheel); make page-test: tests of its pure parts
 # make bench: every benchmark, as tables (about 90 minutes); make bench-quick: some of them, under 5 minutes
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -17,15 +18,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV := uv
+PAGE := service/tapeworks_service/web/dist/index.html
+PAGE_SOURCES := $(shell find web -type f -not -path '*/node_modules/*' -not -name schema.d.ts) \
+	$(shell find tapeworks/schemas tapeworks/spec service/tapeworks_service/api -name '*.py') docs/errors.md scripts/build_page.py
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo examples plans subset security faults fuzz fuzz-http fuzz-protocol tables bench bench-quick test test-rest test-all thorough check rules docs \
+.PHONY: help demo examples plans subset security faults fuzz fuzz-http fuzz-protocol tables bench bench-quick test test-rest test-all thorough check rules docs page page-test \
 	lock clean
 
 help:
-	@sed -n '1,11s/^# //p' Makefile
+	@sed -n '1,12s/^# //p' Makefile
 
 demo: $(STAMP)
 	@$(BIN)/python -m examples.demo
@@ -97,10 +101,10 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not thorough"
 
 # What `make test` leaves out, and both together.
-test-rest: $(STAMP)
+test-rest: $(STAMP) $(PAGE)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "slow and not thorough"
 
-test-all: $(STAMP)
+test-all: $(STAMP) $(PAGE)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 thorough: $(STAMP)
@@ -117,6 +121,16 @@ rules: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/make_errors.py
 	$(BIN)/python docs/make_limits.py
+
+page: $(PAGE)
+
+# Again when a source of the page, or what the API's types are made of, is newer.
+$(PAGE): $(STAMP) $(PAGE_SOURCES)
+	@$(BIN)/python scripts/build_page.py
+	@touch $(PAGE)
+
+page-test: $(PAGE)
+	@$(BIN)/python scripts/build_page.py --test
 
 # The environment: exactly what the lock says. It is made once and again when the lock changes.
 $(STAMP): requirements/development.lock pyproject.toml

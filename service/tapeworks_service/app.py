@@ -12,8 +12,9 @@ from fastapi import FastAPI
 from sqlalchemy import insert, select
 
 from tapeworks_service import problems
-from tapeworks_service.api import artifacts, health, leases, openapi, reference_page, workers
+from tapeworks_service.api import artifacts, health, leases, openapi, sessions, workers
 from tapeworks_service.api import components as catalogue
+from tapeworks_service.api import keys as key_routes
 from tapeworks_service.api.assets import bundles, datasets, packages
 from tapeworks_service.api.jobs import records, submission
 from tapeworks_service.api.jobs import routes as jobs
@@ -39,6 +40,7 @@ from tapeworks_service.queue.unschedulable import UnschedulableReasons
 from tapeworks_service.settings import ServiceSettings, StartRefused
 from tapeworks_service.storage.store import Store
 from tapeworks_service.wakeups import WakeHub
+from tapeworks_service.web import pages, reference
 from tapeworks_service.workers.repository import Workers
 
 log = structlog.get_logger(__name__)
@@ -102,7 +104,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         description="Training as a service for TensorFlow and Keras 3.",
         lifespan=lifespan,
         openapi_url=None,  # openapi.py
-        docs_url=None,  # reference.py
+        docs_url=None,  # web/reference.py
         redoc_url=None,
         # Nobody sets a provider up; to look for one costs each request 5 % of its time.
         telemetry={"tracing": False, "metrics": False, "logs": False},
@@ -115,7 +117,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.add_middleware(MetricsMiddleware, measures=measures)
     app.add_middleware(RequestIds)
     rooms = (jobs, submission, records, artifacts, datasets, packages, bundles, catalogue, workers, leases)
-    for room in (*rooms, health, reference_page):
+    for room in (*rooms, sessions, key_routes, health, reference, pages):
         app.router.routes.extend(room.router.routes)  # an included router matches each request a second time
     return app
 

@@ -47,6 +47,9 @@ class ServiceSettings(BaseSettings):
     """Origins (`http://localhost:3000`), separated by commas, of web pages that may send requests where there is no
     key, beside the service's own."""
 
+    session_seconds: PositiveFloat = 7 * 86_400.0
+    """How long a log-in to the web page lasts; it ends with its key in any case."""
+
     lease_seconds: PositiveFloat = 20.0
     """An attempt that does not renew its lease for so long may be taken up by another."""
     heartbeat_seconds: PositiveFloat = 5.0

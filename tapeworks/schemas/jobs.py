@@ -225,17 +225,34 @@ class LogLine(ResponseModel):
     text: str
 
 
+MetricBucket = tuple[int, int, int, float | None, float | None, Number, int, int, float]
+"""First step, last step, number of points, min and max of the finite values (null if there is none), last value, number
+of NaN, number of infinities, time of the last point in seconds after `origin`."""
+
+
 class MetricSeries(ResponseModel):
     """The points of one metric: (step, value, time), ordered by step, the newest attempt's for each step."""
 
     name: str
-    points: list[tuple[int, Number, datetime]]
+    points: list[tuple[int, Number, datetime]] = Field(default_factory=list)
+    """Empty where buckets were asked for."""
+    buckets: list[MetricBucket] | None = None
+    """With `?buckets=`: of the series' points in the range, ordered by step."""
+    width: int | None = None
+    """Steps of a bucket: bucket n of a series holds the steps n·width to (n+1)·width - 1; 1 is single points."""
+    low_step: int | None = None
+    high_step: int | None = None
+    """Of all points of the series."""
 
 
 class MetricSeriesList(ResponseModel):
     """All metrics of a job."""
 
     data: list[MetricSeries]
+    seq: int | None = None
+    """With `?buckets=`: number of the last point that is in them; a stream goes on with `?after=`."""
+    origin: datetime | None = None
+    """With `?buckets=`: what the buckets' times are counted from."""
 
 
 class Artifact(ResponseModel):

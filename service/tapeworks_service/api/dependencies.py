@@ -15,20 +15,35 @@ from fastapi import Depends, Request
 from sqlalchemy import update
 
 from tapeworks.errors import ProblemCode
+from tapeworks_service.api.same_origin import refuse_foreign
 from tapeworks_service.auth.callers import Caller
 from tapeworks_service.auth.keys import DEFAULT_PROJECT, SCOPES, key_hash, locked, valid
+from tapeworks_service.auth.sessions import key_of, token_in
 from tapeworks_service.context import Context, context_of
 from tapeworks_service.database.tables import api_keys
 from tapeworks_service.problems import Problem
 
+SESSION = "session:"
+"""Before the hash of a session's token, where that of a key may stand too."""
 _USED_EVERY_SECONDS = 60.0
+_NOT_LET_IN = {
+    "key": "this key is not known or was revoked",
+    "session": "this session has ended, or its key was revoked",
+    "nothing": "no key was sent",
+}
 _LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
 async def identify(request: Request, context: Context) -> Caller:
     """The caller of a request. Raises 401, 403."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    hashed = key_hash(key.strip()) if scheme.lower() == "bearer" else ""
+    headers = request.headers
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    token = token_in(headers.get("cookie", "")) if not scheme else None
+    if token is not None:
+        refuse_foreign(request.method, headers, context.settings.origins)
+        hashed = SESSION + key_hash(token)
+    else:
+        hashed = key_hash(key.strip()) if scheme.lower() == "bearer" else ""
     caller = context.callers.get(hashed)
     if caller is None:
         caller = await _looked_up(hashed, context)
@@ -39,22 +54,24 @@ async def identify(request: Request, context: Context) -> Caller:
 
 
 async def _looked_up(hashed: str, context: Context) -> Caller:
-    """Whom a key stands for; nobody's key, where there is none at all. Raises 401."""
+    """Whom a key or a session stands for; nobody's key, where there is none at all. Raises 401."""
+    by_session = hashed.startswith(SESSION)
     async with context.database.read() as tx:
-        row = await valid(tx, hashed) if hashed else None
+        row = await (key_of(tx, hashed.removeprefix(SESSION)) if by_session else valid(tx, hashed)) if hashed else None
         if row is None:
             if not await locked(tx):
                 return Caller(DEFAULT_PROJECT, frozenset(SCOPES), keyless=True)
             raise Problem(
                 ProblemCode.UNAUTHENTICATED,
-                "the API key is unknown or was revoked" if hashed else "the request has no API key",
+                _NOT_LET_IN["session" if by_session else "key" if hashed else "nothing"],
                 headers={"WWW-Authenticate": "Bearer"},
             )
         now = await tx.now()
     if (row["last_used_at"] or 0.0) < now - _USED_EVERY_SECONDS:
         async with context.database.write() as tx:
             await tx.execute(update(api_keys).where(api_keys.c.id == row["id"]).values(last_used_at=now))
-    return Caller(row["project_id"], frozenset(row["scopes"]))
+    ends = float(row["expires_at"]) if by_session else None
+    return Caller(row["project_id"], frozenset(row["scopes"]), key_id=row["id"], expires_at=ends)
 
 
 def _refuse_other_sites(request: Request, origins: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 from collections import Counter
+from importlib import metadata
 from typing import Any
 
 from fastapi import APIRouter
@@ -11,6 +13,7 @@ from fastapi.responses import Response
 from sqlalchemy import func, select
 
 from tapeworks.errors import ProblemCode
+from tapeworks.schemas.access import Versions
 from tapeworks_service.api.dependencies import Reader
 from tapeworks_service.api.messages import answer, problems
 from tapeworks_service.context import ContextDep
@@ -58,6 +61,24 @@ async def metrics(caller: Reader, context: ContextDep) -> Response:
     workers = Counter("lost" if row.lost else "ready" for row in rows)
     text = await asyncio.to_thread(context.measures.render, jobs=by_state, workers=workers)  # about 10 ms
     return Response(text, media_type=CONTENT_TYPE)
+
+
+@router.get(
+    "/v1/version",
+    operation_id="get_versions",
+    summary="What runs here",
+    response_model=Versions,
+    responses=problems(401, 403, 503),
+)
+async def get_versions(caller: Reader, context: ContextDep) -> Response:
+    """Versions of the service. `GET /v1/workers` has those of TensorFlow and Keras, which run on the workers."""
+    told = Versions(
+        tapeworks=metadata.version("tapeworks"),
+        python=platform.python_version(),
+        database="sqlite" if context.database.url.get_backend_name() == "sqlite" else "postgresql",
+        packages=context.settings.allow_packages,
+    )
+    return answer(told)
 
 
 async def _later(caller: Reader, rest: str = "") -> Response:

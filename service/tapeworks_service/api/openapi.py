@@ -13,12 +13,13 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from pydantic.json_schema import models_json_schema
 
-from tapeworks.schemas import assets, worker_protocol
+from tapeworks.schemas import access, assets, worker_protocol
 from tapeworks.spec.job_spec import editor_schema
 from tapeworks_service.api.jobs.routes import JobChange
 from tapeworks_service.api.jobs.submission import RetryRequest
 from tapeworks_service.api.messages import PROBLEM_SCHEMA
 from tapeworks_service.api.openapi_examples import ACCEPTED, ANSWERS, BODIES, STREAMED
+from tapeworks_service.auth.sessions import COOKIE
 
 _REFERENCE = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -28,6 +29,7 @@ _BODIES = (
     worker_protocol.Records, worker_protocol.CheckpointAnnouncement, worker_protocol.Finish,
     worker_protocol.UploadRequest,
     assets.DatasetRequest, assets.PackageRequest, assets.BundleRequest,
+    access.SessionRequest, access.KeyRequest,
 )  # fmt: skip
 
 
@@ -67,9 +69,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas["JobSpecInput"] = {**_moved(spec), "title": "JobSpecInput"}
     schemas["Problem"] = PROBLEM_SCHEMA
     document["components"]["securitySchemes"] = {
-        "key": {"type": "http", "scheme": "bearer", "description": "A key of this installation (tw_…)."}
+        "key": {"type": "http", "scheme": "bearer", "description": "A key of this installation (tw_…)."},
+        "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "The web page's log-in."},
     }
-    document["security"] = [{"key": []}, {}]
+    document["security"] = [{"key": []}, {"session": []}, {}]
     for path in document["paths"].values():
         for operation in path.values():
             operation.pop("x-body-model", None)

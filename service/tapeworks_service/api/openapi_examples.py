@@ -68,6 +68,15 @@ _PACKAGE = {
 }  # fmt: skip
 _BUNDLE = {**_ASSET, "id": "bundle_019b7c3e5d1a7c2e8f4b6a9d0c1e2f3f", "object": "bundle", "roles": ["model"]}
 
+_SESSION = {
+    "object": "session", "keyless": False, "project": "default", "scopes": ["read", "submit"],
+    "key_id": "key_019b7c3e5d1a7c2e8f4b6a9d0c1e2f40", "expires_at": _AT,
+}  # fmt: skip
+_KEY = {
+    "id": _SESSION["key_id"], "object": "key", "project": "default", "name": "alice", "scopes": ["read", "submit"],
+    "created_at": _AT, "last_used_at": None, "revoked_at": None,
+}  # fmt: skip
+
 ANSWERS: dict[str, Any] = {
     "create_job": _QUEUED,
     "list_jobs": _page(_RUNNING),
@@ -111,6 +120,14 @@ ANSWERS: dict[str, Any] = {
     "store_records": {"stored": 2},
     "announce_checkpoint": {"checkpoint_id": _CHECKPOINT["id"]},
     "finish_attempt": {"state": "succeeded"},
+    "get_session": _SESSION,
+    "log_in": _SESSION,
+    "list_keys": _page(_KEY),
+    "create_key": {**_KEY, "key": "tw_…"},
+    "revoke_key": {**_KEY, "revoked_at": _AT},
+    "get_versions": {
+        "tapeworks": "0.1.0", "api": "v1", "python": "3.12.3", "database": "sqlite", "packages": False
+    },
     "health": {"status": "ok"},
     "readiness": {"status": "ready", "checks": {"database": "ok", "store": "ok", "catalogue": "ok"}},
 }  # fmt: skip
@@ -126,6 +143,8 @@ STREAMED: dict[str, dict[str, Any]] = {
 """What one server-sent event of an operation holds; its `id` is the entry's `seq`."""
 
 BODIES: dict[str, Any] = {
+    "log_in": {"key": "tw_…"},
+    "create_key": {"name": "alice", "scopes": ["read", "submit"]},
     "create_upload": {"bytes": 9, "sha256": _SHA256},
     "create_dataset": {"upload_id": _UPLOAD["id"], "name": "flowers", "format": "csv"},
     "create_package": {"upload_id": _UPLOAD["id"]},

@@ -21,6 +21,9 @@ class Caller:
     scopes: frozenset[str]
     keyless: bool = False
     """Let in because there is no key at all: only from this machine."""
+    key_id: str | None = None
+    expires_at: float | None = None
+    """When the session ends (seconds since 1970); None where the request had the key itself."""
 
 
 async def still_allowed(request: Request) -> None:
@@ -32,7 +35,7 @@ async def still_allowed(request: Request) -> None:
 
 
 class CallerCache:
-    """Callers by the hash of their key."""
+    """Callers by the hash of their key; by that of their session's token behind `session:`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -48,3 +51,7 @@ class CallerCache:
         if len(self._known) >= _MOST:
             self._known.clear()
         self._known[key_hash] = caller, self._clock() + KNOWN_SECONDS
+
+    def forget(self) -> None:
+        """Look up everybody again: a key or a session was ended here."""
+        self._known.clear()

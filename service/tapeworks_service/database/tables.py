@@ -65,6 +65,16 @@ api_keys = Table(
     Column("revoked_at", Double),
 )
 
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("token_hash", String(64), primary_key=True),
+    Column("key_id", String(64), ForeignKey("api_keys.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+"""Of the web page: whose key each was begun with."""
+
 jobs = Table(
     "jobs",
     metadata,
@@ -110,6 +120,7 @@ jobs = Table(
     Column("event_seq", BigInteger, nullable=False),
     Column("log_seq", BigInteger, nullable=False),
     Column("metric_seq", BigInteger, nullable=False),
+    Column("metric_built", BigInteger, nullable=False, server_default="0"),
     Column("record_index", BigInteger, nullable=False),
     # What its attempts stored, against their quotas:
     Column("event_bytes", BigInteger, nullable=False, server_default="0"),
@@ -198,6 +209,32 @@ Index(
     metric_points.c.step,
     metric_points.c.attempt,
 )
+
+metric_series = _of_job(
+    "metric_series",
+    Column("name", String(200), primary_key=True),
+    Column("width", BigInteger, nullable=False),
+    Column("low_step", BigInteger, nullable=False),
+    Column("high_step", BigInteger, nullable=False),
+    key=("project_id", "job_id"),
+)
+metric_buckets = _of_job(
+    "metric_buckets",
+    Column("name", String(200), primary_key=True),
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("nans", BigInteger, nullable=False),
+    Column("infinities", BigInteger, nullable=False),
+    Column("low", Double),
+    Column("high", Double),
+    Column("last", Double),
+    Column("at", Double, nullable=False),
+    key=("project_id", "job_id"),
+)
+"""What `queue/metric_buckets.py` makes of the points up to the number `jobs.metric_built`."""
 
 checkpoints = _of_job(
     "checkpoints",

@@ -19,6 +19,7 @@ from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.tables import jobs
 from tapeworks_service.queue import queue
 from tapeworks_service.queue.fence import Fence, lock_held
+from tapeworks_service.queue.metric_buckets import MOST_AT_ONCE, PORTION, build
 from tapeworks_service.queue.record_log import (
     NewEvent,
     NewLine,
@@ -153,4 +154,6 @@ async def _flush(tx: Transaction, row: RowMapping, batch: _Batch, limits: Report
     await append_events(tx, owner, events - len(batch.events) + 1, batch.events)
     await append_lines(tx, owner, lines - len(batch.lines) + 1, batch.lines)
     await append_points(tx, owner, points - len(batch.points) + 1, batch.points)
+    if points - row["metric_built"] >= PORTION:
+        await build(tx, row, min(points, row["metric_built"] + MOST_AT_ONCE))
     tx.wake(job_topic(row["id"]))

@@ -1,0 +1,1 @@
+"""The web page: its built files, and the API reference, served from this package."""
