@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from tapeworks_service.queue.metric_buckets import (
     SeriesOwner,
     build,
     changes_of,
+    folded,
     points_between,
     series_of,
     stored_buckets,
@@ -35,6 +37,7 @@ MOST_BUCKETS = 1000
 _OF_ALL = 750
 """Buckets of an answer, of all its series: 64 kB."""
 _TRIES = 20
+_CATCH_UP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,11 @@ async def _job(tx: Transaction, project_id: str, job_id: str) -> RowMapping:
 
 
 async def _catch_up(database: Database, job_id: str) -> None:
-    """Store the buckets of all points, in transactions of a moment each: the job's reports come in between."""
+    """Store the buckets of all points, in transactions of a moment each: the job's reports come in between.
+
+    Raises 503 where that takes long: the next request goes on from there.
+    """
+    until = time.monotonic() + _CATCH_UP_SECONDS
     while True:
         async with database.write() as tx:
             row = await lock(tx, job_id)
@@ -83,6 +90,9 @@ async def _catch_up(database: Database, job_id: str) -> None:
                 await build(tx, row, row["metric_built"] + min(behind, MOST_AT_ONCE))
         if behind <= MOST_AT_ONCE:
             return
+        if time.monotonic() > until:
+            detail = f"the curves of this job's first {row['metric_seq']} points are being made: {behind} are left"
+            raise Problem(ProblemCode.UNAVAILABLE, detail, hint="Send it again: it goes on from there.")
         await asyncio.sleep(0)
 
 
@@ -119,18 +129,17 @@ async def _buckets(
     level, width = _fitting(series, low, high, most)
     within = (low // width * width, high // width * width + width - 1)
     if level is None:
-        parts = await points_between(tx, owner, name, *within, upto)
-    else:
-        lower = width_of(series, level)
-        first, last = within[0] // lower, within[1] // lower
-        of = metric_buckets.c.number
-        stored = await stored_buckets(tx, owner, name, level, of >= first, of <= last)
-        for (other, at_level, place), one in unbuilt.buckets.items():
-            if other == name and at_level == level and first <= place <= last:
-                stored[place] = one
-        parts = [stored[place] for place in sorted(stored)]
+        points = await points_between(tx, owner, name, *within, upto)
+        return width, list(folded(points, width).values())
+    lower = width_of(series, level)
+    first, last = within[0] // lower, within[1] // lower
+    of = metric_buckets.c.number
+    stored = await stored_buckets(tx, owner, name, level, of >= first, of <= last)
+    for (other, at_level, place), one in unbuilt.buckets.items():
+        if other == name and at_level == level and first <= place <= last:
+            stored[place] = one
     merged: list[Bucket] = []
-    for one in parts:
+    for one in (stored[place] for place in sorted(stored)):
         if merged and merged[-1].first_step // width == one.first_step // width:
             merged[-1].add(one)
         else:

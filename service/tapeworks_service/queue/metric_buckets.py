@@ -25,11 +25,14 @@ MOST_AT_ONCE = 8 * PORTION
 LEVELS = 6
 GROWTH = 4
 _POINTS_IN_A_BUCKET = 8
+_INFINITE = (math.inf, -math.inf)
 _KEYS_IN_A_QUERY = 300
 _STEPS = 2**63
 """A step is a whole number of 64 bits."""
 _VALUES = ("first_step", "last_step", "count", "nans", "infinities", "low", "high", "last", "at")
 
+Point = tuple[int, float | None, float]
+"""Step, value (None for NaN) and time of a stored point."""
 Key = tuple[str, int, int]
 """A bucket of a job: name of the metric, level, number."""
 
@@ -90,12 +93,27 @@ class SeriesOwner:
         return and_(table.c.project_id == self.project_id, table.c.job_id == self.job_id)
 
 
-def point(step: int, value: float | None, at: float) -> Bucket:
-    """A bucket of one stored point; its value is None for NaN."""
-    finite = value if value is not None and math.isfinite(value) else None
-    return Bucket(
-        step, step, 1, int(value is None), int(value is not None and finite is None), finite, finite, value, at
-    )
+def folded(points: Iterable[Point], width: int) -> dict[int, Bucket]:
+    """Points of rising steps as buckets, by number."""
+    made: dict[int, Bucket] = {}
+    place, held = None, None
+    for step, value, at in points:
+        number = step // width
+        if held is None or number != place:
+            held = made[number] = Bucket(step, step, 0, 0, 0, None, None, None, at)
+            place = number
+        held.last_step, held.last, held.at = step, value, at
+        held.count += 1
+        if value is None:
+            held.nans += 1
+        elif value in _INFINITE:
+            held.infinities += 1
+        else:
+            if held.low is None or value < held.low:
+                held.low = value
+            if held.high is None or value > held.high:
+                held.high = value
+    return made
 
 
 def width_of(series: Series, level: int) -> int:
@@ -139,64 +157,67 @@ async def changes_of(tx: Transaction, owner: SeriesOwner, built: int, upto: int)
     new = select(points.name, points.step, points.value, points.at).where(
         owner.rows(metric_points), points.seq > built, points.seq <= upto
     )
-    told: dict[str, list[Bucket]] = {}
+    told: dict[str, list[Point]] = {}
     rows: Any = (await tx.execute(new.order_by(points.seq))).all()
     for name, step, value, at in rows:
-        told.setdefault(name, []).append(point(step, value, at))
+        told.setdefault(name, []).append((step, value, at))
     known = await _known_series(tx, owner, list(told))
-    appended: dict[str, list[Bucket]] = {}
-    replaced: dict[str, list[Bucket]] = {}
+    appended: dict[str, list[Point]] = {}
+    replaced: dict[str, list[Point]] = {}
     for name, added in told.items():
-        series = known.get(name) or Series(_width(added), added[0].first_step, added[0].first_step - 1)
-        follows = all(one.first_step < two.first_step for one, two in pairwise(added))
-        kind = appended if follows and added[0].first_step > series.high_step else replaced
+        steps = [one[0] for one in added]
+        series = known.get(name) or Series(_width(steps), steps[0], steps[0] - 1)
+        follows = all(one < two for one, two in pairwise(steps))
+        kind = appended if follows and steps[0] > series.high_step else replaced
         kind[name] = added
-        steps = [one.first_step for one in added]
         lowest, highest = min(*steps, series.low_step), max(*steps, series.high_step)
         changes.series[name] = Series(series.width, lowest, highest)
     await _append(tx, owner, changes, appended, known)
     for name, added in replaced.items():
-        await _replace(tx, owner, changes, name, {one.first_step for one in added}, upto)
+        await _replace(tx, owner, changes, name, {one[0] for one in added}, upto)
     return changes
 
 
 async def _append(
-    tx: Transaction, owner: SeriesOwner, changes: Changes, appended: dict[str, list[Bucket]], known: dict[str, Series]
+    tx: Transaction, owner: SeriesOwner, changes: Changes, appended: dict[str, list[Point]], known: dict[str, Series]
 ) -> None:
     """Points after all that a series has: of each level they touch one stored bucket at most, its last."""
     first = {
-        (name, level, added[0].first_step // width_of(changes.series[name], level))
+        (name, level, added[0][0] // width_of(changes.series[name], level))
         for name, added in appended.items()
         if name in known
         for level in range(LEVELS)
     }
     stored = await _stored(tx, owner, first)
     for name, added in appended.items():
-        lower = added
+        made: dict[int, Bucket] = {}
         for level in range(LEVELS):
-            width, made = width_of(changes.series[name], level), dict[int, Bucket]()
-            for one in lower:
-                _into(made, one.first_step // width, one)
-            lower = list(made.values())
+            made = _widened(made) if level else folded(added, changes.series[name].width)
             for number, one in made.items():
                 whole = stored.get((name, level, number))
                 if whole is None:
-                    whole = _copy(one)
+                    whole = one
                 else:
                     whole.add(one)
                 changes.buckets[(name, level, number)] = whole
 
 
-def _into(made: dict[int, Bucket], number: int, one: Bucket) -> None:
-    """Add a bucket to that of a number; of rising steps."""
-    if number in made:
-        made[number].add(one)
-    else:
-        made[number] = _copy(one)
+def _widened(lower: dict[int, Bucket]) -> dict[int, Bucket]:
+    """Buckets of rising numbers as those of the next level."""
+    made: dict[int, Bucket] = {}
+    for number, one in lower.items():
+        held = made.get(number // GROWTH)
+        if held is None:
+            made[number // GROWTH] = _copy(one)
+        else:
+            held.add(one)
+    return made
 
 
 def _copy(one: Bucket) -> Bucket:
-    return Bucket(*(getattr(one, part) for part in _VALUES))
+    return Bucket(
+        one.first_step, one.last_step, one.count, one.nans, one.infinities, one.low, one.high, one.last, one.at
+    )
 
 
 async def _replace(
@@ -208,16 +229,13 @@ async def _replace(
     made: dict[int, Bucket] = {}
     for low, high in _runs(numbers):
         within = (low * series.width, (high + 1) * series.width - 1)
-        for one in await points_between(tx, owner, name, *within, upto):
-            _into(made, one.first_step // series.width, one)
+        made.update(folded(await points_between(tx, owner, name, *within, upto), series.width))
     for level in range(LEVELS):
         if level:
             parents = {number // GROWTH for number in numbers}
             children = await _level(tx, owner, name, level - 1, parents)
             children.update(made)
-            made, numbers = {}, parents
-            for number in sorted(children):
-                _into(made, number // GROWTH, children[number])
+            made, numbers = _widened(dict(sorted(children.items()))), parents
         changes.buckets.update({(name, level, number): one for number, one in made.items()})
 
 
@@ -232,27 +250,25 @@ def _runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return runs
 
 
-async def points_between(
-    tx: Transaction, owner: SeriesOwner, name: str, low: int, high: int, upto: int
-) -> list[Bucket]:
+async def points_between(tx: Transaction, owner: SeriesOwner, name: str, low: int, high: int, upto: int) -> list[Point]:
     """The points at the steps low … high in their order, of each step the one reported last (up to a number)."""
     points = metric_points.c
     within = points.step.between(max(low, -_STEPS), min(high, _STEPS - 1))
     statement = select(points.step, points.value, points.at).where(
         owner.rows(metric_points), points.name == name, within, points.seq <= upto
     )
-    found: list[Bucket] = []
+    found: list[Point] = []
     rows: Any = (await tx.execute(statement.order_by(points.step, points.attempt, points.seq))).all()
     for step, value, at in rows:
-        if found and found[-1].first_step == step:
+        if found and found[-1][0] == step:
             found.pop()
-        found.append(point(step, value, at))
+        found.append((step, value, at))
     return found
 
 
-def _width(added: Sequence[Bucket]) -> int:
+def _width(told: Sequence[int]) -> int:
     """Of the lowest level's buckets: a power of two, by how far apart the first points are."""
-    steps = sorted({one.first_step for one in added})
+    steps = sorted(set(told))
     apart = min((two - one for one, two in pairwise(steps)), default=steps[0])
     return _POINTS_IN_A_BUCKET << (min(max(apart, 1), 1 << 40).bit_length() - 1)
 
