@@ -27,9 +27,9 @@ SESSION = "session:"
 """Before the hash of a session's token, where that of a key may stand too."""
 _USED_EVERY_SECONDS = 60.0
 _NOT_LET_IN = {
-    "key": "this key is not known or was revoked",
-    "session": "this session has ended, or its key was revoked",
-    "nothing": "no key was sent",
+    "key": "the API key is unknown or was revoked",
+    "session": "the session has ended, or its key was revoked",
+    "nothing": "the request has no API key",
 }
 _LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 
