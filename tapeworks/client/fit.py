@@ -76,7 +76,7 @@ def fit(client: Client, model: Any, call: FitCall, fields: Mapping[str, Any]) ->
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the model was trained for")
         # Checked with no upload yet: a call that cannot become a job sends nothing.
-        arguments = {
+        arguments: dict[str, Any] = {
             "epochs": call.epochs,
             "callbacks": call.callbacks,
             "steps_per_epoch": -(-training.size // batch_size),

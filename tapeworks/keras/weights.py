@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from tapeworks.errors import TapeworksError
+from tapeworks.keras.fit_data import npz
 from tapeworks.keras.models import learned_in_config
 
 _ROLE = "model"
@@ -25,8 +26,8 @@ def initial_bundle(model: Any) -> bytes | None:
     import numpy as np
 
     skipped = {id(weight) for layer in _layers(model) if learned_in_config(layer) for weight in layer.weights}
-    values, dtypes = io.BytesIO(), {}
-    arrays = {}
+    arrays: dict[str, Any] = {}
+    dtypes: dict[str, str] = {}
     for weight in model.weights:
         if id(weight) not in skipped:
             value = np.asarray(weight.numpy())
@@ -36,11 +37,10 @@ def initial_bundle(model: Any) -> bytes | None:
             arrays[name] = value if plain else value.view(f"u{value.dtype.itemsize}")
     if not arrays:
         return None
-    np.savez(values, **arrays)
     files = {
         "manifest.json": json.dumps({"format": 1, "models": {}, "files": {}}).encode(),
         "training_state/state.json": json.dumps({"counters": {}, "dtypes": dtypes}).encode(),
-        "training_state/values.npz": values.getvalue(),
+        "training_state/values.npz": npz(arrays),
     }
     written = io.BytesIO()
     with gzip.GzipFile(fileobj=written, mode="wb", mtime=0, compresslevel=1) as compressed:
