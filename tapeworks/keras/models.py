@@ -106,10 +106,11 @@ def _complete(document: dict[str, Any], live: Any) -> None:
         return
     if config.get("trainable") is False and type(live).__name__ in ("StringLookup", "IntegerLookup"):
         config["trainable"] = True  # nothing can be trained, and they come back so from their own config
-    if "inbound_nodes" in document or "build_config" in document:
-        check_rebuilt(document, live.name)
     config.update(left_out(live, config))
     config.update(_learned(live))
+    if "inbound_nodes" in document or "build_config" in document:
+        # After what was learned: an adapted TextVectorization has the size of a vocabulary that its config lacks.
+        check_rebuilt(document, live.name)
     for child, part in _children(config, live):
         _complete(part, child)
 

@@ -110,6 +110,19 @@ def test_equal_weights_are_one_upload_and_come_back() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
 
 
+def test_an_adapted_vectorization_keeps_its_vocabulary() -> None:
+    layer = keras.layers.TextVectorization(max_tokens=20, output_sequence_length=3)
+    layer.adapt(["a red fox", "a blue bird"])
+    inputs = keras.Input((), dtype="string")
+    made = keras.Model(
+        inputs, keras.layers.Dense(1)(keras.layers.Flatten()(keras.layers.Embedding(20, 2)(layer(inputs))))
+    )
+    made.compile("sgd", "mse")
+    document = tapeworks.from_keras(made, data=DATA).models["model"].config["config"]
+    (found,) = (one for one in document["config"]["layers"] if one["class_name"] == "TextVectorization")
+    assert found["config"]["vocabulary"] == layer.get_vocabulary(include_special_tokens=False)
+
+
 def test_class_weights_are_those_of_keras() -> None:
     problems = Unsupported()
     expected = keras.src.trainers.data_adapters.data_adapter_utils.class_weight_to_sample_weights(Y, {1: 4.0})
