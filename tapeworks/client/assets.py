@@ -107,6 +107,10 @@ class Datasets(AssetClient[Dataset]):
         given = {"options": dict(options)} if options else {}
         return self._create(payload, progress, name=name or _name_of(source), format=wanted.value, **given)
 
+    def push_payload(self, payload: Payload, *, name: str, format: DataFormat, progress: Progress = _untold) -> Dataset:
+        """Upload bytes that are no file; the same bytes again are the same dataset. Raises `Rejected`."""
+        return self._create(payload, progress, name=name, format=format.value)
+
     def settled(self, dataset: Dataset, timeout: float | None = None) -> Dataset:
         """The dataset once a worker has looked at it. Raises TimeoutError."""
         return self._settled(dataset, "inspecting", timeout)
@@ -136,6 +140,10 @@ class Bundles(AssetClient[Bundle]):
         """Upload a `bundle.tar.gz`, for `from` in specs. Raises `Rejected`."""
         source = Path(path)
         return self._create(packed(source), progress, name=name or _name_of(source))
+
+    def push_payload(self, payload: Payload, *, name: str, progress: Progress = _untold) -> Bundle:
+        """Upload bytes that are no file. Raises `Rejected`."""
+        return self._create(payload, progress, name=name)
 
 
 # ── what is sent ─────────────────────────────────────────────────────────────────────────────────

@@ -27,6 +27,7 @@ from tapeworks.client import record_streams
 from tapeworks.client.assets import Bundles, Datasets, Packages
 from tapeworks.client.connection import Connection, body, decoded
 from tapeworks.client.downloads import download
+from tapeworks.client.job_view import JobView
 from tapeworks.errors import Finding, ProblemCode, SpecInvalid
 from tapeworks.schemas.jobs import (
     Artifact,
@@ -120,9 +121,49 @@ class Client:
         answer = self._connection.request("POST", "/v1/jobs/validate", content=_document(spec), repeatable=True)
         return decoded(ValidationResult, answer)
 
+    def fit(
+        self,
+        model: Any,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Sequence[Any] | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+        **fields: Any,
+    ) -> Any:
+        """Train a compiled Keras model as a job: the arguments of `model.fit`, a History with the job as `job`.
+
+        The data is uploaded once for the same content. The job starts from the model's weights, and the model has the
+        trained ones afterwards. `fields`: further fields of the spec (`name`, `resources`, `training`, …). Raises
+        ComponentError that lists all that a job cannot do, `Rejected`, and JobFailure where the job fails.
+        """
+        from tapeworks.client.fit import FitCall, fit
+
+        call = FitCall(
+            x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, class_weight,
+            sample_weight, initial_epoch, steps_per_epoch, validation_steps, validation_batch_size, validation_freq,
+        )  # fmt: skip
+        return fit(self, model, call, fields)
+
     def get(self, job_id: str) -> Job:
         """The job as it is now. Raises `NotFound`."""
         return decoded(Job, self._connection.request("GET", _job(job_id)))
+
+    def job(self, job_id: str) -> JobView:
+        """The job as a notebook shows it, live while it runs; also after a restart of the kernel."""
+        return JobView(self, job_id)
 
     def changed(self, job: Job, *, wait: float = WAIT_SECONDS) -> Job:
         """The job as soon as its revision has moved on, or as it is after `wait` seconds (at most 30)."""

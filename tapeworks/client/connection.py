@@ -9,6 +9,7 @@ grow with jitter, are at least what `Retry-After` says, and end after `patience`
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
@@ -42,6 +43,8 @@ class Connection:
         self.url = url.rstrip("/")
         self.timeout = timeout
         self._http = httpx.Client(base_url=self.url, headers=headers, transport=transport, follow_redirects=True)
+        # A script that never closes its client leaves no open socket behind.
+        weakref.finalize(self, self._http.close)
 
     def close(self) -> None:
         """Close the pooled connections."""

@@ -11,47 +11,129 @@ starts from the initialisers. Keras is taken from the caller's process, which ha
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tapeworks.errors import ComponentError
+from tapeworks.errors import ComponentError, SpecInvalid
 from tapeworks.keras.compile_losses import losses, outputs_of
 from tapeworks.keras.compile_metrics import metrics
+from tapeworks.keras.fit_callbacks import FitCallbacks, translate
 from tapeworks.keras.models import is_plain, model_reference
 from tapeworks.keras.references import keras, reference
+from tapeworks.keras.unsupported import Unsupported
 from tapeworks.spec.job_spec import JobSpec
+from tapeworks.spec.parsing import parse_spec
 
 _FLOATX = {"float32": "float32", "float64": "float64", "mixed_bfloat16": "float32", "mixed_float16": "float32"}
 """`training.precision` → the float type of what has no policy of its own."""
 
 
-def from_keras(model: Any, *, data: Mapping[str, Any], epochs: int = 1, **fields: Any) -> JobSpec:
+def from_keras(
+    model: Any,
+    *,
+    data: Mapping[str, Any],
+    epochs: int = 1,
+    callbacks: Sequence[Any] | None = None,
+    class_weight: Mapping[int, float] | None = None,
+    validation_split: float | None = None,
+    **fields: Any,
+) -> JobSpec:
     """The canonical spec of a job that trains `model` as `fit` would.
 
     Args:
         model: a compiled functional or sequential keras.Model, or a registered component.
         data: the `data` part of the spec.
         epochs: as in `fit`.
+        callbacks: callbacks of Keras, as in `fit`, or references of the job's own (`{"component": …}`).
+        class_weight: as in `fit`: integer class → factor of its elements' losses.
+        validation_split: as in `fit`: the fraction at the end of the data that is only evaluated.
         fields: further fields of the spec (`name`, `gradients`, `export`, …); `training` is merged with what is read.
 
-    Raises ComponentError where a part cannot be named in a spec, SpecInvalid and pydantic's ValidationError.
+    Raises ComponentError that lists every part which a spec cannot name, each with its remedy, and SpecInvalid.
+    """
+    spec, _ = spec_and_callbacks(
+        model,
+        data=data_with_fit_arguments(data, class_weight, validation_split),
+        epochs=epochs,
+        callbacks=callbacks,
+        problems=Unsupported(),
+        **fields,
+    )
+    return spec
+
+
+def spec_and_callbacks(
+    model: Any,
+    *,
+    data: Mapping[str, Any],
+    epochs: int,
+    callbacks: Sequence[Any] | None,
+    problems: Unsupported,
+    steps_per_epoch: int | None = None,
+    initial_state: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> tuple[JobSpec, FitCallbacks]:
+    """The spec, and what the callbacks become. `problems`: what the caller found already; it is raised here.
+
+    `steps_per_epoch`: batches of the data, where they are known. `initial_state`: of the model, where it has one.
     """
     compiled = _compiled(model)
-    given = dict(fields.pop("training", {}))
+    given = dict(fields.pop("training", None) or {})
     precision = _precision(model, given)
     floatx = _FLOATX[precision]
-    optimizer, of_training = _optimizer(model, compiled["optimizer"], precision, floatx)
     outputs = outputs_of(model)
-    loss = losses(compiled.get("loss"), compiled.get("loss_weights"), outputs, floatx)
-    parts = {
-        "data": dict(data),
-        "model": model_reference(model, floatx),
-        "optimizer": optimizer,
-        "loss": loss,
-        "metrics": metrics(compiled.get("metrics"), compiled.get("weighted_metrics"), loss, outputs, floatx),
-        "training": {"epochs": epochs, **of_training, **_execution(compiled), **given},
-    }
-    return JobSpec.model_validate({**{key: value for key, value in parts.items() if value is not None}, **fields})
+    own = [one for one in callbacks or () if isinstance(one, str | Mapping)]
+    steps = given.get("steps_per_epoch") or steps_per_epoch
+    of_keras = [one for one in callbacks or () if not isinstance(one, str | Mapping)]
+    translated = translate(of_keras, model, epochs, steps, problems)
+    parts: dict[str, Any] = {"data": dict(data)}
+    with problems.collect():
+        parts["model"] = model_reference(model, floatx)
+        if initial_state is not None:
+            parts["model"]["initial_state"] = dict(initial_state)
+    of_training: dict[str, Any] = {}
+    with problems.collect():
+        parts["optimizer"], of_training = _optimizer(model, compiled["optimizer"], precision, floatx)
+        if translated.learning_rate is not None:
+            parts["optimizer"]["config"]["learning_rate"] = translated.learning_rate
+    with problems.collect():
+        parts["loss"] = losses(compiled.get("loss"), compiled.get("loss_weights"), outputs, floatx)
+    with problems.collect():
+        args = (compiled.get("metrics"), compiled.get("weighted_metrics"), parts.get("loss"), outputs, floatx)
+        parts["metrics"] = metrics(*args)
+    problems.check()
+    parts["training"] = {"epochs": epochs, **of_training, **_execution(compiled), **translated.training, **given}
+    parts["callbacks"] = [*translated.callbacks, *own] or None
+    given_fields = {key: value for key, value in fields.items() if value is not None or key == "export"}
+    document = {**{key: value for key, value in parts.items() if value is not None}, **given_fields}
+    return _parsed(document), translated
+
+
+def _parsed(document: dict[str, Any]) -> JobSpec:
+    """The spec. Raises SpecInvalid with a finding for each wrong field, never a trace of the validation."""
+    try:
+        return parse_spec(document)
+    except SpecInvalid as error:
+        raise SpecInvalid(error.findings) from None
+
+
+def data_with_fit_arguments(
+    data: Mapping[str, Any], class_weight: Mapping[int, float] | None, validation_split: float | None
+) -> dict[str, Any]:
+    """The `data` of a spec with what `fit` takes beside it. Raises ComponentError."""
+    made = dict(data)
+    if validation_split:
+        if made.get("validation") is not None:
+            raise ComponentError("data.validation and validation_split are both given: leave one of them out")
+        made["validation"] = {"fraction": float(validation_split), "split": "tail"}
+    if class_weight:
+        classes = sorted(class_weight)
+        if any(not isinstance(one, int) or one < 0 for one in classes):
+            raise ComponentError(f"class_weight has the classes {classes}: give integers from 0 on")
+        weights = [float(class_weight.get(one, 1.0)) for one in range(max(classes) + 1)]
+        weigh = {"op": "map", "function": {"component": "class_weight", "config": {"weights": weights}}}
+        made["pipeline"] = [{**weigh, "training_only": True}, *made.get("pipeline", [])]
+    return made
 
 
 def _compiled(model: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tapeworks.errors import ComponentError
 from tapeworks.keras.references import check_rebuilt, is_keras, keras, left_out, reference
+from tapeworks.keras.unsupported import Unsupported
 
 _HOOKS = (
     "call",
@@ -39,7 +40,9 @@ def model_reference(model: Any, floatx: str) -> dict[str, Any]:
         )
     if is_plain(model):
         document = _document(model)
-        _check(document, "the model")
+        problems = Unsupported()
+        _check(document, "the model", problems)
+        problems.check()
         _complete(document, model)
         return {"component": "functional", "config": {"config": document}}
     cls = type(model)
@@ -105,10 +108,11 @@ def _complete(document: dict[str, Any], live: Any) -> None:
         return
     if config.get("trainable") is False and type(live).__name__ in ("StringLookup", "IntegerLookup"):
         config["trainable"] = True  # nothing can be trained, and they come back so from their own config
-    if "inbound_nodes" in document or "build_config" in document:
-        check_rebuilt(document, live.name)
     config.update(left_out(live, config))
     config.update(_learned(live))
+    if "inbound_nodes" in document or "build_config" in document:
+        # After what was learned: an adapted TextVectorization has the size of a vocabulary that its config lacks.
+        check_rebuilt(document, live.name)
     for child, part in _children(config, live):
         _complete(part, child)
 
@@ -127,10 +131,8 @@ def _children(config: Mapping[str, Any], live: Any) -> Iterator[tuple[Any, dict[
 def _learned(layer: Any) -> dict[str, Any]:
     """What an adapted preprocessing layer learned, as the arguments that give it."""
     kind = type(layer).__name__
-    if kind == "Normalization" and layer.built and layer.input_mean is None:
-        mean, variance = layer.adapt_mean.numpy(), layer.adapt_variance.numpy()
-        adapted = bool((mean != 0).any() or (variance != 1).any())
-        return {"mean": mean.tolist(), "variance": variance.tolist()} if adapted else {}  # else the job may adapt it
+    if learned_in_config(layer):
+        return {"mean": layer.adapt_mean.numpy().tolist(), "variance": layer.adapt_variance.numpy().tolist()}
     if kind in _LOOKUPS and not _keeps_vocabulary(layer):
         lookup = getattr(layer, "_lookup_layer", layer)
         if lookup.output_mode == "tf_idf":
@@ -143,6 +145,14 @@ def _learned(layer: Any) -> dict[str, Any]:
     return {}
 
 
+def learned_in_config(layer: Any) -> bool:
+    """Whether it is an adapted Normalization, whose weights become arguments; one that is not may be adapted later."""
+    if type(layer).__name__ != "Normalization" or not layer.built or layer.input_mean is not None:
+        return False
+    mean, variance = layer.adapt_mean.numpy(), layer.adapt_variance.numpy()
+    return bool((mean != 0).any() or (variance != 1).any())
+
+
 def _keeps_vocabulary(layer: Any) -> bool:
     """Whether a lookup's vocabulary is in its config: it was given, or there is none yet."""
     lookup = getattr(layer, "_lookup_layer", layer)
@@ -152,20 +162,21 @@ def _keeps_vocabulary(layer: Any) -> bool:
 # ── what no config may hold ──────────────────────────────────────────────────────────────────────
 
 
-def _check(value: Any, place: str) -> None:
-    """Refuse what a worker would refuse, before the job is sent."""
+def _check(value: Any, place: str, problems: Unsupported) -> None:
+    """Collect what a worker would refuse, before the job is sent."""
     if isinstance(value, list):
         for item in value:
-            _check(item, place)
+            _check(item, place, problems)
     if not isinstance(value, dict):
         return
     config = value.get("config")
     if "class_name" in value:
         name = config.get("name") if isinstance(config, dict) else None
         place = f"the layer {name!r}" if "inbound_nodes" in value or name is not None else place
-        _check_class(value, place)
+        with problems.collect():
+            _check_class(value, place)
     for item in value.values():
-        _check(item, place)
+        _check(item, place, problems)
 
 
 def _check_class(value: Mapping[str, Any], place: str) -> None:

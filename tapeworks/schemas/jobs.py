@@ -6,6 +6,7 @@ a newer service may add fields, an older client ignores them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -202,6 +203,25 @@ class Job(ResponseModel):
     def finished(self) -> bool:
         """Whether the state is final."""
         return self.state in FINAL
+
+    def html(self, curves: Mapping[str, Sequence[tuple[int, float]]] | None = None, note: str | None = None) -> str:
+        """The job as HTML for a notebook. `curves`: (step, value) by metric; `note`: a line beside the failure's."""
+        from tapeworks.schemas.job_html import job_html
+
+        done, of = self.progress.epoch, self.progress.epochs
+        lines = [] if self.failure is None else [f"{self.failure.code.value}: {self.failure.message}"]
+        return job_html(
+            id=self.id,
+            name=self.name,
+            state=self.state.value,
+            progress=f"epoch {done}" + (f" of {of}" if of is not None else ""),
+            failure="\n".join([*lines, note] if note else lines) or None,
+            metrics=self.metrics,
+            curves=curves,
+        )
+
+    def _repr_html_(self) -> str:
+        return self.html()
 
 
 class Event(ResponseModel):
