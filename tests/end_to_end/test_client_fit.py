@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from tests.end_to_end.serving import Served
 
 from tapeworks.errors import ComponentError
+from tests.support.serving import Served
 
 RANDOM = np.random.default_rng(7)
 X = RANDOM.normal(size=(90, 4)).astype("float32")
@@ -35,6 +35,7 @@ def same(ours: Any, theirs: Any, mine: keras.Model, other: keras.Model) -> None:
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -65,6 +66,7 @@ def two_outputs() -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 def test_lists_of_arrays_and_weights_of_losses(served: Served) -> None:
     mine, other = two_outputs(), two_outputs()
     data: tuple[Any, Any] = ([X[:, :2], X[:, 2:]], [X[:, :1] * 2, Y])
@@ -73,6 +75,7 @@ def test_lists_of_arrays_and_weights_of_losses(served: Served) -> None:
     same(ours, theirs, mine, other)
 
 
+@pytest.mark.slow
 def test_callbacks_leave_their_files_and_the_weights_of_the_best_epoch(served: Served, tmp_path: Path) -> None:
     mine, other = classifier(), classifier()
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from tests.end_to_end.serving import ROOT, Served
+
+from tests.support.paths import ROOT
+from tests.support.serving import Served
 
 NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
 
@@ -17,6 +19,7 @@ def executed(notebook: nbformat.NotebookNode, folder: Path) -> list[dict[str, st
     return [dict(cell.outputs[-1].get("data", {})) if cell.outputs else {} for cell in cells]
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_a_new_kernel_shows_the_same_job(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

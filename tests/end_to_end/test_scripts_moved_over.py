@@ -1,11 +1,13 @@
 """Three Keras scripts with `client.fit` in place of `fit` reach the script's own metric."""
 
 import pytest
-from tests.end_to_end.serving import ROOT, Served
 
 from examples.scripts.__main__ import NAMES, moved_over, run
+from tests.support.paths import ROOT
+from tests.support.serving import Served
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", *(pytest.param(one, marks=pytest.mark.thorough) for one in NAMES[:2])])
 def test_a_script_reaches_its_metric_with_two_changed_lines(
     served: Served, name: str, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 from tapeworks.schemas.job_html import job_html
 from tapeworks.schemas.jobs import Job
-from tests.tapeworks import answers
+from tests.support import service_answers as answers
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&"
 
