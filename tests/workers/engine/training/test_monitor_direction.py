@@ -128,7 +128,7 @@ def test_where_a_direction_comes_from(monitor: str, tmp_path: Path) -> None:
     parts, mode = PARTS[monitor]
     spec = job(data=VALIDATED, **parts)
     if mode is None:
-        with pytest.raises(JobFailure, match="nothing declares"):
+        with pytest.raises(JobFailure, match="no component declares"):
             prepared(spec, tmp_path).assembly.run.direction(monitor)
     else:
         assert prepared(spec, tmp_path).assembly.run.direction(monitor) == mode
