@@ -123,7 +123,7 @@ def test_admission_names_the_call_that_makes_two_outputs_differ(name: str) -> No
 def test_admission_warns_of_a_clock() -> None:
     entry = admit(registry.get(Kind.LAYER, "values/Late"))
     assert isinstance(entry, ComponentEntry), entry
-    (warning,) = (one for one in entry.warnings if "runs only while the code is traced" in one)
+    (warning,) = (one for one in entry.warnings if "runs while the code is traced" in one)
     assert warning.startswith("time.time() at lab_python_values.py, line ")
 
 

@@ -166,7 +166,9 @@ def test_callbacks_resolve_it_too_and_before_training(tmp_path: Path) -> None:
     for component_name in ("reduce_learning_rate", "monitored/Asks"):
         unknown = {"component": component_name, "config": {"monitor": "val_dice"}}
         spec = job(data=VALIDATED, metrics=["monitored/dice"], callbacks=[unknown])
-        with pytest.raises(JobFailure, match=rf"callbacks/0, '{component_name}': monitor is 'val_dice'.*nothing") as no:
+        with pytest.raises(
+            JobFailure, match=rf"callbacks/0, '{component_name}': monitor is 'val_dice'.*no component declares"
+        ) as no:
             prepared(spec, tmp_path / "unknown")
         assert '"mode": "max"' in no.value.hint
         unknown["config"]["mode"] = "max"
