@@ -289,7 +289,7 @@ def test_a_package_that_is_refused_says_everything_and_nothing_of_it_can_be_name
     seen = api.get(f"/v1/packages/{package['id']}").json()
     assert (seen["state"], [one["reason"] for one in seen["refused"]]) == ("refused", ["its gradient is not finite"])
     answer = api.post("/v1/jobs/validate", json=spec(loss="half/Warm")).json()
-    assert "says why half 1.0.0 was refused" in answer["errors"][0]["hint"]
+    assert "has the reason why half 1.0.0 was refused" in answer["errors"][0]["hint"]
 
 
 def test_a_name_that_is_taken_stays_whose_it_is(api: httpx.Client, hand: HandWorker) -> None:

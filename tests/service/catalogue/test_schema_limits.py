@@ -29,12 +29,12 @@ def entry(schema: Any) -> dict[str, Any]:
         ({**NAMED, "$defs": {**DOUBLING, "d20": {"type": "integer"}}}, f"more than {MAX_NODES} parts"),
         ({**NAMED, "$defs": {"d0": {"anyOf": [{"$ref": "#/$defs/d0"}]}}}, "refers to itself"),
         ({**NAMED, "$defs": {"d0": {"$ref": "#/$defs/d1"}, "d1": {"$ref": "#/$defs/d0"}}}, "refers to itself"),
-        ({**NAMED, "$defs": {}}, "none of its"),
+        ({**NAMED, "$defs": {}}, "not in its $defs"),
         ({**NAMED, "$defs": ["d0"]}, "not a JSON object"),
-        ({"properties": {"a": {"type": "whole"}}}, "no JSON Schema"),
-        ({"properties": ["a"]}, "no JSON Schema"),
-        ({"type": "object", "required": "a"}, "no JSON Schema"),
-        ({"items": {"enum": "a", "minimum": "b"}}, "no JSON Schema"),
+        ({"properties": {"a": {"type": "whole"}}}, "not a valid JSON Schema"),
+        ({"properties": ["a"]}, "not a valid JSON Schema"),
+        ({"type": "object", "required": "a"}, "not a valid JSON Schema"),
+        ({"items": {"enum": "a", "minimum": "b"}}, "not a valid JSON Schema"),
     ],
 )
 def test_a_schema_that_costs_too_much_keeps_its_component_out(schema: Any, reason: str) -> None:

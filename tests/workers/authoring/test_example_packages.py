@@ -60,7 +60,7 @@ def test_two_classes_of_one_name_are_two_components(findings: list[Finding]) -> 
 def test_their_jobs_would_train(findings: list[Finding], attempts: Attempts, job: Path) -> None:
     finding = rehearse_job(job, attempts=attempts)
     assert finding.problems == []
-    assert [note for note in finding.notes if "goes on from" not in note] == []
+    assert [note for note in finding.notes if "starts from" not in note] == []
 
 
 @pytest.mark.slow

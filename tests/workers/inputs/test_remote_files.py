@@ -186,7 +186,7 @@ def test_what_is_not_allowed_missing_or_too_large_is_refused(web: Web, cache: Ca
     files = remote(cache, f"{web.url}/data/", most=1000)
     refused(files, f"{web.url}/other/a.csv", "is not below an address that this worker may read")
     refused(files, f"{web.url}/data/../other", "holds an empty segment")
-    refused(files, f"{web.url}/data/none.csv", "it is not there")
+    refused(files, f"{web.url}/data/none.csv", "it does not exist")
     refused(files, f"{web.url}/data/a.csv", f"has {len(CONTENT)} bytes or more, at most 1000 are read")
     refused(files, f"{web.url}/data/*.csv", "has no list of files")
     assert not list(cache.of_project("p1").iterdir())

@@ -129,7 +129,7 @@ def test_where_a_direction_comes_from(monitor: str, tmp_path: Path) -> None:
     parts, mode = PARTS[monitor]
     spec = job(data=VALIDATED, **parts)
     if mode is None:
-        with pytest.raises(JobFailure, match="nothing declares"):
+        with pytest.raises(JobFailure, match="no component declares"):
             prepared(spec, tmp_path).assembly.run.direction(monitor)
     else:
         assert prepared(spec, tmp_path).assembly.run.direction(monitor) == mode
@@ -167,7 +167,9 @@ def test_callbacks_resolve_it_too_and_before_training(tmp_path: Path) -> None:
     for component_name in ("reduce_learning_rate", "monitored/Asks"):
         unknown = {"component": component_name, "config": {"monitor": "val_dice"}}
         spec = job(data=VALIDATED, metrics=["monitored/dice"], callbacks=[unknown])
-        with pytest.raises(JobFailure, match=rf"callbacks/0, '{component_name}': monitor is 'val_dice'.*nothing") as no:
+        with pytest.raises(
+            JobFailure, match=rf"callbacks/0, '{component_name}': monitor is 'val_dice'.*no component declares"
+        ) as no:
             prepared(spec, tmp_path / "unknown")
         assert '"mode": "max"' in no.value.hint
         unknown["config"]["mode"] = "max"
