@@ -215,7 +215,7 @@ def extract(path: Path, folder: Path, *, wanted: Callable[[Entry], bool] = lambd
     """Write the wanted files of an archive below `folder`. Raises UnsafeArchive, OSError."""
     archive = Archive.open(path)
     if archive is None:
-        raise UnsafeArchive("it is no zip, tar or gzipped tar")
+        raise UnsafeArchive("it is not a zip, tar or gzipped tar file")
     archive.extract(folder, wanted=wanted)
 
 

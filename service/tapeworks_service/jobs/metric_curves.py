@@ -92,7 +92,7 @@ async def _catch_up(database: Database, job_id: str) -> None:
             return
         if time.monotonic() > until:
             detail = f"the curves of this job's first {row['metric_seq']} points are being made: {behind} are left"
-            raise Problem(ProblemCode.UNAVAILABLE, detail, hint="Send it again: it goes on from there.")
+            raise Problem(ProblemCode.UNAVAILABLE, detail, hint="Send it again: it continues from there.")
         await asyncio.sleep(0)
 
 

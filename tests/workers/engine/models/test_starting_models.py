@@ -200,7 +200,10 @@ def test_discretization_and_integer_lookup_learn_too(acme: Path, tmp_path: Path,
         ({"adapt": [{"layer": "tokens"}]}, "'scaled' .Normalization. is not adapted"),
         ({"adapt": [{"layer": "scaled"}]}, "'tokens' .TextVectorization. is not adapted"),
         ({"adapt": [{"layer": "token"}]}, "those that adapt: tokens, scaled"),
-        ({"adapt": [{"layer": "tokens"}, {"layer": "scaled"}, {"layer": "logits"}]}, "'logits' .Dense. has no adapt method"),
+        (
+            {"adapt": [{"layer": "tokens"}, {"layer": "scaled"}, {"layer": "logits"}]},
+            "'logits' .* has no adapt method",
+        ),
     ],
 )
 def test_what_cannot_learn_or_did_not_is_refused(acme: Path, changes: Any, message: str) -> None:
