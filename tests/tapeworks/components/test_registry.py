@@ -182,7 +182,7 @@ def test_loading_can_go_on_after_a_module_that_fails(module: Callable[[str, str]
 
 
 def test_a_file_named_like_an_imported_module_is_told_to_be_renamed(module: Callable[[str, str], Path]) -> None:
-    with pytest.raises(ComponentError, match=r"the module name 'json' is taken by .*: rename the file"):
+    with pytest.raises(ComponentError, match=r"the module name 'json' is used by .*: rename the file"):
         load_components([module("json.py", STEP.format(body="pass"))])
 
 

@@ -89,7 +89,7 @@ def test_a_job_that_goes_on_from_another_is_tried_as_far_as_that(tmp_path: Path)
     earlier = {**JOB, "training": {"initial_state": {"from": "job_earlier"}}}
     finding = rehearsed(tmp_path, earlier)
     assert finding.problems == []
-    assert "'job_earlier' was not given" in finding.notes[0]
+    assert "'job_earlier' is not an input" in finding.notes[0]
 
 
 def test_a_job_that_trains_is_right(tmp_path: Path, attempts: Attempts) -> None:

@@ -72,7 +72,7 @@ async def get_metrics(
     buckets: Annotated[
         int | None, Query(ge=2, le=MOST_BUCKETS, description="the maximum number of buckets of each metric")
     ] = None,
-    name: Annotated[list[str] | None, Query(max_length=100, description="with buckets: only these metrics")] = None,
+    name: Annotated[list[str] | None, Query(max_length=20, description="with buckets: only these metrics")] = None,
     from_step: Annotated[int | None, Query(ge=-(2**63), lt=2**63, description="with buckets: from this step")] = None,
     to_step: Annotated[int | None, Query(ge=-(2**63), lt=2**63, description="with buckets: up to this step")] = None,
     after: After = 0,

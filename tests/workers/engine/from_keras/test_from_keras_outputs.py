@@ -132,7 +132,7 @@ def test_the_job_trains_and_measures_what_fit_does(name: str) -> None:
         ("list", {"loss": "mse", "metrics": ["mae"]}, "an entry for each output"),
         ("list", {"loss": "mse", "metrics": {"c": ["mae"]}}, "match the outputs"),
         ("list", {"loss": ["mse", "ce"]}, "shape of the labels"),
-        ("single", {"loss": "no_such_loss"}, "'no_such_loss' is no loss"),
+        ("single", {"loss": "no_such_loss"}, "'no_such_loss' is not a loss"),
     ],
 )
 def test_what_fit_refuses_or_drops_is_refused(form: str, arguments: dict[str, Any], match: str) -> None:

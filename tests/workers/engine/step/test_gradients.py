@@ -185,7 +185,7 @@ def test_a_transform_for_one_optimizer_leaves_the_other_alone() -> None:
     moved = [np.abs(old - new).max() for old, new in zip(before, ours.models["model"].get_weights(), strict=True)]
     assert moved[:4] == [0, 0, 0, 0]
     assert min(moved[4:]) > 0
-    with pytest.raises(JobFailure, match="/gradients/0/optimizer: the step 'supervised' declares no 'model'"):
+    with pytest.raises(JobFailure, match="/gradients/0/optimizer: the step 'supervised' does not declare 'model'"):
         assemble(divided(gradients=[{**stop[0], "optimizer": "model"}]), ELEMENT)
 
 
