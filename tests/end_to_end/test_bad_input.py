@@ -37,6 +37,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_wrong_spec_is_refused_at_its_place(served: Served, name: str) -> None:
     document, pointer, code = REFUSED[name]

@@ -71,6 +71,7 @@ def test_a_job_that_fails_ends_with_one(served: Served, write: Any) -> None:
     assert json.loads(served.tapeworks("submit", file, "--watch", "--json", expect=1).stdout)["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_ctrl_c_detaches_and_says_how_to_come_back(served: Served) -> None:
     job = running(served, served.client.submit(endless()))
     controller, terminal = pty.openpty()

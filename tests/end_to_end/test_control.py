@@ -65,6 +65,7 @@ def test_a_job_is_paused_and_goes_on_where_it_stopped(served: Served) -> None:
     assert felt(served, job, State.CANCELLED).checkpoints.latest is not None
 
 
+@pytest.mark.slow
 def test_a_drained_worker_hands_its_job_back_and_goes_on_when_it_may(served: Served) -> None:
     job = running(served, served.client.submit(endless()), step=50)
     (worker,) = served.client.workers()
@@ -88,6 +89,7 @@ def test_a_job_that_has_not_begun_to_train_stops_at_once(served: Served) -> None
             served.client.cancel(job.id)
 
 
+@pytest.mark.slow
 def test_a_retry_from_a_checkpoint_ends_as_if_nothing_had_been(served: Served, tmp_path: Path) -> None:
     training = {"max_steps": 400, "deterministic": True, "report_every_steps": 50}
     training["checkpoint"] = {"every_steps": 100, "every_seconds": None, "keep": 9}

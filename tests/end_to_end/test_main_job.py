@@ -78,6 +78,7 @@ def bundle(served: Served, seen: list[Job], tmp_path_factory: pytest.TempPathFac
     return extract(served.client.download(seen[-1].id, folder), folder / "model")
 
 
+@pytest.mark.slow
 def test_a_polled_job_never_goes_backwards(seen: list[Job]) -> None:
     places = [(job.attempt, ORDER.index(job.state), job.progress.step) for job in seen]
     assert places == sorted(places)
@@ -131,6 +132,7 @@ def test_it_was_verified_before_it_was_published(seen: list[Job]) -> None:
     assert State.VERIFYING in [one.state for one in seen[-1].transitions]
 
 
+@pytest.mark.slow
 def test_the_bundle_alone_loads_and_goes_on_training(bundle: Path) -> None:
     program = (
         f"{BARRED}sys.path.insert(0, {str(bundle)!r})\n"

@@ -50,6 +50,7 @@ def test_a_second_service_on_the_same_file_does_not_start(own_sqlite_service: An
         assert client.get("/healthz").status_code == 200
 
 
+@pytest.mark.slow
 def test_the_service_starts_where_tensorflow_cannot_be_imported(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import asyncio, sys, httpx

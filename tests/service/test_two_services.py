@@ -102,6 +102,7 @@ def test_what_one_does_the_other_knows(pair: tuple[Instance, Instance]) -> None:
     assert a.client.get(f"/v1/jobs/{job_id}/artifacts/file.bin").content == b"through both"
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_at_the_other_instance(pair: tuple[Instance, Instance]) -> None:
     a, b = pair
     worker = HandWorker(a.client)

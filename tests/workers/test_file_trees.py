@@ -23,6 +23,7 @@ def nested(folder: Path, depth: int) -> None:
     os.close(current)
 
 
+@pytest.mark.slow
 def test_five_thousand_folders_inside_each_other_are_removed(tmp_path: Path) -> None:
     nested(tmp_path / "deep", 5_000)
     assert remove(tmp_path / "deep")
@@ -49,6 +50,7 @@ def test_wide_trees_links_and_closed_folders_are_removed_and_nothing_else(tmp_pa
     assert (outside / "kept").read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_counted_are_no_small_number(tmp_path: Path) -> None:
     (tmp_path / "two" / "inside").mkdir(parents=True)
     (tmp_path / "two" / "inside" / "file").write_bytes(bytes(10_000))

@@ -38,6 +38,7 @@ def eventually(client: httpx.Client, path: str, status: int, **headers: str) -> 
     return answer
 
 
+@pytest.mark.slow
 def test_a_key_made_beside_a_running_service_opens_it_and_locks_others_out(
     own_service: Any, tapeworks: Callable[..., Any]
 ) -> None:
@@ -107,6 +108,7 @@ def test_requests_that_wait_end_when_their_key_is_revoked(own_service: Any, tape
             )
 
 
+@pytest.mark.slow
 def test_a_download_breaks_off_when_its_key_is_revoked(own_service: Any, tapeworks: Callable[..., Any]) -> None:
     with own_service(api_key="tw_first_key_of_the_tests") as (client, worker):
         client.headers.update(bearer("tw_first_key_of_the_tests"))

@@ -34,6 +34,7 @@ def test_a_silent_worker_loses_its_job_and_can_change_nothing(own_service: Any) 
         assert workers[0]["id"] == "hand"
 
 
+@pytest.mark.slow
 def test_a_job_that_loses_every_worker_fails_with_the_cause(own_service: Any) -> None:
     with own_service(lease_seconds=0.3, reaper_seconds=0.1, retry_seconds=0) as (client, worker):
         worker.register()
@@ -62,6 +63,7 @@ def test_a_restart_reaps_nothing_before_workers_could_renew(own_sqlite_service: 
         assert HandLease(client, lease.lease).finish("succeeded").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_database_that_was_locked_for_longer_than_a_lease_costs_no_attempt(
     own_sqlite_service: Any, tmp_path: Path
 ) -> None:

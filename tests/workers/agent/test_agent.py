@@ -106,6 +106,7 @@ def test_a_job_runs_and_what_it_prints_is_kept(service: Any, worker: Any) -> Non
     assert [line["seq"] for line in lines] == sorted(line["seq"] for line in lines)
 
 
+@pytest.mark.slow
 def test_a_job_is_cancelled_and_the_next_one_runs(service: Any, worker: Any) -> None:
     job_id = service.submit(ENDLESS)
     service.until(job_id, lambda job: job["progress"]["step"] > 0)
@@ -114,6 +115,7 @@ def test_a_job_is_cancelled_and_the_next_one_runs(service: Any, worker: Any) -> 
     assert service.until(following, lambda job: job["finished_at"])["state"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_killed_runner_is_taken_up_from_its_checkpoint(service: Any, worker: Any, until: Any) -> None:
     job_id = service.submit(LONG)
     service.until(job_id, lambda job: job["checkpoints"]["latest"])

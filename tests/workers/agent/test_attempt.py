@@ -15,6 +15,7 @@ from tapeworks_workers.safe_files import open_beneath
 from tests.support.agent_stage import Stage
 
 
+@pytest.mark.slow
 def test_a_crashed_runner_is_lost_with_its_last_words(stage: Stage) -> None:
     job = stage.play("crash")
     assert (job["state"], job["failure"]["code"]) == ("failed", "worker_lost")

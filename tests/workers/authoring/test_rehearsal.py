@@ -25,6 +25,7 @@ def findings() -> dict[str, Finding]:
     return {one.name.removeprefix("mistakes/"): one for one in try_components([MISTAKES])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "told"),
     [

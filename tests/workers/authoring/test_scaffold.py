@@ -31,6 +31,7 @@ def findings(packages: dict[Kind, Path]) -> dict[str, Finding]:
     return {one.kind: one for one in try_components(list(packages.values()))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_component_is_found_without_fault(findings: dict[str, Finding], kind: Kind) -> None:
     assert findings[kind] == Finding(f"acme/{_target(kind)}", kind.value)

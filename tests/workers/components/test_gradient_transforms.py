@@ -245,6 +245,7 @@ NOISE = {"component": "noise", "config": {"eta": 0.1}}
 CLIP = {"component": "clip_by_norm", "config": {"max_norm": 0.01}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "one",
     [CLIP, NOISE, "centralize", "adaptive_clip", {"component": "clip_by_value", "config": {"min": -0.01, "max": 0.02}}],

@@ -76,6 +76,7 @@ def test_a_completed_training_is_only_exported(tmp_path: Path) -> None:
     assert again[-1]["metrics"] == first[-1]["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "code", "phase"),
     [

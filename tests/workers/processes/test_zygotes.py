@@ -89,6 +89,7 @@ async def runner(launcher: Launcher, folder: Path, **environment: str) -> Talk:
     return Talk(await launcher.runner(environment=environment, folder=folder))
 
 
+@pytest.mark.slow
 def test_a_runner_is_our_child_in_a_clean_environment(house: House, tmp_path: Path) -> None:
     async def scene() -> None:
         async with await runner(
@@ -214,6 +215,7 @@ def {name}(x):
 """
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_refused_and_the_rest_is_there(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +315,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_killed_agent_takes_runners_and_zygotes_with_it(until: Until, gone: Gone) -> None:
     with subprocess.Popen([sys.executable, "-c", AGENT, RUNNER, ADMISSION], stdout=subprocess.PIPE) as agent:
         assert agent.stdout is not None

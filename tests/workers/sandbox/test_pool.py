@@ -141,6 +141,7 @@ def test_an_attempt_finds_nothing_in_tmp_of_the_one_before(tmp_path: Path, how: 
     with_rooms(tmp_path / "rooms", isolation.of_this_machine(), scene)
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_imported_leaves_no_room(tmp_path: Path) -> None:
     package = tmp_path / "package"
     package.mkdir()
@@ -265,6 +266,7 @@ def test_a_process_that_never_tells_its_status_counts_as_killed() -> None:
     assert asyncio.run(main()) == -9
 
 
+@pytest.mark.slow
 def test_without_bubblewrap_the_other_layers_hold(tmp_path: Path) -> None:
     """Bounds everywhere; as root no network, and a user of its own where it can read Python."""
 

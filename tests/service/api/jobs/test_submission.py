@@ -74,6 +74,7 @@ SPLITS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
 """Splits that are refused: the split, the rest of `data`, the place below it, the code."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("document", "expected"),
     [

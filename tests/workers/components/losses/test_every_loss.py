@@ -82,6 +82,7 @@ def test_gradients_are_the_numeric_ones(name: str, config: dict[str, Any], y: An
     np.testing.assert_allclose(gradient(loss, y[some], outputs[some]), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @each
 def test_one_trace_takes_every_batch_and_compiles(name: str, config: dict[str, Any], y: Any, outputs: Any) -> None:
     loss, traces = loss_of(name, **config), []

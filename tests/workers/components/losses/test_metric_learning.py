@@ -82,6 +82,7 @@ def test_triplet_of_a_batch_without_triplets_is_0(mining: str, distance: str, la
     np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mining", MININGS)
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -65,6 +65,7 @@ def read(one: Any) -> list[int]:
         return [int(x) for x in one.dataset()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["", "GZIP"])
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_record_that_does_not_fit_is_named_or_left_out(root: Path, name: str, compression: str) -> None:

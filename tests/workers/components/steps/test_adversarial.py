@@ -47,6 +47,7 @@ def penalties(model: keras.Model) -> Any:
     return tf.add_n(model.losses)
 
 
+@pytest.mark.slow
 def test_gan_is_algorithm_1() -> None:
     """Two updates of the discriminator on noise of their own, then the generator against the discriminator so far."""
     assembly, (x, y) = gan(discriminator_steps=2, label_smoothing=0.1), batch()
@@ -105,6 +106,7 @@ def test_a_generator_of_another_shape_is_told(step: str, judge: str) -> None:
         trained(assembly, batch())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["gan", "wgan_gp"])
 def test_generate_draws_from_its_seed_alone(step: str) -> None:
     assembly = gan() if step == "gan" else wgan()

@@ -78,6 +78,7 @@ def started(spec: Any, earlier: Earlier, folder: Path, kind: str = "bundle") -> 
 # ── weights ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bundle", "checkpoint"])
 @pytest.mark.parametrize("place", ["model", "training"])
 def test_weights_are_those_of_the_earlier_job(earlier: Earlier, tmp_path: Path, kind: str, place: str) -> None:
@@ -148,6 +149,7 @@ def test_all_goes_on_with_optimizer_and_counters_on_other_data(earlier: Earlier,
     assert int(state.values[iterations]) == 18
 
 
+@pytest.mark.slow
 def test_parts_of_a_users_own_go_on_as_if_training_had_not_stopped(acme: Path, tmp_path: Path) -> None:
     """Optimizer, schedule, constraint, regularizer and initializer of the example: 1 epoch and 1 more are 2."""
     load_components([EXAMPLES / "optimizers" / "acme_optimizers.py"])

@@ -80,6 +80,7 @@ def test_metrics_that_their_first_update_builds_go_on_within_an_epoch(tmp_path: 
     assert_same(whole, resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("deterministic")
 def test_a_custom_step_resumes_with_its_noise_and_its_own_variables(tmp_path: Path) -> None:
     spec = gan(epochs=2, deterministic=True, checkpoint={"every_steps": 7, "every_seconds": None, "keep": 99})
@@ -87,6 +88,7 @@ def test_a_custom_step_resumes_with_its_noise_and_its_own_variables(tmp_path: Pa
     assert_same(whole, trained(spec, tmp_path / "resumed", resume=whole.checkpoints()[0]))
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_cannot_be_saved_is_skipped_to(tmp_path: Path) -> None:
     every = {"every_steps": 7, "every_seconds": None, "keep": 99}
     spec = job(data={"source": numbers(95, "generator")}, training={"checkpoint": every})
@@ -95,6 +97,7 @@ def test_a_pipeline_that_cannot_be_saved_is_skipped_to(tmp_path: Path) -> None:
     assert_same(whole, trained(spec, tmp_path / "resumed", resume=whole.checkpoints()[0]))
 
 
+@pytest.mark.slow
 def test_a_resumed_training_says_once_that_it_trains(tmp_path: Path) -> None:
     spec = noisy(training={"checkpoint": {"every_steps": 8, "every_seconds": None, "keep": 99}})
     first = trained(spec, tmp_path / "first")
@@ -102,6 +105,7 @@ def test_a_resumed_training_says_once_that_it_trains(tmp_path: Path) -> None:
         assert [record["phase"] for record in one.records("state")].count("training") == 1
 
 
+@pytest.mark.slow
 def test_a_finished_training_goes_straight_on(tmp_path: Path) -> None:
     whole = trained(noisy(), tmp_path / "whole")
     last = whole.checkpoints()[-1]
@@ -112,6 +116,7 @@ def test_a_finished_training_goes_straight_on(tmp_path: Path) -> None:
     assert_same(whole, again)
 
 
+@pytest.mark.slow
 def test_restored_best_weights_survive_a_resume(tmp_path: Path) -> None:
     sgd = {"component": "keras/SGD", "config": {"learning_rate": 3.0}}
     stopping = {"monitor": "val_loss", "patience": 3}

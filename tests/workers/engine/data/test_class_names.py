@@ -178,6 +178,7 @@ def test_names_too_long_for_a_job_object_are_counted() -> None:
     assert class_names.reported({"a": few, "b": many}) == {"a": 2, "b": 3000}
 
 
+@pytest.mark.slow
 def test_a_file_damaged_inside_ends_the_job_as_invalid_data_with_its_name(root: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3)).astype("uint8")
     path = root / "train" / "dog" / "3.png"

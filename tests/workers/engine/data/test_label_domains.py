@@ -89,6 +89,7 @@ def test_what_may_be_meant_is_a_diagnostic(tmp_path: Path, loss: Any, labels: An
     assert [event["code"] for event in done.events("diagnostic")].count("invalid_data") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "labels", "outputs"),
     [

@@ -159,6 +159,7 @@ def test_a_model_of_raw_rows_learns_as_pandas_counts_and_answers_names(
 # ── classify ──
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("units", "last", "loss", "about"),
     [

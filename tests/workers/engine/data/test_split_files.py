@@ -192,6 +192,7 @@ def windowed(
     return data_, list(np.concatenate(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "parquet", "jsonl", "npz"])
 @pytest.mark.parametrize("shift", [1, 3])
 @pytest.mark.parametrize("streamed", [False, True])

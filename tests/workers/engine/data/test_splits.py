@@ -86,6 +86,7 @@ SPLITS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPLITS)
 def test_splits_hold_each_row_once_however_the_source_is_read(
     table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, name: str

@@ -46,6 +46,7 @@ def test_a_job_starts_with_what_its_source_leaves_out(root: Path, tmp_path: Path
     assert note["location"]["component"] == "csv"
 
 
+@pytest.mark.slow
 def test_a_value_far_into_the_data_ends_the_job_with_its_file_and_line(root: Path, tmp_path: Path) -> None:
     lines = [json.dumps({"a": row, "y": 0.5, "pad": "-" * 400}) for row in range(30_000)]
     lines[25_000] = json.dumps({"a": None, "y": 0.5, "pad": ""})

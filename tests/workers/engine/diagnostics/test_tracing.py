@@ -166,6 +166,7 @@ def indeterminate_afterwards() -> Iterator[None]:
     _pywrap_determinism.enable(False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("indeterminate_afterwards")
 @pytest.mark.parametrize(
     ("kind", "trap", "names", "line"),

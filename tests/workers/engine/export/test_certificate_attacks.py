@@ -71,6 +71,7 @@ def adds(folder: Path, code: str) -> None:
     listed(folder, "components/acme_parts.py")
 
 
+@pytest.mark.slow
 def test_other_weights_are_a_mismatch(other_weights: Path, verify: Any) -> None:
     assert verify("reload", other_weights)["failure"]["code"] == "reload_mismatch"
 

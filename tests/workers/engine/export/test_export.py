@@ -228,6 +228,7 @@ def test_every_output_keeps_its_loss_and_metrics(acme: Path, tmp_path: Path, ver
     assert [metric["class_name"] for metric in compiled["weighted_metrics"]["size"]] == ["MeanAbsoluteError"]
 
 
+@pytest.mark.slow
 def test_built_in_parts_come_back(acme: Path, tmp_path: Path, verify: Any) -> None:
     gated = {"component": "gated_residual", "config": {"units": 8}}
     orthogonal = {"units": 8, "kernel_regularizer": {"component": "orthogonal", "config": {}}}

@@ -84,6 +84,7 @@ def packages(acme: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     load_components([folder / "package_one", folder / "package_two", folder / "one_net.py"])
 
 
+@pytest.mark.slow
 def test_classes_of_one_name_in_two_packages_do_not_collide(packages: None, tmp_path: Path, verify: Any) -> None:
     blocks = [
         {"component": "one/Block", "config": {"factor": 0.5}},

@@ -47,6 +47,7 @@ def towers(acme: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(assembly, tmp_path_factory.mktemp("export") / "bundle", data=visits()).folder
 
 
+@pytest.mark.slow
 def test_the_probes_are_the_real_batches(towers: Path) -> None:
     probe = json.loads((towers / "manifest.json").read_text())["models"]["model"]["probe"]
     kinds = {key: item["kind"] for key, item in probe["batches"][0]["inputs"]["items"].items()}
@@ -86,6 +87,7 @@ def test_a_server_of_dense_tensors_takes_the_parts_by_name(towers: Path) -> None
         )
 
 
+@pytest.mark.slow
 def test_raw_sentences_come_back_with_their_vocabulary(acme: Path, tmp_path: Path, verify: Any) -> None:
     config = {"outputs": CLASSES, "vocabulary": ["good", "bad"], "dimension": 4, "pooling": "attention"}
     spec = job(model={"component": "text_classifier", "config": config}, metrics=[])

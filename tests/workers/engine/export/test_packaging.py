@@ -29,6 +29,7 @@ def names(archive: Path) -> list[str]:
         return tar.getnames()
 
 
+@pytest.mark.slow
 def test_the_same_files_make_the_same_archives(draft: Path) -> None:
     first = seal(draft, {"reload": {"models": 1}}, name="first")
     (draft / "components" / "__pycache__").mkdir()

@@ -151,6 +151,7 @@ ACCURACIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sparse labels in a column", "one-hot labels", "several labels", "one label"])
 def test_accuracy_is_chosen_as_compile_does(name: str) -> None:
     width, loss, labels = ACCURACIES[name]

@@ -142,6 +142,7 @@ def test_layers_without_bias_and_inside_blocks_are_not_mixed_up(tmp_path: Path) 
     alike(second(stacked(*parts, name="other"), start).models["second"], origin)
 
 
+@pytest.mark.slow
 def test_a_new_head_of_another_width_is_left(tmp_path: Path) -> None:
     start, origin = earlier(stacked(*FIVE), tmp_path)
     wider = stacked(*FIVE[:4], dense(7))
@@ -206,6 +207,7 @@ class Named(keras.layers.Layer):
 # ── what is not clear ────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_a_layer_that_could_be_several_is_refused_and_the_hint_decides(tmp_path: Path) -> None:
     """Two layers fit any of the four before; the last fits the fifth, so the place does not decide."""
     start, origin = earlier(stacked(*FIVE), tmp_path)
@@ -218,6 +220,7 @@ def test_a_layer_that_could_be_several_is_refused_and_the_hint_decides(tmp_path:
     alike(ordered, origin, 4)
 
 
+@pytest.mark.slow
 def test_names_that_an_author_copied_from_keras_and_their_order_must_agree(tmp_path: Path) -> None:
     start, origin = earlier(stacked(dense(4, "dense"), dense(4, "dense_1"), name="net"), tmp_path)
     swapped = stacked(dense(4, "dense_1"), dense(4, "dense"), name="net")

@@ -134,6 +134,7 @@ def test_an_initial_state_brings_its_vocabulary_and_a_layer_under_adapt_keeps_it
         started([{"layer": "scaled"}], layers=["logits"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["sequential", "nested", "functional", "subclassed"])
 def test_a_layer_sees_what_the_part_before_it_gives(acme: Path, form: str) -> None:
     x = np.random.default_rng(0).normal(3.0, 2.0, (8, 4)).astype("float32")
@@ -261,6 +262,7 @@ def test_losses_and_metrics_by_output_and_the_reload(acme: Path, tmp_path: Path,
     assert answer["ok"], answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nodes", "outputs", "message"),
     [

@@ -321,6 +321,7 @@ def known_to(folder: Path, spec: Any, **found: Any) -> Verdicts:
     return verdicts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fused_rate", "epochs", "plan"),
     [(1000.0, 20, "fused"), (1000.0, 2, "loop"), (101.0, 20, "loop"), (50.0, 20, "loop")],

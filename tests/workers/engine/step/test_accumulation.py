@@ -121,6 +121,7 @@ def lab(step: str, **training: Any) -> JobSpec:
     return job(step=step, loss=None, model=mlp(), training=training)
 
 
+@pytest.mark.slow
 def test_a_call_that_is_held_back_does_not_count() -> None:
     ours = assemble(lab("lab/Skipping", gradient_accumulation=2), ELEMENT)
     assert stepped(ours, BATCHES) == [0, 0, 1, 0, 0, 0]

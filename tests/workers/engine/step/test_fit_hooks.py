@@ -86,6 +86,7 @@ def test_a_model_trains_as_its_hooks_say(tmp_path: Path, name: str, reported: se
     assert reported <= check(prepared(hooked(f"hooks/{name}"), tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["steps", "loop", "fused", "eager"])
 def test_hooks_hold_under_every_plan(tmp_path: Path, plan: str) -> None:
     check(prepared(hooked(plan=plan), tmp_path))
@@ -96,6 +97,7 @@ def test_a_model_that_never_resets_its_metrics_keeps_counting(tmp_path: Path) ->
     check(prepared(hooked("hooks/NeverReset"), tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["UnitNorm", "Scaled", "Halved"])
 def test_an_optimizer_updates_as_its_hooks_say(tmp_path: Path, name: str) -> None:
     optimizer = {"component": f"hooks/{name}", "config": {"learning_rate": 0.001}}

@@ -125,6 +125,7 @@ def test_one_optimizer_over_two_models_and_one_for_each() -> None:
             np.testing.assert_allclose(mine, theirs, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizers", "told"),
     [

@@ -110,6 +110,7 @@ def test_embeddings_of_one_dimension_train(tmp_path: Path, loss: str) -> None:
     trained(job(model=mlp(outputs=1), loss=loss, training={"epochs": 1}), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["where", "gather", "boolean_mask"])
 def test_labels_that_the_loss_leaves_out_train_as_in_fit(tmp_path: Path, way: str) -> None:
     for void in (255, -1):

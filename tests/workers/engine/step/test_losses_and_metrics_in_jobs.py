@@ -71,6 +71,7 @@ def test_it_trains_on_labels_of_one_dimension(tmp_path: Path, loss: Any, outputs
     assert np.isfinite(trained(spec, tmp_path).history("loss")).all()
 
 
+@pytest.mark.slow
 def test_a_bundle_with_them_comes_back(acme: Path, tmp_path: Path, verify: Any) -> None:
     loss = {"component": "triplet", "config": {"margin": 0.4, "distance": "cosine"}}
     metrics = [

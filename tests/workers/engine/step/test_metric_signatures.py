@@ -27,6 +27,7 @@ def test_a_metric_without_sample_weight_is_refused_with_its_line_and_the_signatu
     assert (failure["location"]["file"], failure["location"]["line"]) == (str(PARTS), line)
 
 
+@pytest.mark.slow
 def test_the_signature_of_the_hint_trains(tmp_path: Path) -> None:
     done = trained(job(data=WEIGHTED, metrics=["signatures/Largest"], export=None), tmp_path)
     assert done.history("worst")[0] > 0.0

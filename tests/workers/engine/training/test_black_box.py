@@ -109,6 +109,7 @@ def test_other_plans_and_epochs_across_passes(tmp_path: Path, plan: str, at: int
     assert (document["step"], document["epoch"], document["reproduced"]) == (at, epoch, True)
 
 
+@pytest.mark.slow
 def test_a_gradient_alone(tmp_path: Path) -> None:
     step = {"component": "lab/Diverging", "config": {"at": 3, "what": "gradient"}}
     with pytest.raises(JobFailure, match="not finite at step 3"):

@@ -38,6 +38,7 @@ def test_epochs_and_reports(tmp_path: Path) -> None:
     assert reports == [f"{step} ['loss']" for step in (2, 4, 7, 9, 12, 14)]
 
 
+@pytest.mark.slow
 def test_a_callback_ends_the_training_well(tmp_path: Path) -> None:
     spec = job(callbacks=[diary(stop_at=2)], training={"epochs": 9})
     result = trained(spec, tmp_path / "first")
@@ -88,6 +89,7 @@ UNSAFE = [
 ]
 
 
+@pytest.mark.slow
 def test_paths_that_are_no_artifacts(tmp_path: Path) -> None:
     run = prepared(job(), tmp_path).assembly.run
     for path in UNSAFE:
@@ -134,6 +136,7 @@ def test_a_step_may_not(tmp_path: Path) -> None:
         prepared(job(step="lab/Reaching", loss=None), tmp_path)
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_the_weights_that_are_exported(tmp_path: Path) -> None:
     # Without a good learning rate val_loss rises: the first epoch is the best.
     optimizer = {"component": "keras/SGD", "config": {"learning_rate": 3.0}}

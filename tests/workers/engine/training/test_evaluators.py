@@ -79,6 +79,7 @@ def test_they_see_the_averaged_weights(tmp_path: Path) -> None:
     assert result.history("val_weight")[-1] == pytest.approx(exported, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_without_a_validation_step(tmp_path: Path) -> None:
     spec = job(data=VALIDATED, step="lab/NoValidation", loss=None, evaluators=[returns("step")])
     assert trained(spec, tmp_path).history("val_answer") == [7.0, 7.0]  # reached through run.training_step
@@ -107,6 +108,7 @@ def test_what_is_no_value(tmp_path: Path, what: str, code: str, says: str) -> No
     assert failure.location.component == "lab/Returns"
 
 
+@pytest.mark.slow
 def test_a_name_that_is_taken(tmp_path: Path) -> None:
     for evaluators in ([returns("count", name="loss")], [returns("count"), returns("size")]):
         with pytest.raises(

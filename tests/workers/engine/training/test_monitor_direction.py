@@ -152,6 +152,7 @@ def test_each_output_has_its_loss_and_its_metrics(tmp_path: Path) -> None:
     assert directions.of("val_sum_r2_score").mode == "max"
 
 
+@pytest.mark.slow
 def test_callbacks_resolve_it_too_and_before_training(tmp_path: Path) -> None:
     reducing = {"component": "reduce_learning_rate", "config": {"monitor": "val_macro_f_beta", "patience": 1}}
     asking = {"component": "monitored/Asks", "config": {"monitor": "val_macro_f_beta"}}
