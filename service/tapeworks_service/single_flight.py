@@ -19,7 +19,7 @@ class PendingResult(Generic[ResultT]):
         self._error: BaseException | None = None
 
     def give(self, result: ResultT) -> None:
-        """To all who wait."""
+        """Sets the result for all waiting calls."""
         self._result = result
         self._given.set()
 

@@ -61,7 +61,7 @@ class PaddingFields(OperationBase):
 
 
 class PaddedBatch(PaddingFields):
-    """`tf.data.Dataset.padded_batch`."""
+    """Pads elements to one shape and batches them, as `tf.data.Dataset.padded_batch`."""
 
     op: Literal["padded_batch"]
     batch_size: BatchSize
@@ -205,14 +205,14 @@ class Repeat(OperationBase):
 
 
 class Take(OperationBase):
-    """`tf.data.Dataset.take`."""
+    """Keeps the first elements, as `tf.data.Dataset.take`."""
 
     op: Literal["take"]
     count: Count
 
 
 class Skip(OperationBase):
-    """`tf.data.Dataset.skip`."""
+    """Skips the first elements, as `tf.data.Dataset.skip`."""
 
     op: Literal["skip"]
     count: CountOrNone

@@ -1,8 +1,4 @@
-"""Documents and docstrings are plain technical English.
-
-Two lists of exceptions may only shrink: `NOT_YET_CLEAN` names pages that still contain a banned word,
-`NOT_YET_SENTENCES` holds summary lines that are not sentences. An entry that is no longer needed fails its test.
-"""
+"""Documents, messages and docstrings are plain technical English."""
 
 import ast
 import functools
@@ -41,28 +37,10 @@ BANNED_IN_MESSAGES = {
 """More words that messages, hints, help texts and log events do without → what to write instead."""
 ALLOWED = (r"(?:RNN|LSTM|GRU|recurrent|table|notebook|each) cells?", r"StackedRNNCells?")
 """Technical uses of banned words."""
-NOT_YET_CLEAN = {"docs/api.md", "docs/data.md", "docs/guide/data.md", "docs/guide/ragged.md", "docs/security.md"}
 
 _FRAGMENT = re.compile(r"(?:The same,|Of|As|To|With) ")
 _START = re.compile(r"[A-Z`\"'0-9(]|tf\.")
 _END = re.compile(r"[.?:!…]$")
-NOT_YET_SENTENCES = {
-    "As messages name it.",
-    "Of a SparseTensor whose indices are in order.",
-    "Of a job that is put together.",
-    "Of a job that looks at an upload: a CPU slot.",
-    "Of an entry's configs; made once for as long as workers have the same components.",
-    "Of its user.",
-    "Of the calls after the first; None where there was none.",
-    "The same, and what the project's admitted packages bring.",
-    "To all who wait.",
-    "`tf.data.Dataset.padded_batch`.",
-    "`tf.data.Dataset.skip`.",
-    "`tf.data.Dataset.take`.",
-    "sha-256 over all that each part of the catalogue depends on; no `own` where nothing was added to what we ship.",
-    "uvicorn's HTTP protocol, bounded: what `Connections` allows for a header, a body, an answer and an address.",
-    "y of each output, None for those that have none. `chosen`: the outputs that need one.",
-}
 
 
 def banned_words(text: str, banned: dict[str, str] = BANNED) -> list[str]:
@@ -80,15 +58,7 @@ def banned_words(text: str, banned: dict[str, str] = BANNED) -> list[str]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_have_no_banned_words(name: str) -> None:
-    found = banned_words(PAGES[name].read_text())
-    if name in NOT_YET_CLEAN:
-        assert found, f"{name} is clean: remove it from NOT_YET_CLEAN"
-    else:
-        assert found == []
-
-
-def test_exceptions_are_pages() -> None:
-    assert NOT_YET_CLEAN <= set(PAGES)
+    assert banned_words(PAGES[name].read_text()) == []
 
 
 def test_banned_words_are_found() -> None:
@@ -165,9 +135,7 @@ def is_sentence(summary: str) -> bool:
 
 
 def test_public_docstrings_begin_with_a_sentence() -> None:
-    loose = {summary: place for place, summary in summaries() if not is_sentence(summary)}
-    assert {place: text for text, place in loose.items() if text not in NOT_YET_SENTENCES} == {}
-    assert NOT_YET_SENTENCES - set(loose) == set(), "these are gone: remove them from NOT_YET_SENTENCES"
+    assert [(place, summary) for place, summary in summaries() if not is_sentence(summary)] == []
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class CatalogueCache:
         return self._merged[1]
 
     async def of_project(self, tx: Transaction, workers: Sequence[WorkerRow], project_id: str) -> Catalogue:
-        """The same, and what the project's admitted packages bring."""
+        """Returns the catalogue with the components of the project's admitted packages."""
         return await self._packages.over(tx, await self.merged(tx, workers), workers, project_id)
 
     def forget_packages(self, project_id: str) -> bool:

@@ -77,7 +77,7 @@ class Catalogue:
         return self.newest.get((kind, name))
 
     def validator(self, entry: ComponentEntry) -> Validator:
-        """Of an entry's configs; made once for as long as workers have the same components."""
+        """Returns the validator of an entry's configs. It is kept until the components of workers change."""
         key = (entry.kind, entry.name, entry.version)
         if key not in self._validators:
             self._validators[key] = bounded_validator(entry.config_schema)
@@ -128,5 +128,5 @@ class UploadedPackage:
 
     @property
     def told(self) -> str:
-        """As messages name it."""
+        """The name and version of the package, as messages show them."""
         return f"{self.name} {self.version}"

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, bounded: what `Connections` allows for a header, a body, an answer and an address."""
+"""The HTTP protocol of uvicorn with the limits of `Connections`: headers, bodies, answers, connections by address."""
 
 from __future__ import annotations
 

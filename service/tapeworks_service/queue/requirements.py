@@ -49,7 +49,7 @@ class Requirements:
 
     @classmethod
     def of_a_look(cls, *, packages: bool) -> Requirements:
-        """Of a job that looks at an upload: a CPU slot."""
+        """Returns the requirements of the inspection of an upload: one CPU slot."""
         return cls(0, None, None, None, (), (), packages)
 
     def document(self) -> dict[str, Any]:

@@ -239,7 +239,7 @@ def distributions() -> dict[str, str]:
 
 
 def digests() -> dict[str, str]:
-    """sha-256 over all that each part of the catalogue depends on; no `own` where nothing was added to what we ship.
+    """Returns the sha-256 digests of the parts of the catalogue; without `own` if only built-in components exist.
 
     `shipped`: Tapeworks' sources, its components among them, and what is installed; `own`: that, and every other
     component and refusal.

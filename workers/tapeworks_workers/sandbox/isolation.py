@@ -109,7 +109,7 @@ class SandboxMount:
 
     @property
     def uid(self) -> int | None:
-        """Of its user."""
+        """The user id of the sandboxed processes."""
         return None if self.user is None else self.user.uid
 
 

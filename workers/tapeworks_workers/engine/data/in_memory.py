@@ -37,7 +37,7 @@ class SparseRows:
 
     @classmethod
     def of(cls, sparse: tf.SparseTensor) -> SparseRows:
-        """Of a SparseTensor whose indices are in order."""
+        """Returns the rows of a SparseTensor whose indices are in order."""
         rows = tf.cast(sparse.dense_shape[0], tf.int64)
 
         def ragged(values: tf.Tensor) -> tf.RaggedTensor:

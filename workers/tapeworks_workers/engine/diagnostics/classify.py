@@ -296,7 +296,7 @@ RULES: tuple[Rule, ...] = (
         r"calling (\w+)\.call\(\)\..{0,20}(?:Cannot index into an inner ragged|noise_shape is not supported yet for"
         r"|Failed to convert elements of tf\.RaggedTensor)",
         "{0} takes no RaggedTensor",
-        "Put ragged_to_dense before it, whose mask goes on to layers that know masks; or take attention_pooling, "
+        "Put ragged_to_dense before it, whose mask reaches the layers that use masks; or take attention_pooling, "
         "embedding_bag or text_classifier, which are called with ragged input as it is.",
     ),
     Pattern(

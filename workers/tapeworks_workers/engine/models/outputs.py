@@ -82,7 +82,7 @@ def listed(outputs: Sequence[Output]) -> str:
 
 
 def labels_of(y: Any, y_pred: Any, outputs: Sequence[Output], chosen: Collection[int]) -> list[Any]:
-    """y of each output, None for those that have none. `chosen`: the outputs that need one.
+    """Returns y of each output, None for outputs without targets. `chosen`: the outputs that need targets.
 
     Raises JobFailure `invalid_spec` where `fit` could not tell either which y belongs to which output.
     """

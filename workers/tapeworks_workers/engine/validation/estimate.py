@@ -40,7 +40,7 @@ class Measurements:
 
     @property
     def steps_per_second(self) -> float | None:
-        """Of the calls after the first; None where there was none."""
+        """Steps per second of the calls after the first; None if there was no such call."""
         steps, seconds = (sum(column) for column in zip(*self.calls[1:], strict=True)) if self.calls[1:] else (0, 0.0)
         return steps / seconds if steps else None
 

@@ -53,7 +53,7 @@ class UserCode:
 
     @classmethod
     def of(cls, assembly: Assembly) -> UserCode:
-        """Of a job that is put together."""
+        """Returns the user's code of an assembled job."""
         parts = [(name, one, _module(one)) for name, one in _parts(assembly)]
         own = {module: _is_own(module) for module in {module for *_, module in parts}}
         objects = {name: one for name, one, module in parts if own[module]}
