@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 
 from tapeworks.schemas.jobs import State
-from tests.support.paths import ROOT
+from tests.support.paths import LAB, ROOT
 from tests.support.serving import serving, spec
 
 EXAMPLE = ROOT / "examples" / "callback_image"
-PARTS = ROOT / "tests" / "workers" / "engine" / "epoch_parts.py"
+PARTS = LAB / "epoch_parts.py"
 
 
 @pytest.mark.slow
