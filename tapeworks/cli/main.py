@@ -6,7 +6,7 @@ A package adds commands through the entry point group `tapeworks.commands`: each
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,13 @@ from tapeworks.cli.console import Commands, Session, err
 GROUP = "tapeworks.commands"
 
 
+def print_version(asked: bool) -> None:
+    """Print the installed version and exit, if asked to."""
+    if asked:
+        typer.echo(f"tapeworks {version('tapeworks')}")
+        raise typer.Exit
+
+
 def options(
     context: typer.Context,
     url: Annotated[
@@ -28,6 +35,9 @@ def options(
     key_file: Annotated[
         Path | None, typer.Option(envvar="TAPEWORKS_KEY_FILE", help="A file that contains the API key.")
     ] = None,
+    asked_version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Training as a service for TensorFlow and Keras 3."""
     if key is None and key_file is not None:
