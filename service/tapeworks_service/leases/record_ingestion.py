@@ -155,5 +155,6 @@ async def _flush(tx: Transaction, row: RowMapping, batch: _Batch, limits: Report
     await append_lines(tx, owner, lines - len(batch.lines) + 1, batch.lines)
     await append_points(tx, owner, points - len(batch.points) + 1, batch.points)
     if points - row["metric_built"] >= PORTION:
-        await build(tx, row, min(points, row["metric_built"] + MOST_AT_ONCE))
+        # All that this report adds, and a part of what older ones left: the rest never grows.
+        await build(tx, row, min(points, row["metric_built"] + len(batch.points) + MOST_AT_ONCE))
     tx.wake(job_topic(row["id"]))

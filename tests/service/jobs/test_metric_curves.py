@@ -156,6 +156,29 @@ def test_points_of_an_earlier_version_get_their_buckets_when_asked(own_service: 
         check_everywhere(client, job, random.Random(4))
 
 
+def test_the_stored_buckets_keep_up_with_large_reports(own_service: Any) -> None:
+    with own_service() as (client, worker):
+        worker.register()
+        job = worker.submit(spec())["id"]
+        lease = worker.lease()
+        for first in range(0, 3000, 1000):
+            values = {f"metric_{number}": 1.0 for number in range(20)}
+            steps = range(first, first + 1000)
+            assert lease.records(*({"record": "metric", "step": step, "values": values} for step in steps)).is_success
+
+        async def left() -> int:
+            engine = create_async_engine(own_service.url)
+            async with engine.begin() as connection:
+                query = text("SELECT metric_seq - metric_built FROM jobs WHERE id = :job")
+                found = (await connection.execute(query, {"job": job})).scalar_one()
+            await engine.dispose()
+            return int(found)
+
+        assert asyncio.run(left()) < 1024
+        answer = client.get(f"/v1/jobs/{job}/metrics", params={"buckets": 100, "name": "metric_19"}).json()
+        assert sum(bucket[2] for bucket in answer["data"][0]["buckets"]) == 3000
+
+
 def test_a_request_for_four_metrics_is_small_whatever_its_numbers(api: httpx.Client, worker: HandWorker) -> None:
     job = worker.submit()["id"]
     lease = worker.lease()
