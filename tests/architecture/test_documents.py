@@ -93,7 +93,9 @@ def test_versions_agree() -> None:
 
 
 def test_the_locks_name_no_index() -> None:
-    for lock in ROOT.glob("requirements*.lock"):
+    locks = sorted((ROOT / "requirements").glob("*.lock"))
+    assert [lock.stem for lock in locks] == ["build", "development", "gpu", "service", "worker"]
+    for lock in locks:
         text = lock.read_text()
         assert "--hash=sha256:" in text
         assert "index-url" not in text
