@@ -18,7 +18,6 @@ from tapeworks_service.api.dependencies import Admin
 from tapeworks_service.api.messages import answer, problems, read_message, takes
 from tapeworks_service.auth import keys
 from tapeworks_service.context import ContextDep
-from tapeworks_service.database.clock import instant, optional_instant
 from tapeworks_service.problems import Problem, not_found
 
 router = APIRouter(prefix="/v1/keys", tags=["access"])
@@ -43,13 +42,13 @@ async def list_keys(caller: Admin, context: ContextDep) -> Response:
 )  # fmt: skip
 async def create_key(request: Request, caller: Admin, context: ContextDep) -> Response:
     """Its text is in this answer and never shown again. Without any key, the first user's locks the service."""
-    told = await read_message(request, KeyRequest, _REQUEST_BYTES)
-    more = [scope for scope in told.scopes if scope not in caller.scopes]
+    asked = await read_message(request, KeyRequest, _REQUEST_BYTES)
+    more = [scope for scope in asked.scopes if scope not in caller.scopes]
     if more:
         hint = "A key gives scopes that it has; `tapeworks keys create` on the service's machine gives any."
         raise Problem(ProblemCode.FORBIDDEN, f"this key lacks the scope {more[0]!r} and cannot give it", hint=hint)
     async with context.database.write() as tx:
-        key, text = await keys.create(tx, name=told.name, project=caller.project_id, scopes=told.scopes)
+        key, text = await keys.create(tx, name=asked.name, project=caller.project_id, scopes=asked.scopes)
     context.callers.forget()
     return answer({**_document(key), "key": text}, 201, headers={"Cache-Control": "no-store"})
 
@@ -70,16 +69,12 @@ async def revoke_key(
             if all(key.id != key_id or key.project != caller.project_id for key in await keys.listed(tx)):
                 raise not_found("key", key_id)
             revoked = await keys.revoke(tx, key_id, last=last)
-    except keys.KeyRefused as refused:
+    except keys.LastKey as refused:
         hint = "DELETE it with ?last=true to open the service to everyone on its machine."
-        raise Problem(ProblemCode.CONFLICT, str(refused).partition(" (--last")[0], hint=hint) from refused
+        raise Problem(ProblemCode.CONFLICT, str(refused), hint=hint) from refused
     context.callers.forget()
     return answer(_document(revoked))
 
 
 def _document(key: keys.Key) -> dict[str, Any]:
-    return {
-        "id": key.id, "object": "key", "project": key.project, "name": key.name, "scopes": list(key.scopes),
-        "created_at": instant(key.created_at), "last_used_at": optional_instant(key.last_used_at),
-        "revoked_at": optional_instant(key.revoked_at),
-    }  # fmt: skip
+    return {"object": "key", **key.document()}

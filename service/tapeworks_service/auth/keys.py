@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import RowMapping, insert, select, update
 
 from tapeworks.errors import TapeworksError
+from tapeworks_service.database.clock import instant, optional_instant
 from tapeworks_service.database.engine import Database, Transaction
 from tapeworks_service.database.tables import api_keys, projects
 from tapeworks_service.ids import new_id
@@ -35,6 +36,10 @@ class KeyRefused(TapeworksError):
     """What was asked for cannot be; the message says why."""
 
 
+class LastKey(KeyRefused):
+    """A user's last key is revoked only if the request says so."""
+
+
 @dataclass(frozen=True)
 class Key:
     """A key without its text. Times in seconds since 1970."""
@@ -46,6 +51,14 @@ class Key:
     created_at: float
     last_used_at: float | None
     revoked_at: float | None
+
+    def document(self) -> dict[str, Any]:
+        """The key as JSON."""
+        return {
+            "id": self.id, "project": self.project, "name": self.name, "scopes": list(self.scopes),
+            "created_at": instant(self.created_at), "last_used_at": optional_instant(self.last_used_at),
+            "revoked_at": optional_instant(self.revoked_at),
+        }  # fmt: skip
 
 
 @asynccontextmanager
@@ -90,8 +103,8 @@ async def listed(tx: Transaction) -> list[Key]:
 
 
 async def revoke(tx: Transaction, key_id: str, *, last: bool = False) -> Key:
-    """Revoke a key; again is fine. Raises `KeyRefused`, for a user's last one too unless `last`: without any, everyone
-    on the service's machine is let in."""
+    """Revoke a key; again is fine. Raises `KeyRefused`, and `LastKey` for a user's last one unless `last`: without any,
+    everyone on the service's machine is let in."""
     row = await tx.one(select(api_keys).where(api_keys.c.id == key_id))
     if row is None:
         raise KeyRefused(f"there is no key {key_id!r}: `tapeworks keys list` shows them")
@@ -100,8 +113,7 @@ async def revoke(tx: Transaction, key_id: str, *, last: bool = False) -> Key:
     now = await tx.now()
     await tx.execute(update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=now))
     if set(row["scopes"]) != WORKERS_OWN and not last and not await locked(tx):
-        what = "this is the last key of a user: without one, every local user can use the service"
-        raise KeyRefused(f"{what} (use --last to revoke it anyway)")
+        raise LastKey("this is the last key of a user: without one, every local user can use the service")
     return _key({**row, "revoked_at": now})
 
 

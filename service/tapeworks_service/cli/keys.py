@@ -6,14 +6,13 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from tapeworks.cli.console import Json, out, table
 
 if TYPE_CHECKING:
-    from tapeworks_service.auth.keys import Key
     from tapeworks_service.database.engine import Transaction
 
 T = TypeVar("T")
@@ -44,7 +43,7 @@ def create(
     scopes = tuple(scope) if scope else ("read", "submit")
     key, text = _do(data_dir, lambda tx: keys.create(tx, name=name, project=project, scopes=scopes))
     if as_json:
-        typer.echo(json.dumps({**_document(key), "key": text}))
+        typer.echo(json.dumps({**key.document(), "key": text}))
         return
     typer.echo(f"{key.id}: {', '.join(key.scopes)} in the project {key.project!r}", err=True)
     typer.echo(text)
@@ -57,12 +56,12 @@ def list_(data_dir: DataDir = None, as_json: Json = False) -> None:
 
     found = _do(data_dir, keys.listed)
     if as_json:
-        typer.echo(json.dumps([_document(key) for key in found]))
+        typer.echo(json.dumps([key.document() for key in found]))
         return
     rows = table("id", "project", "name", "scopes", "created", "last used", "revoked")
     for key in found:
-        told = _document(key)
-        times = (told["created_at"], told["last_used_at"] or "never", told["revoked_at"] or "")
+        shown = key.document()
+        times = (shown["created_at"], shown["last_used_at"] or "never", shown["revoked_at"] or "")
         rows.add_row(key.id, key.project, key.name, ", ".join(key.scopes), *times)
     out().print(rows)
 
@@ -76,7 +75,10 @@ def revoke(
     """Let a key open nothing any more; a service that runs hears of it within a second."""
     from tapeworks_service.auth import keys
 
-    key = _do(data_dir, lambda tx: keys.revoke(tx, key_id, last=last))
+    try:
+        key = _do(data_dir, lambda tx: keys.revoke(tx, key_id, last=last))
+    except keys.LastKey as refused:
+        raise keys.KeyRefused(f"{refused} (use --last to revoke it anyway)") from refused
     typer.echo(f"{key.id} ({key.name}) is revoked")
 
 
@@ -95,13 +97,3 @@ def _do(data_dir: Path | None, work: Callable[[Transaction], Awaitable[T]]) -> T
             return await work(tx)
 
     return asyncio.run(main())
-
-
-def _document(key: Key) -> dict[str, Any]:
-    from tapeworks_service.database.clock import instant, optional_instant
-
-    return {
-        "id": key.id, "project": key.project, "name": key.name, "scopes": list(key.scopes),
-        "created_at": instant(key.created_at), "last_used_at": optional_instant(key.last_used_at),
-        "revoked_at": optional_instant(key.revoked_at),
-    }  # fmt: skip
