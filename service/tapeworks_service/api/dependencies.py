@@ -7,15 +7,14 @@ key serves this machine only, and browsers' cross-site requests to it are refuse
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from sqlalchemy import update
 
 from tapeworks.errors import ProblemCode
-from tapeworks_service.api.same_origin import refuse_foreign
+from tapeworks_service.api.same_origin import refuse_foreign, refuse_other_sites
 from tapeworks_service.auth.callers import Caller
 from tapeworks_service.auth.keys import DEFAULT_PROJECT, SCOPES, key_hash, locked, valid
 from tapeworks_service.auth.sessions import key_of, token_in
@@ -26,12 +25,6 @@ from tapeworks_service.problems import Problem
 SESSION = "session:"
 """Before the hash of a session's token, where that of a key may stand too."""
 _USED_EVERY_SECONDS = 60.0
-_NOT_LET_IN = {
-    "key": "the API key is unknown or was revoked",
-    "session": "the session has ended, or its key was revoked",
-    "nothing": "the request has no API key",
-}
-_LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
 async def identify(request: Request, context: Context) -> Caller:
@@ -49,73 +42,32 @@ async def identify(request: Request, context: Context) -> Caller:
         caller = await _looked_up(hashed, context)
         context.callers.put(hashed, caller)
     if caller.keyless:
-        _refuse_other_sites(request, context.settings.origins)
+        refuse_other_sites(headers, context.settings.origins)
     return caller
 
 
 async def _looked_up(hashed: str, context: Context) -> Caller:
-    """Whom a key or a session stands for; nobody's key, where there is none at all. Raises 401."""
-    by_session = hashed.startswith(SESSION)
+    """The caller of a key or a session; without any key in the installation, everyone. Raises 401."""
     async with context.database.read() as tx:
-        row = await (key_of(tx, hashed.removeprefix(SESSION)) if by_session else valid(tx, hashed)) if hashed else None
+        if hashed.startswith(SESSION):
+            row, refusal = (
+                await key_of(tx, hashed.removeprefix(SESSION)),
+                "the session has ended, or its key was revoked",
+            )
+        elif hashed:
+            row, refusal = await valid(tx, hashed), "the API key is unknown or was revoked"
+        else:
+            row, refusal = None, "the request has no API key"
         if row is None:
             if not await locked(tx):
                 return Caller(DEFAULT_PROJECT, frozenset(SCOPES), keyless=True)
-            raise Problem(
-                ProblemCode.UNAUTHENTICATED,
-                _NOT_LET_IN["session" if by_session else "key" if hashed else "nothing"],
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            raise Problem(ProblemCode.UNAUTHENTICATED, refusal, headers={"WWW-Authenticate": "Bearer"})
         now = await tx.now()
     if (row["last_used_at"] or 0.0) < now - _USED_EVERY_SECONDS:
         async with context.database.write() as tx:
             await tx.execute(update(api_keys).where(api_keys.c.id == row["id"]).values(last_used_at=now))
-    ends = float(row["expires_at"]) if by_session else None
+    ends = row.get("expires_at")  # of a session
     return Caller(row["project_id"], frozenset(row["scopes"]), key_id=row["id"], expires_at=ends)
-
-
-def _refuse_other_sites(request: Request, origins: str) -> None:
-    """Without keys, being on this machine is the only right: a web page open here must not borrow it."""
-    headers = request.headers
-    local, own = _allowed(headers.get("host", ""), headers.get("origin"), headers.get("sec-fetch-site"), origins)
-    if not local:
-        raise Problem(
-            ProblemCode.FORBIDDEN,
-            "without an API key the service accepts requests from localhost only",
-            hint="Use http://127.0.0.1, or start the service with a key.",
-        )
-    if not own:
-        raise Problem(
-            ProblemCode.FORBIDDEN,
-            "without an API key the service rejects requests from pages of another origin",
-            hint="Name the page's origin in TAPEWORKS_ORIGINS, or start the service with a key.",
-        )
-
-
-@lru_cache(maxsize=64)  # of each request, and nearly always the same
-def _allowed(host: str, origin: str | None, site: str | None, origins: str) -> tuple[bool, bool]:
-    """Whether a request is to this machine by its name, and from a page of the service or none.
-
-    Another port of localhost is another server: any program on this machine may serve pages there.
-    """
-    here = _place(f"http://{host}")
-    if here is None or here[0] not in _LOCAL_NAMES:
-        return False, False
-    if origin is None:
-        return True, site not in ("cross-site", "same-site")
-    if origin in {one.strip().rstrip("/") for one in origins.split(",")} - {""}:
-        return True, True
-    there = _place(origin)
-    return True, there is not None and there[0] in _LOCAL_NAMES and there[1] == here[1]
-
-
-def _place(url: str) -> tuple[str | None, int] | None:
-    """Host and port of a URL, None for what is none."""
-    try:
-        parts = urlsplit(url)
-        return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        return None
 
 
 def require(caller: Caller, *scopes: str) -> None:

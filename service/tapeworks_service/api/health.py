@@ -72,13 +72,13 @@ async def metrics(caller: Reader, context: ContextDep) -> Response:
 )
 async def get_versions(caller: Reader, context: ContextDep) -> Response:
     """Versions of the service. `GET /v1/workers` has those of TensorFlow and Keras, which run on the workers."""
-    told = Versions(
+    versions = Versions(
         tapeworks=metadata.version("tapeworks"),
         python=platform.python_version(),
         database="sqlite" if context.database.url.get_backend_name() == "sqlite" else "postgresql",
         packages=context.settings.allow_packages,
     )
-    return answer(told)
+    return answer(versions)
 
 
 async def _later(caller: Reader, rest: str = "") -> Response:

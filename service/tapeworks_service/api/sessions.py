@@ -47,10 +47,10 @@ async def get_session(caller: Reader) -> Response:
 async def log_in(request: Request, context: ContextDep) -> Response:
     """Exchanges a key for a cookie that scripts cannot read. For the page alone: needs `X-Tapeworks-Page: 1`."""
     refuse_foreign(request.method, request.headers, context.settings.origins)
-    told = await read_message(request, SessionRequest, _REQUEST_BYTES)
+    asked = await read_message(request, SessionRequest, _REQUEST_BYTES)
     seconds = context.settings.session_seconds
     async with context.database.write() as tx:
-        key = await valid(tx, key_hash(told.key))
+        key = await valid(tx, key_hash(asked.key))
         if key is None:
             hint = "Make one on the service's machine: tapeworks keys create NAME."
             raise Problem(ProblemCode.UNAUTHENTICATED, "this key is not known or was revoked", hint=hint)
