@@ -270,7 +270,7 @@ class MetricSeriesList(ResponseModel):
 
     data: list[MetricSeries]
     seq: int | None = None
-    """With `?buckets=`: number of the last point that is in them; a stream goes on with `?after=`."""
+    """With `?buckets=`: number of the last point that is in them; a stream continues with `?after=`."""
     origin: datetime | None = None
     """With `?buckets=`: what the buckets' times are counted from."""
 

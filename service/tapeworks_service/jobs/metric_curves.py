@@ -30,6 +30,7 @@ from tapeworks_service.queue.metric_buckets import (
     points_between,
     series_of,
     stored_buckets,
+    widened,
     width_of,
 )
 
@@ -79,7 +80,7 @@ async def _job(tx: Transaction, project_id: str, job_id: str) -> RowMapping:
 async def _catch_up(database: Database, job_id: str) -> None:
     """Store the buckets of all points, in transactions of a moment each: the job's reports come in between.
 
-    Raises 503 where that takes long: the next request goes on from there.
+    Raises 503 where that takes long: the next request continues from there.
     """
     until = time.monotonic() + _CATCH_UP_SECONDS
     while True:
@@ -138,32 +139,26 @@ async def _buckets(
     for (other, at_level, place), one in unbuilt.buckets.items():
         if other == name and at_level == level and first <= place <= last:
             stored[place] = one
-    merged: list[Bucket] = []
-    for one in (stored[place] for place in sorted(stored)):
-        if merged and merged[-1].first_step // width == one.first_step // width:
-            merged[-1].add(one)
-        else:
-            merged.append(one)
-    return width, merged
+    return width, list(widened(dict(sorted(stored.items())), width // lower).values())
 
 
 def _fitting(series: Series, low: int, high: int, most: int) -> tuple[int | None, int]:
     """The level to read (None: the points) and the width to merge to, so that there are at most so many buckets.
 
-    A level is read that is up to twice as wide as needed, so that at most four times as many rows are read as told.
+    A level is read that is up to twice as wide as needed, so that at most four times as many rows are read as returned.
     """
-    wanted = max(1, -(-(high - low) // (most - 1)))
-    level: int | None = next((one for one in range(LEVELS) if 2 * width_of(series, one) > wanted), LEVELS - 1)
-    if 2 * wanted <= series.width:
+    needed = max(1, -(-(high - low) // (most - 1)))
+    level: int | None = next((one for one in range(LEVELS) if 2 * width_of(series, one) > needed), LEVELS - 1)
+    if 2 * needed <= series.width:
         level = None
     unit = 1 if level is None else width_of(series, level)
-    return level, -(-wanted // unit) * unit
+    return level, -(-needed // unit) * unit
 
 
 def _document(one: Bucket, origin: float) -> list[Any]:
     low, high, last = (_short(value) for value in (one.low, one.high, one.last))
-    told = "NaN" if one.last is None else number(last)
-    return [one.first_step, one.last_step, one.count, low, high, told, one.nans, one.infinities, _seconds(one, origin)]
+    shown = "NaN" if one.last is None else number(last)
+    return [one.first_step, one.last_step, one.count, low, high, shown, one.nans, one.infinities, _seconds(one, origin)]
 
 
 def _short(value: float | None) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -192,7 +192,7 @@ async def _append(
     for name, added in appended.items():
         made: dict[int, Bucket] = {}
         for level in range(LEVELS):
-            made = _widened(made) if level else folded(added, changes.series[name].width)
+            made = widened(made, GROWTH) if level else folded(added, changes.series[name].width)
             for number, one in made.items():
                 whole = stored.get((name, level, number))
                 if whole is None:
@@ -202,28 +202,22 @@ async def _append(
                 changes.buckets[(name, level, number)] = whole
 
 
-def _widened(lower: dict[int, Bucket]) -> dict[int, Bucket]:
-    """Buckets of rising numbers as those of the next level."""
+def widened(lower: dict[int, Bucket], times: int) -> dict[int, Bucket]:
+    """Buckets of rising numbers, merged into buckets that are `times` as wide."""
     made: dict[int, Bucket] = {}
     for number, one in lower.items():
-        held = made.get(number // GROWTH)
+        held = made.get(number // times)
         if held is None:
-            made[number // GROWTH] = _copy(one)
+            made[number // times] = replace(one)
         else:
             held.add(one)
     return made
 
 
-def _copy(one: Bucket) -> Bucket:
-    return Bucket(
-        one.first_step, one.last_step, one.count, one.nans, one.infinities, one.low, one.high, one.last, one.at
-    )
-
-
 async def _replace(
     tx: Transaction, owner: SeriesOwner, changes: Changes, name: str, steps: set[int], upto: int
 ) -> None:
-    """Points at steps that a series has already, or between them: their buckets are made anew, level by level."""
+    """Points at steps that a series has already, or between them: their buckets are rebuilt, level by level."""
     series = changes.series[name]
     numbers = {step // series.width for step in steps}
     made: dict[int, Bucket] = {}
@@ -235,7 +229,7 @@ async def _replace(
             parents = {number // GROWTH for number in numbers}
             children = await _level(tx, owner, name, level - 1, parents)
             children.update(made)
-            made, numbers = _widened(dict(sorted(children.items()))), parents
+            made, numbers = widened(dict(sorted(children.items())), GROWTH), parents
         changes.buckets.update({(name, level, number): one for number, one in made.items()})
 
 
