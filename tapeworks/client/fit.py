@@ -21,7 +21,7 @@ from tapeworks.errors import ComponentError, JobFailure, TapeworksError
 from tapeworks.keras.compile_losses import outputs_of
 from tapeworks.keras.fit_callbacks import FitCallbacks
 from tapeworks.keras.fit_data import FitArrays, fit_arrays, split_tail, with_class_weight
-from tapeworks.keras.from_keras import spec_and_callbacks
+from tapeworks.keras.from_keras import document_and_callbacks, parsed
 from tapeworks.keras.references import keras
 from tapeworks.keras.unsupported import Unsupported
 from tapeworks.keras.weights import assign, initial_bundle
@@ -75,21 +75,23 @@ def fit(client: Client, model: Any, call: FitCall, fields: Mapping[str, Any]) ->
     trained_before = model.optimizer is not None and int(model.optimizer.iterations) > 0
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the model was trained for")
-        # Checked with no upload yet: a call that cannot become a job sends nothing.
-        arguments: dict[str, Any] = {
-            "epochs": call.epochs,
-            "callbacks": call.callbacks,
-            "steps_per_epoch": -(-training.size // batch_size),
-        }
-        spec_and_callbacks(model, data=_source(training, call, "ds_0"), problems=problems, **arguments, **given)
-        data = _uploaded(client, training, validation, call)
-        start = _initial_state(client, model)
-        spec, callbacks = spec_and_callbacks(
-            model, data=data, problems=problems, initial_state=start, **arguments, **given
+        document, callbacks = document_and_callbacks(
+            model,
+            data=_source(training, call, "ds_0"),
+            epochs=call.epochs,
+            callbacks=call.callbacks,
+            problems=problems,
+            steps_per_epoch=-(-training.size // batch_size),
+            **given,
         )
+    parsed(document)  # with no upload yet: a call that cannot become a job sends nothing
+    document["data"] = _uploaded(client, training, validation, call)
+    start = _initial_state(client, model)
+    if start is not None and "model" not in fields:  # else the caller's own reference stands there
+        document["model"]["initial_state"] = start
     if trained_before:
         warnings.warn("the job starts from the model's weights, and with a new optimizer state", stacklevel=4)
-    job = client.submit(spec)
+    job = client.submit(parsed(document))
     job = client.wait(job.id, on_change=_reporter(job.id, call.verbose))
     return _finish(client, model, job, callbacks)
 

@@ -51,7 +51,7 @@ def from_keras(
 
     Raises ComponentError that lists every part which a spec cannot name, each with its remedy, and SpecInvalid.
     """
-    spec, _ = spec_and_callbacks(
+    document, _ = document_and_callbacks(
         model,
         data=data_with_fit_arguments(data, class_weight, validation_split),
         epochs=epochs,
@@ -59,10 +59,10 @@ def from_keras(
         problems=Unsupported(),
         **fields,
     )
-    return spec
+    return parsed(document)
 
 
-def spec_and_callbacks(
+def document_and_callbacks(
     model: Any,
     *,
     data: Mapping[str, Any],
@@ -70,12 +70,11 @@ def spec_and_callbacks(
     callbacks: Sequence[Any] | None,
     problems: Unsupported,
     steps_per_epoch: int | None = None,
-    initial_state: Mapping[str, Any] | None = None,
     **fields: Any,
-) -> tuple[JobSpec, FitCallbacks]:
-    """The spec, and what the callbacks become. `problems`: what the caller found already; it is raised here.
+) -> tuple[dict[str, Any], FitCallbacks]:
+    """The spec as JSON, and what the callbacks become. `problems`: what the caller found already; it is raised here.
 
-    `steps_per_epoch`: batches of the data, where they are known. `initial_state`: of the model, where it has one.
+    `steps_per_epoch`: batches of the data, where they are known.
     """
     compiled = _compiled(model)
     given = dict(fields.pop("training", None) or {})
@@ -89,8 +88,6 @@ def spec_and_callbacks(
     parts: dict[str, Any] = {"data": dict(data)}
     with problems.collect():
         parts["model"] = model_reference(model, floatx)
-        if initial_state is not None:
-            parts["model"]["initial_state"] = dict(initial_state)
     of_training: dict[str, Any] = {}
     with problems.collect():
         parts["optimizer"], of_training = _optimizer(model, compiled["optimizer"], precision, floatx)
@@ -105,11 +102,10 @@ def spec_and_callbacks(
     parts["training"] = {"epochs": epochs, **of_training, **_execution(compiled), **translated.training, **given}
     parts["callbacks"] = [*translated.callbacks, *own] or None
     given_fields = {key: value for key, value in fields.items() if value is not None or key == "export"}
-    document = {**{key: value for key, value in parts.items() if value is not None}, **given_fields}
-    return _parsed(document), translated
+    return {**{key: value for key, value in parts.items() if value is not None}, **given_fields}, translated
 
 
-def _parsed(document: dict[str, Any]) -> JobSpec:
+def parsed(document: Mapping[str, Any]) -> JobSpec:
     """The spec. Raises SpecInvalid with a finding for each wrong field, never a trace of the validation."""
     try:
         return parse_spec(document)
