@@ -14,9 +14,6 @@ from typing import Any
 from tapeworks.keras.references import is_keras, keras
 from tapeworks.keras.unsupported import Unsupported
 
-_NOTHING_TO_DO = ("BackupAndRestore", "History", "ProgbarLogger")
-"""A job resumes by itself, keeps its history and reports its progress."""
-
 
 @dataclass
 class FitCallbacks:
@@ -47,23 +44,26 @@ def translate(
     found = FitCallbacks()
     for callback in _flat(callbacks):
         name = type(callback).__name__
-        if name == "EarlyStopping" and is_keras(type(callback)):
-            _early_stopping(callback, found, problems)
-        elif name == "ReduceLROnPlateau" and is_keras(type(callback)):
-            _reduce_learning_rate(callback, found)
-        elif name == "ModelCheckpoint" and is_keras(type(callback)):
-            _model_checkpoint(callback, found, problems)
-        elif name == "TensorBoard" and is_keras(type(callback)):
-            _tensorboard(callback, found, problems)
-        elif name == "LearningRateScheduler" and is_keras(type(callback)):
-            found.learning_rate = _schedule(callback, model, epochs, steps_per_epoch, problems)
-        elif name == "CSVLogger" and is_keras(type(callback)):
-            found.files.append(callback)
-        elif name == "SwapEMAWeights" and is_keras(type(callback)):
-            if not getattr(model.optimizer, "use_ema", False):
-                problems.add("SwapEMAWeights", "compile with an optimizer that has use_ema=True")
-        elif not (name in _NOTHING_TO_DO and is_keras(type(callback))):
-            problems.add(f"the callback {name}", _remedy(name))
+        match name if is_keras(type(callback)) else None:
+            case "EarlyStopping":
+                _early_stopping(callback, found, problems)
+            case "ReduceLROnPlateau":
+                _reduce_learning_rate(callback, found)
+            case "ModelCheckpoint":
+                _model_checkpoint(callback, found, problems)
+            case "TensorBoard":
+                _tensorboard(callback, found, problems)
+            case "LearningRateScheduler":
+                found.learning_rate = _schedule(callback, model, epochs, steps_per_epoch, problems)
+            case "CSVLogger":
+                found.files.append(callback)
+            case "SwapEMAWeights":
+                if not getattr(model.optimizer, "use_ema", False):
+                    problems.add("SwapEMAWeights", "compile with an optimizer that has use_ema=True")
+            case "BackupAndRestore" | "History" | "ProgbarLogger":
+                pass  # a job resumes by itself, keeps its history and reports its progress
+            case _:
+                problems.add(f"the callback {name}", _remedy(name))
     return found
 
 
