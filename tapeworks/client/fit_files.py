@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapeworks import archives
 from tapeworks.keras.fit_callbacks import FitCallbacks
 from tapeworks.keras.weights import best_weights
 from tapeworks.schemas.jobs import Job
@@ -39,11 +38,10 @@ def _checkpoint(client: Client, job: Job, model: Any, callback: Any) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="tapeworks-") as folder:
         archive = client.download_checkpoint(job.id, best.id, Path(folder) / "best.tar")
-        with tarfile.open(archive) as tar:
-            member = tar.extractfile("values.npz")
-            content = member.read() if member is not None else b""
-    with best_weights(model, io.BytesIO(content)):
-        save(path)
+        state = Path(folder) / "state"
+        archives.extract(archive, state, wanted=lambda entry: entry.name == "values.npz")
+        with best_weights(model, state / "values.npz"):
+            save(path)
 
 
 def _tensorboard(client: Client, job: Job, folder: Path) -> None:

@@ -10,9 +10,10 @@ import gzip
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 from tapeworks.errors import TapeworksError
 from tapeworks.keras.fit_data import npz
@@ -57,11 +58,8 @@ def assign(model: Any, trained: Any) -> None:
     for mine, theirs in zip(_layers(model), _layers(trained), strict=True):
         if learned_in_config(mine):
             continue  # what it learned is an argument of the trained one, and does not change in training
-        own, other = _variables(mine), _variables(theirs)
-        if [tuple(one.shape) for one in own] != [tuple(one.shape) for one in other]:
+        if not _copied(_variables(theirs), _variables(mine)):
             raise TapeworksError(f"the layer {mine.name!r} came back with other weights; load the bundle instead")
-        for variable, value in zip(own, other, strict=True):
-            variable.assign(value)
     _assign_optimizer(model, trained)
 
 
@@ -71,10 +69,16 @@ def _assign_optimizer(model: Any, trained: Any) -> None:
     if mine is None or theirs is None or type(mine) is not type(theirs):
         return
     mine.build(model.trainable_variables)
-    own, other = mine.variables, theirs.variables
-    if [tuple(one.shape) for one in own] == [tuple(one.shape) for one in other]:
-        for variable, value in zip(own, other, strict=True):
-            variable.assign(value)
+    _copied(theirs.variables, mine.variables)
+
+
+def _copied(values: Sequence[Any], variables: Sequence[Any]) -> bool:
+    """Assign values to variables; False, and nothing is changed, if their shapes differ."""
+    if [tuple(one.shape) for one in values] != [tuple(one.shape) for one in variables]:
+        return False
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return True
 
 
 def _layers(model: Any) -> list[Any]:
@@ -87,7 +91,7 @@ def _variables(layer: Any) -> list[Any]:
 
 
 @contextmanager
-def best_weights(model: Any, values: IO[bytes]) -> Iterator[None]:
+def best_weights(model: Any, values: Path) -> Iterator[None]:
     """Inside the block the model has the weights of a checkpoint's `values.npz`; afterwards its own again."""
     import numpy as np
 
