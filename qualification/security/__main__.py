@@ -22,8 +22,8 @@ from qualification.security.attacked_server import housed
 from qualification.security.job_beside import job_beside, other_project
 from qualification.security.protocol_fuzzer import fuzzed
 from tapeworks.schemas.jobs import State
-from tests.service.assets.test_assets import DANGEROUS, HARMFUL
 from tests.service.conftest import serving
+from tests.support.hostile_uploads import DANGEROUS, HARMFUL
 from tests.support.serving import COMPONENTS, spec
 from tests.support.serving import serving as serving_all
 from tests.support.uploading import make
@@ -87,8 +87,8 @@ def at_the_door(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
                 for name, (format, data, _) in DANGEROUS.items()]  # fmt: skip
         sent += [(f"model: {name}", make(client, "bundle", data, name="bad")) for name, (data, _) in HARMFUL.items()]
         for tried, answer in sent:
-            told = answer.json()
-            yield "upload", tried, f"{answer.status_code} {told.get('detail', '')}", None, int(answer.is_success)
+            report = answer.json()
+            yield "upload", tried, f"{answer.status_code} {report.get('detail', '')}", None, int(answer.is_success)
         body = (bytes(8 << 20) for _ in range(64))
         answer = client.post("/v1/jobs", content=body)
         yield (
@@ -105,9 +105,15 @@ def at_the_door(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
 def over_http(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     """Requests that Schemathesis makes."""
     with requests.house(folder) as (url, keys):
-        for whose, told in requests.sent(url, keys, examples=options.examples).items():
-            what = f"{told.requests} requests to {told.operations} operations, {whose}"
-            yield "HTTP", what, "; ".join(told.wrong[:3]) or "no 5xx, nothing of another project", None, len(told.wrong)
+        for caller, report in requests.sent(url, keys, examples=options.examples).items():
+            what = f"{report.requests} requests to {report.operations} operations, {caller}"
+            yield (
+                "HTTP",
+                what,
+                "; ".join(report.wrong[:3]) or "no 5xx, nothing of another project",
+                None,
+                len(report.wrong),
+            )
 
 
 PARTS = (of_sandbox, of_components, at_the_door, of_requests, over_http)

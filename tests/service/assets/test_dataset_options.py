@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from tapeworks import Client
 from tapeworks.cli.main import app
-from tests.service.assets.test_assets import house  # noqa: F401 — a fixture
 from tests.support.hand_worker import HandWorker, spec
 from tests.support.uploading import send
 
@@ -22,7 +21,7 @@ DATA = b"a;b\n1,5;2\n"
 
 
 @pytest.fixture
-def api(house: tuple[httpx.Client, HandWorker]) -> Iterator[httpx.Client]:  # noqa: F811
+def api(house: tuple[httpx.Client, HandWorker]) -> Iterator[httpx.Client]:
     client, _ = house
     yield client
     for job in client.get("/v1/jobs", params={"state": ["queued", "running", "starting"]}).json()["data"]:
