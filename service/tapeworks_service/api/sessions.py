@@ -67,7 +67,7 @@ async def log_in(request: Request, context: ContextDep) -> Response:
 
 @router.delete("", operation_id="log_out", summary="Log out", status_code=204, responses=problems(403, 503))
 async def log_out(request: Request, context: ContextDep) -> Response:
-    """Ends the session of the cookie, for whoever else has it too. Without one there is nothing to do."""
+    """Ends the session of the cookie, also for other holders of it. Without a cookie nothing is done."""
     token = sessions.token_in(request.headers.get("cookie", ""))
     done = Response(status_code=204)
     if token is not None:

@@ -157,14 +157,14 @@ async def changes_of(tx: Transaction, owner: SeriesOwner, built: int, upto: int)
     new = select(points.name, points.step, points.value, points.at).where(
         owner.rows(metric_points), points.seq > built, points.seq <= upto
     )
-    told: dict[str, list[Point]] = {}
+    by_name: dict[str, list[Point]] = {}
     rows: Any = (await tx.execute(new.order_by(points.seq))).all()
     for name, step, value, at in rows:
-        told.setdefault(name, []).append((step, value, at))
-    known = await _known_series(tx, owner, list(told))
+        by_name.setdefault(name, []).append((step, value, at))
+    known = await _known_series(tx, owner, list(by_name))
     appended: dict[str, list[Point]] = {}
     replaced: dict[str, list[Point]] = {}
-    for name, added in told.items():
+    for name, added in by_name.items():
         steps = [one[0] for one in added]
         series = known.get(name) or Series(_width(steps), steps[0], steps[0] - 1)
         follows = all(one < two for one, two in pairwise(steps))
@@ -260,9 +260,9 @@ async def points_between(tx: Transaction, owner: SeriesOwner, name: str, low: in
     return found
 
 
-def _width(told: Sequence[int]) -> int:
+def _width(reported: Sequence[int]) -> int:
     """Of the lowest level's buckets: a power of two, by how far apart the first points are."""
-    steps = sorted(set(told))
+    steps = sorted(set(reported))
     apart = min((two - one for one, two in pairwise(steps)), default=steps[0])
     return _POINTS_IN_A_BUCKET << (min(max(apart, 1), 1 << 40).bit_length() - 1)
 

@@ -40,16 +40,16 @@ def report(lease: HandLease, chance: random.Random, steps: range, *, size: int =
 
 def all_points(client: httpx.Client, job: str) -> Points:
     series = client.get(f"/v1/jobs/{job}/metrics").json()["data"]
-    return {one["name"]: [(step, float(told)) for step, told, _ in one["points"]] for one in series}
+    return {one["name"]: [(step, float(shown)) for step, shown, _ in one["points"]] for one in series}
 
 
 def check(client: httpx.Client, job: str, points: Points, **asked: Any) -> Any:
     """Every bucket is what its points are, and none of the points in the range is left out."""
     answer = client.get(f"/v1/jobs/{job}/metrics", params=asked)
     assert answer.status_code == 200, answer.text
-    told = answer.json()
+    shown = answer.json()
     low, high = asked.get("from_step", -(2**70)), asked.get("to_step", 2**70)
-    for series in told["data"]:
+    for series in shown["data"]:
         own, width = points[series["name"]], series["width"]
         assert (series["low_step"], series["high_step"]) == (own[0][0], own[-1][0])
         assert len(series["buckets"]) <= asked["buckets"]
@@ -99,7 +99,7 @@ def test_buckets_are_those_of_all_points_after_rewinds_and_attempts(api: httpx.C
     lease.state("running", "training")
     report(lease, chance, range(1, 2500))
     check_everywhere(api, job, chance)
-    report(lease, chance, range(1900, 2200), size=40)  # a rewind: only some of its steps are told again
+    report(lease, chance, range(1900, 2200), size=40)  # a rewind: only some of its steps are shown again
     check_everywhere(api, job, chance)
     report(lease, chance, range(2600, 3000, 3))
     lease.fail("worker_lost", retryable=True)

@@ -100,12 +100,12 @@ export function Chart(props: Props) {
   const [range, setRange] = useState<[string, string]>(["", ""]);
   const shape = props.lines.map((line) => `${line.label}${line.low ? "~" : ""}`).join("\n");
   const lines = useRef(props.lines);
-  const told = useRef(props.onZoom);
-  told.current = props.onZoom;
+  const zoomHandler = useRef(props.onZoom);
+  zoomHandler.current = props.onZoom;
   const chosen = ([min, max]: [number, number]) => {
     const round = (value: number) => (props.axis === "step" ? String(Math.round(value)) : String(Number(value.toPrecision(6))));
     setRange([round(min), round(max)]);
-    told.current?.([min, max]);
+    zoomHandler.current?.([min, max]);
   };
 
   useEffect(() => {
@@ -143,7 +143,7 @@ export function Chart(props: Props) {
     const max = next[1] === "" ? Math.max(...xs) : Number(next[1]);
     if (!Number.isFinite(min) || max <= min) return;
     plot.current?.setScale("x", { min, max });
-    told.current?.(next[0] === "" && next[1] === "" ? null : [min, max]);
+    zoomHandler.current?.(next[0] === "" && next[1] === "" ? null : [min, max]);
   };
   const title = visible(props.title);
   return (

@@ -7,7 +7,7 @@ import { number, visible } from "../shared/text";
 const MARKED: Record<string, string> = { rewound: "⟲", attempt_failed: "✕", checkpoint: "▣", trace: "ƒ", epoch: "—", state: "→" };
 
 /** The data of an event in a line: `state running, phase training`. */
-function told(event: JobEvent): string {
+function summary(event: JobEvent): string {
   return Object.entries(event.data ?? {})
     .filter(([, value]) => value !== null)
     .map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : typeof value === "number" ? number(value) : String(value)}`)
@@ -43,7 +43,7 @@ export function Events({ job }: { job: Job }) {
                   <span aria-hidden="true">{MARKED[event.type] ?? "·"} </span>
                   {visible(event.type)}
                 </th>
-                <td>{visible(told(event))}</td>
+                <td>{visible(summary(event))}</td>
               </tr>
             ))}
           </tbody>

@@ -17,17 +17,17 @@ export function closeness(compared: Open): string {
 
 /** A sentence for each way in which the model was loaded and compared. */
 export function sentences(verified: Open): string[] {
-  const told: string[] = [];
+  const lines: string[] = [];
   const reload = open(verified.reload);
   for (const [role, ways] of Object.entries(open(reload.models))) {
     for (const [way, result] of Object.entries(open(ways))) {
       const found = open(result);
       const weights = found.weights === undefined ? "" : `; ${number(found.weights)} weight tensors were restored`;
-      told.push(`The model ${role} was loaded as ${way.replaceAll("_", " ")} in a fresh process: outputs of ${closeness(open(found.outputs))}${weights}.`);
+      lines.push(`The model ${role} was loaded as ${way.replaceAll("_", " ")} in a fresh process: outputs of ${closeness(open(found.outputs))}${weights}.`);
     }
   }
-  if (reload.tolerance !== undefined) told.push(`Outputs may differ by ${number(reload.tolerance)} at most.`);
+  if (reload.tolerance !== undefined) lines.push(`Outputs may differ by ${number(reload.tolerance)} at most.`);
   const step = open(open(verified.certify).step);
-  if (Object.keys(step).length) told.push(`One more training step after the reload gave the same state as the original: ${closeness(step)}.`);
-  return told;
+  if (Object.keys(step).length) lines.push(`One more training step after the reload gave the same state as the original: ${closeness(step)}.`);
+  return lines;
 }

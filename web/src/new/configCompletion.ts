@@ -34,7 +34,7 @@ function options(component: ComponentInfo): [string, Property][] {
   return Object.entries(((component.config_schema ?? {}) as { properties?: Record<string, Property> }).properties ?? {});
 }
 
-function told(name: string, one: Property): string {
+function summary(name: string, one: Property): string {
   const parts = [one.type ?? "", one.default === undefined ? "" : `default ${JSON.stringify(one.default)}`, one.description ?? ""];
   return visible(`${name}: ${parts.filter(Boolean).join(", ")}`);
 }
@@ -52,7 +52,7 @@ export function configCompletion(catalogue: ComponentInfo[]) {
         label: `"${name}"`,
         apply: `"${name}": `,
         detail: one.type,
-        info: told(name, one),
+        info: summary(name, one),
         boost: 50,
       })),
     };
@@ -71,7 +71,7 @@ export function catalogueHover(catalogue: ComponentInfo[]) {
     } else if (node.name === "PropertyName") {
       const component = around(view.state, at, catalogue);
       const one = component && options(component).find(([name]) => name === text);
-      shown = one ? told(...one) : "";
+      shown = one ? summary(...one) : "";
     }
     if (!shown) return null;
     return {

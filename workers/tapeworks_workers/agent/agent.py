@@ -370,12 +370,12 @@ def _rooms(settings: WorkerSettings, found: isolation.Sandbox | None) -> Sandbox
         return None
     if found.missing:
         refused = settings.sandbox == "required"
-        told = (
+        consequence = (
             "uploaded packages are not accepted"
             if refused
             else "uploaded packages are accepted with fewer sandbox layers"
         )
-        log.warning(f"layers of the sandbox are missing: {told}", missing=found.missing)
+        log.warning(f"layers of the sandbox are missing: {consequence}", missing=found.missing)
         if refused:
             return None
     return SandboxPool(settings.work_dir / "sandboxes", found, _cgroups(settings))

@@ -234,13 +234,13 @@ def parse(body: bytes) -> RunnerFrame:
     try:
         frame = _RUNNER_FRAME.validate_json(body)
     except ValidationError as error:
-        raise InvalidFrame(_told(error)) from error
+        raise InvalidFrame(_first_errors(error)) from error
     if len(body) > MAX_RECORD_BYTES and not isinstance(frame, FinishFrame):
         raise InvalidFrame(f"a {frame.type} frame must be at most {MAX_RECORD_BYTES} bytes, got {len(body)}")
     return frame
 
 
-def _told(error: ValidationError) -> str:
+def _first_errors(error: ValidationError) -> str:
     """The first errors, without the input."""
     found = error.errors(include_url=False, include_input=False, include_context=False)[:3]
     return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}"[:300] for one in found)
