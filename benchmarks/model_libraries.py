@@ -18,7 +18,7 @@ from tapeworks.components.registry import Component, registry
 from tapeworks.schemas.jobs import JobKind, RefusedComponent
 from tapeworks.spec.parsing import parse_spec
 from tapeworks_workers.authoring.attempts import Attempts
-from tapeworks_workers.authoring.component_jobs import told_failure
+from tapeworks_workers.authoring.component_jobs import failure_message
 from tapeworks_workers.authoring.trial_jobs import trial_job
 from tapeworks_workers.engine.admission.admission import admit
 
@@ -148,7 +148,7 @@ def attempted(component: Component, folder: Path, attempts: Attempts) -> str | N
     folder.mkdir(parents=True)
     lease = {"kind": JobKind.TRAIN, "attempt": 1, "spec": spec, "timeout_seconds": None}
     failure = attempts.run({"lease": lease, "folder": str(folder), "resume": []})[-1]["failure"]
-    return None if failure is None else told_failure(failure)
+    return None if failure is None else failure_message(failure)
 
 
 if __name__ == "__main__":

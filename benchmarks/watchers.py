@@ -1,8 +1,8 @@
 """Many who watch a few jobs: .venv/bin/python -m benchmarks.watchers [--database …]
 
 A thousand long-polls and two hundred streams of events on ten jobs, whose workers, played by hand, send a batch of
-records each second: metric points, a log line, progress, an event. Told is how long after a batch was sent each watcher
-had it, how many answers there were and with which statuses, and the service's memory.
+records each second: metric points, a log line, progress, an event. It measures how long after a batch was sent each
+watcher had it, how many answers there were and with which statuses, and the service's memory.
 """
 
 from __future__ import annotations

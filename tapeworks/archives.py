@@ -166,7 +166,7 @@ class Archive:
                 raise self._too_much()
             alike = unicodedata.normalize("NFC", entry.name)
             if alike in seen:
-                raise UnsafeArchive(f"{_told(entry.name)} appears twice in the archive")
+                raise UnsafeArchive(f"{_shown_name(entry.name)} appears twice in the archive")
             seen.add(alike)
             yield entry, opened
 
@@ -177,9 +177,9 @@ class Archive:
                 _check_name(info.filename.rstrip("/"))
                 continue
             if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                raise UnsafeArchive(f"{_told(info.filename)} is not a regular file: links are not accepted")
+                raise UnsafeArchive(f"{_shown_name(info.filename)} is not a regular file: links are not accepted")
             if info.flag_bits & 1:
-                raise UnsafeArchive(f"{_told(info.filename)} is encrypted")
+                raise UnsafeArchive(f"{_shown_name(info.filename)} is encrypted")
             entry = Entry(_check_name(info.filename), info.file_size)
             yield entry, lambda info=info: archive.open(info)
 
@@ -193,7 +193,7 @@ class Archive:
                 continue
             if not member.isreg() or member.issparse():
                 raise UnsafeArchive(
-                    f"{_told(name)} is not a regular file: links, devices and sparse files are not accepted"
+                    f"{_shown_name(name)} is not a regular file: links, devices and sparse files are not accepted"
                 )
             entry = Entry(_check_name(name), member.size)
             yield entry, lambda member=member: tar.extractfile(member)
@@ -269,7 +269,7 @@ def _check_name(name: str) -> str:
         or _not_utf8(name)
     )
     if wrong:
-        raise UnsafeArchive(f"{_told(name)} is not a relative path inside the archive")
+        raise UnsafeArchive(f"{_shown_name(name)} is not a relative path inside the archive")
     return name
 
 
@@ -281,7 +281,7 @@ def _not_utf8(name: str) -> bool:
     return False
 
 
-def _told(name: str) -> str:
+def _shown_name(name: str) -> str:
     return repr(name[:200])
 
 
@@ -295,7 +295,7 @@ def check_arrays(file: Any) -> list[str]:
             names = []
             for info in archive.infolist():
                 if not info.filename.endswith(".npy"):
-                    raise UnsafeArchive(f"{_told(info.filename)} is not an array: an .npz file holds .npy files")
+                    raise UnsafeArchive(f"{_shown_name(info.filename)} is not an array: an .npz file holds .npy files")
                 with archive.open(info) as array:
                     _check_header(array, info.filename)
                 names.append(info.filename.removesuffix(".npy"))
@@ -320,18 +320,20 @@ def _check_header(array: IO[bytes], name: str) -> None:
     """What NumPy would read first; its `descr` says whether pickles follow."""
     head = array.read(8)
     if len(head) < 8 or head[:6] != b"\x93NUMPY":
-        raise UnsafeArchive(f"{_told(name)} is not an .npy file")
+        raise UnsafeArchive(f"{_shown_name(name)} is not an .npy file")
     width = "<H" if head[6] == 1 else "<I"
     (length,) = struct.unpack(width, array.read(struct.calcsize(width)))
     if length > _MAX_HEADER_BYTES:
-        raise UnsafeArchive(f"{_told(name)} has a header of {length} bytes")
+        raise UnsafeArchive(f"{_shown_name(name)} has a header of {length} bytes")
     try:
         header = ast.literal_eval(array.read(length).decode("utf-8" if head[6] == 3 else "latin-1"))
         objects = _has_objects(header["descr"])
     except (SyntaxError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
-        raise UnsafeArchive(f"{_told(name)} has a header that cannot be read") from error
+        raise UnsafeArchive(f"{_shown_name(name)} has a header that cannot be read") from error
     if objects:
-        raise UnsafeArchive(f"{_told(name)} holds Python objects (pickles): save it with a dtype of numbers or text")
+        raise UnsafeArchive(
+            f"{_shown_name(name)} holds Python objects (pickles): save it with a dtype of numbers or text"
+        )
 
 
 def _has_objects(descr: Any) -> bool:
@@ -354,7 +356,7 @@ def keras_config(file: Path) -> dict[str, Any]:
             raise UnsafeArchive("it is not a .keras file")
         for entry in archive.check():
             if entry.name not in _KERAS_FILES and PurePosixPath(entry.name).parts[0] != "assets":
-                raise UnsafeArchive(f"{_told(entry.name)} is not expected in a .keras file")
+                raise UnsafeArchive(f"{_shown_name(entry.name)} is not expected in a .keras file")
         with zipfile.ZipFile(file) as opened:
             if opened.getinfo("config.json").file_size > _MAX_CONFIG_BYTES:
                 raise UnsafeArchive("its config is too large")

@@ -16,7 +16,7 @@ The exceptions that a caller of this package can meet::
         └── Unavailable           429, 5xx, or no answer at all: try again
 
 Two sets of codes are part of the contract: `FailureCode` says why a job failed, `ProblemCode`
-why a request was refused. `FAILURES` and `PROBLEMS` hold what a user is told about each; the
+why a request was refused. `FAILURES` and `PROBLEMS` hold the texts that a user sees for each; the
 pages of `docs/errors.md` are made from them.
 """
 
@@ -32,7 +32,7 @@ from tapeworks.error_codes import ProblemCode as ProblemCode
 
 @dataclass(frozen=True)
 class FailureInfo:
-    """What a user is told about a failure code, and whether another attempt may go better."""
+    """The title and hint of a failure code, and whether another attempt may go better."""
 
     summary: str
     hint: str
@@ -41,7 +41,7 @@ class FailureInfo:
 
 @dataclass(frozen=True)
 class ProblemInfo:
-    """What a user is told about a problem code, and its usual HTTP status."""
+    """The title and hint of a problem code, and its usual HTTP status."""
 
     title: str
     hint: str

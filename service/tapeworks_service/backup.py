@@ -85,8 +85,10 @@ def _moment(data: Path, aside: Path) -> Copied:
     with closing(sqlite3.connect(data / DATABASE, timeout=60)) as database:
         database.execute("VACUUM INTO ?", (str(copy),))
     copied = _copy_files(copy, data / ARTIFACTS, aside / ARTIFACTS)
-    told = {"made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "database_sha256": _digest(copy)}
-    (aside / MANIFEST).write_text(json.dumps({**told, "files": copied.files, "bytes": copied.bytes}, indent=1) + "\n")
+    manifest = {"made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "database_sha256": _digest(copy)}
+    (aside / MANIFEST).write_text(
+        json.dumps({**manifest, "files": copied.files, "bytes": copied.bytes}, indent=1) + "\n"
+    )
     _sync_tree(aside)
     return copied
 
@@ -121,7 +123,7 @@ def _restore_database(source: Path, target: Path) -> None:
     shutil.copyfile(source, aside)
     held = ", ".join(f"'{state.value}'" for state in HELD)
     with closing(sqlite3.connect(aside)) as database, database:
-        # A worker that went on meanwhile has told its records to another history.
+        # A worker that went on meanwhile has sent its records to another history.
         database.execute(f"UPDATE jobs SET token_hash = 'restored', lease_expires_at = 0 WHERE state IN ({held})")  # noqa: S608
     aside.rename(target)
 

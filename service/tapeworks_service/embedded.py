@@ -37,7 +37,7 @@ DRAIN_SECONDS = 3
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What the embedded worker is told."""
+    """The settings of the embedded worker."""
 
     components: Sequence[Path] = ()
     data_roots: Sequence[Path] = ()

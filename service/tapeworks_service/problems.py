@@ -119,7 +119,7 @@ def of_validation(error: ValidationError | RequestValidationError, *, within: st
 
 
 def of_database(error: Exception) -> Problem:
-    """What a client is told when the database did not answer."""
+    """The problem for a client when the database did not answer."""
     if re.search(r"disk is full|no space left", str(error), re.IGNORECASE):
         return Problem(ProblemCode.STORAGE_FULL, "the database has no space left")
     if isinstance(error, PoolTimeout) or re.search(r"locked|busy", str(error), re.IGNORECASE):
@@ -137,7 +137,7 @@ _HTTP_CODES = {
 
 
 def to_problem(error: Exception) -> Problem:
-    """The one mapping from errors to what a client is told."""
+    """The one mapping from errors to problems for a client."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, SpecInvalid):

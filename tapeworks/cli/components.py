@@ -58,10 +58,10 @@ def _show(component: ComponentInfo) -> None:
     required = component.config_schema.get("required")
     rows = table("ARGUMENT", "TYPE", "DEFAULT")
     for argument, schema in properties.items() if isinstance(properties, dict) else ():
-        told = schema if isinstance(schema, dict) else {}
+        known = schema if isinstance(schema, dict) else {}
         needed = isinstance(required, list) and argument in required
-        default = "required" if needed else repr(told["default"]) if "default" in told else ""
-        rows.add_row(argument, _type(told), default)
+        default = "required" if needed else repr(known["default"]) if "default" in known else ""
+        rows.add_row(argument, _type(known), default)
     console.print(rows)
     for warning in component.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))

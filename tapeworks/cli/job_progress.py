@@ -43,14 +43,14 @@ def display(console: Console, losses: Iterable[float] = ()) -> Iterator[Show]:
 
 
 def _lines(console: Console) -> Show:
-    told: tuple[object, ...] = ()
+    shown: tuple[object, ...] = ()
 
     def show(job: Job) -> None:
-        nonlocal told
+        nonlocal shown
         now = (job.attempt, job.state, job.phase, job.progress.epoch, job.unschedulable, job.waiting_for)
-        if now != told:
+        if now != shown:
             console.print(Text(line(job)))
-            told = now
+            shown = now
 
     return show
 

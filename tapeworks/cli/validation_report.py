@@ -71,8 +71,8 @@ def _models(console: Console, models: Any) -> None:
     if not isinstance(models, Mapping) or not models:
         return
     rows = table("MODEL", "INPUTS", "OUTPUTS", "PARAMETERS", "TRAINABLE")
-    for role, told in models.items():
-        model = told if isinstance(told, Mapping) else {}
+    for role, described in models.items():
+        model = described if isinstance(described, Mapping) else {}
         rows.add_row(
             str(role), _inline(model.get("inputs")), _inline(model.get("outputs")),
             _count(model.get("parameters")), _count(model.get("trainable")),

@@ -159,8 +159,8 @@ def format_of(path: Path) -> DataFormat:
         )
     if len(found) == 1:
         return found.pop()
-    told = "no file name indicates the format" if not found else f"its files are of {' and '.join(sorted(found))}"
-    raise NothingToSend(f"{path}: {told} by its name; give format, one of {', '.join(DataFormat)}")
+    reason = "no file name indicates the format" if not found else f"its files are of {' and '.join(sorted(found))}"
+    raise NothingToSend(f"{path}: {reason} by its name; give format, one of {', '.join(DataFormat)}")
 
 
 def _name_of(path: Path) -> str:
@@ -195,8 +195,8 @@ def _project(path: Path, files: dict[str, bytes]) -> bytes:
     """The metadata of files that have none: named after their place, its version a digest of them."""
     tops = {name.partition("/")[0] for name in files if name.endswith("/__init__.py") and name.count("/") == 1}
     tops |= {name.removesuffix(".py") for name in files if name.endswith(".py") and "/" not in name}
-    told = json.dumps(sorted((name, hashlib.sha256(content).hexdigest()) for name, content in files.items()))
-    version = f"0.0.{int(hashlib.sha256(told.encode()).hexdigest()[:8], 16)}"
+    listing = json.dumps(sorted((name, hashlib.sha256(content).hexdigest()) for name, content in files.items()))
+    version = f"0.0.{int(hashlib.sha256(listing.encode()).hexdigest()[:8], 16)}"
     name = re.sub(r"[^A-Za-z0-9]+", "-", path.resolve().stem).strip("-") or "components"
     points = "\n".join(f"{top} = {json.dumps(top)}" for top in sorted(tops - {"setup", "conftest"}))
     project = f'[project]\nname = "{name}"\nversion = "{version}"\n'

@@ -184,11 +184,11 @@ class Client:
         take it too. Raises TimeoutError after `timeout` seconds; the job goes on.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        job, told = self.get(job_id), None
+        job, last = self.get(job_id), None
         while True:
-            if on_change is not None and (job.revision, job.unschedulable) != told:
+            if on_change is not None and (job.revision, job.unschedulable) != last:
                 on_change(job)
-                told = (job.revision, job.unschedulable)
+                last = (job.revision, job.unschedulable)
             if job.finished:
                 return job
             left = WAIT_SECONDS if end is None else end - time.monotonic()
@@ -277,7 +277,7 @@ class Client:
         for event in self.events(job_id):
             data: dict[str, Any] = dict(event.data)
             if event.type == "rewound":
-                epochs = {epoch: told for epoch, told in epochs.items() if told[0] <= data["step"]}
+                epochs = {epoch: logged for epoch, logged in epochs.items() if logged[0] <= data["step"]}
             elif event.type == "epoch":
                 epochs[data["epoch"]] = (data["step"], data["logs"])
         history: dict[str, list[float]] = {}

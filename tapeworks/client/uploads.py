@@ -16,7 +16,7 @@ from tapeworks.client.payloads import Payload, sha256
 from tapeworks.schemas.worker_protocol import Upload
 
 Progress = Callable[[int, int], object]
-"""Told the bytes that are there, and all."""
+"""Called with the bytes sent so far, and with their total."""
 AT_ONCE = 2
 PATIENCE = 60.0
 """Seconds for which a part is sent again while the service is away."""

@@ -1,4 +1,4 @@
-"""What a component's config may hold: read off its typed `__init__`, told as JSON Schema, checked as JSON.
+"""What a component's config may hold: read off its typed `__init__`, shown as JSON Schema, checked as JSON.
 
 Interface: `config_of(target, kind, name)` gives a `Config`: `schema` (JSON Schema), `arguments(config)` (the checked
 values, tuples and enums converted), and which arguments are references, `files` or Keras' own.
@@ -295,14 +295,15 @@ def _check_typable(annotation: Any, argument: str, name: str) -> None:
         TypeAdapter(annotation).json_schema()
     except (PydanticSchemaGenerationError, PydanticUserError, PydanticUndefinedAnnotation, TypeError) as error:
         raise ComponentError(
-            f"{name}: the argument {argument!r} is annotated {_told(annotation)}, which no JSON config can hold. "
+            f"{name}: the argument {argument!r} is annotated {_annotation_text(annotation)}, "
+            "which no JSON config can hold. "
             "Write str, bool, int, float, a Literal, list, tuple or dict of these, tapeworks.Files, or a Keras base "
             "class (keras.layers.Layer, keras.losses.Loss, …) for a nested component; without an annotation it "
             "takes any JSON."
         ) from error
 
 
-def _told(annotation: Any) -> str:
+def _annotation_text(annotation: Any) -> str:
     return annotation.__qualname__ if inspect.isclass(annotation) else str(annotation).removeprefix("typing.")
 
 

@@ -78,9 +78,9 @@ def load_package(root: Path, modules: Sequence[str], *, id: str, version: str) -
 
 def _place_of(error: BaseException, root: Path) -> str:
     """What was raised, and the last line of the package that it passed."""
-    told = f"{type(error).__name__}: {error}"
+    message = f"{type(error).__name__}: {error}"
     own = [at for at in traceback.extract_tb(error.__traceback__) if at.filename.startswith(f"{root}/")]
-    return f"{told} ({own[-1].filename.removeprefix(f'{root}/')}, line {own[-1].lineno})" if own else told
+    return f"{message} ({own[-1].filename.removeprefix(f'{root}/')}, line {own[-1].lineno})" if own else message
 
 
 def modules_in(path: Path) -> list[Path]:

@@ -66,7 +66,7 @@ class Component:
     def as_version(self, version: str, *, package: str | None = None) -> Component:
         """The same in another version: an uploaded package gives its components its own."""
         named = replace(self, version=version, package=package)
-        named.__dict__["config"] = self.config  # what Keras was told of has another signature than its author wrote
+        named.__dict__["config"] = self.config  # Keras' registered class has another signature than its author wrote
         return named
 
     @property
@@ -238,7 +238,7 @@ def component(
             digest=_digest(target, file),
             direction=direction,
         )
-        _ = entry.config  # an argument that no config can hold is told here, at its author's line
+        _ = entry.config  # an argument that no config can hold is reported here, at its author's line
         registry.add(entry)
         if found in KERAS_KINDS and not (found is Kind.MODEL and not inspect.isclass(target)):
             serialization.register(name, target)

@@ -1,4 +1,4 @@
-"""What a user is told: the job object, its states, events, logs, metrics and artifacts.
+"""What a user sees: the job object, its states, events, logs, metrics and artifacts.
 
 These models are the service's answers and the client's return types. Unlike specs they are open:
 a newer service may add fields, an older client ignores them.
@@ -59,7 +59,7 @@ def _from_text(value: Any) -> Any:
 
 
 def _to_json(value: float) -> float | str:
-    """JSON has no NaN: a value that is not finite is told as a string."""
+    """JSON has no NaN: a value that is not finite is written as a string."""
     if value != value:
         return "NaN"
     if value in (float("inf"), float("-inf")):

@@ -1,7 +1,7 @@
 """From the JSON that a user wrote to a canonical `JobSpec`, or to findings that point into that JSON.
 
 The singular forms are one thing with the plural ones: `fold` moves `model` to `models.model` and
-remembers it, so that a finding about `/models/model/config` is told as `/model/config`.
+remembers it, so that a finding about `/models/model/config` is reported at `/model/config`.
 """
 
 from __future__ import annotations

@@ -74,7 +74,9 @@ def main(sock: socket.socket) -> None:
     spec = {} if start.lease.spec is None else start.lease.spec.document()
     try:
         look = LOOKS.get(start.lease.kind)
-        finish = run(Attempt.of(start), channel, reporter, control) if look is None else looked(look(start), reporter)
+        finish = (
+            run(Attempt.of(start), channel, reporter, control) if look is None else finished_look(look(start), reporter)
+        )
     except Interrupted as interrupted:
         finish = FinishFrame(outcome=interrupted.outcome)
     except ChannelClosed:
@@ -100,14 +102,14 @@ def too_large(error: FrameError) -> dict[str, Any]:
     return classify.failure(JobFailure(FailureCode.QUOTA_EXCEEDED, f"the job's result: {error}"), spec={}, phase="")
 
 
-def looked(result: dict[str, Any], reporter: Reporter) -> FinishFrame:
+def finished_look(result: dict[str, Any], reporter: Reporter) -> FinishFrame:
     """What a look at an upload gives: a result, no files."""
     reporter.enter(State.RUNNING)
     return FinishFrame(outcome="succeeded", result=result)
 
 
 def left_files(folder: Path, spec: Mapping[str, Any], reporter: Reporter) -> list[str]:
-    """What callbacks, evaluators and the black box left, whatever the outcome; too much of it is told."""
+    """What callbacks, evaluators and the black box left, whatever the outcome; too much of it is reported."""
     limit = (spec.get("limits") or {}).get("max_artifact_bytes")
     kept, left_out = Artifacts(folder, limit).published()
     if left_out:

@@ -50,7 +50,7 @@ def _remote(value: list[str]) -> list[str]:
 
 
 def _default_id(given: dict[str, Any]) -> str:
-    """The host's name, and a mark of the work folder, which has one worker: two on one host are told apart."""
+    """The host's name, and a mark of the work folder, which has one worker: two on one host have different names."""
     host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()).lstrip("_.-") or "worker"
     folder = str(given.get("work_dir", Path()).resolve())
     return f"{host[:90]}-{hashlib.sha256(folder.encode()).hexdigest()[:6]}"
@@ -67,7 +67,7 @@ Paths = Annotated[list[Path], NoDecode, BeforeValidator(_paths)]
 
 
 class WorkerSettings(BaseSettings):
-    """What a worker is told when it starts."""
+    """The settings of a worker when it starts."""
 
     model_config = SettingsConfigDict(
         env_prefix="TAPEWORKS_WORKER_", extra="ignore", frozen=True, populate_by_name=True

@@ -198,9 +198,9 @@ async def commands(
 )
 async def store_records(request: Request, caller: Worker, context: ContextDep, fence: AttemptFence) -> Response:
     """A batch; records stored before are skipped, and what follows a gap is left for a resend."""
-    told = await read_message(request, Records, context.settings.max_body_bytes)
+    batch = await read_message(request, Records, context.settings.max_body_bytes)
     async with context.database.write() as tx:
-        stored = await record_ingestion.store(tx, fence, list(told.records), context.settings.report_limits)
+        stored = await record_ingestion.store(tx, fence, list(batch.records), context.settings.report_limits)
     return answer(RecordsAnswer(stored=stored))
 
 
@@ -215,9 +215,9 @@ async def store_records(request: Request, caller: Worker, context: ContextDep, f
 )
 async def announce_checkpoint(request: Request, caller: Worker, context: ContextDep, fence: AttemptFence) -> Response:
     """This makes it visible, and older ones beyond `training.checkpoint.keep` go."""
-    told = await read_message(request, CheckpointAnnouncement, context.settings.max_body_bytes)
+    announcement = await read_message(request, CheckpointAnnouncement, context.settings.max_body_bytes)
     async with context.database.write() as tx:
-        checkpoint_id = await attempts.announce(tx, fence, told, context.settings.report_limits)
+        checkpoint_id = await attempts.announce(tx, fence, announcement, context.settings.report_limits)
     await delete_noted(context.database, context.store)
     return answer(CheckpointAnnounced(checkpoint_id=checkpoint_id), 201)
 
@@ -285,16 +285,16 @@ async def read_input(
 )
 async def finish_attempt(request: Request, caller: Worker, context: ContextDep, fence: AttemptFence) -> Response:
     """Publishes, fails or hands back, in one guarded update; the same request again is answered alike."""
-    told = await read_message(request, Finish, context.settings.max_body_bytes)
-    body_hash = hashlib.sha256(told.model_dump_json().encode()).hexdigest()
+    finish = await read_message(request, Finish, context.settings.max_body_bytes)
+    body_hash = hashlib.sha256(finish.model_dump_json().encode()).hexdigest()
     async with context.database.write() as tx:
         finished = await attempts.finish(
             tx,
             fence,
-            told,
+            finish,
             body_hash=body_hash,
             retry_seconds=context.settings.retry_seconds,
         )
     if not finished.repeated:
-        context.measures.ended.labels(told.outcome).inc()
+        context.measures.ended.labels(finish.outcome).inc()
     return answer({"state": finished.state})

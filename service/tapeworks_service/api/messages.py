@@ -1,4 +1,4 @@
-"""Bodies in, JSON out: read with a limit, parsed strictly, told as findings with pointers."""
+"""Bodies in, JSON out: read with a limit, parsed strictly, errors as findings with pointers."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         for operation in path.values():
             operation.pop("x-body-model", None)
             _describe_content(operation)
-            # Parameters that are not valid are told as problems too.
+            # Parameters that are not valid are answered with problems too.
             if "422" in operation["responses"]:
                 operation["responses"]["422"] = {
                     "description": "Problem",

@@ -42,16 +42,16 @@ async def register_worker(
     worker_id: WorkerPath,
 ) -> Response:
     """Devices, labels, versions and the catalogue: by digest, and whole when `catalogue_needed` was answered."""
-    told = await read_message(request, Registration, context.settings.max_registration_bytes)
+    registration = await read_message(request, Registration, context.settings.max_registration_bytes)
     async with context.database.write() as tx:
         now = await tx.now()
-        if told.catalogue is not None:
-            document = told.catalogue.model_dump(mode="json")
-            content = {"digest": told.catalogue_digest, "document": document}
+        if registration.catalogue is not None:
+            document = registration.catalogue.model_dump(mode="json")
+            content = {"digest": registration.catalogue_digest, "document": document}
             await _upsert(tx, catalogues, ["digest"], content, created_at=now)
-        known = await tx.one(select(catalogues.c.digest).where(catalogues.c.digest == told.catalogue_digest))
-        row = told.model_dump(mode="json", exclude={"catalogue", "catalogue_digest"})
-        digest = {"catalogue_digest": told.catalogue_digest}
+        known = await tx.one(select(catalogues.c.digest).where(catalogues.c.digest == registration.catalogue_digest))
+        row = registration.model_dump(mode="json", exclude={"catalogue", "catalogue_digest"})
+        digest = {"catalogue_digest": registration.catalogue_digest}
         # Until its new catalogue is here, what a worker announced before stands: nothing of it disappears meanwhile.
         values, first = (row | digest, {}) if known is not None else (row, digest)
         await _upsert(tx, workers, ["id"], {"id": worker_id, **values, "heartbeat_at": now}, registered_at=now, **first)
@@ -93,8 +93,8 @@ async def list_workers(caller: Reader, context: ContextDep) -> Response:
         data = []
         for row in rows:
             refused = (await context.catalogues.known(tx, row.catalogue_digest)).refused
-            told = [*refused, *([] if row.lost else clashes.get(row.id, ()))]
-            data.append(_worker_document(row, jobs=running[row.id]) | {"refused": told})
+            reasons = [*refused, *([] if row.lost else clashes.get(row.id, ()))]
+            data.append(_worker_document(row, jobs=running[row.id]) | {"refused": reasons})
     return answer({"data": data, "has_more": False, "next": None})
 
 

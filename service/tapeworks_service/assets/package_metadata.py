@@ -96,9 +96,9 @@ def _read(archive: Archive) -> tuple[set[str], dict[str, str]]:
 
 
 def _of_wheel(metadata: Metadata, texts: dict[str, str], folder: str) -> None:
-    told = Parser().parsestr(texts[f"{folder}/METADATA"], headersonly=True)
-    metadata.name, metadata.version = str(told.get("Name", "")), str(told.get("Version", ""))
-    metadata.requires = [str(one) for one in told.get_all("Requires-Dist") or []]
+    headers = Parser().parsestr(texts[f"{folder}/METADATA"], headersonly=True)
+    metadata.name, metadata.version = str(headers.get("Name", "")), str(headers.get("Version", ""))
+    metadata.requires = [str(one) for one in headers.get_all("Requires-Dist") or []]
     wheel = Parser().parsestr(texts.get(f"{folder}/WHEEL", ""), headersonly=True)
     if str(wheel.get("Root-Is-Purelib", "true")).lower() != "true":
         metadata.lacks("the wheel is built for one platform", "Only pure-Python wheels are accepted: py3-none-any.")

@@ -10,8 +10,8 @@ from packaging.utils import canonicalize_name
 
 def unmet(requires: Sequence[str], workers: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
     """What is missing, and what to do: of the worker that has most of it. `workers`: name → version of each."""
-    told = [[one for text in requires if (one := _lacks(text, installed))] for installed in workers]
-    return min(told, key=len, default=[])
+    lacking = [[one for text in requires if (one := _lacks(text, installed))] for installed in workers]
+    return min(lacking, key=len, default=[])
 
 
 def _lacks(text: str, installed: Mapping[str, str]) -> tuple[str, str] | None:

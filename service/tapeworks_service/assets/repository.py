@@ -1,6 +1,6 @@
 """The rows of assets: created once for the same bytes, read with the job that looks at them, deleted when free.
 
-What a dataset holds and whether a package was admitted is told by that job alone, so nothing here can contradict it.
+What a dataset holds and whether a package was admitted is known from that job alone, so nothing here can contradict it.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Catalogue:
     """Worker → those of its components that are not offered: a version is one source for as long as a worker has it."""
 
     pending: dict[str, str] = field(default_factory=dict)
-    """Prefix of names → what is to be told of an uploaded package that is not admitted."""
+    """Prefix of names → the hint about an uploaded package that is not admitted."""
     packages: dict[tuple[Kind, str, str], UploadedPackage] = field(default_factory=dict)
     """Of components that uploaded packages bring."""
 
@@ -127,6 +127,6 @@ class UploadedPackage:
     """Its top-level names: two packages of one job must not share any."""
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """The name and version of the package, as messages show them."""
         return f"{self.name} {self.version}"

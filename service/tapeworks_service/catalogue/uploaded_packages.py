@@ -38,7 +38,7 @@ class _Package:
     packaged: UploadedPackage
     entries: tuple[ComponentEntry, ...]
     pending: str | None
-    """What is to be told where it is not admitted."""
+    """The hint where it is not admitted."""
     prefixes: tuple[str, ...] = ()
 
 
@@ -136,14 +136,13 @@ def _package(row: RowMapping) -> _Package:
         if not refused:
             return _Package(packaged, tuple(entries), None)
         return _Package(
-            packaged, (), f"GET /v1/packages/{row['id']} has the reason why {packaged.told} was refused.", prefixes
+            packaged, (), f"GET /v1/packages/{row['id']} has the reason why {packaged.label} was refused.", prefixes
         )
     if row["job_state"] in (State.FAILED.value, State.CANCELLED.value):
-        return _Package(packaged, (), f"{packaged.told} could not be tried: GET /v1/packages/{row['id']}.", prefixes)
-    told = (
-        f"{packaged.told} is being tried (the {JobKind.ADMIT.value} job {row['job_id']}): submit again when it is done."
-    )
-    return _Package(packaged, (), told, prefixes)
+        return _Package(packaged, (), f"{packaged.label} could not be tried: GET /v1/packages/{row['id']}.", prefixes)
+    job = f"the {JobKind.ADMIT.value} job {row['job_id']}"
+    message = f"{packaged.label} is being tried ({job}): submit again when it is done."
+    return _Package(packaged, (), message, prefixes)
 
 
 def _laid_over(base: Catalogue, packages: Sequence[_Package], takers: list[str]) -> Catalogue:

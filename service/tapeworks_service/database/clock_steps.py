@@ -75,8 +75,8 @@ async def move_rows(tx: Transaction, step: ClockStep, *, longest_pause: float, l
     since = now - step.within - TOLERATED_SECONDS
     known = await tx.one(select(installation.c.value).where(installation.c.name == _ROW))
     if known is not None:
-        told = json.loads(known["value"])
-        if since <= told["at"] <= now and abs(told["seconds"] - step.seconds) < 2 * TOLERATED_SECONDS:
+        last_step = json.loads(known["value"])
+        if since <= last_step["at"] <= now and abs(last_step["seconds"] - step.seconds) < 2 * TOLERATED_SECONDS:
             return
     log.warning("clock_stepped", seconds=round(step.seconds, 3))
     running = jobs.c.state.not_in(_SETTLED)

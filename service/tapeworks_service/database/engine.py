@@ -1,7 +1,7 @@
 """Opens the database, brings it up to date, and hands out transactions.
 
 SQLite has connections that read and one that writes (`sqlite.py`). PostgreSQL has one engine for both
-(`postgresql.py`); what a transaction wakes is told to the other instances too (`notices.py`).
+(`postgresql.py`); what a transaction wakes is sent to the other instances too (`notices.py`).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 class Notifier:
-    """Those of one instance. It wakes its own by itself, so it does not listen to what it told."""
+    """Those of one instance. It wakes its own by itself, so it does not listen to its own notifications."""
 
     def __init__(self, hub: WakeHub) -> None:
         self._hub = hub
@@ -65,7 +65,7 @@ class Notifier:
         try:
             connection.add_termination_listener(lambda _: ended.set())
             with drivers_errors():
-                await connection.add_listener(CHANNEL, lambda *told: self._heard(told[3]))
+                await connection.add_listener(CHANNEL, lambda *arguments: self._heard(arguments[3]))
             await ended.wait()
         finally:
             await let_go(connection)

@@ -12,8 +12,8 @@ from tapeworks_service.database.tables import assets, checkpoints, jobs
 def assets_and_looks(*where: ColumnElement[bool]) -> Select[Any]:
     """Assets, each with the state and the document of the job that looks at it, null where none does."""
     looked_at = and_(jobs.c.project_id == assets.c.project_id, jobs.c.id == assets.c.job_id)
-    told = (jobs.c.state.label("job_state"), jobs.c.document.label("job_document"))
-    return select(assets, *told).select_from(assets.outerjoin(jobs, looked_at)).where(*where)
+    job_columns = (jobs.c.state.label("job_state"), jobs.c.document.label("job_document"))
+    return select(assets, *job_columns).select_from(assets.outerjoin(jobs, looked_at)).where(*where)
 
 
 def checkpoints_of(project_id: str, job_id: str) -> Select[Any]:

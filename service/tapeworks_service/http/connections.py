@@ -35,7 +35,7 @@ _EVICTED_AFTER_SECONDS = 1.0
 
 
 class Connection(Protocol, Hashable):
-    """What a connection of the server can be told."""
+    """The calls that a connection of the server accepts."""
 
     @property
     def reads(self) -> bool:

@@ -10,7 +10,7 @@ _MOST = 256
 
 Place = tuple[str, str, str, int, int]
 """The stream, the project, the job, the number after which they begin, and the last there was."""
-Told = list[tuple[int, str]]
+StreamMessages = list[tuple[int, str]]
 """Each entry's number and its JSON."""
 
 
@@ -18,16 +18,16 @@ class StreamTailCache:
     """Entries between two numbers never change: they are only forgotten."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Place, Told] = OrderedDict()
-        self.reading: SingleFlight[Place, Told] = SingleFlight()
+        self._known: OrderedDict[Place, StreamMessages] = OrderedDict()
+        self.reading: SingleFlight[Place, StreamMessages] = SingleFlight()
         """Those that are not known yet."""
 
-    def get(self, place: Place) -> Told | None:
+    def get(self, place: Place) -> StreamMessages | None:
         """What was sent for a place."""
         return self._known.get(place)
 
-    def put(self, place: Place, told: Told) -> None:
+    def put(self, place: Place, messages: StreamMessages) -> None:
         """Keep it, and let the oldest go."""
-        self._known[place] = told
+        self._known[place] = messages
         if len(self._known) > _MOST:
             self._known.popitem(last=False)

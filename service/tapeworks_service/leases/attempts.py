@@ -122,33 +122,33 @@ async def lease_document(tx: Transaction, row: RowMapping, token: str) -> dict[s
 # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────
 
 
-async def announce(tx: Transaction, fence: Fence, told: CheckpointAnnouncement, limits: ReportLimits) -> str:
+async def announce(tx: Transaction, fence: Fence, announcement: CheckpointAnnouncement, limits: ReportLimits) -> str:
     """Make an uploaded file a checkpoint of the job; the same upload again gives the same. Raises 403, 409, 422."""
     job = await lock_held(tx, fence)
     of_job = checkpoints_of(job["project_id"], job["id"])
-    known = await tx.one(of_job.where(checkpoints.c.upload_id == told.upload_id))
+    known = await tx.one(of_job.where(checkpoints.c.upload_id == announcement.upload_id))
     if known is not None:
         return str(known["id"])
     check_events(job, limits, count=1)
     found = select(upload_rows).where(
         upload_rows.c.project_id == job["project_id"],
-        upload_rows.c.id == told.upload_id,
+        upload_rows.c.id == announcement.upload_id,
         upload_rows.c.job_id == job["id"],
         upload_rows.c.attempt == job["attempt"],
         upload_rows.c.completed_at.is_not(None),
     )
     upload = await tx.one(found)
     if upload is None:
-        raise invalid_value("/upload_id", f"{told.upload_id} is not a completed upload of this attempt")
+        raise invalid_value("/upload_id", f"{announcement.upload_id} is not a completed upload of this attempt")
     row = {
         "project_id": job["project_id"], "job_id": job["id"], "id": new_id("ckpt"), "attempt": job["attempt"],
-        "step": told.step, "epoch": told.epoch, "bytes": upload["bytes"], "sha256": upload["sha256"],
-        "key": upload["key"], "metrics": told.model_dump(mode="json")["metrics"], "best": told.best,
+        "step": announcement.step, "epoch": announcement.epoch, "bytes": upload["bytes"], "sha256": upload["sha256"],
+        "key": upload["key"], "metrics": announcement.model_dump(mode="json")["metrics"], "best": announcement.best,
         "upload_id": upload["id"], "created_at": await tx.now(),
     }  # fmt: skip
     await tx.execute(insert(checkpoints).values(row))
     kept = await prune(tx, job)
-    event = NewEvent("checkpoint", {"id": row["id"], "step": told.step, "epoch": told.epoch})
+    event = NewEvent("checkpoint", {"id": row["id"], "step": announcement.step, "epoch": announcement.epoch})
     await append(tx, job, [event], {"checkpoints": kept})
     return str(row["id"])
 
@@ -185,7 +185,9 @@ class FinishResult:
     repeated: bool
 
 
-async def finish(tx: Transaction, fence: Fence, told: Finish, *, body_hash: str, retry_seconds: float) -> FinishResult:
+async def finish(
+    tx: Transaction, fence: Fence, message: Finish, *, body_hash: str, retry_seconds: float
+) -> FinishResult:
     """Publish, fail or hand back. The same request again is answered alike. Raises 404, 409, 422."""
     row = await lock(tx, fence.job_id)
     if not holds(row, fence):
@@ -193,30 +195,30 @@ async def finish(tx: Transaction, fence: Fence, told: Finish, *, body_hash: str,
         if ended == (fence.attempt, fence.token_hash, body_hash):
             return FinishResult(row["state"], repeated=True)
         raise lease_lost()
-    if row["record_index"] < told.last_record:
+    if row["record_index"] < message.last_record:
         raise Problem(
             ProblemCode.CONFLICT,
-            f"records are stored up to {row['record_index']}, not {told.last_record}",
+            f"records are stored up to {row['record_index']}, not {message.last_record}",
             hint="Send the records that are missing, then finish again.",
             extra={"stored": row["record_index"]},
         )
-    document: dict[str, Any] = merged_facts(row["document"], told.facts)
+    document: dict[str, Any] = merged_facts(row["document"], message.facts)
     known = row["document"].get("metrics", {})
-    document["metrics"] = {**known, **told.model_dump(mode="json")["metrics"]}
-    document.update(await _publish(tx, row, told))
-    ending = queue.AttemptOutcome(told.outcome, told.failure, document, body_hash)
+    document["metrics"] = {**known, **message.model_dump(mode="json")["metrics"]}
+    document.update(await _publish(tx, row, message))
+    ending = queue.AttemptOutcome(message.outcome, message.failure, document, body_hash)
     state = await queue.finish(tx, row, ending, retry_seconds=retry_seconds)
     return FinishResult(state.value, repeated=False)
 
 
-async def _publish(tx: Transaction, row: RowMapping, told: Finish) -> dict[str, Any]:
+async def _publish(tx: Transaction, row: RowMapping, message: Finish) -> dict[str, Any]:
     """Insert the files that the attempt leaves. Returns the changed fields of the job object."""
     changed: dict[str, Any] = {}
-    for index, file in enumerate(told.files):
+    for index, file in enumerate(message.files):
         await _insert_artifact(tx, row, file, "file", pointer=f"/files/{index}")
-    if told.outcome != "succeeded" or told.published is None:
+    if message.outcome != "succeeded" or message.published is None:
         return changed
-    published = told.published
+    published = message.published
     if published.bundle is not None:
         await _insert_artifact(tx, row, published.bundle, "bundle", pointer="/published/bundle")
         changed["model"] = {

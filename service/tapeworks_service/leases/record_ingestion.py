@@ -34,7 +34,7 @@ from tapeworks_service.wakeups import job_topic
 
 _LONGEST_OFFSET_SECONDS = 7 * 86_400.0
 _SERVICE_EVENTS = frozenset({"state", "requested", "attempt_failed"})
-"""Told by the service alone: a worker's word for them would contradict the job."""
+"""Written by the service alone: a worker's value for them could contradict the job."""
 MERGED = ("best", "diagnostics", "lineage")
 
 
@@ -97,11 +97,11 @@ def _add(
         batch.events.append(NewEvent(record.type, dict(record.data), at))
 
 
-def forward(known: Mapping[str, Any], told: Progress) -> dict[str, Any]:
+def forward(known: Mapping[str, Any], reported: Progress) -> dict[str, Any]:
     """Progress that never goes back within an attempt: a claim sets the step to 0."""
-    if told.step < known.get("step", 0) or told.epoch < known.get("epoch", 0):
+    if reported.step < known.get("step", 0) or reported.epoch < known.get("epoch", 0):
         return dict(known)
-    return {**known, **told.model_dump(mode="json", exclude_none=True)}
+    return {**known, **reported.model_dump(mode="json", exclude_none=True)}
 
 
 def merged_facts(document: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,9 +114,9 @@ def merged_facts(document: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[
     return changed
 
 
-async def append(tx: Transaction, row: RowMapping, told: list[NewEvent], document: Mapping[str, Any]) -> None:
+async def append(tx: Transaction, row: RowMapping, events: list[NewEvent], document: Mapping[str, Any]) -> None:
     """Events that the service itself tells of the job's attempt, and the fields of the object that they change."""
-    batch = _Batch(events=told, document=dict(document), last=row["record_index"])
+    batch = _Batch(events=events, document=dict(document), last=row["record_index"])
     await _flush(tx, row, batch)
 
 

@@ -59,7 +59,7 @@ class Input:
         pinned = unpinned if self.pin is None else asdict(self.pin)
         return {"reference": self.reference, "source_id": self.source_id, "resume": self.resume, **pinned}
 
-    def told(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """The input as reported in `lineage.inputs` and in the event `pinned`."""
         if _ASSET.fullmatch(self.reference) and self.pin is not None:
             options = {"options": dict(self.options)} if self.options else {}

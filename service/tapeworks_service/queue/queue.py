@@ -47,10 +47,10 @@ async def enqueue(tx: Transaction, new: NewJob) -> Mapping[str, Any]:
     spec = new.spec
     first = {"state": State.QUEUED.value, "phase": None, "attempt": 0, "at": instant(now), "message": None}
     waiting_for = [one.source_id for one in new.inputs if one.pin is None]
-    lineage = {**new.lineage, **({"inputs": [one.told() for one in new.inputs]} if new.inputs else {})}
-    told = [NewEvent("state", {"state": State.QUEUED.value, "phase": None})]
-    told += [NewEvent("pinned", one.told()) for one in new.inputs if one.pin is not None]
-    told += [NewEvent("waiting", {"waiting_for": waiting_for})] if waiting_for else []
+    lineage = {**new.lineage, **({"inputs": [one.document() for one in new.inputs]} if new.inputs else {})}
+    events = [NewEvent("state", {"state": State.QUEUED.value, "phase": None})]
+    events += [NewEvent("pinned", one.document()) for one in new.inputs if one.pin is not None]
+    events += [NewEvent("waiting", {"waiting_for": waiting_for})] if waiting_for else []
     row = {
         "project_id": new.project_id, "id": new.id, "kind": new.kind, "name": new.title, "labels": new.labels,
         "priority": new.priority, "fit_key": new.needs.fit_key, "parent_id": new.parent_id,
@@ -58,7 +58,7 @@ async def enqueue(tx: Transaction, new: NewJob) -> Mapping[str, Any]:
         "retry_of": new.retry_of, "idempotency_key": new.idempotency_key, "body_hash": new.body_hash,
         "state": State.QUEUED.value, "requested": Requested.NONE.value, "attempt": 0, "failed_attempts": 0,
         "max_attempts": new.max_attempts, "timeout_seconds": new.timeout_seconds, "waiting": len(waiting_for),
-        "gpus": 0, "created_at": now, "queued_at": now, "revision": 1, "event_seq": len(told), "log_seq": 0,
+        "gpus": 0, "created_at": now, "queued_at": now, "revision": 1, "event_seq": len(events), "log_seq": 0,
         "metric_seq": 0, "record_index": 0, "progress": {}, "spec": spec, "components": new.components,
         "phase": None, "started_at": None, "finished_at": None,
         "document": {"transitions": [first], "lineage": lineage, "waiting_for": waiting_for},
@@ -69,7 +69,7 @@ async def enqueue(tx: Transaction, new: NewJob) -> Mapping[str, Any]:
     rows = [{**of_job, "index": index, **one.columns()} for index, one in enumerate(new.inputs)]
     if rows:
         await tx.execute(insert(job_inputs), rows)
-    await append_events(tx, RecordOwner(new.project_id, new.id, 0), 1, told)
+    await append_events(tx, RecordOwner(new.project_id, new.id, 0), 1, events)
     tx.wake(QUEUE)
     return row
 
@@ -196,7 +196,7 @@ async def finish(tx: Transaction, row: RowMapping, ending: AttemptOutcome, *, re
 def _failed(row: RowMapping, failure: Failure, change: Transition, *, now: float, retry_seconds: float) -> Transition:
     """A failed attempt: another one where that may help and attempts are left, else the job's end."""
     failed_attempts = row["failed_attempts"] + 1
-    told = failure.model_copy(
+    completed = failure.model_copy(
         update={
             "attempt": row["attempt"],
             "phase": failure.phase or row["phase"] or row["state"],
@@ -204,13 +204,13 @@ def _failed(row: RowMapping, failure: Failure, change: Transition, *, now: float
         }
     ).model_dump(mode="json")
     values = {**change.values, "failed_attempts": failed_attempts}
-    change = replace(change, values=values, events=[NewEvent("attempt_failed", {"failure": told})])
+    change = replace(change, values=values, events=[NewEvent("attempt_failed", {"failure": completed})])
     if failure.retryable and failed_attempts < row["max_attempts"]:
         pause = min(retry_seconds * 2 ** (failed_attempts - 1), LONGEST_PAUSE_SECONDS)
         values["not_before"] = now + pause
         message = f"attempt {row['attempt']} failed ({failure.code.value}); {failed_attempts} of {row['max_attempts']}"
         return replace(change, to=State.QUEUED, message=message)
-    document = {**change.document, "failure": told}
+    document = {**change.document, "failure": completed}
     return replace(change, to=State.FAILED, message=failure.message[:500], document=document)
 
 

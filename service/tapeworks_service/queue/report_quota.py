@@ -49,15 +49,15 @@ def admit(
 ) -> Admitted:
     """What a batch may add to a job. Raises 403 `quota_exceeded`."""
     _check_document(document)
-    told = list(events)
-    kept_points = _within(points, limits.points - row["metric_seq"], "metric points", told)
+    all_events = list(events)
+    kept_points = _within(points, limits.points - row["metric_seq"], "metric points", all_events)
     sizes = [len(line.text.encode()) for line in lines]
-    kept_lines = _within(lines, _lines_that_fit(row, limits, sizes), "log lines", told)
+    kept_lines = _within(lines, _lines_that_fit(row, limits, sizes), "log lines", all_events)
     size = sum(len(json.dumps(event.data)) for event in events)
     if events:
         check_events(row, limits, count=len(events), size=size)
     added = {"event_bytes": size, "log_bytes": sum(sizes[: len(kept_lines)])}
-    return Admitted(told, kept_lines, kept_points, added)
+    return Admitted(all_events, kept_lines, kept_points, added)
 
 
 def check_events(row: RowMapping, limits: ReportLimits, *, count: int, size: int = 0) -> None:
@@ -79,12 +79,12 @@ def _lines_that_fit(row: RowMapping, limits: ReportLimits, sizes: Sequence[int])
     return min(fit, limits.log_lines - int(row["log_seq"]))
 
 
-def _within(entries: Sequence[Entry], room: int, what: str, told: list[NewEvent]) -> list[Entry]:
+def _within(entries: Sequence[Entry], room: int, what: str, events: list[NewEvent]) -> list[Entry]:
     """The entries that there is room for; the first time that some are left out, the job says so."""
     kept = list(entries[: max(0, room)])
     if kept and len(kept) < len(entries):
         message = f"the job has used up its quota of {what}: further ones are dropped, the job continues"
-        told.append(NewEvent("diagnostic", {"code": FailureCode.QUOTA_EXCEEDED.value, "message": message}))
+        events.append(NewEvent("diagnostic", {"code": FailureCode.QUOTA_EXCEEDED.value, "message": message}))
     return kept
 
 

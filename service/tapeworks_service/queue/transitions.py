@@ -41,13 +41,13 @@ class Transition:
 
 async def move(tx: Transaction, row: RowMapping, change: Transition) -> None:
     """Apply a change to the row as it was read. Raises 409 where another transaction was first."""
-    values, document, told = dict(change.values), {**row["document"], **change.document}, list(change.events)
+    values, document, events = dict(change.values), {**row["document"], **change.document}, list(change.events)
     at = await tx.now() if change.at is None else change.at
     attempt = values.get("attempt", row["attempt"])
     phase = values.get("phase", row["phase"])
     if change.to is not None:
         data = {"state": change.to.value, "phase": phase, **({"message": change.message} if change.message else {})}
-        told.append(NewEvent("state", data, at))
+        events.append(NewEvent("state", data, at))
         if change.to != row["state"]:
             # A worker's record says when it happened by an offset: its transition is still not before the last.
             when = max(instant(at), document["transitions"][-1]["at"])
@@ -62,14 +62,14 @@ async def move(tx: Transaction, row: RowMapping, change: Transition) -> None:
             jobs.c.attempt == row["attempt"],
             jobs.c.token_hash.is_not_distinct_from(row["token_hash"]),
         )
-        .values(revision=jobs.c.revision + 1, event_seq=jobs.c.event_seq + len(told), document=document, **values)
+        .values(revision=jobs.c.revision + 1, event_seq=jobs.c.event_seq + len(events), document=document, **values)
         .returning(jobs.c.event_seq)
     )
     last = (await tx.execute(changed)).scalar_one_or_none()
     if last is None:
         raise lease_lost("the job's state changed in the meantime")
     owner = RecordOwner(row["project_id"], row["id"], attempt)
-    await append_events(tx, owner, last - len(told) + 1, told)
+    await append_events(tx, owner, last - len(events) + 1, events)
     tx.wake(job_topic(row["id"]))
     if change.to is State.QUEUED:
         tx.wake(QUEUE)
@@ -100,7 +100,7 @@ async def end(tx: Transaction, row: RowMapping, change: Transition) -> None:
 
 
 def _why(job_id: str, change: Transition) -> str:
-    """What became of a job, told to one that waited for it."""
+    """Pass the end of a job to one that waited for it."""
     if change.to is State.SUCCEEDED:
         return f"{job_id}, which this job starts from, has neither a bundle nor a checkpoint"
     code = (change.document.get("failure") or {}).get("code")
@@ -127,7 +127,7 @@ async def _pin(tx: Transaction, waiting: RowMapping, pin: PinnedFile) -> None:
     own = [job_inputs.c[name] == waiting[name] for name in ("project_id", "job_id", "index")]
     await tx.execute(update(job_inputs).where(*own).values(pinned.columns()))
     lineage = row["document"]["lineage"]
-    inputs = [pinned.told() if one["from"] == pinned.reference else one for one in lineage["inputs"]]
+    inputs = [pinned.document() if one["from"] == pinned.reference else one for one in lineage["inputs"]]
     left = [job_id for job_id in row["document"]["waiting_for"] if job_id != pinned.source_id]
     values: dict[str, Any] = {"waiting": len(left)}
     if not left:
@@ -135,4 +135,4 @@ async def _pin(tx: Transaction, waiting: RowMapping, pin: PinnedFile) -> None:
         values["fair_rank"] = await fair_rank(tx, row["project_id"], row["priority"])
         tx.wake(QUEUE)
     document = {"lineage": {**lineage, "inputs": inputs}, "waiting_for": left}
-    await move(tx, row, Transition(values=values, document=document, events=[NewEvent("pinned", pinned.told())]))
+    await move(tx, row, Transition(values=values, document=document, events=[NewEvent("pinned", pinned.document())]))

@@ -69,8 +69,8 @@ async def resume(tx: Transaction, job_id: str, *, project_id: str) -> None:
 async def _ask(tx: Transaction, row: RowMapping, wish: Requested) -> None:
     """Note a wish for the worker that holds the job; the same again changes nothing."""
     if row["requested"] != wish.value:
-        told = [NewEvent("requested", {"requested": wish.value})]
-        await move(tx, row, Transition(values={"requested": wish.value}, events=told))
+        events = [NewEvent("requested", {"requested": wish.value})]
+        await move(tx, row, Transition(values={"requested": wish.value}, events=events))
 
 
 def _conflict(row: RowMapping, detail: str, hint: str | None = None) -> Problem:

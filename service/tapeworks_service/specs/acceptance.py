@@ -246,7 +246,7 @@ def _pin_uploads(place: ReferenceSite, entry: ComponentEntry, pins: _Pins) -> No
     if package is not None and package.id not in pins.packages:
         for other in pins.packages.values():
             if shared := sorted(set(other.modules) & set(package.modules)):
-                message = f"{package.told} and {other.told} both have a module {shared[0]!r}: a job uses one of them"
+                message = f"{package.label} and {other.label} both have a module {shared[0]!r}: a job uses one of them"
                 pins.findings.append(Finding(f"{place.pointer}/component", ProblemCode.INVALID_VALUE, message))
         pins.packages[package.id] = package
         pins.uploads.append(InputReference(f"{place.pointer}/component", package.id))
@@ -256,8 +256,8 @@ def _pin_uploads(place: ReferenceSite, entry: ComponentEntry, pins: _Pins) -> No
 
 def _pin_branches(held: Any, pointer: str, pins: _Pins) -> None:
     """The same for the sources and pipelines inside a source of sources."""
-    for at, document, told in branches(held, pointer):
-        pins.findings += told
+    for at, document, found in branches(held, pointer):
+        pins.findings += found
         for inside, kind, value in branch_places(document, at) if document else ():
             _pin(ReferenceSite(inside, kind, value), pins)
 
@@ -276,8 +276,8 @@ def _unknown(place: ReferenceSite, version: str | None, catalogue: Catalogue) ->
             f"Version {present.version!r} is available.",
         )
     message = f"no worker has a {place.kind.value} {name!r}"
-    if told := catalogue.pending.get(name.partition("/")[0]):
-        return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, message, told)
+    if pending := catalogue.pending.get(name.partition("/")[0]):
+        return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, message, pending)
     return Finding(pointer, ProblemCode.UNKNOWN_COMPONENT, message, _meant(name, place.kind, catalogue))
 
 

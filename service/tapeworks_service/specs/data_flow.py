@@ -57,9 +57,9 @@ def branches(held: Any, pointer: str) -> Iterator[tuple[str, dict[str, Any], lis
         try:
             canonical = SourceBranch.model_validate(document).model_dump(mode="json")
         except ValidationError as error:
-            told = findings(error, Folded(document if isinstance(document, dict) else {}), SourceBranch)
+            found = findings(error, Folded(document if isinstance(document, dict) else {}), SourceBranch)
             inside = "" if document is value else "/source"
-            yield at, {}, [replace(one, pointer=at + one.pointer.removeprefix(inside)) for one in told]
+            yield at, {}, [replace(one, pointer=at + one.pointer.removeprefix(inside)) for one in found]
             continue
         held[key] = canonical if document is value else canonical["source"]
         yield at, held[key], []
@@ -130,12 +130,12 @@ class Data:
         ]
         batched = flow.batched
         if batched is not None:
-            told = batching([operation for _, operation in kept], batched, self._batches)
-            batched = told.batched
-            if told.misplaced is not None:
-                index, operation = kept[told.misplaced]
-                message = f"{operation.op} {told.reason}"
-                self.findings.append(Finding(f"{pointer}/{index}", ProblemCode.MISSING_BATCH, message, told.hint))
+            check = batching([operation for _, operation in kept], batched, self._batches)
+            batched = check.batched
+            if check.misplaced is not None:
+                index, operation = kept[check.misplaced]
+                message = f"{operation.op} {check.reason}"
+                self.findings.append(Finding(f"{pointer}/{index}", ProblemCode.MISSING_BATCH, message, check.hint))
         elif any(operation.op in BATCHING for _, operation in kept):
             batched = True
         endless, at = flow.endless, flow.at

@@ -57,8 +57,8 @@ def _by_field(split: Split, entry: ComponentEntry, source: ReferenceFields, poin
                 yield Finding(f"{pointer}/{argument}", ProblemCode.INVALID_VALUE, message, hint)
     for use in ("stratify", "group", "by"):
         field = getattr(split, use)
-        if field is not None and (told := _missing(field, entry, source.config)) is not None:
-            yield Finding(f"{pointer}/{use}", ProblemCode.INVALID_VALUE, *told)
+        if field is not None and (missing := _missing(field, entry, source.config)) is not None:
+            yield Finding(f"{pointer}/{use}", ProblemCode.INVALID_VALUE, *missing)
 
 
 def _missing(field: str, entry: ComponentEntry, config: dict[str, Any]) -> tuple[str, str] | None:

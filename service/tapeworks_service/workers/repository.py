@@ -42,8 +42,8 @@ class WorkerRow:
     @property
     def properties(self) -> str:
         """Everything that decides which jobs it can take when idle."""
-        told = (self.devices, self.labels, self.cpus, self.memory_bytes, self.catalogue_digest, self.packages)
-        return json.dumps(told, sort_keys=True)
+        values = (self.devices, self.labels, self.cpus, self.memory_bytes, self.catalogue_digest, self.packages)
+        return json.dumps(values, sort_keys=True)
 
     @property
     def gpus(self) -> list[dict[str, Any]]:

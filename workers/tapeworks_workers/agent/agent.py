@@ -59,7 +59,7 @@ class WorkFolderTaken(Exception):
 
 @dataclass(frozen=True)
 class CatalogueAnnouncement:
-    """What the service is told of this worker's components; as text, since it is hardly ever sent."""
+    """This worker's components, as the service gets them; as text, since it is hardly ever sent."""
 
     versions: dict[str, str]
     catalogue: bytes

@@ -95,7 +95,7 @@ class Attempt:
         self._finished = False
         self._spool: Spool
         self._overrun: JobFailure | None = None
-        self._transfers = Transfers(link, self._place, self._keep, self._told)
+        self._transfers = Transfers(link, self._place, self._keep, self._flush_records)
         self._quota = ReportQuota(terms.limits)
         self._relay = Relay(
             self._place, self._keep, terms.settings.verify_seconds, quota=self._quota, room=lambda: self._spool.room()
@@ -103,7 +103,7 @@ class Attempt:
         self._log = log.bind(job=lease.job_id, attempt=lease.attempt)
 
     async def run(self) -> None:
-        """Take the lease to its end. What goes wrong is told to the service, or logged; only a cancel is raised."""
+        """Take the lease to its end. An error is reported to the service, or logged; only a cancel is raised."""
         self._log.info("attempt started", resume=[checkpoint.step for checkpoint in self.lease.resume])
         try:
             await asyncio.to_thread(self._make_folder)
@@ -204,7 +204,7 @@ class Attempt:
                 backstop.cancel()
 
     async def _until_given_up(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """The work's result, or None where we were told to stop at once. The runner is gone in either case."""
+        """The work's result, or None after a command to stop at once. The runner is gone in either case."""
         working = asyncio.ensure_future(work)
         waiting = asyncio.ensure_future(self._give_up.wait())
         try:
@@ -232,13 +232,13 @@ class Attempt:
         self._heard.add(command)
         if command in OUTCOMES and self._asked != "cancel" and (self._asked is None or command != "pause"):
             self._asked = command
-        told = self._relay.command(command)
+        delivered = self._relay.command(command)
         early = not late and self._relay.phase not in TRAINED
-        if command in OUTCOMES and (early or (late and command == "cancel") or not (told or late)):
+        if command in OUTCOMES and (early or (late and command == "cancel") or not (delivered or late)):
             self._give_up.set()
         elif command in ("cancel", "drain"):
             asyncio.get_running_loop().call_later(self._terms.settings.grace_seconds, self._give_up.set)
-        self._log.info("command", command=command, told=told)
+        self._log.info("command", command=command, delivered=delivered)
 
     def _time_out(self) -> None:
         self._timed_out = True
@@ -270,7 +270,7 @@ class Attempt:
 
     async def _send_heartbeats(self) -> None:
         while True:
-            # Progress goes with the records: told here it would run ahead of them, a new attempt's of its `rewound`.
+            # Progress goes with the records: sent here it would run ahead of them, a new attempt's of its `rewound`.
             answer = await self._link.heartbeat(worker_protocol.Heartbeat(), pause=self._terms.heartbeat_seconds)
             if answer.command is not None:
                 self._obey(answer.command)
@@ -308,12 +308,12 @@ class Attempt:
                 self._keep(diagnostic(FailureCode.STORAGE_FULL, what))
             await _wait_for(self._soon, RECORD_SECONDS)
 
-    async def _told(self) -> None:
+    async def _flush_records(self) -> None:
         """Wait until the service has every record so far."""
         await self._spool.reached(self._spool.last)
 
     def _keep(self, record: Record) -> None:
-        """Spool a record of the runner; one that is not valid is told as a note."""
+        """Spool a record of the runner; one that is not valid becomes a diagnostic."""
         try:
             valid = _RECORD.validate_python({**record, "index": 1, "at_offset": 0})
             kept = valid.model_dump(mode="json", exclude={"index", "at_offset"})

@@ -103,7 +103,7 @@ class ExecutionEnvironment:
                 hint="Run `tapeworks doctor` on the worker's machine.",
             )
         digests = tuple(sorted(one.sha256 for one, _ in packages))
-        told = [
+        described = [
             {
                 "id": one.from_,
                 "version": one.about["version"],
@@ -115,7 +115,7 @@ class ExecutionEnvironment:
         try:
             self._cell = await self.rooms.take(
                 SandboxKey(lease.project_id, digests, bool(lease.gpus)),
-                packages=told,
+                packages=described,
                 components=self.components,
                 readable=(self.cache.of_project(lease.project_id), *self.data_roots),
                 bounds=self.bounds,

@@ -43,12 +43,12 @@ ARTIFACTS = "artifacts/"
 @dataclass(frozen=True)
 class Transfers:
     """The files of one attempt. `place` says which folder is the runner's; `keep` takes records about what went wrong;
-    `told` waits until the service has every record so far."""
+    `flush_records` waits until the service has every record so far."""
 
     link: AttemptLink
     place: ExecutionEnvironment
     keep: Callable[[Record], None]
-    told: Callable[[], Awaitable[None]]
+    flush_records: Callable[[], Awaitable[None]]
 
     @property
     def folder(self) -> Path:
@@ -129,7 +129,7 @@ class Transfers:
             try:
                 with checkpoint.file as file:
                     uploaded = await self.link.upload(file, checkpoint.path)
-                await self.told()  # its event follows those of the steps before it
+                await self.flush_records()  # its event follows those of the steps before it
                 await self.link.announce(_announcement(checkpoint, uploaded))
             except (JobFailure, ApiError, OSError, ValidationError) as error:
                 log.error("a checkpoint could not be stored", step=checkpoint.step, error=str(error))

@@ -42,7 +42,7 @@ def try_jobs(components: Iterable[Component], findings: Mapping[Any, Finding], a
             job = trial_job(component)
             spec = parse_spec(job.spec).document()
         except (NotTried, SpecInvalid, TapeworksError, ValueError):
-            continue  # admission has told what is wrong with the example, if anything
+            continue  # admission has reported what is wrong with the example, if anything
         _try(component, job, spec, finding, attempts)
 
 
@@ -78,7 +78,7 @@ def _run(spec: dict[str, Any], folder: Path, attempts: Attempts, *, resume: Path
 
 def _tell(component: Component, job: TrialJob, failure: Mapping[str, Any], finding: Finding, *, how: str = "") -> None:
     """A failure is a problem unless it hangs on values or on a job that its author may never run."""
-    told = told_failure(failure)
+    message = failure_message(failure)
     of_values = failure["code"] in _OF_VALUES or (
         failure["code"] == FailureCode.COMPONENT_ERROR and failure["phase"] in _WHILE_VALUES_RUN
     )
@@ -86,14 +86,14 @@ def _tell(component: Component, job: TrialJob, failure: Mapping[str, Any], findi
     certain = error is not None and not (component.kind is Kind.STEP and error[2] == "TypeError")
     if failure["code"] in _NOTICED or (job.invented and of_values) or (job.guessed and not certain):
         if any(note.startswith("on invented values") for note in finding.notes):
-            return  # admission has told it
+            return  # admission has reported it
         on = "a small job of iris" if job.guessed else "a small job on invented values"
-        finding.notes.append(f"in {on}{how and f', {how}'}: {told}")
+        finding.notes.append(f"in {on}{how and f', {how}'}: {message}")
     else:
-        finding.problems.append(f"in a small job{how and f', {how}'}: {told}")
+        finding.problems.append(f"in a small job{how and f', {how}'}: {message}")
 
 
-def told_failure(failure: Mapping[str, Any]) -> str:
+def failure_message(failure: Mapping[str, Any]) -> str:
     """A failure in a line or two: code, message, place and hint."""
     place = failure.get("location") or {}
     where = f" ({place['file']}, line {place['line']})" if place.get("file") else ""

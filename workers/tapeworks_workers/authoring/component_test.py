@@ -23,7 +23,7 @@ from tapeworks.schemas.jobs import JobKind
 from tapeworks.spec.parsing import parse_json, parse_spec
 from tapeworks.spec.references import Kind
 from tapeworks_workers.authoring.attempts import Attempts
-from tapeworks_workers.authoring.component_jobs import told_failure, try_jobs
+from tapeworks_workers.authoring.component_jobs import failure_message, try_jobs
 from tapeworks_workers.engine.admission.component_test import Finding, try_components
 from tapeworks_workers.processes.component_loading import units_of
 
@@ -51,16 +51,16 @@ def found_in(
     with nullcontext(attempts) if attempts is not None else Attempts() as running:
         refused = running.refusals([path.resolve() for path in paths])
         left = [Path(unit) for unit in units_of([path.resolve() for path in paths]) if unit not in refused]
-        findings = [_refused(unit, told) for unit, told in refused.items()]
+        findings = [_refused(unit, reason) for unit, reason in refused.items()]
         try:
             return [*findings, *_tried(paths, left, data_roots, running)] if left else findings
         except TapeworksError as error:
             return [*findings, Finding(", ".join(map(str, paths)), "path", problems=[str(error)])]
 
 
-def _refused(unit: str, told: Mapping[str, str]) -> Finding:
+def _refused(unit: str, reason: Mapping[str, str]) -> Finding:
     """A module that no worker would serve."""
-    return Finding(unit, "module", problems=[f"{told['code']}: {told['reason']}. {told['hint']}"])
+    return Finding(unit, "module", problems=[f"{reason['code']}: {reason['reason']}. {reason['hint']}"])
 
 
 def _tried(
@@ -105,7 +105,7 @@ def rehearse_job(file: Path, *, data_roots: Sequence[Path] = (), attempts: Attem
     if failure is not None and failure["code"] == FailureCode.DEPENDENCY_FAILED:
         finding.notes.append(f"tried up to the job that it starts from: {failure['message']}")
     elif failure is not None:
-        finding.problems.append(told_failure(failure))
+        finding.problems.append(failure_message(failure))
     return finding
 
 

@@ -114,7 +114,7 @@ def _of_layer(of: Component) -> TrialJob:
 
 
 def _called(of: Component, part: Part) -> tuple[Any, list[Any]]:
-    """The component and what it gives for its example. Raises NotTried where that fails: admission has told it."""
+    """The component and what it gives for its example. Raises NotTried where that fails: admission has reported it."""
     try:
         instance = build(_reference(of), of.kind)
         return instance, tf.nest.flatten(instance(part.values, training=False))

@@ -30,7 +30,7 @@ def doctor(json: Json = False) -> None:
     """
     found = isolation.of_this_machine()
     connections = _connections()
-    told: dict[str, object] = {
+    report: dict[str, object] = {
         "versions": {name: _version(name) for name in ("tapeworks", "tensorflow", "keras")},
         "cpus": len(os.sched_getaffinity(0)),
         "memory_bytes": psutil.virtual_memory().total,
@@ -40,9 +40,9 @@ def doctor(json: Json = False) -> None:
         "connections": connections,
     }
     if json:
-        show_json(told)
+        show_json(report)
     else:
-        _show(told, found)
+        _show(report, found)
     if found.missing or any(state != isolation.ON for state in connections.values()):
         raise typer.Exit(ExitCode.NO)
 
@@ -76,20 +76,20 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _show(told: dict[str, object], found: isolation.Sandbox) -> None:
+def _show(report: dict[str, object], found: isolation.Sandbox) -> None:
     console = out()
-    versions = told["versions"]
+    versions = report["versions"]
     assert isinstance(versions, dict)  # noqa: S101 — made above
     console.print(", ".join(f"{name} {number or 'is not installed'}" for name, number in versions.items()))
-    devices = told["devices"]
+    devices = report["devices"]
     assert isinstance(devices, list)  # noqa: S101 — made above
-    console.print(f"{told['cpus']} CPUs, devices: {', '.join(device['id'] for device in devices) or 'none'}")
+    console.print(f"{report['cpus']} CPUs, devices: {', '.join(device['id'] for device in devices) or 'none'}")
     rows = table("SANDBOX", "")
     for layer, state in found.layers.items():
         rows.add_row(layer, Text(state, style="green" if state == isolation.ON else "red"))
     console.print(rows)
-    console.print(f"Memory of sandboxes: {told['memory']}")
-    connections = told["connections"]
+    console.print(f"Memory of sandboxes: {report['memory']}")
+    connections = report["connections"]
     assert isinstance(connections, dict)  # noqa: S101 — made above
     if connections:
         databases = table("DATABASE", "")

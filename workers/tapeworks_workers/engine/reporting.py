@@ -27,7 +27,7 @@ class Reporter:
         self.state = State.STARTING
         self.phase: str | None = None
         self.diagnostics: list[dict[str, Any]] = []
-        """What `diagnostic` told: code, message, hint and location of each."""
+        """What `diagnostic` reported: code, message, hint and location of each."""
         self._monitored: dict[str, dict[str, str]] = {}
 
     def enter(self, state: State, phase: str | None = None, *, quietly: bool = False) -> None:
@@ -51,9 +51,9 @@ class Reporter:
     def diagnostic(self, code: str, message: str, *, hint: str = "", location: Location | None = None) -> None:
         """Something that is no failure and that the user should know."""
         place = None if location is None else asdict(location)
-        told = {"code": str(code), "message": message, "hint": hint, "location": place}
-        self.diagnostics.append(told)
-        self.event("diagnostic", told)
+        note = {"code": str(code), "message": message, "hint": hint, "location": place}
+        self.diagnostics.append(note)
+        self.event("diagnostic", note)
 
     def monitors(self, place: str, monitor: str, mode: str, *, by: str | None) -> None:
         """A value is monitored, and in which mode; `by`: who declared it, None where the spec gives the mode."""

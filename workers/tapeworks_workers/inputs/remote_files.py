@@ -141,32 +141,32 @@ class RemoteFiles:
             await asyncio.sleep(0.2)
         raise AssertionError("the last try returns or raises")
 
-    async def _kept(self, project: str, told: _Object) -> Fetched:
-        if told.bytes is not None and told.bytes > self._most:
-            raise _too_large(told.url, told.bytes, self._most)
-        validator = told.etag or hashlib.sha256(str(asyncio.get_running_loop().time()).encode()).hexdigest()
-        name = hashlib.sha256(f"{told.url}\n{validator}\n{told.bytes}".encode()).hexdigest()
+    async def _kept(self, project: str, remote: _Object) -> Fetched:
+        if remote.bytes is not None and remote.bytes > self._most:
+            raise _too_large(remote.url, remote.bytes, self._most)
+        validator = remote.etag or hashlib.sha256(str(asyncio.get_running_loop().time()).encode()).hexdigest()
+        name = hashlib.sha256(f"{remote.url}\n{validator}\n{remote.bytes}".encode()).hexdigest()
         kept = await self._cache.hold_made(
-            project, f"{name}.remote", told.bytes or 0, lambda folder: self._download(told, folder)
+            project, f"{name}.remote", remote.bytes or 0, lambda folder: self._download(remote, folder)
         )
         noted = json.loads((kept.folder.parent / "digest.json").read_text())
-        return Fetched(told.url, told.etag, noted["bytes"], noted["sha256"], kept)
+        return Fetched(remote.url, remote.etag, noted["bytes"], noted["sha256"], kept)
 
-    async def _download(self, told: _Object, folder: Path) -> None:
+    async def _download(self, remote: _Object, folder: Path) -> None:
         """The file below `folder/files`, under the path of its address; its digest beside them."""
-        place = folder / "files" / _place(told.url)
+        place = folder / "files" / _place(remote.url)
         place.parent.mkdir(parents=True)
         digest, size = hashlib.sha256(), 0
-        async with self._stream(told) as blocks:
+        async with self._stream(remote) as blocks:
             with place.open("wb") as file:
                 async for block in blocks:
                     size += len(block)
                     if size > self._most:
-                        raise _too_large(told.url, size, self._most)
+                        raise _too_large(remote.url, size, self._most)
                     digest.update(block)
                     await asyncio.to_thread(file.write, block)
-        if told.bytes is not None and size != told.bytes:
-            raise Changed(f"{size} bytes arrived of {told.bytes}")
+        if remote.bytes is not None and size != remote.bytes:
+            raise Changed(f"{size} bytes arrived of {remote.bytes}")
         (folder / "digest.json").write_text(json.dumps({"sha256": digest.hexdigest(), "bytes": size}))
 
     # ── by scheme ──
@@ -202,32 +202,32 @@ class RemoteFiles:
             return _Object(url, _validator(answer), int(length) if whole else None)
 
     @asynccontextmanager
-    async def _stream(self, told: _Object) -> AsyncIterator[Any]:
-        if told.url.startswith("http"):
-            yield self._of_web(told)
+    async def _stream(self, remote: _Object) -> AsyncIterator[Any]:
+        if remote.url.startswith("http"):
+            yield self._of_web(remote)
             return
-        store, key = _store(told.url)
-        answer = await store.get_async(key, options={"if_match": told.etag} if told.etag else None)
+        store, key = _store(remote.url)
+        answer = await store.get_async(key, options={"if_match": remote.etag} if remote.etag else None)
         yield answer.stream(min_chunk_size=1024 * 1024)
 
-    async def _of_web(self, told: _Object) -> AsyncIterator[bytes]:
+    async def _of_web(self, remote: _Object) -> AsyncIterator[bytes]:
         """The bytes of a file; after a broken connection the rest by a range, where it is the same file still."""
         done = 0
         for last in (*[False] * (TRIES - 1), True):
             headers = {"Accept-Encoding": "identity"}
             if done:
-                headers |= {"Range": f"bytes={done}-", "If-Range": told.etag}
+                headers |= {"Range": f"bytes={done}-", "If-Range": remote.etag}
             try:
-                async with self._request("GET", told.url, headers) as answer:
-                    _check(answer, told.url)
-                    if (told.etag and _validator(answer) != told.etag) or (done and answer.status_code != 206):
+                async with self._request("GET", remote.url, headers) as answer:
+                    _check(answer, remote.url)
+                    if (remote.etag and _validator(answer) != remote.etag) or (done and answer.status_code != 206):
                         raise Changed("it changed during the download")
                     async for block in answer.aiter_raw():
                         done += len(block)
                         yield block
                     return
             except httpx.TransportError:
-                if last or not told.etag.startswith('"'):
+                if last or not remote.etag.startswith('"'):
                     raise
 
     # ── HTTP ──

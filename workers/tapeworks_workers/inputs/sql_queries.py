@@ -109,12 +109,14 @@ class SqlQueries:
             (folder / "files").mkdir()
             asked = Query(known[connection], query, str(folder / "files" / FILE), self.most_rows, self.most_bytes,
                           self.seconds)  # fmt: skip
-            told = await answered(asked)
-            if "error" in told:
-                raise _refused(f"the query on {connection!r}: {told['error']}", "Correct the query of the source sql.")
-            if not told["rows"]:
+            answer = await answered(asked)
+            if "error" in answer:
+                raise _refused(
+                    f"the query on {connection!r}: {answer['error']}", "Correct the query of the source sql."
+                )
+            if not answer["rows"]:
                 raise _refused(f"the query on {connection!r} gives no rows", "Correct the query of the source sql.")
-            (folder / "digest.json").write_text(json.dumps(told))
+            (folder / "digest.json").write_text(json.dumps(answer))
 
         kept = await self.cache.hold_made(project, f"{name}.query", 0, make)
         noted = json.loads((kept.folder.parent / "digest.json").read_text())
@@ -146,8 +148,8 @@ async def answered(asked: Query) -> dict[str, Any]:
             await process.wait()
     if process.returncode:
         return {"error": f"its process ended with {process.returncode}"}
-    told: dict[str, Any] = json.loads(output)
-    return told
+    answer: dict[str, Any] = json.loads(output)
+    return answer
 
 
 def _refused(message: str, hint: str) -> JobFailure:

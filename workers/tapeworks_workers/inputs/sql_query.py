@@ -152,10 +152,10 @@ def main() -> int:
     """Answer one query."""
     asked = Query(**json.load(sys.stdin))
     try:
-        told = run(asked)
+        answer = run(asked)
     except Exception as error:  # a driver has errors of its own
-        told = {"error": without_secrets(f"{error}", asked.url)[:2000]}
-    json.dump(told, sys.stdout)
+        answer = {"error": without_secrets(f"{error}", asked.url)[:2000]}
+    json.dump(answer, sys.stdout)
     return 0
 
 

@@ -30,9 +30,9 @@ def processor() -> str:
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:
         return platform.machine()
-    told = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    flags = hashlib.sha256(told.get("flags", told.get("Features", "")).encode()).hexdigest()[:12]
-    return f"{told.get('model name', platform.machine())} {flags}"
+    fields = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    flags = hashlib.sha256(fields.get("flags", fields.get("Features", "")).encode()).hexdigest()[:12]
+    return f"{fields.get('model name', platform.machine())} {flags}"
 
 
 def environment(folder: Path, given: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -58,8 +58,8 @@ def trim(folder: Path, most_bytes: int = MOST_BYTES) -> None:
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
     for entry in entries(folder):
         try:
-            told = entry.stat(follow_symlinks=False)
+            status = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
             continue
         if not entry.is_dir(follow_symlinks=False):
-            yield max(told.st_atime, told.st_mtime), told.st_size, Path(entry.path)
+            yield max(status.st_atime, status.st_mtime), status.st_size, Path(entry.path)

@@ -88,9 +88,9 @@ def serve(control: socket.socket, lifeline: DeathPipe) -> None:
         if not data:
             return
         answer: dict[str, Any]
-        told: list[int] = []
+        sent: list[int] = []
         try:
-            pid, told = _fork_twice(json.loads(data), descriptors, control, lifeline)
+            pid, sent = _fork_twice(json.loads(data), descriptors, control, lifeline)
             answer = {"pid": pid}
         except (OSError, ValueError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
@@ -98,11 +98,11 @@ def serve(control: socket.socket, lifeline: DeathPipe) -> None:
             for descriptor in descriptors:
                 os.close(descriptor)
         try:
-            socket.send_fds(control, [json.dumps(answer).encode()], told)
+            socket.send_fds(control, [json.dumps(answer).encode()], sent)
         except OSError:
             return  # the agent replaced this zygote while it forked
         finally:
-            for descriptor in told:
+            for descriptor in sent:
                 os.close(descriptor)
 
 
@@ -115,7 +115,7 @@ def _fork_twice(
     """
     go_out, go_in = os.pipe()
     pid_out, pid_in = os.pipe()
-    told = list(os.pipe()) if lifeline.guest else []
+    status_pipe = list(os.pipe()) if lifeline.guest else []
     between = os.fork()
     if between == 0:
         if lifeline.guest:
@@ -128,15 +128,15 @@ def _fork_twice(
         if child:
             os.write(pid_in, str(child).encode())
             if lifeline.guest:
-                for descriptor in (go_out, go_in, pid_out, pid_in, told[0], *descriptors):
+                for descriptor in (go_out, go_in, pid_out, pid_in, status_pipe[0], *descriptors):
                     os.close(descriptor)
                 control.close()
                 _, status = os.waitpid(child, 0)
                 with suppress(ProcessLookupError):
                     os.killpg(child, signal.SIGKILL)  # what it started goes with it
-                os.write(told[1], str(os.waitstatus_to_exitcode(status)).encode())
+                os.write(status_pipe[1], str(os.waitstatus_to_exitcode(status)).encode())
             os._exit(0)
-        for descriptor in (go_in, pid_in, pid_out, *told):
+        for descriptor in (go_in, pid_in, pid_out, *status_pipe):
             os.close(descriptor)
         control.close()
         if os.read(go_out, 1) != b"g":
@@ -151,12 +151,12 @@ def _fork_twice(
         if not pid:
             raise OSError("the process could not be forked")
         if lifeline.guest:
-            told[:] = [os.pidfd_open(int(pid)), told[0], told[1]]
-            os.close(told.pop())
+            status_pipe[:] = [os.pidfd_open(int(pid)), status_pipe[0], status_pipe[1]]
+            os.close(status_pipe.pop())
         os.write(go_in, b"g")
-        return int(pid), told
+        return int(pid), status_pipe
     except OSError:
-        for descriptor in told:
+        for descriptor in status_pipe:
             os.close(descriptor)
         raise
     finally:

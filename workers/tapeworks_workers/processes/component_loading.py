@@ -57,8 +57,8 @@ class ComponentLoading:
         Raises LaunchFailed where that is not a module's fault.
         """
         units = units_of(components)
-        refused = {unit: dict(told) for unit, told in self.known.items()}
-        refused |= {unit: told for unit, (stamp, told) in self._refused.items() if _stamp(unit) == stamp}
+        refused = {unit: dict(reason) for unit, reason in self.known.items()}
+        refused |= {unit: reason for unit, (stamp, reason) in self._refused.items() if _stamp(unit) == stamp}
         loading = _Loading(self, refused, None if self.trusted else time.monotonic() + LOAD_SECONDS)
         while True:
             request = {
@@ -73,7 +73,7 @@ class ComponentLoading:
                 await zygote.close()
                 raise
             if loaded is not None:
-                self._refused = {unit: (_stamp(unit), told) for unit, told in refused.items()}
+                self._refused = {unit: (_stamp(unit), reason) for unit, reason in refused.items()}
                 return zygote, strings(loaded.get("parts")), refused
             zygote.handle.kill_group()
             await zygote.close()

@@ -226,10 +226,10 @@ def _imported(unit: str, name: str, import_: Callable[[], Any], watch: ImportWat
     return watch.spoiled() if watch is not None else None
 
 
-def _refuse(name: str, told: Mapping[str, str]) -> None:
+def _refuse(name: str, reason: Mapping[str, str]) -> None:
     from tapeworks.components.registry import registry
 
-    registry.refused.append(RefusedComponent.model_validate({"name": name, **told}))
+    registry.refused.append(RefusedComponent.model_validate({"name": name, **reason}))
 
 
 def distributions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a runner prints, as log records: whole lines, none too long, not too many at once.
 
 A job that prints without end must fill neither the disk nor the database: above a rate, lines are
-counted instead of kept, and the count is told in a line of its own.
+counted instead of kept, and the count becomes a line of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Output:
         self._at = clock()
         self._left_out = 0
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        """The last lines on stderr: they are told when a process ends without a word."""
+        """The last lines on stderr: they are shown when a process ends without a result."""
 
     async def relay(self, descriptor: int, stream: Stream) -> None:
         """Keep what comes out of a pipe until its end; closes it."""

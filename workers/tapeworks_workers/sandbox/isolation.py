@@ -127,7 +127,7 @@ class Sandbox:
     @property
     def missing(self) -> dict[str, str]:
         """Layers that are not there, with the reasons."""
-        return {layer: told for layer, told in self.layers.items() if told != ON}
+        return {layer: state for layer, state in self.layers.items() if state != ON}
 
     def user(self) -> User | None:
         """A user that no other sandbox of this machine has; None where there is none but the worker's.

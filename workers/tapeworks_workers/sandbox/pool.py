@@ -321,7 +321,7 @@ class SandboxPool:
             file_trees.remove(one)
             one.mkdir(parents=True, mode=0o711)
         sealed.chmod(0o750)
-        environment = {"CUDA_VISIBLE_DEVICES": "all"} if occupants.gpus else {}  # a fork is told which
+        environment = {"CUDA_VISIBLE_DEVICES": "all"} if occupants.gpus else {}  # a fork gets its own
         cgroup = None if self._cgroups is None else self._cgroups.make(f"{os.getpid()}-{number}")
         room = SandboxMount(folder, self._sandbox.user(), (*readable, sealed), environment, cgroup)
         if room.uid is not None:

@@ -29,7 +29,7 @@ Names = tuple[str, ...]
 
 
 class NotClean(Exception):
-    """What an attempt left cannot be told from what was there, or cannot be removed; the message says what."""
+    """What an attempt left cannot be distinguished from what was there, or cannot be removed; the message says what."""
 
 
 @dataclass

@@ -119,8 +119,8 @@ def _compare_certify(bundle: Path, manifest: Mapping[str, Any], observed: Path, 
     roles = keras_roles(manifest)
     for role in roles:
         if role not in facts["loaded"]:
-            told = str(facts.get("failure") or f"tapeworks.load returned no {role!r}")
-            raise JobFailure(FailureCode.RELOAD_MISMATCH, told[:2000])
+            message = str(facts.get("failure") or f"tapeworks.load returned no {role!r}")
+            raise JobFailure(FailureCode.RELOAD_MISMATCH, message[:2000])
         expected = digest_rows([entry["sha256"] for entry in manifest["models"][role]["weights"]])
         if not np.array_equal(arrays[facts["loaded"][role]["array"]], expected):
             raise JobFailure(FailureCode.RELOAD_MISMATCH, f"tapeworks.load gives {role!r} with other weights")

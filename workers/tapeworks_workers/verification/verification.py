@@ -95,7 +95,7 @@ class VerificationPlace:
     own: Path
     """The agent's, seen by no sandbox."""
     started: Callable[[Process], None]
-    """Told of each process that runs the bundle's code: its memory is the job's."""
+    """Called with each process that runs the bundle's code: its memory is the job's."""
     oom_kills: Callable[[], int] = exit_failures.oom_kills
     limit: int = 1 << 62
     """Bytes that a bundle may have."""

@@ -23,15 +23,15 @@ _NEVER_ARCHIVES = (DataFormat.NPZ,)
 
 def _document(row: RowMapping) -> dict[str, Any]:
     """The JSON of `tapeworks.schemas.assets.Dataset`."""
-    looked = row["job_document"] or {}
+    inspection = row["job_document"] or {}
     return {
         **shared(row),
         "format": row["format"],
         "source": SOURCES.get(DataFormat(row["format"]), row["format"]),
         "options": row["document"].get("options", {}),
         "state": state_of(row, pending="inspecting", good="ready"),
-        "content": looked.get("result"),
-        "failure": looked.get("failure"),
+        "content": inspection.get("result"),
+        "failure": inspection.get("failure"),
     }
 
 

@@ -23,8 +23,8 @@ from tapeworks_service.problems import Problem
 
 def _document(row: RowMapping) -> dict[str, Any]:
     """The JSON of `tapeworks.schemas.assets.Package`."""
-    looked = row["job_document"] or {}
-    entries, refused = entries_of(looked, row["version"])
+    admission = row["job_document"] or {}
+    entries, refused = entries_of(admission, row["version"])
     state = state_of(row, pending="admitting", good="refused" if refused else "admitted")
     return {
         **shared(row),
@@ -33,7 +33,7 @@ def _document(row: RowMapping) -> dict[str, Any]:
         "components": [{"kind": one.kind.value, "name": one.name, "version": one.version} for one in entries],
         "warnings": [f"{one.name}: {text}" for one in entries for text in one.warnings],
         "refused": refused,
-        "failure": looked.get("failure"),
+        "failure": admission.get("failure"),
     }
 
 
@@ -68,9 +68,9 @@ async def create_package(request: Request, caller: Submitter, context: ContextDe
     metadata = await inspect_upload(context, caller, wanted.upload_id, read_metadata)
     findings = [*metadata.findings, *await _lacking(context, metadata)]
     if findings:
-        told = [Finding("/upload_id", ProblemCode.INVALID_VALUE, message, hint) for message, hint in findings]
-        more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-        raise Problem(ProblemCode.INVALID_REQUEST, told[0].message + more, hint=told[0].hint or None, errors=told)
+        errors = [Finding("/upload_id", ProblemCode.INVALID_VALUE, message, hint) for message, hint in findings]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise Problem(ProblemCode.INVALID_REQUEST, errors[0].message + more, hint=errors[0].hint or None, errors=errors)
     new = NewAsset(caller.project_id, "package", metadata.name, metadata.version, "zip", metadata.document())
     return await created(context, new, wanted.upload_id, _document)
 

@@ -129,9 +129,9 @@ async def created(
     """201 with a new asset, 200 with the one that these bytes are already."""
     async with context.database.write() as tx:
         row, fresh = await repository.create(tx, new, upload_id)
-        told = document(row)
+        body = document(row)
     context.catalogues.forget_packages(new.project_id)
-    return answer(told, 201 if fresh else 200, {"Location": f"/v1/{new.kind}s/{row['id']}"})
+    return answer(body, 201 if fresh else 200, {"Location": f"/v1/{new.kind}s/{row['id']}"})
 
 
 def shared(row: RowMapping) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tapeworks_service.database.shared_reads import KeyedQuery
 from tapeworks_service.database.tables import events, jobs, logs, metric_points
 from tapeworks_service.encoding import encoded
 from tapeworks_service.jobs.serializers import FINISHED
-from tapeworks_service.jobs.stream_tails import Place, Told
+from tapeworks_service.jobs.stream_tails import Place, StreamMessages
 from tapeworks_service.problems import Problem, not_found
 from tapeworks_service.wakeups import job_topic
 
@@ -102,16 +102,16 @@ async def _messages(
         while not context.hub.closing:
             try:
                 await still_allowed(request)
-                state, told = await _news(context, table, row, key, after=after)
+                state, messages = await _news(context, table, row, key, after=after)
             except Problem:
                 return
             except AWAY as error:  # the stream is open: it goes on where it stood once the database is back
                 log.warning("stream_waits_for_the_database", error=str(error))
                 await listener.wait(AWAY_SECONDS)
                 continue
-            for after, text in told:
+            for after, text in messages:
                 yield ServerSentEvent(text, id=str(after))
-            if len(told) == STREAM_PAGE:
+            if len(messages) == STREAM_PAGE:
                 continue
             if state is None or state in FINISHED:
                 return
@@ -132,16 +132,16 @@ async def _news(
     if last <= after:
         return counters["state"], []
     place = (table.name, *key, after, last)
-    told = context.tails.get(place)
-    if told is None:
-        told = await context.tails.reading.get(place, _read(context, table, row, place))
-    return counters["state"], told
+    messages = context.tails.get(place)
+    if messages is None:
+        messages = await context.tails.reading.get(place, _read(context, table, row, place))
+    return counters["state"], messages
 
 
-async def _read(context: Context, table: Table, row: Row, place: Place) -> Told:
+async def _read(context: Context, table: Table, row: Row, place: Place) -> StreamMessages:
     _, project_id, job_id, after, _ = place
     async with context.database.read() as tx:
         rows = await entries(tx, table, (project_id, job_id), after=after, limit=STREAM_PAGE)
-    told = [(int(one["seq"]), encoded(row(one)).decode()) for one in rows]
-    context.tails.put(place, told)
-    return told
+    messages = [(int(one["seq"]), encoded(row(one)).decode()) for one in rows]
+    context.tails.put(place, messages)
+    return messages

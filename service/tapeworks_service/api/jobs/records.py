@@ -1,4 +1,4 @@
-"""What a job told: events, log lines, metrics. JSON pages or server-sent events."""
+"""What a job reported: events, log lines, metrics. JSON pages or server-sent events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gradient_norm`: how large the gradients are, told with an epoch's logs."""
+"""`gradient_norm`: the norm of the gradients, reported with an epoch's logs."""
 
 from __future__ import annotations
 

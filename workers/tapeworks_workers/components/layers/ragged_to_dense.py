@@ -61,7 +61,7 @@ class RaggedToDense(keras.layers.Layer):
         return tf.sequence_mask(lengths, longest)
 
     def compute_output_spec(self, inputs: Any) -> Any:
-        """Told, not traced: Keras traces a ragged input as a dense one."""
+        """Computed, not traced: Keras traces a ragged input as a dense one."""
         if not inputs.ragged:
             return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
         return keras.KerasTensor((inputs.shape[0], self.max_length, *inputs.shape[2:]), dtype=inputs.dtype)

@@ -46,7 +46,7 @@ class Column:
 
     @property
     def ragged(self) -> int:
-        """How many of the leading dimensions are told by row splits."""
+        """How many of the leading dimensions are ragged (have row splits)."""
         varying = [index for index, length in enumerate(self.shape) if length is None]
         return varying[-1] + 1 if varying else 0
 

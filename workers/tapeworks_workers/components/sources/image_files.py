@@ -1,4 +1,4 @@
-"""Image files: which decoder reads a file, told from its first bytes, and the decoding itself.
+"""Image files: which decoder reads a file, chosen by its first bytes, and the decoding itself.
 
 TensorFlow decodes PNG (8 and 16 bits) and JPEG, in parallel with the training. Pillow decodes GIF, BMP, WebP, TIFF,
 PPM, and what TensorFlow cannot give four channels.

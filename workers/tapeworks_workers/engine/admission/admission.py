@@ -67,9 +67,9 @@ def admit_all(
     return Catalogue(components=components, refused=refused)
 
 
-def _untried(component: Component, told: Mapping[str, str]) -> RefusedComponent:
+def _untried(component: Component, reason: Mapping[str, str]) -> RefusedComponent:
     named = {"kind": component.kind, "name": component.name, "version": component.version}
-    return RefusedComponent.model_validate({**named, **told})
+    return RefusedComponent.model_validate({**named, **reason})
 
 
 def admit_packaged() -> dict[str, Any]:

@@ -50,9 +50,9 @@ def _on_values(part: Part, notes: list[str]) -> Iterator[None]:
     except Exception as error:
         if not part.invented:
             raise
-        told = text(error) if not isinstance(error, AdmissionError) else str(error)
+        message = text(error) if not isinstance(error, AdmissionError) else str(error)
         name = "" if isinstance(error, AdmissionError) else f"{type(error).__name__}: "
-        notes.append(f"on invented values: {name}{told}. Give real values in its example to have it tried on these")
+        notes.append(f"on invented values: {name}{message}. Give real values in its example to have it tried on these")
 
 
 class _Differs(AdmissionError):

@@ -155,7 +155,7 @@ def _config(instance: Any) -> Any:
     """What the instance writes, less names that Keras numbers; None where it cannot be written."""
     try:
         return _without_names(_plain(keras.saving.serialize_keras_object(instance)))
-    except Exception:  # told when the instance of the example is written
+    except Exception:  # reported when the instance of the example is written
         return None
 
 

@@ -1,4 +1,4 @@
-"""Where training stands: the counters that a checkpoint holds, how many steps the next call may take, what is told."""
+"""Where training stands: the counters that a checkpoint holds, how many steps the next call may take, the progress."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tapeworks_workers.engine.reporting import Rate, Reporter
 
 CALL_SECONDS = 0.3
 """A call of the compiled loop aims at this: commands are seen between calls."""
-TOLD_SECONDS = 1.0
-"""Progress is told so often."""
+REPORT_SECONDS = 1.0
+"""Seconds between reports of progress."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class TrainingBounds:
         return by_epochs or (self.max_steps is not None and counters.step >= self.max_steps)
 
     def total(self, steps_per_epoch: int | None) -> int | None:
-        """Steps of the whole job, where that can be told."""
+        """Steps of the whole job, where that is known."""
         by_epochs = None if self.epochs is None or steps_per_epoch is None else self.epochs * steps_per_epoch
         known = [bound for bound in (by_epochs, self.max_steps) if bound is not None]
         return min(known) if known else None
@@ -115,12 +115,12 @@ class Progress:
         self._per_second: float | None = None
         self._batch: float | None = None
         """Examples in a batch, on average."""
-        self._told_at = float("-inf")  # the first step is told at once
+        self._reported_at = float("-inf")  # the first step is reported at once
 
     @property
     def due(self) -> bool:
         """Whether it is time to tell."""
-        return self._clock() - self._told_at >= TOLD_SECONDS
+        return self._clock() - self._reported_at >= REPORT_SECONDS
 
     def begin(self, examples: float) -> None:
         """Training begins, or goes on after something else."""
@@ -150,4 +150,4 @@ class Progress:
                 "eta_seconds": eta,
             }
         )
-        self._told_at = self._clock()
+        self._reported_at = self._clock()

@@ -68,7 +68,7 @@ class CheckpointFiles:
             raise OSError(errno.ENOSPC, f"{free} bytes are free for a checkpoint of {size} and a reserve")
 
     def _prune(self) -> None:
-        """Remove what is not among the newest `keep` or the newest best: the agent holds open what it was told of."""
+        """Remove what is not among the newest `keep` or the newest best: the agent holds the announced ones open."""
         best = [item for item in self._written if item[1]][-1:]
         for item in self._written[: -self._keep]:
             if item not in best:

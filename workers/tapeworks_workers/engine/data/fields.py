@@ -113,7 +113,7 @@ def one_hot(ids: Any, *, depth: int, dtype: str, sparse: bool, zeros_outside: bo
     """
     if isinstance(ids, tf.SparseTensor) or not ids.dtype.is_integer:
         raise JobFailure(
-            FailureCode.INVALID_DATA, f"one_hot takes integers, not {_told(ids)}", hint="Cast the field first."
+            FailureCode.INVALID_DATA, f"one_hot takes integers, not {_dtype_text(ids)}", hint="Cast the field first."
         )
     ids = tf.cast(ids, tf.int64) if zeros_outside else _in_range(tf.cast(ids, tf.int64), depth)
     if not sparse:
@@ -180,7 +180,7 @@ def _row_lengths(tensor: Any, *, padding: Any) -> Any:
         return tf.RaggedTensor.from_sparse(tensor)
     if not tensor.shape.rank:
         raise JobFailure(
-            FailureCode.INVALID_DATA, f"to_ragged takes rows, not {_told(tensor)}", hint="Put it after batch."
+            FailureCode.INVALID_DATA, f"to_ragged takes rows, not {_dtype_text(tensor)}", hint="Put it after batch."
         )
     filler = None if padding is None else tf.cast(padding, tensor.dtype)
     if tensor.shape.rank == 1:
@@ -188,5 +188,5 @@ def _row_lengths(tensor: Any, *, padding: Any) -> Any:
     return tf.RaggedTensor.from_tensor(tensor, padding=filler)
 
 
-def _told(tensor: Any) -> str:
+def _dtype_text(tensor: Any) -> str:
     return f"a {type(tensor).__name__} of {tensor.dtype.name} and shape {tensor.shape}"

@@ -25,15 +25,15 @@ def lineage(origin: SourceNode | BranchNode, digest: Callable[[Path], str]) -> d
     skipped = [reason for _, source in origin.named_sources() for reason in source.skipped()]
     entries = [{"name": file.name, "bytes": file.stat().st_size, "sha256": digest(file)} for file in files]
     listed = _first(entries)
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "component": origin.reference.component,
         "version": origin.reference.version,
         "files": listed,
     }
     if len(listed) < len(entries):
         lines = "".join(f"{one['sha256']}  {one['name']}\n" for one in entries)
-        told |= {"file_count": len(entries), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
-    return {**told, "skipped": _first(skipped), "skipped_count": len(skipped)} if skipped else told
+        entry |= {"file_count": len(entries), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    return {**entry, "skipped": _first(skipped), "skipped_count": len(skipped)} if skipped else entry
 
 
 def _first(entries: list[Any]) -> list[Any]:

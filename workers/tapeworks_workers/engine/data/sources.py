@@ -298,18 +298,18 @@ def _apply_pipeline(
     raw: SplitSource, applied: list[operations.PreparedOp], *, split: str, setting: PipelineContext, pointer: str
 ) -> SplitSource:
     makes_batches = {id(item.operation) for item in applied if item.batches}
-    told = batching([item.operation for item in applied], raw.batched, lambda one: id(one) in makes_batches)
-    if told.misplaced is not None:
-        operation = applied[told.misplaced].operation
+    check = batching([item.operation for item in applied], raw.batched, lambda one: id(one) in makes_batches)
+    if check.misplaced is not None:
+        operation = applied[check.misplaced].operation
         raise JobFailure(
             FailureCode.INVALID_SPEC,
-            f"{pointer}: in the {split} split {operation.op} {told.reason}",
-            hint=told.hint,
+            f"{pointer}: in the {split} split {operation.op} {check.reason}",
+            hint=check.hint,
         )
     if not raw.varies and (found := in_memory.find(raw.dataset(0), applied)) is not None:
         return _gathered(found[0], applied[found[1] :], setting.remarks)
     raw, applied = _examined(*_of_blocks(raw, applied), setting.remarks)
-    return _continued(raw, applied, batched=told.batched)
+    return _continued(raw, applied, batched=check.batched)
 
 
 def _of_blocks(
@@ -337,7 +337,7 @@ def _gathered(rows: Rows, rest: list[operations.PreparedOp], remarks: Remarks) -
 def _examined(
     raw: SplitSource, applied: list[operations.PreparedOp], remarks: Remarks
 ) -> tuple[SplitSource, list[operations.PreparedOp]]:
-    """The operations as they are once a trace has told what users' functions do, and the Raw that they were tried on.
+    """The operations as they are once a trace has shown what users' functions do, and the Raw that they were tried on.
 
     What was built for it is the first pass, so nothing is traced twice that keeps no state.
     """

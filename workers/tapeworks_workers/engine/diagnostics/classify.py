@@ -70,23 +70,23 @@ def _of_part(failure: JobFailure, error: BaseException) -> JobFailure:
 
 def _classified(error: BaseException, precision: str) -> JobFailure:
     errors = list(chain(error))
-    told = next((e for e in errors if isinstance(e, JobFailure)), None)
-    if told is not None and told.code is not FailureCode.COMPONENT_ERROR:
-        return told if told.location is not None else _placed(told, error)
+    classified = next((e for e in errors if isinstance(e, JobFailure)), None)
+    if classified is not None and classified.code is not FailureCode.COMPONENT_ERROR:
+        return classified if classified.location is not None else _placed(classified, error)
     for item in errors:
         for rule in RULES:
             if (found := rule(item, precision)) is not None:
                 code, message, hint = found
                 return JobFailure(code, message, hint=hint, location=places.location(error))
-    if told is not None:
-        return told if told.location is not None else _placed(told, error)
+    if classified is not None:
+        return classified if classified.location is not None else _placed(classified, error)
     code = FailureCode.COMPONENT_ERROR if places.in_component(error) else FailureCode.INTERNAL
     return JobFailure(code, f"{type(error).__name__}: {text(error)}", location=places.location(error))
 
 
-def _placed(told: JobFailure, error: BaseException) -> JobFailure:
+def _placed(failure: JobFailure, error: BaseException) -> JobFailure:
     return JobFailure(
-        told.code, told.message, hint=told.hint, retryable=told.retryable, location=places.location(error)
+        failure.code, failure.message, hint=failure.hint, retryable=failure.retryable, location=places.location(error)
     )
 
 

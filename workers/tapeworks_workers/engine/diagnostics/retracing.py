@@ -55,7 +55,7 @@ class Traces:
         self._functions: dict[int, _Traced] = {}
         self._created: list[str] = []
         """Variables that the step made since its trace began."""
-        self._told: set[tuple[Any, ...]] = set()
+        self._noted: set[tuple[Any, ...]] = set()
         self._paused = False
         self.drew = False
         """Whether a step's code asked Python for a random number or the time."""
@@ -163,9 +163,9 @@ class Traces:
     # ── telling ──────────────────────────────────────────────────────────────────────────────────
 
     def note(self, note: Note) -> None:
-        """A diagnostic, told once."""
-        if note not in self._told:
-            self._told.add(note)
+        """A diagnostic, reported once."""
+        if note not in self._noted:
+            self._noted.add(note)
             self._reporter.diagnostic(note.code, note.message, hint=note.hint, location=note.location)
 
     def _count(self, traced: _Traced, arguments: dict[str, str], reason: str, location: Location | None) -> None:
@@ -195,12 +195,12 @@ def _arguments(function: Any, args: Any, kwargs: Any) -> dict[str, str]:
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
     """Each argument that is not as it was, with what it was and is; None where all are."""
-    told = [
+    changes = [
         f"{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}"
         for name in dict.fromkeys([*before, *now])
         if before.get(name) != now.get(name)
     ]
-    return "; ".join(told) or None
+    return "; ".join(changes) or None
 
 
 def _place(location: Location) -> str:

@@ -61,8 +61,8 @@ class DataFiles:
             others = self.left_out_of(dataset)
             if others:
                 counts = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
-                told = f"{sum(others.values())} files of the dataset {dataset!r} are not {self._uploads[dataset][1]}"
-                messages.append(f"{told} and are left out: {counts}")
+                message = f"{sum(others.values())} files of the dataset {dataset!r} are not {self._uploads[dataset][1]}"
+                messages.append(f"{message} and are left out: {counts}")
         return messages
 
     def inside(self, file: Path) -> Path:

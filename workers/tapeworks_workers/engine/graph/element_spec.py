@@ -38,10 +38,10 @@ def described(value: Any) -> str:
     """A leaf in words: `float32 (None, 4)`, `ragged int64 (None, None)`; a Python value as Python writes it."""
     if not isinstance(value, tf.TypeSpec) and not tf.is_tensor(value):
         return f"the Python value {value!r}"[:100]
-    told = document("", value)
-    kind = "" if told["kind"] == "dense" else told["kind"] + " "
-    shape = "of unknown rank" if told["shape"] is None else str(tuple(told["shape"]))
-    return f"{kind}{told['dtype']} {shape}"
+    spec = document("", value)
+    kind = "" if spec["kind"] == "dense" else spec["kind"] + " "
+    shape = "of unknown rank" if spec["shape"] is None else str(tuple(spec["shape"]))
+    return f"{kind}{spec['dtype']} {shape}"
 
 
 def named_leaves(nest: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -210,7 +210,7 @@ def _finished(draft: Any, input_spec: Any, name: str, pointer: str, adapting: La
         if adapting is not None and adapting.concerned:
             adapting.reach(path, layer, keras.Model(inputs, argument), argument)
 
-    with _told(name, input_spec, pointer):
+    with _naming_model(name, input_spec, pointer):
         return draft.build_model(given, before)
 
 
@@ -221,7 +221,7 @@ def _built(model: keras.Model, input_spec: Any, name: str, pointer: str, adaptin
             f"{pointer}: {name} takes one tensor, the element's x is {_listed(input_spec)}",
             hint="Give the source one vector of features, or take a model with named inputs (functional).",
         )
-    with _told(name, input_spec, pointer):
+    with _naming_model(name, input_spec, pointer):
         if adapting is not None and adapting.concerned:
             adapting.inside(model, _whole, keras_inputs(input_spec))
         if type(model) is keras.Sequential:
@@ -233,7 +233,7 @@ def _built(model: keras.Model, input_spec: Any, name: str, pointer: str, adaptin
 
 
 @contextmanager
-def _told(name: str, input_spec: Any, pointer: str) -> Iterator[None]:
+def _naming_model(name: str, input_spec: Any, pointer: str) -> Iterator[None]:
     """Errors of a build, in the spec's terms."""
     try:
         yield

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec.job_spec import TrainingSpec
 from tapeworks_workers.engine.data.pipeline import Split
-from tapeworks_workers.engine.plans.autotune import AutoPlan, Told
+from tapeworks_workers.engine.plans.autotune import AutoPlan, ReportPlan
 from tapeworks_workers.engine.plans.autotune_cache import Verdicts
 from tapeworks_workers.engine.plans.eager import EagerPlan
 from tapeworks_workers.engine.plans.fused import FusedPlan, why_not
@@ -43,7 +43,7 @@ class Plan(Protocol):
     def run(self, batches: Any, steps: int) -> int:
         """Run up to `steps` steps; returns how many were run: fewer only where the iterator ended.
 
-        What was read of them before is old then, which the plan's Means are told.
+        The plan's StepMetrics discard what they read before.
 
         `batches`: an iterator of a dataset, or a Cursor of the split's rows.
         """
@@ -74,7 +74,7 @@ def calibrated(
     means: StepMetrics,
     *,
     left: Callable[[], int | None],
-    tell: Told,
+    tell: ReportPlan,
     verdicts: Verdicts,
 ) -> Plan:
     """The plan `auto`. `left`: how many steps are still to be run, None where nobody knows."""

@@ -33,7 +33,7 @@ _LEAST_SECONDS = 0.5
 
 NOTHING_KNOWN = AutotuneRecord(None)
 
-Told = Callable[[dict[str, Any]], None]
+ReportPlan = Callable[[dict[str, Any]], None]
 """Takes the diagnostics of a calibration: `plan`, and each candidate's steps per second and seconds to compile."""
 
 
@@ -49,7 +49,7 @@ class AutoPlan:
         fused: Callable[[int], FusedPlan] | None,
         *,
         left: Callable[[], int | None],
-        tell: Told,
+        tell: ReportPlan,
         verdict: AutotuneRecord = NOTHING_KNOWN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -119,7 +119,7 @@ class AutoPlan:
             if self._measured(LoopPlan.name):
                 self._try_fused()
         elif self._measured(LoopPlan.name) and self._measured(FusedPlan.name):
-            fused, loop = (self._told(plan)["steps_per_second"] for plan in (FusedPlan.name, LoopPlan.name))
+            fused, loop = (self._candidate(plan)["steps_per_second"] for plan in (FusedPlan.name, LoopPlan.name))
             self._settle(self._fused if fused > FASTER * loop else self._loop)
         else:
             self._plan = self._loop if self._plan is self._fused else self._fused
@@ -127,13 +127,13 @@ class AutoPlan:
     def _measured(self, plan: str) -> bool:
         return sum(seconds for _, seconds in self._calls[plan]) >= MEASURED_SECONDS
 
-    def _told(self, plan: str) -> dict[str, float]:
+    def _candidate(self, plan: str) -> dict[str, float]:
         rate = round(_rate(self._calls[plan]), 1)
         self._candidates[plan] = {"steps_per_second": rate, "first_call_seconds": self._first[plan]}
         return self._candidates[plan]
 
     def _try_fused(self) -> None:
-        rate = self._told(LoopPlan.name)["steps_per_second"]
+        rate = self._candidate(LoopPlan.name)["steps_per_second"]
         if self._make_fused is None or not self._pays(rate):
             self._settled = True
             return

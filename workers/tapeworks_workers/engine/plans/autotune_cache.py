@@ -34,8 +34,8 @@ class AutotuneRecord:
         if self.file is None:
             return {}
         try:
-            told = json.loads(self.file.read_text())
-            known: dict[str, Any] = told["known"] if told["format"] == FORMAT else {}
+            record = json.loads(self.file.read_text())
+            known: dict[str, Any] = record["known"] if record["format"] == FORMAT else {}
             return known if isinstance(known, dict) else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
@@ -78,6 +78,8 @@ def digest(step: CompiledStep, split: Split) -> str:
     for part in (runtime.fingerprint(), str(step.element_spec), split.batch_size, split.rows is not None):
         seen.update(f"{part}\n".encode())
     for node in nodes_of(step):
-        told = [(name, node.attr[name].SerializeToString(deterministic=True)) for name in _TELLING if name in node.attr]
-        seen.update(f"{node.op} {told}\n".encode())
+        attributes = [
+            (name, node.attr[name].SerializeToString(deterministic=True)) for name in _TELLING if name in node.attr
+        ]
+        seen.update(f"{node.op} {attributes}\n".encode())
     return seen.hexdigest()[:40]

@@ -61,7 +61,7 @@ class FusedPlan:
         self._of_one_size = False
         """Whether the step was traced again for full batches alone."""
         self._refused: str | None = None
-        self._told: tf.Tensor | None = None
+        self._results: tf.Tensor | None = None
         """What the last program of a run ended with, where nothing was trained on since."""
         self._ahead: tuple[int, Future[list[tf.Tensor]]] | None = None
         """The number of a batch, and the stack that begins with it."""
@@ -71,10 +71,10 @@ class FusedPlan:
 
     def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`. Raises CannotCompile, at the first call that is more than a batch of another size."""
-        self._told = None
+        self._results = None
         rows = isinstance(batches, Cursor)
         done = self._run_rows(batches, steps) if rows else self._run_iterator(batches, steps)
-        self._means.moved(self._told)
+        self._means.moved(self._results)
         return done
 
     def _run_rows(self, cursor: Cursor, steps: int) -> int:
@@ -128,7 +128,7 @@ class FusedPlan:
     def _train_on(self, stacked: list[tf.Tensor], taken: int) -> None:
         """One XLA program; where the first cannot be compiled, which changes nothing, the batches one by one."""
         try:
-            self._told = self._train()(*stacked, tf.constant(taken))
+            self._results = self._train()(*stacked, tf.constant(taken))
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.InternalError) as error:
             if self._compiled:
                 raise
@@ -142,7 +142,7 @@ class FusedPlan:
 
     def _train_apart(self, batch: Any) -> None:
         self._one(batch)
-        self._told = None
+        self._results = None
 
     def _traced_for_one_size(self) -> bool:
         """Trace the step again where every shape is known, once: gradients of a loop (an LSTM's) compile only then."""
@@ -221,7 +221,7 @@ class FusedPlan:
             return done + 1
 
         tf.while_loop(lambda done: done < steps, one, (tf.constant(0),))
-        return None if self._of_one_size else self._means.told()  # the second attempt is the plainest
+        return None if self._of_one_size else self._means.to_vector()  # the second attempt is the plainest
 
 
 def _stacked(array: tf.TensorArray, full: tf.TensorSpec) -> tf.Tensor:

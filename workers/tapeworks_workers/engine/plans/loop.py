@@ -28,11 +28,11 @@ class LoopPlan:
     def run(self, batches: Any, steps: int) -> int:
         """See `Plan.run`."""
         if not isinstance(batches, Cursor):
-            done, told = self._iterated(batches, tf.constant(steps))
-            self._means.moved(told)
+            done, results = self._iterated(batches, tf.constant(steps))
+            self._means.moved(results)
             return int(done)
-        told = self._gathered()(tf.constant(batches.number, tf.int64), tf.constant(steps, tf.int64))
-        self._means.moved(told)
+        results = self._gathered()(tf.constant(batches.number, tf.int64), tf.constant(steps, tf.int64))
+        self._means.moved(results)
         batches.number += steps
         return steps
 
@@ -51,7 +51,7 @@ class LoopPlan:
             return tf.cond(has_value, train, lambda: done), has_value
 
         done, _ = tf.while_loop(more, one, (tf.constant(0), tf.constant(True)))
-        return done, self._means.told()
+        return done, self._means.to_vector()
 
     def _traced(self) -> Any:
         number = tf.TensorSpec([], tf.int64)
@@ -66,4 +66,4 @@ class LoopPlan:
             return (number + 1,)
 
         tf.while_loop(lambda number: number < first + steps, one, (first,))
-        return self._means.told()
+        return self._means.to_vector()

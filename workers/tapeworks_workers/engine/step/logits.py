@@ -1,7 +1,7 @@
 """Whether a loss and the outputs it is given agree about logits and probabilities.
 
 Neither mistake raises: cross-entropy of logits read as probabilities trains badly and a softmax of a softmax trains
-slowly. Only what the graph shows plainly is told: outputs that come from a softmax or sigmoid, or straight from the
+slowly. Only what the graph shows plainly is reported: outputs that come from a softmax or sigmoid, or straight from the
 weighted sum of a dense layer or convolution.
 """
 

@@ -66,9 +66,9 @@ class OutputLoss:
         return value
 
     def _check_logits(self, y_pred: tf.Tensor) -> None:
-        told = logits.mismatch(self.loss, y_pred)
-        if told is not None:
-            message, hint = told
+        mismatch = logits.mismatch(self.loss, y_pred)
+        if mismatch is not None:
+            message, hint = mismatch
             self._note(
                 Note("from_logits", f"loss {self.component!r} {message}", hint, Location(component=self.component))
             )
@@ -92,10 +92,10 @@ class OutputLoss:
             self._note(Note(FailureCode.BROADCAST_LOSS, f"loss {self.component!r}: {lost}", hint, place))
         roots = added.roots(y=y_true, outputs=y_pred, weights=sample_weight)
         for crossing in crossings(added.operations, roots):
-            told = note_of(crossing, f"loss {self.component!r}", self.component)
+            note = note_of(crossing, f"loss {self.component!r}", self.component)
             if crossing.certain:
-                raise JobFailure(FailureCode.BROADCAST_LOSS, told.message, hint=told.hint, location=told.location)
-            self._note(told)
+                raise JobFailure(FailureCode.BROADCAST_LOSS, note.message, hint=note.hint, location=note.location)
+            self._note(note)
 
     def _note(self, note: Note) -> None:
         """Each kind once: validation is traced too, and says the same."""
@@ -104,7 +104,7 @@ class OutputLoss:
 
 
 class Losses(dict[str, Any]):
-    """Name → loss; one that the spec does not fill is told by name."""
+    """Name → loss; one that the spec does not fill is named in the error."""
 
     def __missing__(self, name: str) -> Any:
         raise JobFailure(

@@ -1,6 +1,6 @@
 """What the host reads of the steps of a split: the means of their scalars, the metrics' results, whether all is well.
 
-A plan may end each of its calls with `StepMetrics.told`, traced into the call's own graph, and hand over what came:
+A plan may end each of its calls with `StepMetrics.to_vector`, traced into the call's own graph, and return it:
 reading costs nothing then. Between other calls everything is read from outside, each thing when it is asked for.
 """
 
@@ -25,9 +25,9 @@ class StepMetrics:
 
     def __init__(self, compiled: CompiledStep) -> None:
         self._compiled = compiled
-        self._told: np.ndarray | None = None
+        self._packed: np.ndarray | None = None
         """What the last call ended with."""
-        self._told_names: tuple[str, ...] | None = None
+        self._packed_names: tuple[str, ...] | None = None
         """The results that are part of it; None where they are read apart."""
         self._results: Any = None
         """Reads all metrics in one graph."""
@@ -49,15 +49,15 @@ class StepMetrics:
             sums = self._compiled.assembly.means.get(self._compiled.split)
             if sums is None:
                 return np.zeros(2)
-            self._values = peek(sums) if self._told is None else self._told[1 : 1 + sums.shape[0]]
+            self._values = peek(sums) if self._packed is None else self._packed[1 : 1 + sums.shape[0]]
         return self._values
 
-    def moved(self, told: tf.Tensor | None = None) -> None:
-        """Steps were run, or the state was restored: what was read of it is old. `told`: what is to be read now."""
+    def moved(self, packed: tf.Tensor | None = None) -> None:
+        """Steps were run, or the state was restored: what was read of it is old. `packed`: what is to be read now."""
         self._values = None
-        self._told = None if told is None else told.numpy()
+        self._packed = None if packed is None else packed.numpy()
 
-    def told(self) -> tf.Tensor:
+    def to_vector(self) -> tf.Tensor:
         """Traced at the end of a call: whether a label has no output, the sums, the results of Keras' own metrics.
 
         A float64 vector. Other metrics may need NumPy or Python numbers, or be nothing for XLA: they are read apart.
@@ -68,7 +68,7 @@ class StepMetrics:
         parts.append(assembly.means[split].read_value())
         if all(_is_keras_own(one.metric, "result") for one in assembly.all_metrics(split)):
             results = self._compute()
-            self._told_names = tuple(results)
+            self._packed_names = tuple(results)
             parts += [tf.cast(value, tf.float64)[None] for value in results.values()]
         return tf.concat(parts, 0)
 
@@ -99,8 +99,8 @@ class StepMetrics:
 
     def _read_results(self) -> dict[str, float]:
         """In one graph; a metric whose `result` needs NumPy or Python numbers is read eagerly, as in `fit`."""
-        if self._told is not None and self._told_names is not None:
-            return dict(zip(self._told_names, self._told[1 + len(self._vector) :].tolist(), strict=True))
+        if self._packed is not None and self._packed_names is not None:
+            return dict(zip(self._packed_names, self._packed[1 + len(self._vector) :].tolist(), strict=True))
         if self._in_graph:
             try:
                 if self._results is None:
@@ -118,7 +118,7 @@ class StepMetrics:
 
     def check_labels(self) -> list[Note]:
         """Raises JobFailure `invalid_data` where a label was seen that no output stands for; notes where it may be."""
-        if self._told is not None and not self._told[0]:
+        if self._packed is not None and not self._packed[0]:
             return []
         return [note for loss in self._compiled.assembly.losses.values() for note in loss.check_labels()]
 

@@ -1,4 +1,4 @@
-"""Callbacks of the spec: actions between epochs and reports, in the spec's order; what they do to training is told.
+"""Callbacks of the spec: actions between epochs and reports, in the spec's order; what they change is reported.
 
 What a callback keeps in `state()` is part of every checkpoint; a resumed attempt gives it back by `load`.
 """
@@ -18,7 +18,7 @@ from tapeworks_workers.engine.diagnostics.attribute_state import Watched
 from tapeworks_workers.engine.factory.factory import build
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step.assembly import Assembly
-from tapeworks_workers.engine.training.evaluators import told
+from tapeworks_workers.engine.training.evaluators import naming_place
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Callbacks:
         for item in self._callbacks:
             self._run.directions.asked.clear()
             try:
-                with told(item.component, item.place):
+                with naming_place(item.component, item.place):
                     item.callback.build(self._run)
             except JobFailure as failure:
                 if failure.code is not FailureCode.INVALID_SPEC:
@@ -69,7 +69,7 @@ class Callbacks:
         """After the validation of an epoch. Raises JobFailure."""
         for item in self._callbacks:
             rates, stopped = self._rates(), self._run.stop_reason is not None
-            with told(item.component, item.place):
+            with naming_place(item.component, item.place):
                 item.callback.on_epoch_end(epoch, dict(logs), self._run)
             for name, rate in self._rates().items():
                 if rate != rates[name]:
@@ -85,14 +85,14 @@ class Callbacks:
     def reported(self, step: int, logs: Mapping[str, float]) -> None:
         """After metrics were read at a step. Raises JobFailure."""
         for item in self._callbacks:
-            with told(item.component, item.place):
+            with naming_place(item.component, item.place):
                 item.callback.on_report(step, dict(logs), self._run)
 
     def state(self) -> list[dict[str, Any]]:
         """For a checkpoint. Raises JobFailure `component_error` where a state is no JSON."""
         states = []
         for item in self._callbacks:
-            with told(item.component, item.place):
+            with naming_place(item.component, item.place):
                 state = item.callback.state()
             try:
                 states.append(json.loads(json.dumps(state, allow_nan=False)))
@@ -108,5 +108,5 @@ class Callbacks:
     def load(self, states: Iterable[dict[str, Any]]) -> None:
         """From a checkpoint, of the same spec."""
         for item, state in zip(self._callbacks, states, strict=True):
-            with told(item.component, item.place):
+            with naming_place(item.component, item.place):
                 item.callback.load(state)

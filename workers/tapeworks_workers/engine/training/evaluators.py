@@ -36,7 +36,7 @@ class Measure:
     def values(self, dataset: tf.data.Dataset, assembly: Assembly) -> dict[str, float]:
         """Evaluate a split. Raises JobFailure `component_error`, `non_finite`."""
         run: Any = assembly.run
-        with philox(), run.streams.using("validation"), told(self.component, self.place):
+        with philox(), run.streams.using("validation"), naming_place(self.component, self.place):
             returned = self.evaluator.evaluate(dataset, run)
         if not isinstance(returned, Mapping):
             raise self._wrong(f"evaluate must return a dict of named numbers, not {type(returned).__name__}")
@@ -69,7 +69,7 @@ def build_evaluators(assembly: Assembly) -> tuple[Measure, ...]:
 
 
 @contextlib.contextmanager
-def told(component: str, place: str) -> Iterator[None]:
+def naming_place(component: str, place: str) -> Iterator[None]:
     """Names the place in the spec of what an evaluator or a callback raises inside the block."""
     try:
         yield

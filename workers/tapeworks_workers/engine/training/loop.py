@@ -2,7 +2,7 @@
 
 Epoch ends, reports and checkpoints fall on call boundaries, because n never reaches past one. At
 every boundary: non-finite values and labels out of range end the job, commands are taken, time is
-checked, progress is told. At an epoch's end: validation, the epoch's event, early stopping, callbacks, the best.
+checked, progress is reported. At an epoch's end: validation, the epoch's event, early stopping, callbacks, the best.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Training:
             self._data.training,
             self._means,
             left=self._steps_left,
-            tell=lambda told: self._reporter.facts(diagnostics=told),
+            tell=lambda diagnostics: self._reporter.facts(diagnostics=diagnostics),
             verdicts=self._verdicts,
         )
 
@@ -119,10 +119,10 @@ class Training:
             position=self.counters.position,
             of_rows=self._plan.gathers,
         )
-        told = {"step": self.counters.step, "data": self._feed.resume(folder)}
+        resumed = {"step": self.counters.step, "data": self._feed.resume(folder)}
         here = runtime.fingerprint()
         other = sorted(name for name in here if self.counters.device.get(name, here[name]) != here[name])
-        self._reporter.facts(diagnostics={"resume": {**told, "same_device": not other}})
+        self._reporter.facts(diagnostics={"resume": {**resumed, "same_device": not other}})
         if other:
             self._reporter.note(
                 f"The checkpoint was computed on another device ({', '.join(other)}): the last bits may differ."
@@ -174,7 +174,7 @@ class Training:
     def rehearse(self, seconds: float) -> list[tuple[int, float]]:
         """(steps, seconds) of the calls of so long, two at least; the first is one step, with its compilation.
 
-        Whatever a step can show is shown, and the state moves, but nothing is told, judged or saved.
+        Whatever a step can show is shown, and the state moves, but nothing is reported, judged or saved.
         """
         calls: list[tuple[int, float]] = []
         self._means.reset()

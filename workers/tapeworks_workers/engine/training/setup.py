@@ -99,7 +99,7 @@ def build_training(
             assembly = assemble(
                 attempt.spec, data.element_spec, datasets=datasets(data), start=start, files=attempt.files
             )
-        exported_roles(assembly)  # a role that does not exist is told before it is trained for
+        exported_roles(assembly)  # a role that does not exist fails before training
         training, evaluation = trace_functions(
             assembly,
             data,

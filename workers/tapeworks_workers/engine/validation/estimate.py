@@ -1,10 +1,10 @@
 """From what was measured in two seconds to what a whole job will take: ranges, not promises.
 
 A range's low end is the job on this machine were it half as busy as it was just now, its high end the same on one two
-and a half times as busy. What is not measured (export, verification in fresh processes, seals and uploads) is told from
-the time that building and tracing took: it is the same kind of work, and grows with the model and with the machine's
-load alike. `make examples` shows what was quoted beside what it took: export and verification took 1.9 to 3 times as
-long as building. Evaluators, callbacks and waiting in the queue are not in it.
+and a half times as busy. What is not measured (export, verification in fresh processes, seals and uploads) is derived
+from the time that building and tracing took: it is the same kind of work, and grows alike with the model and the
+machine's load. `make examples` shows what was quoted beside what it took: export and verification took 1.9 to 3 times
+as long as building. Evaluators, callbacks and waiting in the queue are not in it.
 """
 
 from __future__ import annotations

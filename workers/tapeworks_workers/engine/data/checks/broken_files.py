@@ -31,5 +31,5 @@ def skipped_message(component: str, source: Source) -> str | None:
     if not skipped:
         return None
     more = f"; and {len(skipped) - _LISTED} more" if len(skipped) > _LISTED else ""
-    told = "; ".join(skipped[:_LISTED]) + more
-    return f"{component}: {len(skipped)} {source.skipped_kind} cannot be read and are skipped: {told}"
+    listed = "; ".join(skipped[:_LISTED]) + more
+    return f"{component}: {len(skipped)} {source.skipped_kind} cannot be read and are skipped: {listed}"

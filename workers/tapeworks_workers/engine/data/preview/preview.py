@@ -1,4 +1,4 @@
-"""What an uploaded dataset holds: columns, how many rows, the first of them. Told by a job, so that nobody waits for
+"""What an uploaded dataset holds: columns, how many rows, the first of them. Read by a job, so that nobody waits for
 training to learn that a file is not what its name says.
 
 Files are read as their sources read them; nothing is executed, no pickle is loaded.
@@ -58,10 +58,10 @@ def describe(dataset: UploadedDataset) -> Content:
     if not files:
         raise _invalid(f"no file name matches the format {dataset.format}")
     try:
-        told = _LOOKS[dataset.format](files, dict(dataset.options))
+        preview = _LOOKS[dataset.format](files, dict(dataset.options))
     except (OSError, ValueError, zipfile.BadZipFile, tf.errors.OpError) as error:
         raise _invalid(f"{type(error).__name__}: {error}") from error
-    content = {"files": len(files), "classes": {}, "left_out": known.left_out_of(dataset.id), **told}
+    content = {"files": len(files), "classes": {}, "left_out": known.left_out_of(dataset.id), **preview}
     if (mixed := split_files.mixed(files, known)) is not None:
         content["notes"] = [*content.get("notes", []), _SPLITS.format(mixed=mixed)]
     return content
@@ -95,25 +95,25 @@ def _table(kind: Callable[..., Any]) -> Describe:
         columns = source.describe()
         readable = [one.name for one in columns if one.unreadable is None]
         notes = source.left_out()
-        told: Content = {"rows": source.count(), "preview": []}
+        content: Content = {"rows": source.count(), "preview": []}
         if readable and source.count():
-            told = _of_elements(kind(files=paths, named=True, features=readable, **options))
-        told["columns"] = [
+            content = _of_elements(kind(files=paths, named=True, features=readable, **options))
+        content["columns"] = [
             {"name": one.name, "dtype": one.dtype, "shape": list(one.shape)}
             | {key: text for key in ("unreadable", "unit") if (text := getattr(one, key)) is not None}
             for one in columns
         ]
-        return told | ({"notes": notes} if notes else {})
+        return content | ({"notes": notes} if notes else {})
 
     return look
 
 
 def _parquet(files: list[Path], options: Options) -> Content:
     """With the names that Hugging Face's metadata gives to classes."""
-    told = _table(Parquet)(files, options)
+    content = _table(Parquet)(files, options)
     classes = Parquet(files=[str(file) for file in files]).numbered_classes
     notes = [f"column {name!r} numbers the classes {_cut_list(names)}" for name, names in classes.items()]
-    return told | ({"notes": [*told.get("notes", []), *notes]} if notes else {})
+    return content | ({"notes": [*content.get("notes", []), *notes]} if notes else {})
 
 
 def _cut_list(names: list[str]) -> str:
@@ -127,22 +127,22 @@ def _csv(files: list[Path], options: Options) -> Content:
     if "encoding" not in options:
         guess = next((encoding for file in files if (encoding := _guessed_encoding(file)) is not None), None)
     try:
-        told = _table(Csv)(files, options if guess is None else {**options, "encoding": guess})
+        content = _table(Csv)(files, options if guess is None else {**options, "encoding": guess})
     except JobFailure as failure:
         if (other := _other_delimiter(files[0], options)) is None:
             raise
         raise JobFailure(
             failure.code, failure.message, hint=f"Push it with --csv delimiter={other!r}: its header holds {other!r}."
         ) from failure
-    notes = told.get("notes", [])
+    notes = content.get("notes", [])
     if guess is not None:
         notes = [
             f"the files are not UTF-8: they are described as {guess}; a job that reads them needs their encoding",
             *notes,
         ]
-    if len(told["columns"]) == 1 and (other := _other_delimiter(files[0], options)) is not None:
+    if len(content["columns"]) == 1 and (other := _other_delimiter(files[0], options)) is not None:
         notes = [*notes, f"the header has one column, with {other!r} in its name: push with --csv delimiter={other!r}?"]
-    return told | ({"notes": notes} if notes else {})
+    return content | ({"notes": notes} if notes else {})
 
 
 def _other_delimiter(file: Path, options: Options) -> str | None:
@@ -173,8 +173,8 @@ def _npz(files: list[Path], options: Options) -> Content:
         return content
     source: Any = Arrays(files=[str(file) for file in files], features=readable, labels=None)
     elements = _of_elements(source)
-    told = {column["name"]: column for column in elements["columns"]}
-    columns = [told.get(column["name"], column) for column in content["columns"]]
+    described = {column["name"]: column for column in elements["columns"]}
+    columns = [described.get(column["name"], column) for column in content["columns"]]
     return {**content, "columns": columns, "preview": elements["preview"]}
 
 

@@ -55,12 +55,12 @@ def mixed(files: Iterable[Path], known: DataFiles) -> str | None:
             counts.setdefault(found[0], Counter())[found[1]] += 1
     if len(counts) < 2:
         return None
-    told = []
+    listed = []
     for split in NAMES:
         names = counts.get(split, Counter())
         shown = ", ".join(list(names)[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-        told += [f"{shown} ({names.total()})"] if names else []
-    return ", ".join(told)
+        listed += [f"{shown} ({names.total()})"] if names else []
+    return ", ".join(listed)
 
 
 # ── a job's files by split ───────────────────────────────────────────────────────────────────────
