@@ -176,7 +176,7 @@ def find_captured(assembly: Assembly, steps: Sequence[CompiledStep]) -> list[Not
     that no checkpoint holds."""
     graphs = [step.concrete.graph for step in steps if step.concrete is not None]
     own = [variable for loss in assembly.losses.values() for variable in loss.label_variables()]
-    known = [*assembly.variables().values(), *assembly.means.values(), *own]
+    known = [*assembly.variables().values(), *assembly.means.values(), *own, *assembly.devices.variables()]
     assembly.captured = captured_variables(graphs, known)
     if not assembly.spec.training.deterministic:
         return []
