@@ -74,6 +74,14 @@ def compile_validation_step(
     return _compile(assembly, VALIDATION, function, element_spec=element_spec, traces=traces, eager=eager)
 
 
+def step_on_one_device(assembly: Assembly, step: CompiledStep) -> CompiledStep:
+    """A training step as a verifier takes it, which has one device: this one, or the same on the first device."""
+    if not assembly.devices.several:
+        return step
+    with assembly.devices.alone():
+        return compile_train_step(assembly)
+
+
 def _compile(
     assembly: Assembly,
     split: str,

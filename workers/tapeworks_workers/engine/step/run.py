@@ -119,10 +119,10 @@ class Run:
         """
         minimizer = self._of(optimizer)
         gradients = minimizer.gradients(loss, tape, self._health)
-        if self.gradients_seen is not None:
-            self.gradients_seen.setdefault(optimizer, []).append(gradients)
         if (replica := current()) is not None and replica.index > 0:
             return gradients
+        if self.gradients_seen is not None:
+            self.gradients_seen.setdefault(optimizer, []).append(gradients)
         self.differentiated.add(optimizer)
         self.watched.update((id(variable), variable) for variable in tape.watched_variables())
         self.unreached.update(id(v) for v, g in zip(minimizer.variables, gradients, strict=True) if g is None)
