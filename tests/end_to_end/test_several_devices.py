@@ -20,6 +20,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_a_job_on_two_devices_ends_with_a_verified_model(served: Served) -> None:
     one, two = (served.run(spec(resources={"gpus": gpus}, export={})) for gpus in (1, 2))
     assert one.state.value == two.state.value == "succeeded", two.failure
+    assert two.diagnostics["devices"] == ["CPU:0", "CPU:1"]
+    assert "devices" not in one.diagnostics
     assert two.model is not None
     assert two.model.verified
     assert two.metrics.keys() == one.metrics.keys()

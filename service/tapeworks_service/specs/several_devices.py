@@ -9,7 +9,7 @@ from tapeworks.spec.job_spec import JobSpec, OutputLosses
 from tapeworks.spec.references import escape
 
 _IN_BATCH_STEPS = frozenset({"contrastive"})
-_IN_BATCH_LOSSES = frozenset({"nt_xent", "triplet", "contrastive"})
+_IN_BATCH_LOSSES = frozenset({"nt_xent", "triplet"})
 """They compare the examples of a batch with each other, and a device has only some of them."""
 _PLANS = ("fused", "eager")
 

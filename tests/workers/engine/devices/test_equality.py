@@ -11,8 +11,8 @@ from tests.support.two_devices import TwoDevices
 
 ACCURACY = "keras/SparseCategoricalAccuracy"
 BINARY = {"component": "keras/BinaryCrossentropy", "config": {"from_logits": True}}
-DATA = {"source": numbers(91), "validation": 0.1}
-"""82 examples: 8 batches of 10, and one of 2, whose second row alone is the second device's."""
+DATA = {"source": numbers(92), "validation": 0.1}
+"""83 examples: 8 batches of 10, and one of 3, of which the second device has one."""
 TAIL = {"source": numbers(91)}
 """Nine batches of 10 and one of a single row: the second device has none."""
 TRAINING: dict[str, Any] = {"epochs": 20}

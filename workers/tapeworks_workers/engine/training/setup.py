@@ -176,7 +176,8 @@ def trace_functions(
         evaluation=evaluation, reporter=reporter, control=control, files=files, callbacks=callbacks,
         directions=directions, artifacts=artifacts, plan=plan, verdicts=verdicts or Verdicts(),
     )  # fmt: skip
-    reporter.facts(diagnostics={"traces": traces.counts, "plan": training.counters.plan})
+    several = {"devices": assembly.devices.names} if assembly.devices.several else {}
+    reporter.facts(diagnostics={"traces": traces.counts, "plan": training.counters.plan, **several})
     return training, evaluation
 
 

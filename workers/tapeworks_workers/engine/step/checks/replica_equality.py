@@ -37,8 +37,8 @@ def check_replicas(assembly: Assembly, batch: Any) -> None:
             f"the step computes something else on {len(assembly.devices.names)} devices than on one: on the first "
             f"batch {off}",
             hint="Set resources.gpus to 1. Several devices need losses that are means over examples, each of which "
-            "looks at its own row alone, random numbers with one row an example, and no variable that a step or layer "
-            "assigns by itself.",
+            "depends on its own row alone, random numbers with one row an example, and no variable that a step or "
+            "layer assigns by itself.",
         )
 
 
