@@ -2,7 +2,8 @@
 
 compare(document)   the job on one device and on two: largest differences of weights, of epochs' logs and metrics
 resumed(document)   a job on two devices, and the same resumed from its checkpoints on two devices and on one
-refused(document)   the failure that two devices end in
+refused(document)   the failure that two devices end in, code None where they end in none
+traced(document)    the same of an example, up to its first step
 """
 
 import json
@@ -50,7 +51,11 @@ def main() -> None:
     from tapeworks_workers.engine.devices.selection import configure
 
     configure()
-    functions = {"compare": compare, "resumed": resumed, "refused": refused}
+    from tapeworks.components.loading import load_components
+    from tests.support.paths import LAB
+
+    load_components([LAB / "device_parts.py"])
+    functions = {"compare": compare, "resumed": resumed, "refused": refused, "traced": traced}
     for line in sys.stdin:
         name, document, options = json.loads(line)
         try:
@@ -129,6 +134,33 @@ def refused(document: dict[str, Any]) -> dict[str, Any]:
     except JobFailure as failure:
         return {"code": failure.code.value, "message": failure.message, "hint": failure.hint}
     return {"code": None}
+
+
+_examples: list[Path] = []
+"""Filled once the components of the examples are loaded."""
+
+
+def traced(document: dict[str, Any]) -> dict[str, Any]:
+    from examples.serving import DATA, component_folders
+    from tapeworks.components.loading import load_components
+    from tapeworks.errors import JobFailure
+    from tapeworks.spec.parsing import parse_spec
+    from tapeworks_workers.engine.devices.selection import devices_of
+    from tests.support.job_files import set_data_roots
+    from tests.support.trainings import prepared
+
+    if not _examples:
+        for folder in component_folders():
+            load_components([folder])
+        set_data_roots([DATA])
+        _examples.append(DATA)
+    spec = parse_spec({**document, "resources": {"gpus": 2}})
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            prepared(spec, Path(folder), devices=devices_of(spec))
+        except JobFailure as failure:
+            return {"code": failure.code.value, "message": failure.message}
+    return {"code": None, "message": ""}
 
 
 if __name__ == "__main__":

@@ -112,6 +112,7 @@ CASES: dict[str, Any] = {
             "config": {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 5},
         },
     ),
+    "an update at every second step": job(data=TAIL, step={"component": "lab/EverySecond"}, training=TRAINING),
     "plan steps": job(data=TAIL, training={**TRAINING, "execution": {"plan": "steps"}}),
 }  # fmt: skip
 QUICK = "supervised, validation, metrics"

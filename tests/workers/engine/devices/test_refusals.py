@@ -30,6 +30,18 @@ def test_what_does_not_separate_by_rows_is_refused(two_devices: TwoDevices, spec
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [("lab/Counting", "the variable 'step/"), ("lab/Branching", "run.apply is called inside a branch")],
+)
+def test_what_a_step_does_by_itself_is_refused(two_devices: TwoDevices, step: str, said: str) -> None:
+    failure = two_devices.ask("refused", job(step={"component": step}, training=SHORT).document())
+    assert failure["code"] == "not_supported"
+    assert said in failure["message"]
+    assert "resources.gpus to 1" in failure["hint"]
+
+
+@pytest.mark.slow
 def test_a_deterministic_job_on_two_devices_resumes_exactly_and_goes_on_on_one(two_devices: TwoDevices) -> None:
     spec = job(
         data={
