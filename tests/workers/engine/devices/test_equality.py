@@ -31,8 +31,12 @@ def layers(*given: tuple[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 REGULARIZED = layers(
-    ("keras/Dense", {"units": 8}), ("keras/ActivityRegularization", {"l2": 0.1}), ("keras/Dense", {"units": 3})
+    ("keras/Dense", {"units": 8}),
+    ("keras/ActivityRegularization", {"l2": 0.1}),
+    ("keras/BatchNormalization", {}),
+    ("keras/Dense", {"units": 3}),
 )
+"""Replicas meet inside the model, after a layer has added a loss."""
 X = keras.Input((4,), name="x")
 OUTPUTS = {"kind": keras.layers.Dense(3, name="kind")(X), "sum": keras.layers.Dense(1, name="sum")(X)}
 TWO_OUTPUTS = {"component": "functional", "config": {"config": json.loads(keras.Model(X, OUTPUTS).to_json())["config"]}}

@@ -14,6 +14,7 @@ from tapeworks_workers.engine.devices.replica import Meeting, Replica
 from tapeworks_workers.engine.graph.autograph import engine_code
 from tapeworks_workers.engine.graph.keras_private import (
     adopt_thread_state,
+    losses_by_thread,
     losses_of_replicas_unscaled,
     thread_state,
 )
@@ -27,6 +28,7 @@ class Devices:
         self._strategy = _strategy(self.names) if len(self.names) > 1 else None
         self._copies: list[dict[int, tf.Variable]] = [{} for _ in self.names[1:]]
         self._originals: dict[int, keras.Variable] = {}
+        self._layers: list[Any] = []
         self._normalizations: list[Any] = []
         self._alone = False
         self._renew: Any = None
@@ -59,8 +61,8 @@ class Devices:
             for name, copies in zip(self.names[1:], self._copies, strict=True):
                 with tf.device(name):
                     copies[id(variable)] = tf.Variable(variable.value, trainable=variable.trainable, name="copy")
-        layers = [layer for model in models for layer in model._flatten_layers()]
-        self._normalizations = [one for one in layers if isinstance(one, keras.layers.BatchNormalization)]
+        self._layers = [layer for model in models for layer in model._flatten_layers()]
+        self._normalizations = [one for one in self._layers if isinstance(one, keras.layers.BatchNormalization)]
 
     def variables(self) -> list[tf.Variable]:
         """The copies: no state of the training."""
@@ -103,7 +105,7 @@ class Devices:
             with meeting.replicas[index].traced():
                 results[index] = function(parts[index][0])
 
-        with self._synchronized(), losses_of_replicas_unscaled():
+        with self._synchronized(), losses_of_replicas_unscaled(), losses_by_thread(self._layers):
             self._strategy.run(replica)
         # What layers assign (moving averages, seeds) is what the first replica assigned: copies never part.
         assigned = meeting.replicas[0].variables.assigned

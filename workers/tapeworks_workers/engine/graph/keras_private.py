@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -60,3 +61,33 @@ def losses_of_replicas_unscaled() -> Iterator[None]:
     finally:
         for name, function in before.items():
             setattr(loss_module, name, function)
+
+
+class _IdsOfThread(threading.local):
+    """A set for each thread, as far as layers use one."""
+
+    def __init__(self) -> None:
+        self._ids: set[int] = set()
+
+    def add(self, one: int) -> None:
+        self._ids.add(one)
+
+    def clear(self) -> None:
+        self._ids.clear()
+
+    def __contains__(self, one: int) -> bool:
+        return one in self._ids
+
+
+@contextlib.contextmanager
+def losses_by_thread(layers: Iterable[Any]) -> Iterator[None]:
+    """Inside the block each thread that calls these layers has the losses that they add for itself: where replicas
+    meet inside a model, the call of one would clear those of another."""
+    before = [(layer, layer._loss_ids) for layer in layers]
+    for layer, _ in before:
+        vars(layer)["_loss_ids"] = _IdsOfThread()  # past Keras' tracking
+    try:
+        yield
+    finally:
+        for layer, ids in before:
+            vars(layer)["_loss_ids"] = ids
