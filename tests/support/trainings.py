@@ -16,6 +16,7 @@ from tapeworks.spec.parsing import parse_spec
 from tapeworks_workers import runner
 from tapeworks_workers.engine.checkpoints.files import opened
 from tapeworks_workers.engine.data.pipeline import Data
+from tapeworks_workers.engine.devices.devices import Devices
 from tapeworks_workers.engine.plans.autotune_cache import Verdicts
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step.assembly import Assembly, assemble
@@ -86,6 +87,7 @@ def prepared(
     control: Control | None = None,
     listen: Callable[[dict[str, Any]], None] = lambda frame: None,
     verdicts: Verdicts | None = None,
+    devices: Devices | None = None,
 ) -> Trained:
     """Everything up to the first step; `listen` sees each frame as it is sent."""
     frames: list[dict[str, Any]] = []
@@ -95,7 +97,7 @@ def prepared(
         listen(frame)
 
     data = build_data(spec)
-    assembly = assemble(spec, data.element_spec, datasets=datasets(data))
+    assembly = assemble(spec, data.element_spec, datasets=datasets(data), devices=devices)
     control = control or Control()
     training, _ = trace_functions(
         assembly, data, reporter=Reporter(send), control=control, folder=folder, verdicts=verdicts

@@ -33,11 +33,13 @@ from tapeworks_workers.engine.data import class_names
 from tapeworks_workers.engine.data.checks import broken_files, resume_warnings
 from tapeworks_workers.engine.data.pipeline import Data, build_data
 from tapeworks_workers.engine.data.preview.preview import describe
+from tapeworks_workers.engine.devices.selection import configure
 from tapeworks_workers.engine.diagnostics import classify
 from tapeworks_workers.engine.diagnostics.retracing import Traces
 from tapeworks_workers.engine.export.export import export_bundle
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step.assembly import Assembly
+from tapeworks_workers.engine.step.compiled_step import step_on_one_device
 from tapeworks_workers.engine.training.control import Control, Interrupted
 from tapeworks_workers.engine.training.loop import Training
 from tapeworks_workers.engine.training.setup import Attempt, build_training
@@ -126,6 +128,7 @@ def left_files(folder: Path, spec: Mapping[str, Any], reporter: Reporter) -> lis
 def run(attempt: Attempt, channel: Channel, reporter: Reporter, control: Control) -> FinishFrame:
     """The recipe. Returns the finish frame; raises JobFailure, Interrupted, and what components raise."""
     spec = attempt.spec
+    configure()
     runtime.prepare(spec)
     began = time.monotonic()
     traces = Traces(reporter, limit=spec.training.max_traces)
@@ -195,7 +198,8 @@ def trained(
     if spec.export is not None:
         reporter.enter(State.EXPORTING)
         draft = export_bundle(
-            assembly, training.step, counters=counters.document(), batches=data.training.first(PROBE_BATCHES),
+            assembly, step_on_one_device(assembly, training.step),
+            counters=counters.document(), batches=data.training.first(PROBE_BATCHES),
             folder=attempt.folder / BUNDLE, metrics=metrics, lineage=lineage, class_names=data.class_names,
         )  # fmt: skip
         for note in draft.notes:
@@ -213,7 +217,8 @@ def prove(
     try:
         reporter.enter(State.RUNNING, "exporting")
         draft = export_bundle(
-            assembly, training.step, counters=training.counters.document(), batches=data.training.first(PROBE_BATCHES),
+            assembly, step_on_one_device(assembly, training.step),
+            counters=training.counters.document(), batches=data.training.first(PROBE_BATCHES),
             folder=folder, metrics={}, lineage={}, class_names=data.class_names,
         )  # fmt: skip
         for note in draft.notes:

@@ -105,6 +105,9 @@ class WorkerSettings(BaseSettings):
     """and what it may take."""
     cpu_slots: Annotated[int, Field(ge=0)] | None = None
     """Number of concurrent jobs on the CPU. Default: none beside GPUs, else one for every two cores."""
+    logical_devices: Annotated[int, Field(ge=0, le=64)] = 0
+    """On a machine without GPUs: so many logical CPU devices are offered as GPUs. For tests of resources.gpus: a job on
+    two of them computes what it computes on two GPUs, and no faster than on one."""
     labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(default_factory=dict)
     """What a job's resources.worker_labels can ask for."""
     allow_packages: bool = Field(

@@ -28,6 +28,7 @@ from tapeworks_service.http.work_budget import WorkExceeded, spend
 from tapeworks_service.specs.data_flow import branch_arguments, branch_places, branches, data_findings, pipeline_places
 from tapeworks_service.specs.input_references import InputReference, reference_finding
 from tapeworks_service.specs.monitor_direction import monitor_findings
+from tapeworks_service.specs.several_devices import several_devices_findings
 from tapeworks_service.specs.splits import split_datasets, split_findings
 from tapeworks_service.specs.unsupported import unsupported
 
@@ -118,6 +119,7 @@ def _accept(document: Any, catalogue: Catalogue, *, default_timeout_seconds: flo
     findings += data_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     findings += split_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     findings += doubled_arguments(spec)
+    findings += several_devices_findings(spec)
     findings += monitor_findings(spec, lambda kind, name: pins.entries.get((kind, name)))
     step = pins.entries.get((Kind.STEP, spec.step.component))
     if step is not None and step.roles is not None:

@@ -21,7 +21,6 @@ class Unsupported:
 
 TABLE = (
     Unsupported("/export/signatures", (None,)),
-    Unsupported("/resources/gpus", (None, 0, 1), "A job trains on one GPU."),
     Unsupported("/resources/workers", (1,), "A job runs on one worker."),
 )
 

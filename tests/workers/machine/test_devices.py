@@ -179,3 +179,22 @@ def test_device_memory_is_seen_free_before_the_next_job() -> None:
     card.used = 40 * GIB
     assert asyncio.run(devices.seen_free(["GPU-a"], seconds=0.01)) is False
     assert devices.free_gpus() == []
+
+
+def test_logical_devices_stand_for_gpus_where_a_setting_says_so() -> None:
+    devices = Devices(nvml=Nvml(), logical=3, cpu_slots=1)
+    assert [(device.id, device.kind, device.name) for device in devices.listing()[:3]] == [
+        (f"logical-{n}", "gpu", "logical CPU device") for n in range(3)
+    ]
+    with devices.hold("job_1", 2) as held:
+        environment = devices.environment(held)
+        assert devices.free_gpus() == ["logical-2"]
+    assert environment["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert environment["TAPEWORKS_LOGICAL_DEVICES"] == "2"
+    with devices.hold("job_2", 0) as held:
+        assert "TAPEWORKS_LOGICAL_DEVICES" not in devices.environment(held)
+
+
+def test_logical_devices_beside_gpus_are_refused() -> None:
+    with pytest.raises(ValueError, match="this machine has GPUs"):
+        Devices(nvml=Nvml(Card("GPU-a")), logical=2)

@@ -87,7 +87,7 @@ class Agent:
         self._settings = settings
         launcher_of = ForkLauncher if settings.runner == "fork" else SpawnLauncher
         self._launcher = launcher or launcher_of(import_seconds=settings.component_seconds)
-        self._devices = Devices(cpu_slots=settings.cpu_slots, nvml=nvml)
+        self._devices = Devices(cpu_slots=settings.cpu_slots, nvml=nvml, logical=settings.logical_devices)
         self._link = Link(settings.server, key=settings.key(), transport=transport)
         self._attempts: dict[asyncio.Task[None], Attempt] = {}
         self._changed = asyncio.Event()

@@ -8,6 +8,7 @@ from typing import Any
 from tapeworks.schemas import worker_protocol
 from tapeworks.schemas.jobs import JobKind
 from tapeworks_workers.agent.execution_environment import ExecutionEnvironment
+from tapeworks_workers.machine.devices import LOGICAL
 from tapeworks_workers.settings import WorkerSettings
 from tapeworks_workers.verification.verification import BundleVerification, VerificationPlace, VerificationTerms
 
@@ -29,7 +30,8 @@ def verification_of(
             limit=place.bounds.disk_bytes if place.sandboxed else 1 << 62, reserve=settings.reserve_bytes,
         ),
         VerificationTerms(
-            tolerance=lease.spec.export.tolerance, formats=lease.spec.export.formats, gpu=lease.gpus > 0,
+            tolerance=lease.spec.export.tolerance, formats=lease.spec.export.formats, 
+            gpu=lease.gpus > 0 and LOGICAL not in place.environment,
             pack=lease.kind is JobKind.TRAIN,
             max_artifact_bytes=lease.spec.limits.max_artifact_bytes,
         ),

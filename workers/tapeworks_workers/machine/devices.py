@@ -20,6 +20,9 @@ import structlog
 from tapeworks.schemas.jobs import Device
 from tapeworks.schemas.worker_protocol import cpus_held
 
+LOGICAL = "TAPEWORKS_LOGICAL_DEVICES"
+"""In a runner's environment: how many logical CPU devices stand for its GPUs."""
+LOGICAL_NAME = "logical CPU device"
 FREE_BYTES = 1 << 30
 """A GPU that nobody computes on may have so much in use: what the driver and a display keep."""
 
@@ -63,11 +66,15 @@ class DeviceAllocation:
 class Devices:
     """The devices of this machine and who holds them."""
 
-    def __init__(self, *, cpu_slots: int | None = None, nvml: Any = None) -> None:
+    def __init__(self, *, cpu_slots: int | None = None, nvml: Any = None, logical: int = 0) -> None:
+        """`logical`: so many logical CPU devices stand for GPUs. Raises ValueError where the machine has GPUs."""
         self._nvml = _driver() if nvml is None else nvml
         self._gpus = {gpu.id: gpu for gpu in self._discover()}
+        if logical and self._gpus:
+            raise ValueError("logical_devices: this machine has GPUs; leave the setting out")
         self.cpus = len(os.sched_getaffinity(0))
         self._slots = cpu_slots if cpu_slots is not None else default_slots(self.cpus, len(self._gpus))
+        self._gpus |= {f"logical-{n}": Gpu(f"logical-{n}", LOGICAL_NAME, None) for n in range(logical)}
         self._held: list[DeviceAllocation] = []
 
     # ── what there is ────────────────────────────────────────────────────────────────────────────
@@ -116,8 +123,10 @@ class Devices:
     def environment(self, held: DeviceAllocation) -> dict[str, str]:
         """What the runner's environment says of devices, before TensorFlow is initialised in it."""
         threads = str(held.cpus)
+        logical = bool(held.gpus) and self._gpus[held.gpus[0]].handle is None
         return {
-            "CUDA_VISIBLE_DEVICES": ",".join(held.gpus) if held.gpus else "-1",
+            "CUDA_VISIBLE_DEVICES": ",".join(held.gpus) if held.gpus and not logical else "-1",
+            **({LOGICAL: str(len(held.gpus))} if logical else {}),
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             "TF_NUM_INTRAOP_THREADS": threads,
             "TF_NUM_INTEROP_THREADS": threads,
@@ -167,6 +176,8 @@ class Devices:
             yield Gpu(_text(self._nvml.nvmlDeviceGetUUID(handle)), gpu.name, handle, parent=gpu.id)
 
     def _use(self, gpu: Gpu) -> DeviceUsage:
+        if gpu.handle is None:
+            return DeviceUsage(memory=None, memory_used=None, utilization=None, processes=())
         memory = self._ask("nvmlDeviceGetMemoryInfo", gpu)
         rates = self._ask("nvmlDeviceGetUtilizationRates", gpu)
         processes = self._ask("nvmlDeviceGetComputeRunningProcesses", gpu) or []

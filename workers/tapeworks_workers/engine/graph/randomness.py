@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tapeworks_workers.engine.graph.replica_rows import cut
+
 
 def derive_seed(seed: int, *names: object) -> int:
     """A seed in 0 … 2³¹-1 of its own for every sequence of names."""
@@ -56,15 +58,16 @@ def _stateless_uniform(
 ) -> tf.Tensor:  # fmt: skip
     dtype = tf.as_dtype(dtype)
     if not dtype.is_floating:
-        return _ORIGINAL(shape, seed, minval, maxval, dtype, name, "philox" if alg == "auto_select" else alg)
-    return uniform(_bits_of(seed), shape, minval, maxval, dtype)
+        chosen = "philox" if alg == "auto_select" else alg
+        return cut(lambda whole: _ORIGINAL(whole, seed, minval, maxval, dtype, name, chosen), shape)
+    return cut(lambda whole: uniform(_bits_of(seed), whole, minval, maxval, dtype), shape)
 
 
 def _stateless_normal(
     shape: Any, seed: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = tf.float32, name: str | None = None,
     alg: str = "auto_select",
 ) -> tf.Tensor:  # fmt: skip
-    return normal(_bits_of(seed), shape, mean, stddev, tf.as_dtype(dtype))
+    return cut(lambda whole: normal(_bits_of(seed), whole, mean, stddev, tf.as_dtype(dtype)), shape)
 
 
 def _stateless_truncated_normal(
@@ -74,7 +77,8 @@ def _stateless_truncated_normal(
     dtype = tf.as_dtype(dtype)
     exact = tf.float64 if dtype == tf.float64 else tf.float32
     inside = math.erf(math.sqrt(2.0))  # of a normal number's weight, what lies within two deviations
-    drawn = math.sqrt(2.0) * tf.math.erfinv(inside * _between_minus_one_and_one(_bits_of(seed), shape, exact))
+    spread = cut(lambda whole: _between_minus_one_and_one(_bits_of(seed), whole, exact), shape)
+    drawn = math.sqrt(2.0) * tf.math.erfinv(inside * spread)
     return tf.cast(drawn, dtype) * tf.cast(stddev, dtype) + tf.cast(mean, dtype)
 
 
@@ -83,7 +87,7 @@ def _stateless_dropout(
 ) -> tf.Tensor:
     x = tf.convert_to_tensor(x)
     shape = tf.shape(x) if noise_shape is None else _filled(noise_shape, x)
-    kept = _at_least(rate, _bits_of(seed), shape, x.dtype)
+    kept = cut(lambda whole: _at_least(rate, _bits_of(seed), whole, x.dtype), shape)
     scale = 1.0 / (1.0 - tf.cast(rate, tf.float64))
     dropped = tf.where(kept, x * tf.cast(scale, x.dtype), tf.zeros([], x.dtype))
     dropped.set_shape(x.shape)

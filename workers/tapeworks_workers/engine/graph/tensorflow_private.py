@@ -4,6 +4,7 @@ datasets, graphs and functions."""
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +12,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.data.ops.from_tensor_slices_op import _TensorSliceDataset
 from tensorflow.python.data.ops.zip_op import _ZipDataset
 from tensorflow.python.data.util import structure
+from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.eager.polymorphic_function.polymorphic_function import Function
 from tensorflow.python.framework.auto_control_deps_utils import get_read_only_resource_input_indices_graph
 from tensorflow.python.framework.config import disable_op_determinism
@@ -18,8 +20,8 @@ from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
 from tensorflow.python.util import tf_stack
 
 __all__ = [
-    "TracedFunction", "call_stack", "disable_op_determinism", "read_only_inputs", "sliced_tensors", "variable_of",
-    "without_autograph", "zipped_datasets",
+    "TracedFunction", "call_stack", "disable_op_determinism", "one_device", "read_only_inputs", "sliced_tensors",
+    "variable_of", "without_autograph", "zipped_datasets",
 ]  # fmt: skip
 
 TracedFunction = Function
@@ -35,6 +37,16 @@ def without_autograph() -> contextlib.AbstractContextManager[Any]:
 def call_stack() -> Any:
     """The frames of this call, the innermost last; of code that AutoGraph converted, those of its source."""
     return tf_stack.extract_stack()
+
+
+@contextlib.contextmanager
+def one_device() -> Iterator[None]:
+    """Inside the block, where replicas have met, there is no strategy: Keras' optimizers apply as on one device."""
+    distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
+    try:
+        yield
+    finally:
+        distribute_lib._pop_per_thread_mode()
 
 
 # ── datasets ─────────────────────────────────────────────────────────────────────────────────────

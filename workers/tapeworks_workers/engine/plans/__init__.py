@@ -18,6 +18,7 @@ from tapeworks_workers.engine.plans.autotune_cache import Verdicts
 from tapeworks_workers.engine.plans.eager import EagerPlan
 from tapeworks_workers.engine.plans.fused import FusedPlan, why_not
 from tapeworks_workers.engine.plans.loop import LoopPlan
+from tapeworks_workers.engine.plans.several_devices import SeveralDevicesPlan
 from tapeworks_workers.engine.plans.steps import StepsPlan
 from tapeworks_workers.engine.step.compiled_step import CompiledStep
 from tapeworks_workers.engine.step.step_metrics import StepMetrics
@@ -65,7 +66,7 @@ def make(name: str, step: CompiledStep, split: Split, means: StepMetrics) -> Pla
         raise JobFailure(FailureCode.NOT_SUPPORTED, message, hint='Use "auto".')
     plans: dict[str, type[Any]] = {plan.name: plan for plan in (StepsPlan, LoopPlan, FusedPlan, EagerPlan)}
     plan: Plan = plans[name](step, split, means)
-    return plan
+    return SeveralDevicesPlan(plan, step.assembly.devices) if step.assembly.devices.several else plan
 
 
 def calibrated(
@@ -78,6 +79,8 @@ def calibrated(
     verdicts: Verdicts,
 ) -> Plan:
     """The plan `auto`. `left`: how many steps are still to be run, None where nobody knows."""
+    if step.assembly.devices.several:  # XLA does not hold what replicas exchange
+        return make(LoopPlan.name, step, split, means)
     loop = LoopPlan(step, split, means)
     if why_not(split) is not None:
         return AutoPlan(step, loop, None, left=left, tell=tell)

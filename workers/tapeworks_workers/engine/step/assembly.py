@@ -21,6 +21,7 @@ from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec.job_spec import JobSpec, LossSpec, OutputLosses
 from tapeworks.spec.references import Kind
 from tapeworks_workers.engine.comparison import recurrent_states
+from tapeworks_workers.engine.devices.devices import Devices
 from tapeworks_workers.engine.diagnostics.held_state import held_metrics, held_variables
 from tapeworks_workers.engine.diagnostics.retracing import Note
 from tapeworks_workers.engine.factory.build_context import BuildContext
@@ -79,6 +80,7 @@ class Assembly:
     """Running sums of a step's scalars, by split; made when the step is traced."""
     pending: dict[str, Any] = field(default_factory=dict)
     """Restored values of variables that tracing will make."""
+    devices: Devices = field(default_factory=Devices)
     context: BuildContext = field(default_factory=BuildContext)
     """What callbacks and evaluators are built from."""
     captured: dict[str, tf.Variable] = field(default_factory=dict)
@@ -157,11 +159,12 @@ def assemble(
     datasets: Mapping[str, Any] | None = None,
     start: InitialState | None = None,
     files: DataFiles | None = None,
+    devices: Devices | None = None,
 ) -> Assembly:
     """Build all parts of a job for batches of `element_spec`. `datasets` are what `run.datasets` offers to the step.
 
     `start`: what the models start from; by default layers adapt to `datasets["training"]`, and nothing is restored.
-    `files`: what components may read, no file by default. Raises JobFailure.
+    `files`: what components may read, no file by default. `devices`: of the steps, one by default. Raises JobFailure.
     """
     reset(spec)
     context = BuildContext(files or DataFiles())
@@ -175,6 +178,7 @@ def assemble(
         spec, step, element_spec, start, files=context.files,
         batch_size=lambda: every_batch(given["training"]) if given else None,
     )  # fmt: skip
+    devices = devices or Devices()
     with philox():
         ownership = assign_variables(spec, step, models)
         owned = ownership.owned
@@ -182,7 +186,7 @@ def assemble(
         losses = Losses({name: _role_loss(spec, name, models, step, context) for name in spec.losses})
         metrics = build_metrics(spec, models, lambda role: _outputs(models[role], input_specs.get(role)), context)
         transforms = build_transforms(spec, owned, context)
-        minimizers = build_minimizers(spec, ownership, optimizers, transforms)
+        minimizers = build_minimizers(spec, ownership, optimizers, transforms, devices)
         run = Run(
             models=models, losses=losses, optimizers=optimizers, minimizers=minimizers, metrics=metrics,
             seed=spec.training.seed,
@@ -192,7 +196,7 @@ def assemble(
             optimizers=optimizers, owned=owned, losses=losses, metrics=metrics, transforms=transforms, run=run,
             gradient_metrics=gradient_metrics(named_metrics(transforms, minimizers), metrics),
             inputs=_selection(step, models, input_specs, element_spec),
-            taken=taken, architectures=start.inputs.used, context=context,
+            taken=taken, architectures=start.inputs.used, context=context, devices=devices,
         )  # fmt: skip
         for loss in losses.values():
             loss.pending = assembly.pending
@@ -200,6 +204,7 @@ def assemble(
         run.notes += numbered_names(spec, models, start.inputs)
         run.datasets = LazyMapping({name: partial(_selected, assembly, given, name) for name in given})
         step.build(run)
+        devices.hold(models.values(), [global_seed().state])
     return assembly
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tapeworks.errors import FailureCode, JobFailure, Location
+from tapeworks_workers.engine.devices import replica as replicas
 from tapeworks_workers.engine.diagnostics import source_locations as places
 from tapeworks_workers.engine.diagnostics.retracing import Traces
 from tapeworks_workers.engine.graph.adam_kernel import one_pass_adam
@@ -42,6 +43,7 @@ class CompiledStep:
     """The ConcreteFunction; None where the plan is eager."""
 
     def __call__(self, batch: Any) -> dict[str, tf.Tensor]:
+        self.assembly.devices.renew()
         return self.on_device(as_tensors(batch, self.element_spec))
 
     @property
@@ -70,6 +72,14 @@ def compile_validation_step(
     """
     function = assembly.step.validation_step
     return _compile(assembly, VALIDATION, function, element_spec=element_spec, traces=traces, eager=eager)
+
+
+def step_on_one_device(assembly: Assembly, step: CompiledStep) -> CompiledStep:
+    """A training step as a verifier takes it, which has one device: this one, or the same on the first device."""
+    if not assembly.devices.several:
+        return step
+    with assembly.devices.alone():
+        return compile_train_step(assembly)
 
 
 def _compile(
@@ -122,6 +132,8 @@ def _called(
     """The scalars of a step on a batch, and the names of those that are reported as they were last."""
     run = assembly.run
     run.latest_values = []
+    if assembly.devices.several:
+        return _called_on_devices(function, batch, assembly, split)
     if not tf.executing_eagerly():
         scalars = _scalars(call_user_code(function, batch, run), assembly, split)
         # Afterwards: a metric may make its variables at its first update.
@@ -133,6 +145,23 @@ def _called(
         dependents = state.dependents_by_tape(tape, scalars)
     latest = {id(value) for value in run.latest_values}
     return scalars, dependents | {name for name, value in scalars.items() if id(value) in latest}
+
+
+def _called_on_devices(
+    function: Callable[..., Any], batch: Any, assembly: Assembly, split: str
+) -> tuple[dict[str, tf.Tensor], set[str]]:
+    """The same of a step that each device runs on its rows: means over all rows, and the last values."""
+    run = assembly.run
+    traced = assembly.devices.run(lambda part: _scalars(call_user_code(function, part, run), assembly, split), batch)
+    last = traced[-1][1]  # its reads of metrics come after every replica's updates
+    latest = MetricState(assembly.held_metrics()).dependents(last)
+    chosen = {id(value) for value in run.latest_values}
+    latest |= {name for name, value in last.items() if id(value) in chosen}
+    scalars = {
+        name: value if name in latest else replicas.mean([(one.rows, scalars[name]) for one, scalars in traced])
+        for name, value in last.items()
+    }
+    return scalars, latest
 
 
 def _scalars(returned: Any, assembly: Assembly, split: str) -> dict[str, tf.Tensor]:

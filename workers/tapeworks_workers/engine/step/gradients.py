@@ -19,6 +19,8 @@ from tapeworks.components.uncalled_methods import defined_by_author
 from tapeworks.errors import FailureCode, JobFailure
 from tapeworks.spec.job_spec import JobSpec
 from tapeworks.spec.references import Kind
+from tapeworks_workers.engine.devices.devices import Devices
+from tapeworks_workers.engine.devices.replica import Replica, current
 from tapeworks_workers.engine.factory.build_context import BuildContext
 from tapeworks_workers.engine.factory.factory import build
 from tapeworks_workers.engine.graph.autograph import call_user_code
@@ -54,13 +56,21 @@ class OptimizerGroup:
     """One optimizer of the step: the spec's optimizers of its group, and the variables they own together."""
 
     def __init__(
-        self, name: str, variables: Sequence[Any], updaters: Sequence[OptimizerPart], *, accumulate: int, scaled: bool
+        self,
+        name: str,
+        variables: Sequence[Any],
+        updaters: Sequence[OptimizerPart],
+        *,
+        accumulate: int,
+        scaled: bool,
+        devices: Devices,
     ) -> None:
         self.name = name
         self.variables = list(variables)
         """In the models' order, whichever of the optimizers owns them."""
         self.scale = LossScale() if scaled else None
         self._updaters = updaters
+        self._devices = devices
         self._accumulator = Accumulator(name, variables, calls=accumulate) if accumulate > 1 else None
 
     def state(self) -> dict[str, tf.Variable]:
@@ -75,12 +85,25 @@ class OptimizerGroup:
 
     def gradients(self, loss: Any, tape: tf.GradientTape, health: tf.Variable) -> list[Any]:
         """Unscaled gradients in the variables' order; None for a variable that the loss misses."""
-        seeds = self._seeds(loss)
+        seeds, replica = self._seeds(loss), current()
+        if replica is not None:
+            return self._replica_gradients(replica, loss, tape, health, seeds)
         if self.scale is None:
             return list(tape.gradient(loss, self.variables, output_gradients=seeds))
         # Gradients may overflow here, a loss may not.
         health.assign_add(_trace_of_the_infinite(tf.nest.flatten(loss)))
         return self.scale.gradients(tape, loss, self.variables, seeds)
+
+    def _replica_gradients(
+        self, replica: Replica, loss: Any, tape: tf.GradientTape, health: tf.Variable, seeds: Any
+    ) -> list[Any]:
+        """The same of the global batch's loss, from a loss that is the mean of this replica's rows."""
+        seeds = replica.seeds(loss, seeds)
+        if self.scale is None:
+            return replica.summed(tape.gradient(loss, self.variables, output_gradients=seeds))
+        trace = replica.finite(_trace_of_the_infinite(tf.nest.flatten(loss)))
+        replica.met("run.gradients", trace, lambda traces: health.assign_add(tf.add_n(traces)))
+        return replica.summed(self.scale.gradients(tape, loss, self.variables, seeds))
 
     def _seeds(self, loss: Any) -> Any:
         """What an optimizer's own `scale_loss` multiplies the gradients with, which `fit` calls inside the tape; None
@@ -141,6 +164,7 @@ class OptimizerGroup:
                         f"{len(variables)} variables",
                     )
             updater.optimizer.apply_gradients(zip(changed, variables, strict=True))  # as fit does: it may be overridden
+        self._devices.copy(self.variables)
 
 
 def build_minimizers(
@@ -148,6 +172,7 @@ def build_minimizers(
     ownership: Ownership,
     optimizers: Mapping[str, keras.optimizers.Optimizer],
     transforms: Mapping[str, Sequence[GradientTransform]],
+    devices: Devices,
 ) -> dict[str, OptimizerGroup]:
     """A minimizer for each optimizer that the step declares."""
     minimizers = {}
@@ -164,6 +189,7 @@ def build_minimizers(
             updaters,
             accumulate=spec.training.gradient_accumulation,
             scaled=spec.training.precision == "mixed_float16",
+            devices=devices,
         )
     return minimizers
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tapeworks.errors import FailureCode, JobFailure, Location
 from tapeworks_workers.engine.data.checks.label_domains import LabelDomain
 from tapeworks_workers.engine.data.checks.label_ranges import LabelRanges, takes_labels
+from tapeworks_workers.engine.devices.replica import current
 from tapeworks_workers.engine.diagnostics.error_owners import of_part, shapes
 from tapeworks_workers.engine.diagnostics.example_mixing import (
     Added,
@@ -175,7 +176,15 @@ class RoleLoss:
 
     def _track(self, terms: Sequence[Term], values: Sequence[tf.Tensor]) -> None:
         """As `fit`: means over batches, whatever their size; of two losses with one name the last is reported."""
-        named = {f"{term.label}_loss": value for term, value in zip(terms, values, strict=True)}
+        labels = [f"{term.label}_loss" for term in terms]
+        replica = current()
+        if replica is None:
+            self._update_trackers(labels, values)
+        else:
+            replica.means("run.losses", values, lambda means: self._update_trackers(labels, means))
+
+    def _update_trackers(self, labels: Sequence[str], values: Sequence[tf.Tensor]) -> None:
+        named = dict(zip(labels, values, strict=True))
         if not self.trackers:
             with outside_trace():
                 self.trackers = [RoleMetric(name, keras.metrics.Mean(name=name), None, False) for name in named]

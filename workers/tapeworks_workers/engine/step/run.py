@@ -20,6 +20,7 @@ import tensorflow as tf
 from tapeworks.components.interfaces import TrainingStep
 from tapeworks.errors import FAILURES, FailureCode, JobFailure
 from tapeworks_workers.engine.artifacts import Artifacts
+from tapeworks_workers.engine.devices.replica import Replica, current
 from tapeworks_workers.engine.diagnostics import source_locations as places
 from tapeworks_workers.engine.diagnostics.retracing import Note
 from tapeworks_workers.engine.graph.autograph import engine_code
@@ -55,6 +56,8 @@ class Run:
         self.stop_reason: str | None = None
         self.gradient_norms: dict[str, float] | None = None
         """A dict: steps that run without a graph note here each gradient's norm."""
+        self.gradients_seen: dict[str, list[list[Any]]] | None = None
+        """A dict: optimizer → the gradients of each call that is traced."""
         self.notes: list[Note] = []
         """What was found while tracing and is no failure."""
         self.latest_values: list[Any] = []
@@ -116,6 +119,10 @@ class Run:
         """
         minimizer = self._of(optimizer)
         gradients = minimizer.gradients(loss, tape, self._health)
+        if (replica := current()) is not None and replica.index > 0:
+            return gradients
+        if self.gradients_seen is not None:
+            self.gradients_seen.setdefault(optimizer, []).append(gradients)
         self.differentiated.add(optimizer)
         self.watched.update((id(variable), variable) for variable in tape.watched_variables())
         self.unreached.update(id(v) for v, g in zip(minimizer.variables, gradients, strict=True) if g is None)
@@ -154,7 +161,16 @@ class Run:
         def applied() -> tf.Tensor:
             return minimizer.apply(gradients, self, self._health)
 
+        if (replica := current()) is not None:
+            return self._applied_once(replica, applied, when)
         return applied() if when is None else tf.cond(tf.cast(when, tf.bool), applied, lambda: tf.constant(False))
+
+    def _applied_once(self, replica: Replica, applied: Callable[[], tf.Tensor], when: Any) -> tf.Tensor:
+        """Gradients are the same on all replicas: the first one's are applied, by what one device runs."""
+        if when is None:
+            return replica.once("run.apply", applied)
+        chosen = replica.agreed(tf.cast(when, tf.bool))
+        return replica.once("run.apply", lambda: tf.cond(chosen, applied, lambda: tf.constant(False)))
 
     @engine_code
     def minimize(self, optimizer: str, loss: Any, tape: tf.GradientTape, when: Any = None) -> tf.Tensor:
@@ -181,7 +197,13 @@ class Run:
     def update_metrics(self, role: str, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Feed the role's metrics of the spec."""
         self.fed.add(role)
-        metric_updates.update(self._metrics.get(role, ()), y, y_pred, sample_weight)
+        metrics, replica = self._metrics.get(role, ()), current()
+        if replica is None:
+            metric_updates.update(metrics, y, y_pred, sample_weight)
+        elif metrics:  # on the whole batch: whatever a metric computes, it computes as on one device
+            replica.gathered(
+                "run.update_metrics", (y, y_pred, sample_weight), lambda whole: metric_updates.update(metrics, *whole)
+            )
 
     # ── what `fit` does with a model ─────────────────────────────────────────────────────────────
 
@@ -233,15 +255,24 @@ class Run:
     @engine_code
     def random_normal(self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None) -> tf.Tensor:
         """`tf.random.normal` from the job's own checkpointed stream."""
-        return normal(self.streams.bits, shape, mean, stddev, tf.as_dtype(dtype or keras.config.floatx()))
+        chosen, replica = tf.as_dtype(dtype or keras.config.floatx()), current()
+        if replica is None:
+            return normal(self.streams.bits, shape, mean, stddev, chosen)
+        unit = replica.random(lambda whole: normal(self.streams.bits, whole, 0.0, 1.0, chosen), shape)
+        return unit * tf.cast(stddev, chosen) + tf.cast(mean, chosen)
 
     @engine_code
     def random_uniform(self, shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = None) -> tf.Tensor:
         """`tf.random.uniform` from the job's own checkpointed stream."""
         chosen = tf.as_dtype(dtype or keras.config.floatx())
-        if chosen.is_floating:
-            return uniform(self.streams.bits, shape, minval, maxval, chosen)
-        return self.streams.current.uniform(shape, minval, maxval, chosen)
+
+        def draw(whole: Any) -> tf.Tensor:
+            if chosen.is_floating:
+                return uniform(self.streams.bits, whole, minval, maxval, chosen)
+            return self.streams.current.uniform(whole, minval, maxval, chosen)
+
+        replica = current()
+        return draw(shape) if replica is None else replica.random(draw, shape)
 
     # ── evaluators and callbacks ─────────────────────────────────────────────────────────────────
 

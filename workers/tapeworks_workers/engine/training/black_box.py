@@ -208,7 +208,8 @@ def gradient_norms(assembly: Assembly, batch: Any) -> tuple[dict[str, float | st
     run = assembly.run
     run.gradient_norms = {}
     try:
-        compile_train_step(assembly, eager=True)(batch)
+        with assembly.devices.alone():
+            compile_train_step(assembly, eager=True)(batch)
         why = None if run.gradient_norms else "the step applied no gradient"
     except Exception as error:  # a step that needs its graph: the box is worth having without norms
         why = f"the step does not run without a graph: {type(error).__name__}: {error}"

@@ -24,6 +24,7 @@ from tapeworks_workers.engine.artifacts import Artifacts
 from tapeworks_workers.engine.checkpoints.files import CheckpointFiles, opened
 from tapeworks_workers.engine.checkpoints.snapshot import Snapshot
 from tapeworks_workers.engine.data.pipeline import Data
+from tapeworks_workers.engine.devices.selection import devices_of
 from tapeworks_workers.engine.diagnostics.retracing import Note, Traces
 from tapeworks_workers.engine.export.export import exported_roles
 from tapeworks_workers.engine.factory.data_files import DataFiles
@@ -34,6 +35,7 @@ from tapeworks_workers.engine.plans.autotune_cache import Verdicts
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step.assembly import Assembly, assemble
 from tapeworks_workers.engine.step.checks.captured_state import captured_variables, operation_notes
+from tapeworks_workers.engine.step.checks.replica_equality import check_replicas
 from tapeworks_workers.engine.step.checks.second_trace import TraceComparison
 from tapeworks_workers.engine.step.checks.training_effect import training_notes, use_notes
 from tapeworks_workers.engine.step.compiled_step import CompiledStep, compile_train_step
@@ -97,7 +99,12 @@ def build_training(
         start = starting(attempt, data, found)
         with traces.watching():
             assembly = assemble(
-                attempt.spec, data.element_spec, datasets=datasets(data), start=start, files=attempt.files
+                attempt.spec,
+                data.element_spec,
+                datasets=datasets(data),
+                start=start,
+                files=attempt.files,
+                devices=devices_of(attempt.spec),
             )
         exported_roles(assembly)  # a role that does not exist fails before training
         training, evaluation = trace_functions(
@@ -151,6 +158,8 @@ def trace_functions(
         notes += use_notes(assembly, training=True, fed=fed, validates=validates) if traced else ()
         notes += use_notes(assembly, training=False, fed=assembly.run.fed, validates=True) if validates else ()
         notes += find_captured(assembly, [step, *evaluation.steps()])
+        if assembly.devices.several:
+            check_replicas(assembly, data.training.first(1)[0])
     if data.validation is not None and (averaging := averaging_note(assembly)):
         reporter.note(averaging)
     for taken in assembly.taken:
@@ -167,7 +176,8 @@ def trace_functions(
         evaluation=evaluation, reporter=reporter, control=control, files=files, callbacks=callbacks,
         directions=directions, artifacts=artifacts, plan=plan, verdicts=verdicts or Verdicts(),
     )  # fmt: skip
-    reporter.facts(diagnostics={"traces": traces.counts, "plan": training.counters.plan})
+    several = {"devices": assembly.devices.names} if assembly.devices.several else {}
+    reporter.facts(diagnostics={"traces": traces.counts, "plan": training.counters.plan, **several})
     return training, evaluation
 
 
@@ -176,7 +186,7 @@ def find_captured(assembly: Assembly, steps: Sequence[CompiledStep]) -> list[Not
     that no checkpoint holds."""
     graphs = [step.concrete.graph for step in steps if step.concrete is not None]
     own = [variable for loss in assembly.losses.values() for variable in loss.label_variables()]
-    known = [*assembly.variables().values(), *assembly.means.values(), *own]
+    known = [*assembly.variables().values(), *assembly.means.values(), *own, *assembly.devices.variables()]
     assembly.captured = captured_variables(graphs, known)
     if not assembly.spec.training.deterministic:
         return []

@@ -23,6 +23,7 @@ from tapeworks_workers.engine import runtime
 from tapeworks_workers.engine.checkpoints.files import CheckpointFiles
 from tapeworks_workers.engine.data.checks.resume_warnings import CODE
 from tapeworks_workers.engine.data.pipeline import Data, build_data
+from tapeworks_workers.engine.devices.selection import configure
 from tapeworks_workers.engine.diagnostics.retracing import Traces
 from tapeworks_workers.engine.reporting import Reporter
 from tapeworks_workers.engine.step.assembly import Assembly
@@ -85,6 +86,7 @@ def main(
 
         load(components, refused=refused or {}, targets=[])
     attempt = Attempt.of(StartFrame.model_validate_json((Path(bundle) / START).read_text()))
+    configure()
     runtime.prepare(attempt.spec)
     reporter = Reporter(lambda frame: None)
     data = build_data(attempt.spec, attempt.files)
