@@ -10,12 +10,15 @@ import typer
 from rich.text import Text
 
 from tapeworks.cli.console import Json, out, session_of, show_json, show_list
+from tapeworks.cli.name_resolution import asset_id_of
 from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import Bundle
 
 bundle = typer.Typer(no_args_is_help=True, help="Upload model bundles to start jobs from.")
 
-BundleId = Annotated[str, typer.Argument(metavar="BUNDLE", help="The bundle's id, bundle_….", show_default=False)]
+BundleId = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="The bundle's id, its name or NAME@VERSION.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -63,5 +66,5 @@ def list_(
 def delete(context: typer.Context, bundle: BundleId) -> None:
     """Delete an uploaded bundle; refused while an unfinished job reads it."""
     with session_of(context).client() as client:
-        client.bundles.delete(bundle)
+        client.bundles.delete(asset_id_of(client.bundles, "bundle", bundle))
     typer.echo(f"{bundle} is deleted")

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Annotated, Any
 
@@ -47,6 +47,24 @@ class ExitCode(IntEnum):
     DETACHED = 130
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One of several things that a name or the beginning of an id stands for."""
+
+    id: str
+    name: str
+    state: str
+    created: str
+
+
+class Ambiguous(TapeworksError):
+    """A name or the beginning of an id stands for several things: `candidates`."""
+
+    def __init__(self, message: str, candidates: Sequence[Candidate]) -> None:
+        super().__init__(message)
+        self.candidates = candidates
+
+
 @dataclass
 class Session:
     """The options before the command, and whether it shows JSON."""
@@ -68,7 +86,9 @@ def _remember_json(context: typer.Context, value: bool) -> bool:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON.", callback=_remember_json)]
-JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
+JobId = Annotated[
+    str, typer.Argument(help="The job's id, the first characters of it, or the job's name.", show_default=False)
+]
 
 
 def session_of(context: typer.Context) -> Session:
@@ -159,6 +179,7 @@ class Commands(TyperGroup):
 def exit_code(error: TapeworksError) -> ExitCode:
     """The exit code that an error ends the program with."""
     kinds = {
+        Ambiguous: ExitCode.USAGE,
         SpecInvalid: ExitCode.REFUSED,
         Rejected: ExitCode.REFUSED,
         UnavailableError: ExitCode.UNAVAILABLE,
@@ -173,10 +194,11 @@ def show_error(error: TapeworksError, *, as_json: bool) -> None:
     """The error and every finding in it: for people on standard error, as JSON on standard output."""
     findings = _findings(error)
     if as_json:
-        code = error.code if isinstance(error, ApiError) else "invalid_spec" if findings else "error"
+        code = _code(error)
         detail = error.detail if isinstance(error, ApiError) else str(error)
         known = error.problem if isinstance(error, ApiError) else {}
-        show_json({**known, "code": code, "detail": detail, "errors": findings})
+        candidates = {"candidates": [asdict(one) for one in error.candidates]} if isinstance(error, Ambiguous) else {}
+        show_json({**known, "code": code, "detail": detail, "errors": findings, **candidates})
         return
     console = err()
     if isinstance(error, SpecInvalid):
@@ -187,8 +209,24 @@ def show_error(error: TapeworksError, *, as_json: bool) -> None:
         console.print(Text.assemble("  ", (str(finding.get("pointer") or "/"), "bold"), f": {finding.get('message')}"))
         if finding.get("hint"):
             console.print(Text(f"      {finding['hint']}", style="dim"))
+    if isinstance(error, ApiError) and isinstance(hint := error.problem.get("hint"), str) and hint:
+        console.print(Text(f"hint: {hint}", style="dim"))
+    if isinstance(error, Ambiguous):
+        rows = table("ID", "", "", "")
+        for one in error.candidates:
+            rows.add_row(one.id, one.name, one.state, one.created)
+        console.print(rows)
     if isinstance(error, UnavailableError) and error.status == 0:
         console.print("Is the service running (`tapeworks serve`)? Set its address with --url or TAPEWORKS_URL.")
+
+
+def _code(error: TapeworksError) -> str:
+    """The code of an error in JSON."""
+    if isinstance(error, ApiError):
+        return error.code
+    if isinstance(error, SpecInvalid):
+        return "invalid_spec"
+    return "ambiguous" if isinstance(error, Ambiguous) else "error"
 
 
 def _findings(error: TapeworksError) -> list[dict[str, Any]]:

@@ -11,13 +11,16 @@ import typer
 from rich.text import Text
 
 from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json, show_list, table
+from tapeworks.cli.name_resolution import asset_id_of
 from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import DataFormat, Dataset
 from tapeworks.spec.reading_options import from_texts
 
 data = typer.Typer(no_args_is_help=True, help="Upload datasets and list them.")
 
-DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's id, ds_….", show_default=False)]
+DatasetId = Annotated[
+    str, typer.Argument(metavar="DATASET", help="The dataset's id, its name or NAME@VERSION.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -83,7 +86,7 @@ def list_(
 def show(context: typer.Context, dataset: DatasetId, json: Json = False) -> None:
     """Show a dataset: its columns and first rows."""
     with session_of(context).client() as client:
-        found = client.datasets.get(dataset)
+        found = client.datasets.get(asset_id_of(client.datasets, "ds", dataset))
     show_json(found) if json else _show(found)
 
 
@@ -91,7 +94,7 @@ def show(context: typer.Context, dataset: DatasetId, json: Json = False) -> None
 def delete(context: typer.Context, dataset: DatasetId) -> None:
     """Delete a dataset; refused while an unfinished job reads it."""
     with session_of(context).client() as client:
-        client.datasets.delete(dataset)
+        client.datasets.delete(asset_id_of(client.datasets, "ds", dataset))
     typer.echo(f"{dataset} is deleted")
 
 

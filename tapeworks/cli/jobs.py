@@ -22,6 +22,7 @@ from tapeworks.cli.console import (
     table,
     visible,
 )
+from tapeworks.cli.name_resolution import job_id_of
 from tapeworks.client.client import Client
 from tapeworks.errors import TapeworksError
 from tapeworks.schemas.jobs import Job, State
@@ -81,7 +82,7 @@ def watch(context: typer.Context, job_id: JobId, json: Json = False) -> None:
     """Show a job until it has finished. Ctrl-C leaves it running."""
     session = session_of(context)
     with session.client() as client:
-        _watch(client, client.get(job_id), session)
+        _watch(client, client.get(job_id_of(client, job_id)), session)
 
 
 def logs(
@@ -91,14 +92,18 @@ def logs(
     json: Json = False,
 ) -> None:
     """Print what the job's runner printed. With --json: one object for each line."""
-    with session_of(context).client() as client, _detaching(job_id, f"tapeworks logs --follow {job_id}"):
-        for line in client.logs(job_id, follow=follow):
-            typer.echo(line.model_dump_json() if json else visible(line.text))
+    with session_of(context).client() as client:
+        job_id = job_id_of(client, job_id)
+        with _detaching(job_id, f"tapeworks logs --follow {job_id}"):
+            for line in client.logs(job_id, follow=follow):
+                typer.echo(line.model_dump_json() if json else visible(line.text))
 
 
 def download(
     context: typer.Context,
-    job_id: Annotated[str | None, typer.Argument(help="The job's id; default: the last job that succeeded.")] = None,
+    job_id: Annotated[
+        str | None, typer.Argument(help="The job's id or name; default: the last job that succeeded.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write to.")] = Path("."),
     format: Annotated[Literal["keras", "saved_model"] | None, typer.Option(help="Only this part.")] = None,
     json: Json = False,
@@ -112,6 +117,8 @@ def download(
             if last is None:
                 raise TapeworksError("no job has succeeded yet")
             job_id = last.id
+        else:
+            job_id = job_id_of(client, job_id)
         file = client.download(job_id, output, format)
     if json:
         show_json({"job_id": job_id, "path": str(file), "bytes": file.stat().st_size})

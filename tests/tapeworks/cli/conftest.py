@@ -1,0 +1,40 @@
+"""A real service in a thread, a worker played by hand, and the command line against them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from tapeworks.cli.main import app
+from tapeworks_service.settings import ServiceSettings
+from tests.service.conftest import serving
+from tests.support.hand_worker import HandWorker
+
+Tapeworks = Callable[..., Result]
+
+
+@pytest.fixture(scope="package")
+def hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandWorker]:
+    """A registered worker of a service that all tests of this folder share."""
+    settings = ServiceSettings(data_dir=tmp_path_factory.mktemp("service"), port=0, lease_seconds=600)
+    with serving(settings) as address, httpx.Client(base_url=address, timeout=60) as client:
+        worker = HandWorker(client)
+        worker.register()
+        yield worker
+
+
+@pytest.fixture
+def tapeworks(hand: HandWorker) -> Iterator[Tapeworks]:
+    """Runs the command line; `expect`: its exit code. The queue is empty afterwards."""
+
+    def run(*arguments: str, expect: int = 0, input: str | None = None) -> Result:
+        command = ["--url", str(hand.client.base_url), *arguments]
+        done = CliRunner().invoke(app, command, env={"COLUMNS": "200"}, input=input)
+        assert done.exit_code == expect, f"{arguments}: {done.exit_code}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    yield run
+    hand.empty_queue()
