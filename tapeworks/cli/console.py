@@ -26,8 +26,8 @@ from tapeworks.client.client import Client
 from tapeworks.errors import ApiError, Conflict, NotFound, Rejected, SpecInvalid, TapeworksError, Unauthorized
 from tapeworks.errors import Unavailable as UnavailableError
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters but tab and newline, and those that turn the direction of writing."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+"""Control characters but tab and newline, and those that are invisible or turn the direction of writing."""
 _NO_WIDTH = 10_000
 """Of a pipe or a file: no row is folded."""
 
@@ -104,6 +104,11 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def one_line(text: str) -> str:
+    r"""The same in one line (`\n`, `\t`): a name or a label cannot pass for a line of ours."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 class SafeConsole(Console):
     """A console that shows control characters of a text; its own styles and movements are not concerned."""
 
@@ -125,8 +130,17 @@ def err() -> Console:
 
 def show_json(value: Any) -> None:
     """A model, or a list of them, as JSON on standard output."""
-    text = json.dumps(_plain(value), ensure_ascii=False, indent=2)
-    typer.echo(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    typer.echo(_json_text(json.dumps(_plain(value), ensure_ascii=False, indent=2)))
+
+
+def show_json_line(value: BaseModel) -> None:
+    """A model as one line of JSON on standard output."""
+    typer.echo(_json_text(value.model_dump_json(by_alias=True)))
+
+
+def _json_text(text: str) -> str:
+    """JSON in which control characters are escapes: it means the same."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:
@@ -214,7 +228,7 @@ def show_error(error: TapeworksError, *, as_json: bool) -> None:
     if isinstance(error, Ambiguous):
         rows = table("ID", "", "", "")
         for one in error.candidates:
-            rows.add_row(one.id, one.name, one.state, one.created)
+            rows.add_row(*map(one_line, (one.id, one.name, one.state, one.created)))
         console.print(rows)
     if isinstance(error, UnavailableError) and error.status == 0:
         console.print("Is the service running (`tapeworks serve`)? Set its address with --url or TAPEWORKS_URL.")

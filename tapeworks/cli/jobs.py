@@ -19,6 +19,7 @@ from tapeworks.cli.console import (
     out,
     session_of,
     show_json,
+    show_json_line,
     table,
     visible,
 )
@@ -94,9 +95,9 @@ def logs(
     """Print what the job's runner printed. With --json: one object for each line."""
     with session_of(context).client() as client:
         job_id = job_id_of(client, job_id)
-        with _detaching(job_id, f"tapeworks logs --follow {job_id}"):
+        with detaching(job_id, f"tapeworks logs --follow {job_id}"):
             for line in client.logs(job_id, follow=follow):
-                typer.echo(line.model_dump_json() if json else visible(line.text))
+                show_json_line(line) if json else typer.echo(visible(line.text))
 
 
 def download(
@@ -128,7 +129,7 @@ def download(
 
 def _watch(client: Client, job: Job, session: Session) -> None:
     """Show the job to its end, and end with what became of it."""
-    with _detaching(job.id, f"tapeworks watch {job.id}"):
+    with detaching(job.id, f"tapeworks watch {job.id}"):
         if session.json:
             job = client.wait(job.id)
         else:
@@ -145,7 +146,7 @@ def _watch(client: Client, job: Job, session: Session) -> None:
         raise typer.Exit(ExitCode.NO)
 
 
-class _detaching:
+class detaching:
     """Ctrl-C ends the command, not the job, and says how to come back."""
 
     def __init__(self, job_id: str, command: str) -> None:

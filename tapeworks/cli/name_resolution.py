@@ -15,7 +15,7 @@ from tapeworks.cli.job_progress import age
 from tapeworks.client.assets import A, AssetClient
 from tapeworks.client.client import Client
 from tapeworks.errors import NotFound, ProblemCode
-from tapeworks.schemas.jobs import Checkpoint, Job, WorkerInfo
+from tapeworks.schemas.jobs import Artifact, Checkpoint, Job, WorkerInfo
 
 JOB, CHECKPOINT = "job", "ckpt"
 MOST_CANDIDATES = 20
@@ -77,6 +77,14 @@ def asset_id_of(assets: AssetClient[A], kind: str, text: str) -> str:
     candidates = [Candidate(one.id, one.name, f"version {one.version}", "") for one in found.values()]
     what = {"ds": "dataset", "pkg": "package"}.get(kind, kind)
     return _only(what, text, candidates, "give one of the ids, or NAME@VERSION")
+
+
+def artifact_path_of(artifacts: Sequence[Artifact], job_id: str, text: str) -> str:
+    """The artifact of a job with this path, or whose path ends so (`matrix.json`). Raises `NotFound`, `Ambiguous`."""
+    exact = [one for one in artifacts if one.path == text]
+    matches = exact or [one for one in artifacts if one.path.endswith(f"/{text}")]
+    candidates = [Candidate(one.path, "", f"{one.bytes:,} bytes", f"{age(one.created_at)} ago") for one in matches]
+    return _only(f"artifact of {job_id}", text, candidates, "give the whole path")
 
 
 def _only(what: str, text: str, candidates: Sequence[Candidate], remedy: str) -> str:
