@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -97,6 +98,23 @@ def session_of(context: typer.Context) -> Session:
     if not isinstance(root.obj, Session):
         root.obj = Session()
     return root.obj
+
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")]
+
+
+def confirm(what: str, *, yes: bool) -> None:
+    """Ask on a terminal before something is deleted, unless `--yes` was given; no ends the command with 1.
+
+    Without a terminal nobody can be asked: a script must say `--yes`, and is never kept waiting. Raises BadParameter.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise typer.BadParameter("give it where there is no terminal to ask on", param_hint="--yes")
+    err().print(Text(what))
+    if not typer.confirm("Delete it?", err=True):
+        raise typer.Exit(ExitCode.NO)
 
 
 def visible(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json, show_list, table
+from tapeworks.cli.console import ExitCode, Json, Yes, confirm, one_line, out, session_of, show_json, show_list, table
 from tapeworks.cli.name_resolution import asset_id_of
 from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import DataFormat, Dataset
@@ -91,11 +91,13 @@ def show(context: typer.Context, dataset: DatasetId, json: Json = False) -> None
 
 
 @data.command()
-def delete(context: typer.Context, dataset: DatasetId) -> None:
+def delete(context: typer.Context, dataset: DatasetId, yes: Yes = False) -> None:
     """Delete a dataset; refused while an unfinished job reads it."""
     with session_of(context).client() as client:
-        client.datasets.delete(asset_id_of(client.datasets, "ds", dataset))
-    typer.echo(f"{dataset} is deleted")
+        found = client.datasets.get(asset_id_of(client.datasets, "ds", dataset))
+        confirm(f"{found.id}  {one_line(found.name)} version {one_line(found.version)}", yes=yes)
+        client.datasets.delete(found.id)
+    typer.echo(f"{found.id} is deleted")
 
 
 def _show(dataset: Dataset) -> None:

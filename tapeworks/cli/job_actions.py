@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tapeworks.cli.console import JobId, Json, labels, out, session_of, show_json, table
+from tapeworks.cli.console import JobId, Json, Yes, confirm, labels, one_line, out, session_of, show_json, table
 from tapeworks.cli.job_progress import age
 from tapeworks.cli.name_resolution import checkpoint_id_of, job_id_of
 from tapeworks.schemas.jobs import Job, Requested
@@ -77,10 +77,16 @@ def change(
     _tell(changed, json=json)
 
 
-def delete(context: typer.Context, job_id: JobId) -> None:
-    """Delete a finished job with its checkpoints, artifacts and records."""
+def delete(context: typer.Context, job_id: JobId, yes: Yes = False) -> None:
+    """Delete a finished job with its checkpoints, artifacts and records. Asks on a terminal."""
     with session_of(context).client() as client:
+        job_id = job_id_of(client, job_id)
+        if not yes:
+            job = client.get(job_id)
+            what = f"{job.id}  {one_line(job.name or 'without a name')}  {job.state.value}  {age(job.created_at)} ago"
+            confirm(f"{what}\nIts checkpoints, model, artifacts and records cannot be restored.", yes=False)
         client.delete(job_id)
+    typer.echo(f"{job_id} is deleted")
 
 
 def checkpoints(

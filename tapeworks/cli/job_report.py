@@ -86,6 +86,8 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
         yield "waits for", ", ".join(job.waiting_for)
     if job.unschedulable is not None:
         yield "waits", one_line(job.unschedulable.reason)
+    if job.owner:
+        yield "owner", one_line(job.owner)
     if job.labels:
         yield "labels", one_line(", ".join(f"{key}={value}" for key, value in job.labels.items()))
     if job.priority:

@@ -1,4 +1,4 @@
-"""Commands about jobs: submit, jobs, watch, logs, download."""
+"""Commands about jobs: submit, watch, logs, download."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from tapeworks.cli.console import (
     Json,
     Session,
     err,
-    labels,
     out,
     session_of,
     show_json,
     show_json_line,
-    table,
     visible,
 )
 from tapeworks.cli.name_resolution import job_id_of
@@ -31,7 +29,7 @@ from tapeworks.schemas.jobs import Job, State
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (submit, jobs, watch, logs, download):
+    for command in (submit, watch, logs, download):
         app.command()(command)
 
 
@@ -53,30 +51,6 @@ def submit(
             show_json(job)
         else:
             typer.echo(job.id)
-
-
-def jobs(
-    context: typer.Context,
-    state: Annotated[list[State] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="Only jobs with this label, KEY=VALUE.")] = None,
-    name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The maximum number of jobs to list.")] = 20,
-    json: Json = False,
-) -> None:
-    """List jobs, newest first."""
-    with session_of(context).client() as client:
-        found = client.list(state=state or None, label=labels(label or []), name=name)
-        shown = [job for job, _ in zip(found, range(limit), strict=False)]
-    if json:
-        show_json(shown)
-        return
-    rows = table("ID", "NAME", "STATE", "STEP", "LOSS", "CREATED")
-    for job in shown:
-        done = job.progress
-        step = f"{done.step}/{done.total_steps}" if done.total_steps else str(done.step or "")
-        loss = job_progress.number(job.metrics["loss"]) if "loss" in job.metrics else ""
-        rows.add_row(job.id, job.name or "", job.state.value, step, loss, f"{job_progress.age(job.created_at)} ago")
-    out().print(rows)
 
 
 def watch(context: typer.Context, job_id: JobId, json: Json = False) -> None:

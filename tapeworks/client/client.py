@@ -203,6 +203,7 @@ class Client:
         kind: str | None = None,
         label: Mapping[str, str] | None = None,
         name: str | None = None,
+        owner: str | None = None,
         created_after: datetime | None = None,
         id_prefix: str | None = None,
     ) -> Iterator[Job]:
@@ -213,6 +214,7 @@ class Client:
             "kind": kind,
             "label": None if label is None else [f"{key}={value}" for key, value in label.items()],
             "name": name,
+            "owner": owner,
             "created_after": None if created_after is None else created_after.isoformat(),
             "id_prefix": id_prefix,
         }

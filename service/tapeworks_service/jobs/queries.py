@@ -32,6 +32,7 @@ class Filters:
     name: str | None = None
     created_after: float | None = None
     id_prefix: str | None = None
+    owner: str | None = None
 
 
 async def list_jobs(
@@ -43,6 +44,8 @@ async def list_jobs(
         statement = statement.where(jobs.c.state.in_(filters.states))
     if filters.name is not None:
         statement = statement.where(jobs.c.name == filters.name)
+    if filters.owner is not None:
+        statement = statement.where(jobs.c.owner == filters.owner)
     if filters.created_after is not None:
         statement = statement.where(jobs.c.created_at > filters.created_after)
     for name, value in filters.labels:

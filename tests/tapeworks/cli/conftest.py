@@ -26,15 +26,20 @@ def hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandWorker]:
         yield worker
 
 
-@pytest.fixture
-def tapeworks(hand: HandWorker) -> Iterator[Tapeworks]:
-    """Runs the command line; `expect`: its exit code. The queue is empty afterwards."""
+def runner(url: str, key: str | None = None) -> Tapeworks:
+    """Runs the command line against a service; `expect`: its exit code."""
 
     def run(*arguments: str, expect: int = 0, input: str | None = None) -> Result:
-        command = ["--url", str(hand.client.base_url), *arguments]
+        command = ["--url", url, *(["--key", key] if key else []), *arguments]
         done = CliRunner().invoke(app, command, env={"COLUMNS": "200"}, input=input)
         assert done.exit_code == expect, f"{arguments}: {done.exit_code}\n{done.stdout}\n{done.stderr}"
         return done
 
-    yield run
+    return run
+
+
+@pytest.fixture
+def tapeworks(hand: HandWorker) -> Iterator[Tapeworks]:
+    """The command line against the service of this folder. The queue is empty afterwards."""
+    yield runner(str(hand.client.base_url))
     hand.empty_queue()

@@ -77,6 +77,7 @@ async def list_(
         list[Text] | None, Query(description="name=value; may be repeated", max_length=MOST_FILTERS)
     ] = None,
     name: Text | None = None,
+    owner: Annotated[Text | None, Query(description="the name of the key that submitted the job")] = None,
     created_after: datetime | None = None,
     id_prefix: Annotated[
         str | None, Query(pattern=r"^job_[0-9a-f]{1,32}$", description="the first characters of an id; the newest 200")
@@ -90,6 +91,7 @@ async def list_(
         kind=kind.value,
         labels=[_label(one) for one in label or ()],
         name=name,
+        owner=owner,
         created_after=None if created_after is None else _seconds(created_after),
         id_prefix=id_prefix,
     )
