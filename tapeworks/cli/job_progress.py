@@ -149,6 +149,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def about(seconds: float) -> str:
+    """A time left in steps that do not flicker: `about 45 s`, `about 3:10`, `about 1:02:00`; the page has the same."""
+    if seconds < 5:
+        return "a few seconds"
+    if seconds < 60:
+        return f"about {duration(math.ceil(seconds / 5) * 5)}"
+    grain = 10 if seconds < 600 else 60
+    return f"about {duration(math.floor(seconds / grain + 0.5) * grain)}"
+
+
 def age(at: datetime) -> str:
     """How long ago."""
     return duration(max(0.0, (datetime.now(UTC) - at).total_seconds()))
@@ -163,5 +173,5 @@ def progress_words(job: Job) -> str:
     if done.examples_per_second:
         words.append(f"{done.examples_per_second:,.0f} examples/s")
     if done.eta_seconds is not None and not job.finished:
-        words.append(f"ETA {duration(done.eta_seconds)}")
+        words.append(f"ETA {about(done.eta_seconds)}")
     return "  ".join(words)
