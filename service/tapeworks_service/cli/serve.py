@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tapeworks.cli.extras import require
 from tapeworks_service.cli import keys
-from tapeworks_service.cli.extras import require
 
 if TYPE_CHECKING:
     from tapeworks_service.embedded import WorkerOptions

@@ -116,3 +116,9 @@ def test_a_dataset_by_its_name_and_version(
     assert all(one in tapeworks("data", "show", "flowers", expect=2).stderr for one in versions)
     assert versions[0] in tapeworks("data", "show", unique_prefix(versions[0], versions[1:])).stdout
     tapeworks("data", "show", "flowers@3", expect=5)
+
+
+def test_the_hint_of_a_problem_is_printed_as_in_json(tapeworks: Tapeworks, hand: HandWorker) -> None:
+    job = hand.submit()["id"]
+    hint = json.loads(tapeworks("retry", job, "--json", expect=6).stdout)["hint"]
+    assert f"hint: {hint}" in tapeworks("retry", job, expect=6).stderr
