@@ -26,6 +26,9 @@ from tapeworks.client.client import Client
 from tapeworks.errors import TapeworksError
 from tapeworks.schemas.jobs import Job, State
 
+HERE = Path("job.json")
+"""What `submit` takes where no file is named."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -35,14 +38,19 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A job spec, JSON.", exists=True, dir_okay=False, show_default=False)],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A job spec, JSON; default: ./job.json.", exists=True, dir_okay=False, show_default=False),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it has finished.")] = False,
     json: Json = False,
 ) -> None:
     """Queue a job and print its id."""
     session = session_of(context)
+    if file is None and not HERE.is_file():
+        raise typer.BadParameter("give one: there is no job.json here (`tapeworks init` writes one)", param_hint="FILE")
     with session.client() as client:
-        job = client.submit(file)
+        job = client.submit(file or HERE)
         if watch:
             if not json:
                 err().print(Text(job.id))

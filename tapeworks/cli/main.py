@@ -17,6 +17,7 @@ from tapeworks.cli import (
     bundles,
     components,
     datasets,
+    examples,
     job_actions,
     job_comparison,
     job_list,
@@ -24,6 +25,7 @@ from tapeworks.cli import (
     job_report,
     jobs,
     packages,
+    project,
     specs,
     workers,
 )
@@ -32,7 +34,7 @@ from tapeworks.cli.console import Commands, Session, err
 GROUP = "tapeworks.commands"
 NOUNS = (
     jobs, job_list, job_report, job_records, job_comparison, job_actions, specs, components, datasets, packages,
-    bundles, workers,
+    bundles, workers, project, examples,
 )  # fmt: skip
 """Modules with commands, each with a function `register`."""
 

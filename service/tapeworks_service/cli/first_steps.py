@@ -75,7 +75,7 @@ def greeting(url: str) -> str:
             f"The page: {url}",
             "In another terminal, try:",
             f"  tapeworks example standard/sequential && tapeworks{there} submit sequential.json --watch",
-            f"  tapeworks{there} jobs --sort -test_sparse_categorical_accuracy",
+            f"  tapeworks{there} jobs --where 'loss<1' --sort loss",
             "  tapeworks init my-project      a job, its data and a loss of your own",
         ]
     )
