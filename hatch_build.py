@@ -1,6 +1,6 @@
-"""The built web page goes into the wheel and the source archive where it was built: `make page`.
+"""Files of the wheel that are no modules: the built web page (`make page`) and the examples.
 
-Git ignores it, and so does hatch without this. An installation without the page works, and says so at `/`.
+Git ignores the page, and so does hatch without this. An installation without the page works, and says so at `/`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,20 @@ SOURCE = "service/tapeworks_service/web/dist"
 IN_WHEEL = "tapeworks_service/web/dist"
 
 
+EXAMPLES = "tapeworks/example_files"
+"""Where `tapeworks example` finds them."""
+
+
+def example_files(folder: Path) -> list[Path]:
+    """The specs, the components beside them, and the data that they read."""
+    code = [file for file in folder.glob("*/*") if file.suffix in (".json", ".py")]
+    data = [file for file in (folder / "data").rglob("*") if file.suffix != ".py"]
+    found = [*folder.glob("*.json"), *code, *data]
+    left_out = {folder / "packages", folder / "scripts"}
+    return sorted({file for file in found if file.is_file() and file.parent not in left_out
+                   and "__pycache__" not in file.parts and file.name != "make.py"})  # fmt: skip
+
+
 class PageHook(BuildHookInterface[Any]):
     """Adds the page's files to what is built."""
 
@@ -24,3 +38,8 @@ class PageHook(BuildHookInterface[Any]):
         built = Path(self.root, SOURCE)
         if version != "editable" and (built / "index.html").is_file():
             build_data["force_include"][str(built)] = IN_WHEEL if self.target_name == "wheel" else SOURCE
+        if version != "editable" and self.target_name == "wheel":
+            for file in example_files(Path(self.root, "examples")):
+                build_data["force_include"][str(file)] = (
+                    f"{EXAMPLES}/{file.relative_to(Path(self.root, 'examples')).as_posix()}"
+                )

@@ -9,13 +9,16 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import Json, out, session_of, show_json, show_list
+from tapeworks.cli.console import Json, Yes, confirm, one_line, out, session_of, show_json, show_list
+from tapeworks.cli.name_resolution import asset_id_of
 from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import Bundle
 
 bundle = typer.Typer(no_args_is_help=True, help="Upload model bundles to start jobs from.")
 
-BundleId = Annotated[str, typer.Argument(metavar="BUNDLE", help="The bundle's id, bundle_….", show_default=False)]
+BundleId = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="The bundle's id, its name or NAME@VERSION.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,8 +63,10 @@ def list_(
 
 
 @bundle.command()
-def delete(context: typer.Context, bundle: BundleId) -> None:
+def delete(context: typer.Context, bundle: BundleId, yes: Yes = False) -> None:
     """Delete an uploaded bundle; refused while an unfinished job reads it."""
     with session_of(context).client() as client:
-        client.bundles.delete(bundle)
-    typer.echo(f"{bundle} is deleted")
+        found = client.bundles.get(asset_id_of(client.bundles, "bundle", bundle))
+        confirm(f"{found.id}  {one_line(found.name)} version {one_line(found.version)}", yes=yes)
+        client.bundles.delete(found.id)
+    typer.echo(f"{found.id} is deleted")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Annotated, Any
 
@@ -26,8 +27,8 @@ from tapeworks.client.client import Client
 from tapeworks.errors import ApiError, Conflict, NotFound, Rejected, SpecInvalid, TapeworksError, Unauthorized
 from tapeworks.errors import Unavailable as UnavailableError
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters but tab and newline, and those that turn the direction of writing."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+"""Control characters but tab and newline, and those that are invisible or turn the direction of writing."""
 _NO_WIDTH = 10_000
 """Of a pipe or a file: no row is folded."""
 
@@ -45,6 +46,24 @@ class ExitCode(IntEnum):
     UNAUTHORIZED = 7
     ERROR = 8
     DETACHED = 130
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of several things that a name or the beginning of an id stands for."""
+
+    id: str
+    name: str
+    state: str
+    created: str
+
+
+class Ambiguous(TapeworksError):
+    """A name or the beginning of an id stands for several things: `candidates`."""
+
+    def __init__(self, message: str, candidates: Sequence[Candidate]) -> None:
+        super().__init__(message)
+        self.candidates = candidates
 
 
 @dataclass
@@ -68,7 +87,9 @@ def _remember_json(context: typer.Context, value: bool) -> bool:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON.", callback=_remember_json)]
-JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
+JobId = Annotated[
+    str, typer.Argument(help="The job's id, the first characters of it, or the job's name.", show_default=False)
+]
 
 
 def session_of(context: typer.Context) -> Session:
@@ -79,9 +100,31 @@ def session_of(context: typer.Context) -> Session:
     return root.obj
 
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")]
+
+
+def confirm(what: str, *, yes: bool) -> None:
+    """Ask on a terminal before something is deleted, unless `--yes` was given; no ends the command with 1.
+
+    Without a terminal nobody can be asked: a script must say `--yes`, and is never kept waiting. Raises BadParameter.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise typer.BadParameter("give it where there is no terminal to ask on", param_hint="--yes")
+    err().print(Text(what))
+    if not typer.confirm("Delete it?", err=True):
+        raise typer.Exit(ExitCode.NO)
+
+
 def visible(text: str) -> str:
     r"""Text with its control characters written out (`\x1b`): a job's output must not steer the reader's terminal."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    r"""The same in one line (`\n`, `\t`): a name or a label cannot pass for a line of ours."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 class SafeConsole(Console):
@@ -105,8 +148,17 @@ def err() -> Console:
 
 def show_json(value: Any) -> None:
     """A model, or a list of them, as JSON on standard output."""
-    text = json.dumps(_plain(value), ensure_ascii=False, indent=2)
-    typer.echo(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    typer.echo(_json_text(json.dumps(_plain(value), ensure_ascii=False, indent=2)))
+
+
+def show_json_line(value: BaseModel) -> None:
+    """A model as one line of JSON on standard output."""
+    typer.echo(_json_text(value.model_dump_json(by_alias=True)))
+
+
+def _json_text(text: str) -> str:
+    """JSON in which control characters are escapes: it means the same."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:
@@ -159,6 +211,7 @@ class Commands(TyperGroup):
 def exit_code(error: TapeworksError) -> ExitCode:
     """The exit code that an error ends the program with."""
     kinds = {
+        Ambiguous: ExitCode.USAGE,
         SpecInvalid: ExitCode.REFUSED,
         Rejected: ExitCode.REFUSED,
         UnavailableError: ExitCode.UNAVAILABLE,
@@ -173,10 +226,11 @@ def show_error(error: TapeworksError, *, as_json: bool) -> None:
     """The error and every finding in it: for people on standard error, as JSON on standard output."""
     findings = _findings(error)
     if as_json:
-        code = error.code if isinstance(error, ApiError) else "invalid_spec" if findings else "error"
+        code = _code(error)
         detail = error.detail if isinstance(error, ApiError) else str(error)
         known = error.problem if isinstance(error, ApiError) else {}
-        show_json({**known, "code": code, "detail": detail, "errors": findings})
+        candidates = {"candidates": [asdict(one) for one in error.candidates]} if isinstance(error, Ambiguous) else {}
+        show_json({**known, "code": code, "detail": detail, "errors": findings, **candidates})
         return
     console = err()
     if isinstance(error, SpecInvalid):
@@ -187,8 +241,24 @@ def show_error(error: TapeworksError, *, as_json: bool) -> None:
         console.print(Text.assemble("  ", (str(finding.get("pointer") or "/"), "bold"), f": {finding.get('message')}"))
         if finding.get("hint"):
             console.print(Text(f"      {finding['hint']}", style="dim"))
+    if isinstance(error, ApiError) and isinstance(hint := error.problem.get("hint"), str) and hint:
+        console.print(Text(f"hint: {hint}", style="dim"))
+    if isinstance(error, Ambiguous):
+        rows = table("ID", "", "", "")
+        for one in error.candidates:
+            rows.add_row(*map(one_line, (one.id, one.name, one.state, one.created)))
+        console.print(rows)
     if isinstance(error, UnavailableError) and error.status == 0:
         console.print("Is the service running (`tapeworks serve`)? Set its address with --url or TAPEWORKS_URL.")
+
+
+def _code(error: TapeworksError) -> str:
+    """The code of an error in JSON."""
+    if isinstance(error, ApiError):
+        return error.code
+    if isinstance(error, SpecInvalid):
+        return "invalid_spec"
+    return "ambiguous" if isinstance(error, Ambiguous) else "error"
 
 
 def _findings(error: TapeworksError) -> list[dict[str, Any]]:

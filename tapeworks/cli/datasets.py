@@ -10,14 +10,17 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json, show_list, table
+from tapeworks.cli.console import ExitCode, Json, Yes, confirm, one_line, out, session_of, show_json, show_list, table
+from tapeworks.cli.name_resolution import asset_id_of
 from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import DataFormat, Dataset
 from tapeworks.spec.reading_options import from_texts
 
 data = typer.Typer(no_args_is_help=True, help="Upload datasets and list them.")
 
-DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's id, ds_….", show_default=False)]
+DatasetId = Annotated[
+    str, typer.Argument(metavar="DATASET", help="The dataset's id, its name or NAME@VERSION.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -83,16 +86,18 @@ def list_(
 def show(context: typer.Context, dataset: DatasetId, json: Json = False) -> None:
     """Show a dataset: its columns and first rows."""
     with session_of(context).client() as client:
-        found = client.datasets.get(dataset)
+        found = client.datasets.get(asset_id_of(client.datasets, "ds", dataset))
     show_json(found) if json else _show(found)
 
 
 @data.command()
-def delete(context: typer.Context, dataset: DatasetId) -> None:
+def delete(context: typer.Context, dataset: DatasetId, yes: Yes = False) -> None:
     """Delete a dataset; refused while an unfinished job reads it."""
     with session_of(context).client() as client:
-        client.datasets.delete(dataset)
-    typer.echo(f"{dataset} is deleted")
+        found = client.datasets.get(asset_id_of(client.datasets, "ds", dataset))
+        confirm(f"{found.id}  {one_line(found.name)} version {one_line(found.version)}", yes=yes)
+        client.datasets.delete(found.id)
+    typer.echo(f"{found.id} is deleted")
 
 
 def _show(dataset: Dataset) -> None:

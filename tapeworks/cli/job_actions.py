@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from tapeworks.cli.console import JobId, Json, labels, out, session_of, show_json, table
+from tapeworks.cli.console import JobId, Json, Yes, confirm, labels, one_line, out, session_of, show_json, table
 from tapeworks.cli.job_progress import age
+from tapeworks.cli.name_resolution import checkpoint_id_of, job_id_of
 from tapeworks.schemas.jobs import Job, Requested
 
 
@@ -21,32 +22,37 @@ def register(app: typer.Typer) -> None:
 def cancel(context: typer.Context, job_id: JobId, json: Json = False) -> None:
     """Ask a job to stop at its next call boundary."""
     with session_of(context).client() as client:
-        _tell(client.cancel(job_id), json=json)
+        _tell(client.cancel(job_id_of(client, job_id)), json=json)
 
 
 def pause(context: typer.Context, job_id: JobId, json: Json = False) -> None:
     """Ask a job to save its state and stop until it is resumed."""
     with session_of(context).client() as client:
-        _tell(client.pause(job_id), json=json)
+        _tell(client.pause(job_id_of(client, job_id)), json=json)
 
 
 def resume(context: typer.Context, job_id: JobId, json: Json = False) -> None:
     """Queue a paused job again: it goes on where it stopped, on any worker."""
     with session_of(context).client() as client:
-        _tell(client.resume(job_id), json=json)
+        _tell(client.resume(job_id_of(client, job_id)), json=json)
 
 
 def retry(
     context: typer.Context,
     job_id: JobId,
     start: Annotated[
-        str, typer.Option("--from", help="scratch, or the checkpoint to resume from: latest, best, or its id.")
+        str,
+        typer.Option(
+            "--from",
+            help="scratch, or the checkpoint to resume from: latest, best, or its id or the first characters of it.",
+        ),
     ] = "scratch",
     json: Json = False,
 ) -> None:
     """Run a finished job again, as a new job, and print its id."""
     with session_of(context).client() as client:
-        job = client.retry(job_id, start)
+        source = job_id_of(client, job_id)
+        job = client.retry(source, checkpoint_id_of(client, source, start))
     if json:
         show_json(job)
     else:
@@ -67,25 +73,36 @@ def change(
     if name is None and not label and priority is None:
         raise typer.BadParameter("give --name, --label or --priority")
     with session_of(context).client() as client:
-        _tell(client.update(job_id, name=name, labels=labels(label or []), priority=priority), json=json)
+        changed = client.update(job_id_of(client, job_id), name=name, labels=labels(label or []), priority=priority)
+    _tell(changed, json=json)
 
 
-def delete(context: typer.Context, job_id: JobId) -> None:
-    """Delete a finished job with its checkpoints, artifacts and records."""
+def delete(context: typer.Context, job_id: JobId, yes: Yes = False) -> None:
+    """Delete a finished job with its checkpoints, artifacts and records. Asks on a terminal."""
     with session_of(context).client() as client:
+        job_id = job_id_of(client, job_id)
+        if not yes:
+            job = client.get(job_id)
+            what = f"{job.id}  {one_line(job.name or 'without a name')}  {job.state.value}  {age(job.created_at)} ago"
+            confirm(f"{what}\nIts checkpoints, model, artifacts and records cannot be restored.", yes=False)
         client.delete(job_id)
+    typer.echo(f"{job_id} is deleted")
 
 
 def checkpoints(
     context: typer.Context,
     job_id: JobId,
-    checkpoint: Annotated[str | None, typer.Argument(help="Download this artifact.", show_default=False)] = None,
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Download this one: its id, or the first characters of it.", show_default=False)
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write to.")] = Path("."),
     json: Json = False,
 ) -> None:
     """List the checkpoints that a job keeps, or download one."""
     with session_of(context).client() as client:
+        job_id = job_id_of(client, job_id)
         if checkpoint is not None:
+            checkpoint = checkpoint_id_of(client, job_id, checkpoint)
             typer.echo(str(client.download_checkpoint(job_id, checkpoint, output)))
             return
         found = client.checkpoints(job_id)

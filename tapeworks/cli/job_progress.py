@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tapeworks.cli.console import one_line
 from tapeworks.schemas.jobs import Job, State
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -61,8 +63,8 @@ def line(job: Job) -> str:
     if job.phase:
         words.append(job.phase)
     if job.progress.step:
-        words.append(_progress(job))
-    words += [f"{name}={number(value)}" for name, value in job.metrics.items()]
+        words.append(progress_words(job))
+    words += [f"{one_line(name)}={number(value)}" for name, value in job.metrics.items()]
     if job.waiting_for:
         words.append(f"waits for {', '.join(job.waiting_for)}")
     if job.unschedulable is not None:
@@ -74,7 +76,9 @@ def line(job: Job) -> str:
 
 def block(job: Job, losses: list[float]) -> RenderableType:
     """A job in a few lines: state, bar and ETA, metrics, the curve of the loss."""
-    head = Text.assemble((job.name or job.id, "bold"), "  ", (job.state.value, _STYLES.get(job.state, "cyan")))
+    head = Text.assemble(
+        (one_line(job.name or job.id), "bold"), "  ", (job.state.value, _STYLES.get(job.state, "cyan"))
+    )
     for word in (job.phase, f"attempt {job.attempt}" if job.attempt > 1 else None, job.worker):
         if word:
             head.append(f"  {word}", style="dim")
@@ -87,11 +91,11 @@ def block(job: Job, losses: list[float]) -> RenderableType:
         row = Table.grid(padding=(0, 1))
         total = job.progress.total_steps
         row.add_row(
-            ProgressBar(total=total, completed=min(job.progress.step, total or 0), width=_WIDTH), _progress(job)
+            ProgressBar(total=total, completed=min(job.progress.step, total or 0), width=_WIDTH), progress_words(job)
         )
         parts.append(row)
     if job.metrics:
-        parts.append(Text("  ".join(f"{name} {number(value)}" for name, value in job.metrics.items())))
+        parts.append(Text("  ".join(f"{one_line(name)} {number(value)}" for name, value in job.metrics.items())))
     if len(losses) > 1:
         parts.append(Text(f"loss {sparkline(losses)}", style="magenta"))
     if job.failure is not None:
@@ -100,18 +104,39 @@ def block(job: Job, losses: list[float]) -> RenderableType:
     return Group(*parts)
 
 
-def sparkline(values: list[float], width: int = _WIDTH) -> str:
+def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
     """The values as a row of bars of their own range, the last one exact; a value that is not finite is `×`."""
+    (row,) = plot(values, width, 1)
+    return row
+
+
+def plot(values: Sequence[float], width: int, height: int) -> list[str]:
+    """The same as bars over several rows, from the top; a value that is not finite is `×` in the lowest row."""
     every = max(1, math.ceil(len(values) / width))
     shown = values[::-1][::every][::-1]
     finite = [value for value in shown if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((v - low) * scale)] if math.isfinite(v) else "×" for v in shown)
+    steps = height * len(_BARS) - 1
+    scale = steps / (high - low) if high > low else 0.0
+    levels = [round((value - low) * scale) if math.isfinite(value) else None for value in shown]
+    return [
+        "".join(_bar(level, row * len(_BARS), lowest=row == 0) for level in levels) for row in reversed(range(height))
+    ]
 
 
-def number(value: float) -> str:
-    """Four digits that count."""
+def _bar(level: int | None, base: int, *, lowest: bool) -> str:
+    """What a row that begins at `base` shows of a bar of this height."""
+    if level is None:
+        return "×" if lowest else " "
+    return _BARS[min(level - base, len(_BARS) - 1)] if level >= base else " "
+
+
+def number(value: Any) -> str:
+    """Four significant digits; all digits of a whole number below a million."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e6:
+        return str(int(value)) if isinstance(value, int) else f"{value:g}"
     return f"{value:.4g}"
 
 
@@ -124,12 +149,23 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def about(seconds: float) -> str:
+    """A time left in steps that do not flicker: `about 45 s`, `about 3:10`, `about 1:02:00`; the page has the same."""
+    if seconds < 5:
+        return "a few seconds"
+    if seconds < 60:
+        return f"about {duration(math.ceil(seconds / 5) * 5)}"
+    grain = 10 if seconds < 600 else 60
+    return f"about {duration(math.floor(seconds / grain + 0.5) * grain)}"
+
+
 def age(at: datetime) -> str:
     """How long ago."""
     return duration(max(0.0, (datetime.now(UTC) - at).total_seconds()))
 
 
-def _progress(job: Job) -> str:
+def progress_words(job: Job) -> str:
+    """Step, epoch, speed and, while it runs, the time left."""
     done = job.progress
     words = [f"step {done.step}" + (f"/{done.total_steps}" if done.total_steps else "")]
     if done.epochs:
@@ -137,5 +173,5 @@ def _progress(job: Job) -> str:
     if done.examples_per_second:
         words.append(f"{done.examples_per_second:,.0f} examples/s")
     if done.eta_seconds is not None and not job.finished:
-        words.append(f"ETA {duration(done.eta_seconds)}")
+        words.append(f"ETA {about(done.eta_seconds)}")
     return "  ".join(words)

@@ -1,4 +1,4 @@
-"""Commands about jobs: submit, jobs, watch, logs, download."""
+"""Commands about jobs: submit, watch, logs, download."""
 
 from __future__ import annotations
 
@@ -15,34 +15,42 @@ from tapeworks.cli.console import (
     Json,
     Session,
     err,
-    labels,
     out,
     session_of,
     show_json,
-    table,
+    show_json_line,
     visible,
 )
+from tapeworks.cli.name_resolution import job_id_of
 from tapeworks.client.client import Client
 from tapeworks.errors import TapeworksError
 from tapeworks.schemas.jobs import Job, State
 
+HERE = Path("job.json")
+"""What `submit` takes where no file is named."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (submit, jobs, watch, logs, download):
+    for command in (submit, watch, logs, download):
         app.command()(command)
 
 
 def submit(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A job spec, JSON.", exists=True, dir_okay=False, show_default=False)],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A job spec, JSON; default: ./job.json.", exists=True, dir_okay=False, show_default=False),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it has finished.")] = False,
     json: Json = False,
 ) -> None:
     """Queue a job and print its id."""
     session = session_of(context)
+    if file is None and not HERE.is_file():
+        raise typer.BadParameter("give one: there is no job.json here (`tapeworks init` writes one)", param_hint="FILE")
     with session.client() as client:
-        job = client.submit(file)
+        job = client.submit(file or HERE)
         if watch:
             if not json:
                 err().print(Text(job.id))
@@ -53,35 +61,11 @@ def submit(
             typer.echo(job.id)
 
 
-def jobs(
-    context: typer.Context,
-    state: Annotated[list[State] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="Only jobs with this label, KEY=VALUE.")] = None,
-    name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The maximum number of jobs to list.")] = 20,
-    json: Json = False,
-) -> None:
-    """List jobs, newest first."""
-    with session_of(context).client() as client:
-        found = client.list(state=state or None, label=labels(label or []), name=name)
-        shown = [job for job, _ in zip(found, range(limit), strict=False)]
-    if json:
-        show_json(shown)
-        return
-    rows = table("ID", "NAME", "STATE", "STEP", "LOSS", "CREATED")
-    for job in shown:
-        done = job.progress
-        step = f"{done.step}/{done.total_steps}" if done.total_steps else str(done.step or "")
-        loss = job_progress.number(job.metrics["loss"]) if "loss" in job.metrics else ""
-        rows.add_row(job.id, job.name or "", job.state.value, step, loss, f"{job_progress.age(job.created_at)} ago")
-    out().print(rows)
-
-
 def watch(context: typer.Context, job_id: JobId, json: Json = False) -> None:
     """Show a job until it has finished. Ctrl-C leaves it running."""
     session = session_of(context)
     with session.client() as client:
-        _watch(client, client.get(job_id), session)
+        _watch(client, client.get(job_id_of(client, job_id)), session)
 
 
 def logs(
@@ -91,14 +75,18 @@ def logs(
     json: Json = False,
 ) -> None:
     """Print what the job's runner printed. With --json: one object for each line."""
-    with session_of(context).client() as client, _detaching(job_id, f"tapeworks logs --follow {job_id}"):
-        for line in client.logs(job_id, follow=follow):
-            typer.echo(line.model_dump_json() if json else visible(line.text))
+    with session_of(context).client() as client:
+        job_id = job_id_of(client, job_id)
+        with detaching(job_id, f"tapeworks logs --follow {job_id}"):
+            for line in client.logs(job_id, follow=follow):
+                show_json_line(line) if json else typer.echo(visible(line.text))
 
 
 def download(
     context: typer.Context,
-    job_id: Annotated[str | None, typer.Argument(help="The job's id; default: the last job that succeeded.")] = None,
+    job_id: Annotated[
+        str | None, typer.Argument(help="The job's id or name; default: the last job that succeeded.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write to.")] = Path("."),
     format: Annotated[Literal["keras", "saved_model"] | None, typer.Option(help="Only this part.")] = None,
     json: Json = False,
@@ -112,6 +100,8 @@ def download(
             if last is None:
                 raise TapeworksError("no job has succeeded yet")
             job_id = last.id
+        else:
+            job_id = job_id_of(client, job_id)
         file = client.download(job_id, output, format)
     if json:
         show_json({"job_id": job_id, "path": str(file), "bytes": file.stat().st_size})
@@ -121,7 +111,7 @@ def download(
 
 def _watch(client: Client, job: Job, session: Session) -> None:
     """Show the job to its end, and end with what became of it."""
-    with _detaching(job.id, f"tapeworks watch {job.id}"):
+    with detaching(job.id, f"tapeworks watch {job.id}"):
         if session.json:
             job = client.wait(job.id)
         else:
@@ -138,7 +128,7 @@ def _watch(client: Client, job: Job, session: Session) -> None:
         raise typer.Exit(ExitCode.NO)
 
 
-class _detaching:
+class detaching:
     """Ctrl-C ends the command, not the job, and says how to come back."""
 
     def __init__(self, job_id: str, command: str) -> None:

@@ -13,10 +13,30 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli import bundles, components, datasets, job_actions, jobs, packages, specs, workers
+from tapeworks.cli import (
+    bundles,
+    components,
+    datasets,
+    examples,
+    job_actions,
+    job_comparison,
+    job_list,
+    job_records,
+    job_report,
+    jobs,
+    packages,
+    project,
+    specs,
+    workers,
+)
 from tapeworks.cli.console import Commands, Session, err
 
 GROUP = "tapeworks.commands"
+NOUNS = (
+    jobs, job_list, job_report, job_records, job_comparison, job_actions, specs, components, datasets, packages,
+    bundles, workers, project, examples,
+)  # fmt: skip
+"""Modules with commands, each with a function `register`."""
 
 
 def print_version(asked: bool) -> None:
@@ -49,7 +69,7 @@ def assemble() -> typer.Typer:
     """The application with every command that is installed."""
     app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
     app.callback()(options)
-    for noun in (jobs, job_actions, specs, components, datasets, packages, bundles, workers):
+    for noun in NOUNS:
         noun.register(app)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:

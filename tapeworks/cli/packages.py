@@ -12,13 +12,16 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json, show_list
+from tapeworks.cli.console import ExitCode, Json, Yes, confirm, one_line, out, session_of, show_json, show_list
+from tapeworks.cli.name_resolution import asset_id_of
 from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import Package
 
 component = typer.Typer(no_args_is_help=True, help="Write, test and upload your own components.")
 
-PackageId = Annotated[str, typer.Argument(metavar="PACKAGE", help="The package's id, pkg_….", show_default=False)]
+PackageId = Annotated[
+    str, typer.Argument(metavar="PACKAGE", help="The package's id, its name or NAME@VERSION.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -72,16 +75,18 @@ def packages(
 def show(context: typer.Context, package: PackageId, json: Json = False) -> None:
     """Show an uploaded package: its components, or what keeps it out."""
     with session_of(context).client() as client:
-        found = client.packages.get(package)
+        found = client.packages.get(asset_id_of(client.packages, "pkg", package))
     show_json(found) if json else _show(found)
 
 
 @component.command("delete")
-def delete(context: typer.Context, package: PackageId) -> None:
+def delete(context: typer.Context, package: PackageId, yes: Yes = False) -> None:
     """Delete an uploaded package; refused while an unfinished job uses it."""
     with session_of(context).client() as client:
-        client.packages.delete(package)
-    typer.echo(f"{package} is deleted")
+        found = client.packages.get(asset_id_of(client.packages, "pkg", package))
+        confirm(f"{found.id}  {one_line(found.name)} version {one_line(found.version)}", yes=yes)
+        client.packages.delete(found.id)
+    typer.echo(f"{found.id} is deleted")
 
 
 def _show(package: Package) -> None:

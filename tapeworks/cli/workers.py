@@ -9,7 +9,8 @@ import typer
 
 from tapeworks.cli.console import ExitCode, Json, err, out, session_of, show_json, table
 from tapeworks.cli.job_progress import age
-from tapeworks.errors import NotFound, ProblemCode
+from tapeworks.cli.name_resolution import worker_of
+from tapeworks.errors import NotFound
 from tapeworks.schemas.jobs import Device, WorkerInfo
 
 
@@ -27,9 +28,16 @@ def workers(
 ) -> None:
     """List workers with their devices."""
     with session_of(context).client() as client:
-        found = [worker for worker in client.workers() if worker_id in (None, worker.id)]
-    if worker_id is not None and not found and not ready:
-        raise NotFound(404, ProblemCode.NOT_FOUND, f"there is no worker {worker_id!r}")
+        found = client.workers()
+    if worker_id is not None:
+        try:
+            one = worker_of(found, worker_id)
+        except NotFound:
+            if not ready:
+                raise
+            found = []
+        else:
+            found = [one]
     _show(found, json=json)
     if ready and not any(worker.state == "ready" for worker in found):
         raise typer.Exit(ExitCode.NO)
@@ -38,13 +46,13 @@ def workers(
 def drain(context: typer.Context, worker_id: str, json: Json = False) -> None:
     """Have a worker save its jobs, hand them back, and take no more."""
     with session_of(context).client() as client:
-        _show([client.drain(worker_id)], json=json)
+        _show([client.drain(worker_of(client.workers(), worker_id).id)], json=json)
 
 
 def undrain(context: typer.Context, worker_id: str, json: Json = False) -> None:
     """Let a drained worker take jobs again."""
     with session_of(context).client() as client:
-        _show([client.undrain(worker_id)], json=json)
+        _show([client.undrain(worker_of(client.workers(), worker_id).id)], json=json)
 
 
 def _show(found: Sequence[WorkerInfo], *, json: bool) -> None:

@@ -203,16 +203,20 @@ class Client:
         kind: str | None = None,
         label: Mapping[str, str] | None = None,
         name: str | None = None,
+        owner: str | None = None,
         created_after: datetime | None = None,
+        id_prefix: str | None = None,
     ) -> Iterator[Job]:
-        """The project's jobs, newest first, fetched page by page as they are read."""
+        """The project's jobs, newest first, fetched page by page as they are read. `id_prefix`: at most 200 of them."""
         states = [state] if isinstance(state, str) else state
         filters = {
             "state": None if states is None else [State(one).value for one in states],
             "kind": kind,
             "label": None if label is None else [f"{key}={value}" for key, value in label.items()],
             "name": name,
+            "owner": owner,
             "created_after": None if created_after is None else created_after.isoformat(),
+            "id_prefix": id_prefix,
         }
         yield from self._all(Job, "/v1/jobs", filters)
 

@@ -171,6 +171,8 @@ class Job(ResponseModel):
     """Moves on with every change; the ETag."""
     name: str | None = None
     labels: dict[str, str] = Field(default_factory=dict)
+    owner: str | None = None
+    """Name of the key that submitted it; None where no key was needed."""
     priority: int = 0
     spec: JobSpec | None
     """None where the job has none: it inspects a dataset or admits a package."""

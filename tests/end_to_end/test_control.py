@@ -109,6 +109,6 @@ def test_a_retry_from_a_checkpoint_ends_as_if_nothing_had_been(served: Served, t
     assert middle.id in listed
     served.tapeworks("checkpoints", whole.id, middle.id, "-o", str(tmp_path / "state.tar"))
     assert (tmp_path / "state.tar").stat().st_size == middle.bytes
-    served.tapeworks("delete", whole.id)
+    served.tapeworks("delete", whole.id, "--yes")
     served.tapeworks("change", retried.id, "--name", "the second one", "--label", "kept=yes")
     assert [job.id for job in served.client.list(label={"kept": "yes"})] == [retried.id]

@@ -67,7 +67,7 @@ async def _looked_up(hashed: str, context: Context) -> Caller:
         async with context.database.write() as tx:
             await tx.execute(update(api_keys).where(api_keys.c.id == row["id"]).values(last_used_at=now))
     ends = row.get("expires_at")  # of a session
-    return Caller(row["project_id"], frozenset(row["scopes"]), key_id=row["id"], expires_at=ends)
+    return Caller(row["project_id"], frozenset(row["scopes"]), key_id=row["id"], key_name=row["name"], expires_at=ends)
 
 
 def require(caller: Caller, *scopes: str) -> None:

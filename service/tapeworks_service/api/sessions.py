@@ -57,7 +57,9 @@ async def log_in(request: Request, context: ContextDep) -> Response:
         if "read" not in key["scopes"]:
             raise Problem(ProblemCode.FORBIDDEN, "this key lacks the scope 'read': the page would show nothing")
         token, ends = await sessions.begin(tx, key, seconds=seconds)
-    caller = Caller(key["project_id"], frozenset(key["scopes"]), key_id=key["id"], expires_at=ends)
+    caller = Caller(
+        key["project_id"], frozenset(key["scopes"]), key_id=key["id"], key_name=key["name"], expires_at=ends
+    )
     made = answer(_document(caller), 201, headers=_PRIVATE)
     made.set_cookie(
         sessions.COOKIE, token, max_age=int(seconds), httponly=True, samesite="strict", secure=_by_tls(request)

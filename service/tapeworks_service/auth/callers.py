@@ -22,6 +22,7 @@ class Caller:
     keyless: bool = False
     """Let in because there is no key at all: only from this machine."""
     key_id: str | None = None
+    key_name: str | None = None
     expires_at: float | None = None
     """When the session ends (seconds since 1970); None where the request had the key itself."""
 

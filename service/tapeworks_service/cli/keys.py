@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from tapeworks.cli.console import Json, out, table
+from tapeworks.cli.extras import require
 
 if TYPE_CHECKING:
     from tapeworks_service.database.engine import Transaction
@@ -38,6 +39,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key. Its text is shown now and never again."""
+    _require_service()
     from tapeworks_service.auth import keys
 
     scopes = tuple(scope) if scope else ("read", "submit")
@@ -52,6 +54,7 @@ def create(
 @app.command("list")
 def list_(data_dir: DataDir = None, as_json: Json = False) -> None:
     """All keys, when they were made and last used."""
+    _require_service()
     from tapeworks_service.auth import keys
 
     found = _do(data_dir, keys.listed)
@@ -73,6 +76,7 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """Let a key open nothing any more; a service that runs hears of it within a second."""
+    _require_service()
     from tapeworks_service.auth import keys
 
     try:
@@ -82,12 +86,14 @@ def revoke(
     typer.echo(f"{key.id} ({key.name}) is revoked")
 
 
+def _require_service() -> None:
+    require("fastapi", "service", "tapeworks keys")
+
+
 def _do(data_dir: Path | None, work: Callable[[Transaction], Awaitable[T]]) -> T:
     """Work in a transaction of its own."""
-    from tapeworks_service.cli.extras import require
     from tapeworks_service.settings import read_settings
 
-    require("fastapi", "service", "tapeworks keys")
     settings = read_settings({} if data_dir is None else {"data_dir": data_dir})
 
     async def main() -> T:

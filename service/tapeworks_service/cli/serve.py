@@ -7,13 +7,16 @@ missing, where only the client is installed.
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tapeworks.cli.extras import require
 from tapeworks_service.cli import keys
-from tapeworks_service.cli.extras import require
 
 if TYPE_CHECKING:
     from tapeworks_service.embedded import WorkerOptions
@@ -28,6 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
+    context: typer.Context,
     host: Annotated[str | None, typer.Option(help="Default: TAPEWORKS_HOST, or 127.0.0.1.")] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="0 selects a free port. Default: TAPEWORKS_PORT, or 8000.")
@@ -51,6 +55,9 @@ def serve(
     ] = None,
     cpu_slots: Annotated[int | None, typer.Option(min=1, help="The number of concurrent jobs without a GPU.")] = None,
     no_worker: Annotated[bool, typer.Option("--no-worker", help="Start only the service, without a worker.")] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser as soon as the server is ready.")
+    ] = False,
 ) -> None:
     """Run the service and one worker on this machine, until SIGTERM or Ctrl-C."""
     require("fastapi", "service", "tapeworks serve")
@@ -70,7 +77,8 @@ def serve(
             cpu_slots=cpu_slots,
             key_file=None if no_worker else _key_file(settings, folder),
         )
-        _run(settings, folder, None if no_worker else options)
+        given = {param.opts[0]: context.params.get(param.name) for param in context.command.params if param.name}
+        _run(settings, folder, None if no_worker else options, given)
 
 
 def backup(
@@ -137,14 +145,15 @@ def _key_file(settings: ServiceSettings, folder: Path) -> Path | None:
     return file
 
 
-def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None) -> None:
+def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None, given: Mapping[str, Any]) -> None:
+    """`given`: the options of the command line with their values."""
     from tapeworks_service.app import create_app
+    from tapeworks_service.cli.first_steps import command_with, introduce, listening_socket
     from tapeworks_service.embedded import (
         DRAIN_SECONDS,
         EmbeddedServer,
         EmbeddedWorker,
         announced,
-        bound,
     )
     from tapeworks_service.http.connections import allow_many_files
     from tapeworks_service.observability.logging import configure
@@ -155,7 +164,11 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
     allow_many_files()
 
     logs = folder / "logs"
-    with bound(settings.host, settings.port) as listening, announced(folder) as announce:
+    stopped = threading.Event()
+    with (
+        listening_socket(settings.host, settings.port, partial(command_with, given)) as listening,
+        announced(folder) as announce,
+    ):
         port = listening.getsockname()[1]
         url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
         settings = settings.model_copy(update={"port": port})
@@ -172,12 +185,17 @@ def _run(settings: ServiceSettings, folder: Path, options: WorkerOptions | None)
         def started() -> None:
             announce(url)
             typer.echo(f"Tapeworks listens on {url} and stores its data in {folder}")
+            ready = "/healthz" if worker is None else "/readyz"
+            introduce(_reachable(url, settings.host), ready if given.get("--open") else None, stopped)
 
         app = create_app(settings)
         config = configured(app, timeout_graceful_shutdown=DRAIN_SECONDS)
         server = EmbeddedServer(config, app.state.hub, worker, started)
         tune_gc()
-        server.run(sockets=[listening])
+        try:
+            server.run(sockets=[listening])
+        finally:
+            stopped.set()
         if not server.started:
             raise StartRefused("the service did not start: see its log")
         if worker is not None and worker.given_up.is_set():

@@ -90,6 +90,7 @@ jobs = Table(
     Column("fit_key", String(64), ForeignKey("fits.fit_key"), nullable=False),
     Column("parent_id", String(64)),
     Column("retry_of", String(64)),
+    Column("owner", String(200)),  # the name of the key that submitted it
     Column("idempotency_key", String(255)),
     Column("body_hash", String(64)),
     # Written by jobs/queue.py alone:
@@ -141,6 +142,7 @@ Index("ix_jobs_fair", jobs.c.project_id, jobs.c.state, jobs.c.waiting, jobs.c.pr
 Index("ix_jobs_list", jobs.c.project_id, jobs.c.kind, jobs.c.queue_seq)
 Index("ix_jobs_list_state", jobs.c.project_id, jobs.c.kind, jobs.c.state, jobs.c.queue_seq)
 Index("ix_jobs_name", jobs.c.project_id, jobs.c.name, jobs.c.queue_seq)
+Index("ix_jobs_owner", jobs.c.project_id, jobs.c.owner, jobs.c.queue_seq)
 Index("ix_jobs_lease", jobs.c.state, jobs.c.lease_expires_at)
 Index("ix_jobs_started", jobs.c.state, jobs.c.started_at)
 

@@ -18,6 +18,8 @@ from tapeworks_service.jobs.serializers import number
 Where = tuple[ColumnElement[bool], ...]
 
 _FETCH_ROWS = 2_000
+MOST_OF_PREFIX = 200
+"""Jobs that a prefix of an id can find: the newest."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Filters:
     labels: Sequence[tuple[str, str]] = ()
     name: str | None = None
     created_after: float | None = None
+    id_prefix: str | None = None
+    owner: str | None = None
 
 
 async def list_jobs(
@@ -40,6 +44,8 @@ async def list_jobs(
         statement = statement.where(jobs.c.state.in_(filters.states))
     if filters.name is not None:
         statement = statement.where(jobs.c.name == filters.name)
+    if filters.owner is not None:
+        statement = statement.where(jobs.c.owner == filters.owner)
     if filters.created_after is not None:
         statement = statement.where(jobs.c.created_at > filters.created_after)
     for name, value in filters.labels:
@@ -47,9 +53,20 @@ async def list_jobs(
             job_labels.c.project_id == project_id, job_labels.c.name == name, job_labels.c.value == value
         )
         statement = statement.where(jobs.c.id.in_(marked))
+    if filters.id_prefix is not None:
+        statement = statement.where(jobs.c.id.in_(await _ids_with_prefix(tx, project_id, filters.id_prefix)))
     if before is not None:
         statement = statement.where(jobs.c.queue_seq < before)
     return await tx.all(statement.order_by(jobs.c.queue_seq.desc()).limit(limit + 1))
+
+
+async def _ids_with_prefix(tx: Transaction, project_id: str, prefix: str) -> list[str]:
+    """Ids of the newest jobs whose id begins so: read from the index, whatever else the project holds.
+
+    `prefix` is one of hexadecimal ids: 'g' sorts after all that may follow it."""
+    begins = (jobs.c.project_id == project_id, jobs.c.id >= prefix, jobs.c.id < prefix + "g")
+    newest = select(jobs.c.id).where(*begins).order_by(jobs.c.id.desc()).limit(MOST_OF_PREFIX)
+    return list((await tx.execute(newest)).scalars())
 
 
 async def metric_series(tx: Transaction, project_id: str, job_id: str, *, points: int | None) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ def job_document(row: Mapping[Any, Any], *, unschedulable: str | None = None) ->
         "revision": row["revision"],
         "name": row["name"],
         "labels": row["labels"],
+        "owner": row["owner"],
         "priority": row["priority"],
         "spec": spec,
         "state": row["state"],

@@ -35,6 +35,8 @@ class NewJob:
     retry_of: str | None = None
     inputs: Sequence[Input] = ()
 
+    owner: str | None = None
+    """The name of the key that submits it."""
     name: str | None = None
     """Of a job without a spec: one with a spec has its name."""
 

@@ -75,7 +75,7 @@ def test_bodies_are_bounded_and_the_least_used_go() -> None:
             "id": name, "kind": "train", "revision": 1, "name": None, "labels": {}, "priority": 0, "state": "queued",
             "spec": {"training": {"epochs": 1}}, "requested": "none", "phase": None, "progress": {}, "attempt": 0,
             "failed_attempts": 0, "max_attempts": 3, "created_at": 0.0, "queued_at": 0.0, "started_at": None,
-            "finished_at": None, "document": {"transitions": []}, "retry_of": None, "parent_id": None,
+            "finished_at": None, "owner": None, "document": {"transitions": []}, "retry_of": None, "parent_id": None,
         }  # fmt: skip
 
     size = len(JobCache().made(row("a"), None))

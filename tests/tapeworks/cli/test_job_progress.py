@@ -39,7 +39,7 @@ def test_without_a_terminal_a_change_is_a_line() -> None:
     lines = shown(console, job("queued"), running, running, job("succeeded", **RUNNING)).splitlines()
     assert lines == [
         "job_1  queued",
-        "job_1  running  training  step 50/200  epoch 1/4  ETA 1:35  loss=0.5124  val_loss=nan",
+        "job_1  running  training  step 50/200  epoch 1/4  ETA about 1:40  loss=0.5124  val_loss=nan",
         "job_1  succeeded  training  step 50/200  epoch 1/4  loss=0.5124  val_loss=nan",
     ]
 
@@ -47,7 +47,7 @@ def test_without_a_terminal_a_change_is_a_line() -> None:
 def test_a_terminal_shows_bar_eta_metrics_and_curve() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     text = shown(console, job("running", **RUNNING))
-    for part in ("running", "step 50/200", "epoch 1/4", "ETA 1:35", "loss 0.5124", "loss █", "━"):
+    for part in ("running", "step 50/200", "epoch 1/4", "ETA about 1:40", "loss 0.5124", "loss █", "━"):
         assert part in text
 
 
@@ -87,3 +87,8 @@ def test_a_sparkline_has_its_own_range_and_ends_with_the_last_value() -> None:
 
 def test_durations_are_for_people() -> None:
     assert [job_progress.duration(s) for s in (0.4, 42, 185, 3729)] == ["0 s", "42 s", "3:05", "1:02:09"]
+
+
+def test_the_time_left_is_rounded() -> None:
+    shown = [job_progress.about(seconds) for seconds in (0, 4.9, 42, 58, 186, 3729)]
+    assert shown == ["a few seconds", "a few seconds", "about 45 s", "about 1:00", "about 3:10", "about 1:02:00"]

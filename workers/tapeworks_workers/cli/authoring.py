@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tapeworks.cli.extras import require
 from tapeworks.errors import ComponentError
 from tapeworks.spec.references import Kind
 from tapeworks_workers.authoring.scaffold import write_package
@@ -50,6 +51,7 @@ def try_out(
 
     Prints what would fail as a job; ends with 1 if anything would.
     """
+    require("tensorflow", "worker", "tapeworks component test")
     command = [sys.executable, "-m", "tapeworks_workers.authoring.component_test", *map(str, paths)]
     command += [part for root in data_root or () for part in ("--data-root", str(root))]
     raise typer.Exit(subprocess.run([*command, *(["--json"] if json else [])]).returncode)

@@ -16,11 +16,11 @@ import typer
 
 from tapeworks import archives
 from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json
+from tapeworks.cli.extras import require
 from tapeworks.cli.packages import component
 from tapeworks.errors import BundleError
 from tapeworks_workers.cli.authoring import author_commands
-from tapeworks_workers.cli.doctor import doctor
-from tapeworks_workers.cli.worker import worker
+from tapeworks_workers.cli.worker import log_to_stderr, worker
 from tapeworks_workers.processes.children import clean_environment
 
 
@@ -29,6 +29,19 @@ def register(app: typer.Typer) -> None:
     for command in (worker, doctor, replay):
         app.command()(command)
     author_commands(component)
+
+
+def doctor(json: Json = False) -> None:
+    """Look at this machine: versions, devices, and the layers in which uploaded packages would run.
+
+    With TAPEWORKS_WORKER_CONNECTIONS_FILE each of its databases is asked for one row. Ends with 1 where a layer of the
+    sandbox is missing or a database does not answer.
+    """
+    require("psutil", "worker", "tapeworks doctor")
+    from tapeworks_workers.cli.doctor import examine
+
+    log_to_stderr()  # standard output is the report alone
+    examine(json=json)
 
 
 def replay(
@@ -40,6 +53,7 @@ def replay(
 
     The step runs on the CPU in a process of its own, with the components that the black box holds: their code is run.
     """
+    require("tensorflow", "worker", "tapeworks replay")
     with tempfile.TemporaryDirectory(prefix="tapeworks-replay-") as folder:
         try:
             archives.extract(file, Path(folder))

@@ -12,7 +12,7 @@ import psutil
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import ExitCode, Json, out, show_json, table
+from tapeworks.cli.console import ExitCode, out, show_json, table
 from tapeworks_workers.inputs.sql_queries import BadConnections, answered, connections_of
 from tapeworks_workers.inputs.sql_query import Query
 from tapeworks_workers.machine.devices import Devices
@@ -22,12 +22,8 @@ from tapeworks_workers.sandbox.cgroups import Cgroups, CgroupsUnavailable
 _ASKED_SECONDS = 10.0
 
 
-def doctor(json: Json = False) -> None:
-    """Look at this machine: versions, devices, and the layers in which uploaded packages would run.
-
-    With TAPEWORKS_WORKER_CONNECTIONS_FILE each of its databases is asked for one row. Ends with 1 where a layer of the
-    sandbox is missing or a database does not answer.
-    """
+def examine(*, json: bool) -> None:
+    """Print what was found; exits with 1 where a layer of the sandbox is missing or a database does not answer."""
     found = isolation.of_this_machine()
     connections = _connections()
     report: dict[str, object] = {

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import structlog
 import typer
 
+from tapeworks.cli.extras import require
 from tapeworks.errors import ApiError
 from tapeworks.supervisor import USAGE, Supervisor
 from tapeworks_workers.processes.launcher import LaunchFailed
@@ -56,6 +57,7 @@ def worker(
     Every option can be given as TAPEWORKS_WORKER_NAME in the environment too. SIGTERM writes a last checkpoint of
     running jobs, hands them back to the queue and stops.
     """
+    require("tensorflow", "worker", "tapeworks worker")
     given: dict[str, Any] = {
         "server": server,
         "key_file": key_file,

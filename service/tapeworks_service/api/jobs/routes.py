@@ -77,7 +77,11 @@ async def list_(
         list[Text] | None, Query(description="name=value; may be repeated", max_length=MOST_FILTERS)
     ] = None,
     name: Text | None = None,
+    owner: Annotated[Text | None, Query(description="the name of the key that submitted the job")] = None,
     created_after: datetime | None = None,
+    id_prefix: Annotated[
+        str | None, Query(pattern=r"^job_[0-9a-f]{1,32}$", description="the first characters of an id; the newest 200")
+    ] = None,
     after: Text | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
@@ -87,7 +91,9 @@ async def list_(
         kind=kind.value,
         labels=[_label(one) for one in label or ()],
         name=name,
+        owner=owner,
         created_after=None if created_after is None else _seconds(created_after),
+        id_prefix=id_prefix,
     )
     before = None if after is None else context.cursors.read(caller.project_id, "jobs", after)
     async with context.database.read() as tx:

@@ -24,6 +24,7 @@ from tapeworks_service.api.jobs.examples import SPEC
 from tapeworks_service.api.jobs.record_streams import job_of
 from tapeworks_service.api.jobs.routes import JobId, job_answer
 from tapeworks_service.api.messages import SHORT_BYTES, answer, problems, read_body, read_message, takes
+from tapeworks_service.auth.callers import Caller
 from tapeworks_service.context import Context, ContextDep
 from tapeworks_service.database.engine import Transaction
 from tapeworks_service.database.queries import checkpoints_of
@@ -72,7 +73,7 @@ async def create_job(
 ) -> Response:
     """Queue a job. With the same `Idempotency-Key` and body again, the same job is answered with 200."""
     body = await read_body(request, context.settings.max_body_bytes)
-    return await _submit(context, Submission(body, JobKind.TRAIN, caller.project_id, idempotency_key), status=201)
+    return await _submit(context, Submission(body, JobKind.TRAIN, caller, idempotency_key), status=201)
 
 
 @router.post(
@@ -100,7 +101,7 @@ async def validate_job(
     before training jobs of its priority, has two attempts and ten minutes, and leaves no files.
     """
     body = await read_body(request, context.settings.max_body_bytes)
-    submission = Submission(body, JobKind.VALIDATE, caller.project_id, idempotency_key)
+    submission = Submission(body, JobKind.VALIDATE, caller, idempotency_key)
     if trace:
         return await _submit(context, submission, status=202)
     accepted = await _accept(context, submission)
@@ -151,7 +152,7 @@ async def retry_job(
         raise Problem(ProblemCode.CONFLICT, f"a job of kind {source['kind']} is not retried", hint=hint)
     retry = Retry(job_id, wanted.from_)
     body = json.dumps(source["spec"]).encode()
-    submission = Submission(body, JobKind(source["kind"]), caller.project_id, idempotency_key, retry)
+    submission = Submission(body, JobKind(source["kind"]), caller, idempotency_key, retry)
     return await _submit(context, submission, status=201)
 
 
@@ -181,9 +182,14 @@ class Submission:
 
     body: bytes
     kind: JobKind
-    project_id: str
+    caller: Caller
     idempotency_key: str | None
     retry: Retry | None = None
+
+    @property
+    def project_id(self) -> str:
+        """The caller's."""
+        return self.caller.project_id
 
     @property
     def body_hash(self) -> str:
@@ -274,6 +280,7 @@ def _new_job(accepted: AcceptedSpec, submission: Submission, inputs: list[Input]
         body_hash=submission.body_hash,
         inputs=inputs,
         retry_of=submission.retry.job_id if submission.retry else None,
+        owner=submission.caller.key_name,
     )
 
 

@@ -340,3 +340,20 @@ def test_twenty_jobs_at_once_leave_in_order(own_service: Any) -> None:
             list(pool.map(submit, range(20)))
         expected = [job_id for priority, job_id in sorted(made, key=lambda one: -one[0])]
         assert [worker.lease().job_id for _ in range(20)] == expected
+
+
+def test_the_first_characters_of_an_id_find_its_job(api: httpx.Client, worker: HandWorker) -> None:
+    jobs = [worker.submit()["id"] for _ in range(3)]
+
+    def ids(prefix: str, **query: str) -> list[str]:
+        answer = api.get("/v1/jobs", params={"id_prefix": prefix, **query})
+        assert answer.status_code == 200, answer.text
+        return [job["id"] for job in answer.json()["data"]]
+
+    assert ids(jobs[1]) == [jobs[1]]
+    shared = next(jobs[0][:n] for n in range(36, 4, -1) if all(job.startswith(jobs[0][:n]) for job in jobs))
+    assert [job for job in ids(shared) if job in jobs] == jobs[::-1]
+    assert ids(jobs[1], state="failed") == []
+    assert ids("job_ffffffff") == []
+    for wrong in ("job_", "job_%", "job_G", "ckpt_0", "job_" + "0" * 33):
+        assert api.get("/v1/jobs", params={"id_prefix": wrong}).status_code == 422

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,6 +15,12 @@ CALL_SECONDS = 0.3
 """A call of the compiled loop aims at this: commands are seen between calls."""
 REPORT_SECONDS = 1.0
 """Seconds between reports of progress."""
+PACE_SECONDS = 60.0
+"""The time left comes from the steps of so long."""
+LEAST_SECONDS = 3.0
+"""No time left is reported before steps were seen for so long."""
+SETTLING_SECONDS = 10.0
+MOST_READINGS = 1_000
 
 
 @dataclass
@@ -105,6 +112,44 @@ def until_next(multiple: int, step: int) -> int:
     return multiple - step % multiple
 
 
+class TimeLeft:
+    """Seconds until the last step, from the pace of the last minute.
+
+    The pace counts everything between two readings, so validation and checkpoints are in it. An estimate moves towards
+    what the pace says by `READING / SETTLING_SECONDS` at most, and falls with the clock: it does not jump where one
+    call was slow or an epoch ended with a validation.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._readings: deque[tuple[float, int]] = deque()
+        self._estimate: tuple[float, float] | None = None
+        """When it was made, and the seconds."""
+
+    def at(self, step: int, total: int | None) -> float | None:
+        """The estimate at this step; None while too little was seen, or no end is known."""
+        now, readings = self._clock(), self._readings
+        if readings and step < readings[-1][1]:
+            readings.clear()  # steps were undone
+        readings.append((now, step))
+        while len(readings) > MOST_READINGS or now - readings[1 if len(readings) > 1 else 0][0] > PACE_SECONDS:
+            readings.popleft()
+        if total is not None and step >= total:
+            return 0.0
+        (began, first), seconds = readings[0], now - readings[0][0]
+        if total is None or step == first or seconds < LEAST_SECONDS:
+            return None
+        by_pace = (total - step) * (now - began) / (step - first)
+        if self._estimate is None:
+            estimate = by_pace
+        else:
+            made, before = self._estimate
+            counted_down = max(0.0, before - (now - made))
+            estimate = counted_down + (by_pace - counted_down) * min(1.0, (now - made) / SETTLING_SECONDS)
+        self._estimate = now, estimate
+        return estimate
+
+
 class Progress:
     """How fast training goes, and the job's `progress`. `examples` are those of the epoch so far."""
 
@@ -113,8 +158,7 @@ class Progress:
         self._rate = Rate(clock)
         self._examples = 0.0
         self._per_second: float | None = None
-        self._batch: float | None = None
-        """Examples in a batch, on average."""
+        self._left = TimeLeft(clock)
         self._reported_at = float("-inf")  # the first step is reported at once
 
     @property
@@ -127,19 +171,14 @@ class Progress:
         self._examples = examples
         self._rate.since(0)
 
-    def measure(self, counters: Counters, examples: float) -> None:
+    def measure(self, examples: float) -> None:
         """Examples per second since the last measurement."""
         self._per_second = self._rate.since(examples - self._examples) or self._per_second
         self._examples = examples
-        if counters.step_in_epoch:
-            self._batch = examples / counters.step_in_epoch
 
     def tell(self, counters: Counters) -> None:
         """Where training stands, and when it will be over."""
         total = counters.step if counters.complete else self._bounds.total(counters.steps_per_epoch)
-        eta = None
-        if total is not None and self._per_second and self._batch:
-            eta = (total - counters.step) * self._batch / self._per_second
         self._reporter.facts(
             progress={
                 "step": counters.step,
@@ -147,7 +186,7 @@ class Progress:
                 "epoch": counters.epoch,
                 "epochs": self._bounds.epochs,
                 "examples_per_second": self._per_second,
-                "eta_seconds": eta,
+                "eta_seconds": self._left.at(counters.step, total),
             }
         )
         self._reported_at = self._clock()

@@ -322,7 +322,7 @@ class Training:
     def _end_epoch(self, seconds: float) -> None:
         counters = self.counters
         logs = self._means.read()
-        self._progress.measure(counters, self._means.examples())
+        self._progress.measure(self._means.examples())
         counters.epoch += 1
         counters.step_in_epoch = 0
         if self._unchanged is not None:
@@ -379,5 +379,5 @@ class Training:
         raise JobFailure(FailureCode.NON_FINITE, f"not finite at step {step}: {what}. {message}")
 
     def _tell_progress(self) -> None:
-        self._progress.measure(self.counters, self._means.examples())
+        self._progress.measure(self._means.examples())
         self._progress.tell(self.counters)
