@@ -15,6 +15,7 @@ from tapeworks.schemas.jobs import Failure
 from tapeworks.spec.references import Kind
 from tapeworks_workers.engine.data.pipeline import build_data
 from tapeworks_workers.engine.diagnostics import classify
+from tapeworks_workers.engine.diagnostics.source_locations import library_folders
 from tests.support.paths import ROOT
 from tests.support.trainings import BATCH, attempt, job, mlp, numbers, prepared, trained
 
@@ -216,6 +217,15 @@ def test_a_plan_that_is_not_for_the_batches_is_not_supported(tmp_path: Path) -> 
     )
     assert failure["code"] == "not_supported"
     assert "y is text" in failure["message"]
+
+
+def test_packages_of_another_prefix_are_a_library(tmp_path: Path) -> None:
+    """A `.pth` file or PYTHONPATH adds them to sys.path; a folder of users' own modules is none."""
+    packages, own = tmp_path / "venv" / "lib" / "site-packages", tmp_path / "project"
+    folders = library_folders([str(packages), str(own)])
+    assert str(packages) in folders
+    assert str(own) not in folders
+    assert tf.__file__.startswith(library_folders([]))
 
 
 def test_source_lines_are_found() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import site
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
@@ -30,10 +31,18 @@ MAX_SAID = 2_000
 """Characters of an exception's own text below the frames: TensorFlow's may hold whole stacks."""
 _COMPONENTS = str(Path(str(tapeworks_workers.__file__)).parent / "components")
 _OURS = tuple(str(Path(str(package.__file__)).parent) for package in (tapeworks, tapeworks_workers))
-_LIBRARIES = tuple(
-    {sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]}
-    | set(site.getsitepackages())
-)
+
+
+def library_folders(path: Iterable[str]) -> tuple[str, ...]:
+    """The folders of Python's and installed packages' files; `path` as sys.path.
+
+    The interpreter names those of its own prefix. A `.pth` file or PYTHONPATH may add the packages of another one.
+    """
+    own = {sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")} | set(site.getsitepackages())
+    return tuple(own | {one for one in path if Path(one).name in ("site-packages", "dist-packages")})
+
+
+_LIBRARIES = library_folders(sys.path)
 _IN_TEXT = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 """Frames inside a message: AutoGraph's, and those of the node that failed in a running graph."""
 

@@ -140,7 +140,7 @@ def _is_own(module: ModuleType | None) -> bool:
 
 def _add_modules(module: ModuleType | None, found: dict[str, ModuleType]) -> None:
     """A user's module, and those of his own that it knows."""
-    if module is None or module.__name__ in found or not _is_own(module):
+    if module is None or not _is_own(module) or module.__name__ in found:  # a lazy module of a library may have no name
         return
     found[module.__name__] = module
     for value in list(vars(module).values()):
