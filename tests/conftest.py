@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -31,6 +32,14 @@ def _plain_precision() -> None:
     if (keras := sys.modules.get("keras")) is not None and hasattr(keras, "config"):
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def logging_kept() -> Iterator[None]:
+    """For a test that runs a command in this process which configures logging: other tests log as before."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -141,6 +141,7 @@ def test_connections_are_named_by_the_operator(sql: SqlQueries, tmp_path: Path) 
         fetch(gone, "gone", "select 1")
 
 
+@pytest.mark.usefixtures("logging_kept")
 def test_doctor_asks_every_database(databases: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queries_on(tmp_path, {**databases, "gone": f"sqlite:///{tmp_path}/gone.db"})
     monkeypatch.setenv("TAPEWORKS_WORKER_CONNECTIONS_FILE", str(tmp_path / "connections.toml"))

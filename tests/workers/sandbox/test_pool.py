@@ -313,6 +313,7 @@ def test_nothing_of_the_worker_is_in_its_environment(tmp_path: Path, monkeypatch
     assert given["HOME"].startswith(str(tmp_path))
 
 
+@pytest.mark.usefixtures("logging_kept")
 def test_doctor_tells_which_layers_there_are() -> None:
     done = CliRunner().invoke(app, ["doctor", "--json"])
     found = isolation.of_this_machine()

@@ -120,5 +120,6 @@ def log_to_stderr() -> None:
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # The process' own stream: a caller in the same process may have replaced sys.stderr, and close it later.
+        logger_factory=structlog.PrintLoggerFactory(sys.__stderr__),
     )
