@@ -12,8 +12,6 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "service/tapeworks_service/web/dist"
 IN_WHEEL = "tapeworks_service/web/dist"
-
-
 EXAMPLES = "tapeworks/example_files"
 """Where `tapeworks example` finds them."""
 
@@ -35,11 +33,11 @@ class PageHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatch before it collects files; an editable install reads them in place."""
-        built = Path(self.root, SOURCE)
-        if version != "editable" and (built / "index.html").is_file():
-            build_data["force_include"][str(built)] = IN_WHEEL if self.target_name == "wheel" else SOURCE
-        if version != "editable" and self.target_name == "wheel":
-            for file in example_files(Path(self.root, "examples")):
-                build_data["force_include"][str(file)] = (
-                    f"{EXAMPLES}/{file.relative_to(Path(self.root, 'examples')).as_posix()}"
-                )
+        if version == "editable":
+            return
+        included, built, examples = build_data["force_include"], Path(self.root, SOURCE), Path(self.root, "examples")
+        wheel = self.target_name == "wheel"
+        if (built / "index.html").is_file():
+            included[str(built)] = IN_WHEEL if wheel else SOURCE
+        for file in example_files(examples) if wheel else ():
+            included[str(file)] = f"{EXAMPLES}/{file.relative_to(examples).as_posix()}"

@@ -107,8 +107,8 @@ def main() -> None:
             for devices in (1, 2) if index % 2 == 0 else (2, 1):
                 took[devices].append(1000 / turn(name, devices, given.seconds))
         middle = {devices: statistics.median(values) for devices, values in took.items()}
-        told = [f"{middle[n]:.3g} ({min(took[n]):.3g} … {max(took[n]):.3g})" for n in (1, 2)]
-        lines.append(f"| {name} | {weights(hidden)} | {told[0]} | {told[1]} | {middle[2] - middle[1]:.3g} |")
+        cells = [f"{middle[n]:.3g} ({min(took[n]):.3g} … {max(took[n]):.3g})" for n in (1, 2)]
+        lines.append(f"| {name} | {weights(hidden)} | {cells[0]} | {cells[1]} | {middle[2] - middle[1]:.3g} |")
     lines += ["", f"Computed for {GPUS} GPUs, float32: a ring sums 2·(n-1)/n of the weights' bytes, and the first", ""]
     lines[-2] += " GPU then sends them to each other one."
     lines += ["| weights | " + " | ".join(BANDWIDTHS) + " |", "|---" * (len(BANDWIDTHS) + 1) + "|"]

@@ -169,6 +169,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def value_text(value: Any) -> str:
+    """A value of open JSON as text: a string as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def show_list(found: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], *, json: bool) -> None:
     """A list as a table, or as JSON. `columns`: heading → the text of an item."""
     if json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,16 +42,15 @@ def example(
             rows.add_row(one, Text(str(json.loads(path.read_text(encoding="utf-8")).get("name", ""))))
         out().print(rows)
         return
-    if name.removesuffix(".json") not in specs:
-        raise typer.BadParameter(
-            f"{name!r} is not an example: `tapeworks example` lists them", param_hint="NAME"
-        )  # fmt: skip
-    files = files_of_example(name.removesuffix(".json"))
+    chosen = name.removesuffix(".json")
+    if chosen not in specs:
+        raise typer.BadParameter(f"{name!r} is not an example: `tapeworks example` lists them", param_hint="NAME")
+    files = files_of_example(chosen)
     written = write_files(folder, {target: source.read_bytes() for target, source in files.items()})
     console = out()
     for path in written:
         console.print(Text(f"wrote {path}"))
-    for line in _next(name.removesuffix(".json"), folder, list(files)):
+    for line in _next(chosen, folder, list(files)):
         console.print(Text(line))
 
 
@@ -66,15 +66,15 @@ def files_of_example(name: str) -> dict[str, Path]:
     """Where each file of an example is written (below the target folder) → where it is read."""
     root, spec = _root(), example_specs()[name]
     text = spec.read_text(encoding="utf-8")
-    files = {spec.name: spec}
-    for earlier in _earlier(json.loads(text)):
+    document, files = json.loads(text), {spec.name: spec}
+    for earlier in _earlier(document):
         files |= files_of_example(earlier)
     own = set(re.findall(r'"(acme/\w+)"', text))
     for module in root.glob("*/*.py"):
         code = module.read_text(encoding="utf-8") if module.parent.name not in _WITHOUT_SPECS else ""
         if any(f'"{component}"' in code for component in own):
             files[module.name] = module
-    for pattern in _patterns(json.loads(text)):
+    for pattern in _texts_of(document, "files"):
         for path in sorted((root / "data").glob(pattern)):
             files[path.relative_to(root).as_posix()] = path
     return files
@@ -98,23 +98,19 @@ def _next(name: str, folder: Path, files: list[str]) -> list[str]:
     return [*lines, f"Then, in another terminal: {submit}"]
 
 
-def _patterns(value: Any) -> list[str]:
-    """What the `files` of a spec name, at any depth."""
-    if isinstance(value, list):
-        return [pattern for one in value for pattern in _patterns(one)]
-    if not isinstance(value, dict):
-        return []
-    named = value.get("files", [])
-    own = [named] if isinstance(named, str) else [one for one in named if isinstance(one, str)]
-    return own + [pattern for key, one in value.items() if key != "files" for pattern in _patterns(one)]
-
-
-def _earlier(value: Any) -> list[str]:
+def _earlier(document: Any) -> list[str]:
     """The examples whose jobs a spec starts from: `from` names their files."""
+    return [text.removesuffix(".json") for text in _texts_of(document, "from") if text.endswith(".json")]
+
+
+def _texts_of(value: Any, field: str) -> Iterator[str]:
+    """The text, or each text of the list, that a spec has as `field`, at any depth."""
     if isinstance(value, list):
-        return [name for one in value for name in _earlier(one)]
-    if not isinstance(value, dict):
-        return []
-    named = value.get("from")
-    own = [named.removesuffix(".json")] if isinstance(named, str) and named.endswith(".json") else []
-    return own + [name for one in value.values() for name in _earlier(one)]
+        for one in value:
+            yield from _texts_of(one, field)
+    elif isinstance(value, dict):
+        named = value.get(field, [])
+        yield from [named] if isinstance(named, str) else (one for one in named if isinstance(one, str))
+        for key, one in value.items():
+            if key != field:
+                yield from _texts_of(one, field)

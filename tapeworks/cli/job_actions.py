@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tapeworks.cli.console import JobId, Json, Yes, confirm, labels, one_line, out, session_of, show_json, table
+from tapeworks.cli.console import JobId, Json, Yes, confirm, labels, one_line, session_of, show_json, show_list
 from tapeworks.cli.job_progress import age
 from tapeworks.cli.name_resolution import checkpoint_id_of, job_id_of
-from tapeworks.schemas.jobs import Job, Requested
+from tapeworks.schemas.jobs import Checkpoint, Job, Requested
 
 
 def register(app: typer.Typer) -> None:
@@ -106,14 +107,15 @@ def checkpoints(
             typer.echo(str(client.download_checkpoint(job_id, checkpoint, output)))
             return
         found = client.checkpoints(job_id)
-    if json:
-        show_json(found)
-        return
-    rows = table("ID", "STEP", "EPOCH", "MIB", "BEST", "CREATED")
-    for one in found:
-        size = f"{one.bytes / 2**20:.1f}"
-        rows.add_row(one.id, str(one.step), str(one.epoch), size, "best" * one.best, f"{age(one.created_at)} ago")
-    out().print(rows)
+    columns: dict[str, Callable[[Checkpoint], str]] = {
+        "ID": lambda one: one.id,
+        "STEP": lambda one: str(one.step),
+        "EPOCH": lambda one: str(one.epoch),
+        "MIB": lambda one: f"{one.bytes / 2**20:.1f}",
+        "BEST": lambda one: "best" * one.best,
+        "CREATED": lambda one: f"{age(one.created_at)} ago",
+    }
+    show_list(found, columns, json=json)
 
 
 def _tell(job: Job, *, json: bool) -> None:

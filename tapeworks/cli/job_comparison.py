@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json as json_text
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import Json, one_line, out, session_of, show_json, table
+from tapeworks.cli.console import Json, one_line, out, session_of, show_json, table, value_text
 from tapeworks.cli.job_progress import duration, number
 from tapeworks.cli.job_report import elapsed
-from tapeworks.cli.name_resolution import job_ids_of
-from tapeworks.schemas.jobs import Job
+from tapeworks.cli.name_resolution import job_id_of
+from tapeworks.schemas.jobs import Job, json_number
 
 MOST_JOBS = 200
 _SAME_JOB = ("name", "labels")
@@ -37,14 +36,14 @@ def compare(
     if not 2 <= len(job_ids) <= MOST_JOBS:
         raise typer.BadParameter(f"give 2 to {MOST_JOBS} jobs, got {len(job_ids)}", param_hint="ID")
     with session_of(context).client() as client:
-        jobs = [client.get(one) for one in job_ids_of(client, job_ids)]
+        jobs = [client.get(job_id_of(client, one)) for one in job_ids]
     parameters = differing_parameters(jobs)
     metrics = {
         name: [job.metrics.get(name) for job in jobs] for name in sorted({m for job in jobs for m in job.metrics})
     }
     if json:
         shown = {
-            name: [None if value is None else _json_number(value) for value in row] for name, row in metrics.items()
+            name: [None if value is None else json_number(value) for value in row] for name, row in metrics.items()
         }
         show_json({"jobs": [job.id for job in jobs], "parameters": parameters, "metrics": shown})
         return
@@ -53,7 +52,7 @@ def compare(
     rows.add_row("state", *(job.state.value for job in jobs))
     rows.add_row("duration", *("" if (s := elapsed(job)) is None else duration(s) for job in jobs))
     for name, values in parameters.items():
-        rows.add_row(one_line(name), *(Text("" if value is None else one_line(_text(value))) for value in values))
+        rows.add_row(one_line(name), *(Text("" if value is None else one_line(value_text(value))) for value in values))
     for name, numbers in metrics.items():
         rows.add_row(Text(one_line(name), style="bold"), *("" if v is None else number(v) for v in numbers))
     out().print(rows)
@@ -79,14 +78,3 @@ def _flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flattened(one, f"{path}.{name}".lstrip("."))
     else:
         yield path, value
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json_text.dumps(value, ensure_ascii=False)
-
-
-def _json_number(value: float) -> float | str:
-    """JSON has no NaN and no infinity: the texts of the API."""
-    if value != value:
-        return "NaN"
-    return value if abs(value) != float("inf") else "Infinity" if value > 0 else "-Infinity"

@@ -124,8 +124,8 @@ def _check_known(name: str, found: Sequence[Job], option: str) -> None:
     """A name that no job has is a slip of the pen, not an empty list."""
     known = {metric for job in found for metric in job.metrics}
     if found and name not in known and name not in _NUMBERS:
-        told = ", ".join(one_line(one) for one in sorted(known)) or "none yet"
-        raise typer.BadParameter(f"none of these jobs has a metric {name!r}; they have: {told}", param_hint=option)
+        names = ", ".join(one_line(one) for one in sorted(known)) or "none yet"
+        raise typer.BadParameter(f"none of these jobs has a metric {name!r}; they have: {names}", param_hint=option)
 
 
 def _sorted(found: Sequence[Job], by: str) -> list[Job]:

@@ -57,6 +57,13 @@ def _lines(console: Console) -> Show:
     return show
 
 
+def headline(job: Job) -> Text:
+    """The name of a job, or its id, and its state in the state's colour."""
+    return Text.assemble(
+        (one_line(job.name or job.id), "bold"), "  ", (job.state.value, _STYLES.get(job.state, "cyan"))
+    )
+
+
 def line(job: Job) -> str:
     """A job in one line: state, progress, last metrics."""
     words = [job.id, job.state.value]
@@ -76,9 +83,7 @@ def line(job: Job) -> str:
 
 def block(job: Job, losses: list[float]) -> RenderableType:
     """A job in a few lines: state, bar and ETA, metrics, the curve of the loss."""
-    head = Text.assemble(
-        (one_line(job.name or job.id), "bold"), "  ", (job.state.value, _STYLES.get(job.state, "cyan"))
-    )
+    head = headline(job)
     for word in (job.phase, f"attempt {job.attempt}" if job.attempt > 1 else None, job.worker):
         if word:
             head.append(f"  {word}", style="dim")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json as json_text
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from tapeworks.cli.console import JobId, Json, one_line, out, session_of, show_json, show_json_line, show_list, table
+from tapeworks.cli.console import (
+    JobId,
+    Json,
+    one_line,
+    out,
+    session_of,
+    show_json,
+    show_json_line,
+    show_list,
+    table,
+    value_text,
+)
 from tapeworks.cli.job_progress import age, number, plot
 from tapeworks.cli.jobs import detaching
 from tapeworks.cli.name_resolution import artifact_path_of, job_id_of
@@ -114,9 +124,7 @@ def event_line(event: Event) -> str:
 
 
 def _compact(value: object) -> str:
-    if isinstance(value, float):
-        return number(value)
-    return value if isinstance(value, str) else json_text.dumps(value, ensure_ascii=False)
+    return number(value) if isinstance(value, float) else value_text(value)
 
 
 def artifacts(

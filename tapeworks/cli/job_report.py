@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -12,13 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from tapeworks.cli.certificate import sentences
-from tapeworks.cli.console import JobId, Json, one_line, out, session_of, show_json, table
-from tapeworks.cli.job_progress import age, duration, number, progress_words
+from tapeworks.cli.console import JobId, Json, one_line, out, session_of, show_json, table, value_text
+from tapeworks.cli.job_progress import age, duration, headline, number, progress_words
 from tapeworks.cli.name_resolution import job_id_of
 from tapeworks.cli.validation_report import show_failure, show_result
 from tapeworks.schemas.jobs import Job, JobKind, State
-
-_TITLES = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow"}
 
 
 def register(app: typer.Typer) -> None:
@@ -53,10 +50,7 @@ def device(job: Job) -> str:
 
 
 def _print(console: Console, job: Job) -> None:
-    title = Text.assemble(
-        (one_line(job.name or job.id), "bold"), "  ", (job.state.value, _TITLES.get(job.state, "cyan"))
-    )
-    console.print(title)
+    console.print(headline(job))
     rows = table("JOB", "")
     for name, value in _facts(job):
         rows.add_row(name, Text(value))
@@ -111,7 +105,7 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
     if job.model is not None:
         yield "model", f"{job.model.bytes:,} bytes: {', '.join(job.model.formats)}"
     for name, value in job.diagnostics.items():
-        yield one_line(name.replace("_", " ")), one_line(_compact(value))
+        yield one_line(name.replace("_", " ")), one_line(value_text(value))
 
 
 def _metrics(console: Console, job: Job) -> None:
@@ -126,9 +120,5 @@ def _metrics(console: Console, job: Job) -> None:
 
 
 def _words(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {number(value) if isinstance(value, float) else _compact(value)}"
+    return ", ".join(f"{name} {number(value) if isinstance(value, float) else value_text(value)}"
                      for name, value in values.items())  # fmt: skip
-
-
-def _compact(value: Any) -> str:
-    return value if isinstance(value, str) else json_text.dumps(value, ensure_ascii=False)

@@ -36,11 +36,6 @@ def job_id_of(client: Client, text: str) -> str:
     return _only("job", text, candidates, "give one of the ids, or more of its characters")
 
 
-def job_ids_of(client: Client, texts: Sequence[str]) -> list[str]:
-    """The same for several, in their order."""
-    return [job_id_of(client, text) for text in texts]
-
-
 def checkpoint_id_of(client: Client, job_id: str, text: str) -> str:
     """The checkpoint of a job with this id, or with an id that begins so; `latest`, `best` and `scratch` stay.
 

@@ -5,14 +5,13 @@ The result is open JSON: what is there is shown, what is not known is shown as i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from tapeworks.cli.console import table
+from tapeworks.cli.console import table, value_text
 from tapeworks.cli.job_progress import duration, number
 from tapeworks.schemas.jobs import Failure
 
@@ -138,7 +137,7 @@ def _is_tensor(value: Any) -> bool:
 def _tensor(value: Any) -> str:
     """A tensor in words: `float32 (?, 64)`, `ragged int64 (?, ?)`."""
     if not _is_tensor(value):
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return value_text(value)
     shape, kind = value.get("shape"), value.get("kind", "dense")
     words = [*([str(kind)] if kind != "dense" else []), str(value.get("dtype", ""))]
     if isinstance(shape, list):

@@ -31,13 +31,11 @@ def workers(
         found = client.workers()
     if worker_id is not None:
         try:
-            one = worker_of(found, worker_id)
+            found = [worker_of(found, worker_id)]
         except NotFound:
             if not ready:
                 raise
             found = []
-        else:
-            found = [one]
     _show(found, json=json)
     if ready and not any(worker.state == "ready" for worker in found):
         raise typer.Exit(ExitCode.NO)

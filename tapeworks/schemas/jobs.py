@@ -58,7 +58,7 @@ def _from_text(value: Any) -> Any:
     return float(value) if isinstance(value, str) else value
 
 
-def _to_json(value: float) -> float | str:
+def json_number(value: float) -> float | str:
     """JSON has no NaN: a value that is not finite is written as a string."""
     if value != value:
         return "NaN"
@@ -70,7 +70,7 @@ def _to_json(value: float) -> float | str:
 Number = Annotated[
     float,
     BeforeValidator(_from_text, json_schema_input_type=float | Literal["NaN", "Infinity", "-Infinity"]),
-    PlainSerializer(_to_json, return_type=float | Literal["NaN", "Infinity", "-Infinity"], when_used="json"),
+    PlainSerializer(json_number, return_type=float | Literal["NaN", "Infinity", "-Infinity"], when_used="json"),
 ]
 """A metric's value: a float, or "NaN", "Infinity", "-Infinity" in JSON."""
 
