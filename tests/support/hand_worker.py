@@ -217,9 +217,10 @@ class HandWorker:
     def job_ids(self) -> list[str]:
         return [job["id"] for job in self.client.get("/v1/jobs").json()["data"]]
 
-    def empty_queue(self) -> None:
+    def empty_queue(self, *kinds: str) -> None:
+        """Cancel the unfinished jobs of these kinds; without any, those that a user submits."""
         unfinished = ("queued", "paused", "starting", "running", "exporting", "verifying")
-        for kind in ("train", "validate"):
+        for kind in kinds or ("train", "validate"):
             listed = self.client.get("/v1/jobs", params={"kind": kind, "state": unfinished, "limit": 200})
             for job in listed.json()["data"]:
                 self.client.post(f"/v1/jobs/{job['id']}/cancel")

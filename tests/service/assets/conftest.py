@@ -17,22 +17,20 @@ CSV = {"kind": "source", "name": "csv", "batched": False, "digest": "0" * 64, "c
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, new_database: Any) -> Iterator[tuple[httpx.Client, HandWorker]]:
-    """A service that takes packages, and a worker that runs them."""
+def package_worker(tmp_path_factory: pytest.TempPathFactory, new_database: Any) -> Iterator[HandWorker]:
+    """A worker that runs packages; its client calls a service that takes them."""
     settings = ServiceSettings(
         data_dir=tmp_path_factory.mktemp("assets"), port=0, database_url=new_database(), allow_packages=True,
         lease_seconds=600,
     )  # fmt: skip
     with serving(settings) as address, httpx.Client(base_url=address, timeout=60) as client:
-        hand = HandWorker(client)
-        hand.register([*COMPONENTS, CSV], packages=True)
-        yield client, hand
+        worker = HandWorker(client)
+        worker.register([*COMPONENTS, CSV], packages=True)
+        yield worker
 
 
 @pytest.fixture
-def hand(house: tuple[httpx.Client, HandWorker]) -> Iterator[HandWorker]:
-    yield house[1]
-    for kind in ("train", "inspect", "admit"):
-        listed = house[0].get("/v1/jobs", params={"kind": kind, "state": ["queued", "running", "starting"]})
-        for job in listed.json()["data"]:
-            house[0].post(f"/v1/jobs/{job['id']}/cancel")
+def hand(package_worker: HandWorker) -> Iterator[HandWorker]:
+    """The worker; no job of a test is left for the next one."""
+    yield package_worker
+    package_worker.empty_queue("train", "inspect", "admit")

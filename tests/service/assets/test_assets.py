@@ -16,8 +16,8 @@ from tests.support.uploading import PART, a_bundle, a_package, a_tar, a_zip, beg
 
 
 @pytest.fixture
-def api(house: tuple[httpx.Client, HandWorker]) -> httpx.Client:
-    return house[0]
+def api(package_worker: HandWorker) -> httpx.Client:
+    return package_worker.client
 
 
 # ── uploads ──────────────────────────────────────────────────────────────────────────────────────

@@ -21,11 +21,9 @@ DATA = b"a;b\n1,5;2\n"
 
 
 @pytest.fixture
-def api(house: tuple[httpx.Client, HandWorker]) -> Iterator[httpx.Client]:
-    client, _ = house
-    yield client
-    for job in client.get("/v1/jobs", params={"state": ["queued", "running", "starting"]}).json()["data"]:
-        client.post(f"/v1/jobs/{job['id']}/cancel")
+def api(package_worker: HandWorker) -> Iterator[httpx.Client]:
+    yield package_worker.client
+    package_worker.empty_queue("train")
 
 
 def push(api: httpx.Client, data: bytes = DATA, name: str = "german", **fields: Any) -> httpx.Response:

@@ -15,8 +15,8 @@ WARM = {"kind": "loss", "name": "acme/Warm", "digest": "1" * 64, "config_schema"
 
 
 @pytest.fixture
-def api(house: tuple[httpx.Client, HandWorker]) -> httpx.Client:
-    return house[0]
+def api(package_worker: HandWorker) -> httpx.Client:
+    return package_worker.client
 
 
 def admitted(api: httpx.Client, hand: HandWorker, data: bytes, *components: dict[str, Any]) -> dict[str, Any]:
