@@ -13,27 +13,14 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli import (
-    bundles,
-    components,
-    datasets,
-    examples,
-    job_actions,
-    job_comparison,
-    job_list,
-    job_records,
-    job_report,
-    jobs,
-    packages,
-    project,
-    specs,
-    workers,
-)
+from tapeworks.cli import components, examples, project, specs, workers
+from tapeworks.cli.assets import bundles, datasets, packages
 from tapeworks.cli.console import Commands, Session, err
+from tapeworks.cli.jobs import actions, commands, comparison, listing, records, report
 
 GROUP = "tapeworks.commands"
 NOUNS = (
-    jobs, job_list, job_report, job_records, job_comparison, job_actions, specs, components, datasets, packages,
+    commands, listing, report, records, comparison, actions, specs, components, datasets, packages,
     bundles, workers, project, examples,
 )  # fmt: skip
 """Modules with commands, each with a function `register`."""

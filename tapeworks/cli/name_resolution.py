@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from tapeworks.cli.console import Ambiguous, Candidate
-from tapeworks.cli.job_progress import age
+from tapeworks.cli.jobs.progress import age
 from tapeworks.client.assets import A, AssetClient
 from tapeworks.client.client import Client
 from tapeworks.errors import NotFound, ProblemCode

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli import job_progress, validation_report
 from tapeworks.cli.console import ExitCode, Json, Session, err, out, session_of, show_json
+from tapeworks.cli.jobs import progress as job_progress
+from tapeworks.cli.jobs import validation_report
 from tapeworks.schemas.jobs import State
 from tapeworks.spec.job_spec import editor_schema
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tapeworks.cli.console import ExitCode, Json, err, out, session_of, show_json, table
-from tapeworks.cli.job_progress import age
+from tapeworks.cli.jobs.progress import age
 from tapeworks.cli.name_resolution import worker_of
 from tapeworks.errors import NotFound
 from tapeworks.schemas.jobs import Device, WorkerInfo

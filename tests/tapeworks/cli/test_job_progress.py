@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tapeworks.cli import job_progress
 from tapeworks.cli.console import out, table
+from tapeworks.cli.jobs import progress as job_progress
 from tapeworks.schemas.jobs import Job
 from tests.support import service_answers as answers
 

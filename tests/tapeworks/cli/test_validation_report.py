@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tapeworks.cli.validation_report import place, show_result
+from tapeworks.cli.jobs.validation_report import place, show_result
 
 RESULT: dict[str, Any] = {
     "element_spec": [{"field": "x", "kind": "dense", "shape": [None, 64], "dtype": "float32"},

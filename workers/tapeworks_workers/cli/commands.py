@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from tapeworks import archives
+from tapeworks.cli.assets.packages import component
 from tapeworks.cli.console import ExitCode, Json, out, session_of, show_json
 from tapeworks.cli.extras import require
-from tapeworks.cli.packages import component
 from tapeworks.errors import BundleError
 from tapeworks_workers.cli.authoring import author_commands
 from tapeworks_workers.cli.worker import log_to_stderr, worker

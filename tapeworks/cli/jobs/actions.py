@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tapeworks.cli.console import JobId, Json, Yes, confirm, labels, one_line, session_of, show_json, show_list
-from tapeworks.cli.job_progress import age
+from tapeworks.cli.jobs.progress import age
 from tapeworks.cli.name_resolution import checkpoint_id_of, job_id_of
 from tapeworks.schemas.jobs import Checkpoint, Job, Requested
 

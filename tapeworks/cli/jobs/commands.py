@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
-from tapeworks.cli import job_progress
 from tapeworks.cli.console import (
     ExitCode,
     JobId,
@@ -21,6 +20,7 @@ from tapeworks.cli.console import (
     show_json_line,
     visible,
 )
+from tapeworks.cli.jobs import progress as job_progress
 from tapeworks.cli.name_resolution import job_id_of
 from tapeworks.client.client import Client
 from tapeworks.errors import TapeworksError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tapeworks.cli.job_progress import number
+from tapeworks.cli.jobs.progress import number
 
 
 def sentences(verified: Mapping[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tapeworks.cli.console import table, value_text
-from tapeworks.cli.job_progress import duration, number
+from tapeworks.cli.jobs.progress import duration, number
 from tapeworks.schemas.jobs import Failure
 
 _RANGE = 2

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import Json, Yes, confirm, one_line, out, session_of, show_json, show_list
-from tapeworks.cli.name_resolution import asset_id_of
-from tapeworks.cli.upload_progress import sending
+from tapeworks.cli.assets.deletion import delete_asset
+from tapeworks.cli.assets.upload_progress import sending
+from tapeworks.cli.console import Json, Yes, out, session_of, show_json, show_list
 from tapeworks.schemas.assets import Bundle
 
 bundle = typer.Typer(no_args_is_help=True, help="Upload model bundles to start jobs from.")
@@ -66,7 +66,4 @@ def list_(
 def delete(context: typer.Context, bundle: BundleId, yes: Yes = False) -> None:
     """Delete an uploaded bundle; refused while an unfinished job reads it."""
     with session_of(context).client() as client:
-        found = client.bundles.get(asset_id_of(client.bundles, "bundle", bundle))
-        confirm(f"{found.id}  {one_line(found.name)} version {one_line(found.version)}", yes=yes)
-        client.bundles.delete(found.id)
-    typer.echo(f"{found.id} is deleted")
+        delete_asset(client.bundles, "bundle", bundle, yes=yes)

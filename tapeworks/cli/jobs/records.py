@@ -24,8 +24,8 @@ from tapeworks.cli.console import (
     table,
     value_text,
 )
-from tapeworks.cli.job_progress import age, number, plot
-from tapeworks.cli.jobs import detaching
+from tapeworks.cli.jobs.commands import detaching
+from tapeworks.cli.jobs.progress import age, number, plot
 from tapeworks.cli.name_resolution import artifact_path_of, job_id_of
 from tapeworks.schemas.jobs import Artifact, Event, MetricSeries
 

@@ -9,8 +9,8 @@ import typer
 from rich.text import Text
 
 from tapeworks.cli.console import Json, one_line, out, session_of, show_json, table, value_text
-from tapeworks.cli.job_progress import duration, number
-from tapeworks.cli.job_report import elapsed
+from tapeworks.cli.jobs.progress import duration, number
+from tapeworks.cli.jobs.report import elapsed
 from tapeworks.cli.name_resolution import job_id_of
 from tapeworks.schemas.jobs import Job, json_number
 

@@ -18,8 +18,8 @@ import typer
 from rich.text import Text
 
 from tapeworks.cli.console import Json, err, labels, one_line, out, session_of, show_json, table
-from tapeworks.cli.job_progress import age, duration, number
-from tapeworks.cli.job_report import device, elapsed
+from tapeworks.cli.jobs.progress import age, duration, number
+from tapeworks.cli.jobs.report import device, elapsed
 from tapeworks.schemas.jobs import Job, JobKind, State
 
 MOST_READ = 1000

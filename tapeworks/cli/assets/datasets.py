@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import ExitCode, Json, Yes, confirm, one_line, out, session_of, show_json, show_list, table
+from tapeworks.cli.assets.deletion import delete_asset
+from tapeworks.cli.assets.upload_progress import sending
+from tapeworks.cli.console import ExitCode, Json, Yes, out, session_of, show_json, show_list, table
 from tapeworks.cli.name_resolution import asset_id_of
-from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import DataFormat, Dataset
 from tapeworks.spec.reading_options import from_texts
 
@@ -94,10 +95,7 @@ def show(context: typer.Context, dataset: DatasetId, json: Json = False) -> None
 def delete(context: typer.Context, dataset: DatasetId, yes: Yes = False) -> None:
     """Delete a dataset; refused while an unfinished job reads it."""
     with session_of(context).client() as client:
-        found = client.datasets.get(asset_id_of(client.datasets, "ds", dataset))
-        confirm(f"{found.id}  {one_line(found.name)} version {one_line(found.version)}", yes=yes)
-        client.datasets.delete(found.id)
-    typer.echo(f"{found.id} is deleted")
+        delete_asset(client.datasets, "ds", dataset, yes=yes)
 
 
 def _show(dataset: Dataset) -> None:

@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tapeworks.cli.console import ExitCode, Json, Yes, confirm, one_line, out, session_of, show_json, show_list
+from tapeworks.cli.assets.deletion import delete_asset
+from tapeworks.cli.assets.upload_progress import sending
+from tapeworks.cli.console import ExitCode, Json, Yes, out, session_of, show_json, show_list
 from tapeworks.cli.name_resolution import asset_id_of
-from tapeworks.cli.upload_progress import sending
 from tapeworks.schemas.assets import Package
 
 component = typer.Typer(no_args_is_help=True, help="Write, test and upload your own components.")
@@ -83,10 +84,7 @@ def show(context: typer.Context, package: PackageId, json: Json = False) -> None
 def delete(context: typer.Context, package: PackageId, yes: Yes = False) -> None:
     """Delete an uploaded package; refused while an unfinished job uses it."""
     with session_of(context).client() as client:
-        found = client.packages.get(asset_id_of(client.packages, "pkg", package))
-        confirm(f"{found.id}  {one_line(found.name)} version {one_line(found.version)}", yes=yes)
-        client.packages.delete(found.id)
-    typer.echo(f"{found.id} is deleted")
+        delete_asset(client.packages, "pkg", package, yes=yes)
 
 
 def _show(package: Package) -> None:

@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from tapeworks.cli.certificate import sentences
 from tapeworks.cli.console import JobId, Json, one_line, out, session_of, show_json, table, value_text
-from tapeworks.cli.job_progress import age, duration, headline, number, progress_words
+from tapeworks.cli.jobs.certificate import sentences
+from tapeworks.cli.jobs.progress import age, duration, headline, number, progress_words
+from tapeworks.cli.jobs.validation_report import show_failure, show_result
 from tapeworks.cli.name_resolution import job_id_of
-from tapeworks.cli.validation_report import show_failure, show_result
 from tapeworks.schemas.jobs import Job, JobKind, State
 
 

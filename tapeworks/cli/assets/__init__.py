@@ -1,0 +1,1 @@
+"""Commands about uploads: datasets, component packages, model bundles."""
